@@ -1,0 +1,235 @@
+"""Runs float and fakequant graphs in plain numpy: how transform tests check that a pass keeps the function.
+
+It is the inference form: dropout does nothing, batch norm uses moving statistics. In float64 (the default) fake quantization is
+exact: codes stay far below 2**53. The folded weights are rounded to float32 first, as everywhere (``numerics/fold.py``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from graffiti.graph.interpreter import Island, run_island, walk
+from graffiti.graph.ir import Graph, Node
+from graffiti.graph.ops import OPS, attr, attributes
+from graffiti.numerics import fold, products, reference
+from graffiti.numerics.formats import QFormat, exponent_of_threshold
+from graffiti.numerics.rounding import round_real
+from graffiti.numerics.windows import window_slices
+
+
+def run_float(graph: Graph, inputs, *, values: bool = False, dtype=np.float64, island: Island | None = None):
+    """Run a float or fakequant graph.
+
+    Args:
+        graph: of stage ``float`` or ``fakequant``; quantizers need thresholds.
+        inputs: as in ``interpreter.run``; rounded to float32 first, as Keras takes them.
+        values: whether to return every tensor.
+        dtype: float64 or float32, of all arithmetic.
+        island: computes a Keras layer left opaque, as in ``interpreter.run``.
+
+    Returns:
+        The list of output arrays in ``dtype``; with ``values`` a dict of every input and node output by name.
+
+    Raises:
+        ValueError: for an integer graph, wrong inputs, a quantizer without threshold, an island without ``island``.
+    """
+    if graph.stage == "integer":
+        raise ValueError("run_float runs float and fakequant graphs, got an integer one; use interpreter.run")
+    if isinstance(inputs, dict):
+        inputs = {name: np.asarray(array, np.float32) for name, array in inputs.items()}
+    elif isinstance(inputs, (list, tuple)):
+        inputs = [np.asarray(array, np.float32) for array in inputs]
+    else:
+        inputs = np.asarray(inputs, np.float32)
+    formats = Formats(graph)
+
+    def compute(node: Node, arrays: list[np.ndarray]):
+        if node.op == "island":
+            return run_island(node, [np.asarray(a, np.float32) for a in arrays], island)
+        if node.op not in RULES:
+            raise ValueError(f"node {node.name!r}: there is no float meaning for the op {node.op!r}")
+        return [RULES[node.op](_Call(graph, node, attributes(node), formats), *(np.asarray(a, dtype) for a in arrays))]
+
+    return walk(graph, inputs, compute, values=values, dtype=dtype)
+
+
+# ---- formats of fake-quantized values ---------------------------------------------------------------------------------
+class Formats:
+    """The format of the codes that a value of a fakequant graph stands for."""
+
+    _SAME = ("relu", "maximum", "dropout")  # besides the ops that move codes: the result's codes are the input's
+
+    def __init__(self, graph: Graph) -> None:
+        self._producers = graph.producers()
+
+    def of(self, value: str) -> QFormat | None:
+        """That of the quantizer the value comes from, through ops that keep codes; ``None`` where there is none."""
+        node = self._producers.get(value)
+        while node is not None and node.op != "fake_quantize":
+            if not (OPS[node.op].moves_codes or node.op in self._SAME):
+                return None
+            node = self._producers.get(node.inputs[0])
+        return None if node is None else quantizer_format(node)
+
+    def need(self, value: str, reader: Node) -> QFormat:
+        """As ``of``; an error that names both where there is none."""
+        format = self.of(value)
+        if format is None:
+            raise ValueError(f"node {reader.name!r} ({reader.op}) needs the exponent of {value!r}, which no quantizer gives; expected a fake_quantize in front")
+        return format
+
+
+def quantizer_format(node: Node) -> QFormat:
+    """The format that a ``fake_quantize`` node rounds to.
+
+    Raises:
+        ValueError: where it has no threshold yet.
+    """
+    thresholds = attr(node, "log2_threshold")
+    if thresholds is None or not np.all(np.isfinite(np.asarray(thresholds, np.float64))):
+        raise ValueError(f"the quantizer {node.name!r} has the log2_threshold {thresholds!r}; calibrate first, expected finite values")
+    bits, signed = int(attr(node, "bits")), bool(attr(node, "signed"))
+    exponents = exponent_of_threshold(np.ravel(thresholds), bits, signed).tolist()
+    return QFormat(bits, signed, exponents[0] if attr(node, "channel_axis") is None else tuple(exponents), bool(attr(node, "narrow")))
+
+
+class _Call:
+    """What a rule may ask for beside its arrays."""
+
+    def __init__(self, graph: Graph, node: Node, attrs: dict[str, Any], formats: Formats) -> None:
+        self.graph, self.node, self.attrs, self.formats = graph, node, attrs, formats
+
+    def __getitem__(self, key: str):
+        return self.attrs[key]
+
+
+# ---- rules -----------------------------------------------------------------------------------------------------------------
+def _fake_quantize(call, x):
+    format = quantizer_format(call.node)
+    exponent = np.asarray(format.exponent)
+    if format.per_channel:
+        exponent = fold.per_channel(exponent, x.shape, call["channel_axis"])
+    if np.isnan(x).any():
+        raise ValueError(f"the quantizer {call.node.name!r} got NaN; clean the data or the weights first")
+    codes = np.clip(round_real(np.ldexp(x.astype(np.float64), -exponent), call["rounding"]), format.qmin, format.qmax)
+    return np.ldexp(codes, exponent)
+
+
+def _quantize_bias(call, bias, x, kernel):
+    _, x_name, kernel_name = call.node.inputs
+    exponent = np.asarray(call.formats.need(x_name, call.node).exponent) + np.asarray(call.formats.need(kernel_name, call.node).exponent)
+    return np.ldexp(round_real(np.ldexp(bias.astype(np.float64), -exponent), "half_even"), exponent)
+
+
+def _activation(call, x):
+    if call["values"] is not None:
+        format = call.formats.need(call.node.inputs[0], call.node)
+        table = call.graph.constants[call["values"]]
+        return table[np.ldexp(x.astype(np.float64), -format.exponent).astype(np.int64) - format.qmin]
+    if call["function"] not in FUNCTIONS:
+        raise ValueError(f"node {call.node.name!r}: there is no activation {call['function']!r} in numpy; expected one of {', '.join(FUNCTIONS)}")
+    return FUNCTIONS[call["function"]](x)
+
+
+def _average_pool(call, x):
+    def total(array):
+        return sum(seen for _, seen in window_slices(array, call["pool_size"], call["strides"], (1,) * len(call["pool_size"]), call["padding"]))
+
+    return total(x) / total(np.ones((1, *x.shape[1:-1], 1), x.dtype))
+
+
+def _batch_norm(call, x, gamma, beta, mean, variance):
+    return gamma * (x - mean) / np.sqrt(variance + call["epsilon"]) + beta
+
+
+def _separable(call, x, depthwise, pointwise):
+    x = products.depthwise_conv(x, depthwise, call["strides"], call["padding"], call["dilation"])
+    return products.conv(x, pointwise, (1,) * (x.ndim - 2))
+
+
+def _relu(call, x):
+    return np.clip(x, 0, call["max_value"])
+
+
+def _softmax(call, x):
+    powers = np.exp(x - x.max(call["axis"], keepdims=True))
+    return powers / powers.sum(call["axis"], keepdims=True)
+
+
+def _scale_shift(value, x):
+    return np.asarray(value, x.dtype)
+
+
+def _softplus(x):
+    return np.logaddexp(x, 0)
+
+
+def _sigmoid(x):
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def _elu(x):
+    return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
+
+
+_ERF = np.vectorize(math.erf, otypes=[np.float64])
+
+FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "linear": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0),
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "sigmoid": _sigmoid,
+    "tanh": np.tanh,
+    "gelu": lambda x: x * 0.5 * (1 + _ERF(x / math.sqrt(2))),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "silu": lambda x: x * _sigmoid(x),
+    "hard_sigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
+    "hard_silu": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "softplus": _softplus,
+    "softsign": lambda x: x / (1 + np.abs(x)),
+    "elu": _elu,
+    "selu": lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(np.minimum(x, 0))),
+    "mish": lambda x: x * np.tanh(_softplus(x)),
+    "exp": np.exp,
+    "square": np.square,
+    "abs": np.abs,
+}
+
+RULES: dict[str, Callable[..., np.ndarray]] = {
+    "conv": lambda c, x, k: products.conv(x, k, c["strides"], c["padding"], c["dilation"], c["groups"]),
+    "depthwise_conv": lambda c, x, k: products.depthwise_conv(x, k, c["strides"], c["padding"], c["dilation"]),
+    "conv_transpose": lambda c, x, k: products.conv_transpose(x, k, c["strides"], c["padding"], c["output_padding"]),
+    "dense": lambda c, x, k: products.dense(x, k),
+    "separable_conv": _separable,
+    "bias_add": lambda c, x, b: x + b,
+    "batch_norm": _batch_norm,
+    "fold_kernel": lambda c, k, gamma, variance: fold.fold_kernel(k, gamma, variance, c["epsilon"], c["channel_axis"]),
+    "fold_bias": lambda c, bias, gamma, beta, mean, variance: fold.fold_bias(bias, gamma, beta, mean, variance, c["epsilon"]),
+    "rescaling": lambda c, x: x * _scale_shift(c["scale"], x) + _scale_shift(c["offset"], x),
+    "add": lambda c, x, y: x + y,
+    "subtract": lambda c, x, y: x - y,
+    "multiply": lambda c, x, y: x * y,
+    "maximum": lambda c, x, y: np.maximum(x, y),
+    "relu": _relu,
+    "leaky_relu": lambda c, x: np.maximum(x, 0) + c["alpha"] * np.minimum(x, 0),
+    "activation": _activation,
+    "softmax": _softmax,
+    "max_pool": lambda c, x: products.max_pool(x, c["pool_size"], c["strides"], c["padding"]),
+    "average_pool": _average_pool,
+    "mean": lambda c, x: x.mean(tuple(c["axes"]), keepdims=c["keepdims"]),
+    "global_max_pool": lambda c, x: reference.global_max_pool(x, c["axes"], c["keepdims"]),
+    "concat": lambda c, *xs: reference.concat(xs, c["axis"]),
+    "pad": lambda c, x: reference.pad(x, c["pads"]),
+    "crop": lambda c, x: reference.crop(x, c["crops"]),
+    "reshape": lambda c, x: reference.reshape(x, c["shape"]),
+    "permute": lambda c, x: reference.permute(x, c["dims"]),
+    "upsample": lambda c, x: reference.upsample(x, c["size"]),
+    "identity": lambda c, x: x,
+    "dropout": lambda c, x: x,
+    "fake_quantize": _fake_quantize,
+    "quantize_bias": _quantize_bias,
+}

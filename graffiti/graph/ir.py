@@ -1,0 +1,262 @@
+"""The one graph type of graffiti: nodes, values with types, constants, and a stage.
+
+A graph is ``float`` (what the user's model computes), ``fakequant`` (the same with quantizers put in) or ``integer``
+(codes only). It knows neither Keras nor TensorFlow. What each op means is in ``graph/ops.py``.
+
+Conventions
+- A value is named by a string; a node is named by its first output. Further outputs are ``name:1``, ``name:2`` ...
+- Where a Keras layer reads as several nodes, the last one carries the layer's name and the inner ones are
+  ``layer/kernel``, ``layer/product``, ``layer/bias`` ...
+- Nodes are kept in topological order. Constants are numpy arrays named like values.
+- Shapes contain the batch dimension first, as ``None``. Constants have full shapes.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from graffiti.numerics.formats import QFormat
+
+STAGES = ("float", "fakequant", "integer")
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorType:
+    """Shape (batch first, ``None`` where unknown) and format; ``format`` is ``None`` for float32 values."""
+
+    shape: tuple[int | None, ...]
+    format: QFormat | None = None
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the value is float32."""
+        return self.format is None
+
+
+@dataclasses.dataclass
+class Node:
+    """One operation: ``outputs = op(inputs, **attrs)``."""
+
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attrs: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name of the first output."""
+        return self.outputs[0]
+
+    @property
+    def output(self) -> str:
+        """The only output; an error where there are several."""
+        if len(self.outputs) != 1:
+            raise ValueError(f"node {self.name!r} ({self.op}) has {len(self.outputs)} outputs, expected one")
+        return self.outputs[0]
+
+    @property
+    def attached(self) -> tuple[str, ...]:
+        """Constants that belong to the node without being inputs: an island's ``weights``, the table ``values`` of an activation."""
+        values = self.attrs.get("values")
+        return (*self.attrs.get("weights", ()), *((values,) if isinstance(values, str) else ()))
+
+
+@dataclasses.dataclass
+class Graph:
+    """A directed acyclic graph in topological order.
+
+    Args:
+        stage: ``float``, ``fakequant`` or ``integer``.
+        inputs: names of the graph's inputs; their types are in ``types``.
+        outputs: names of the values the graph returns (a name may occur twice, an input may be an output).
+        nodes: in topological order.
+        constants: name → array. float32 before lowering, integers after (their formats are in ``types``).
+        types: name → TensorType, for inputs, constants and every node output.
+        name: for messages and exported symbols.
+        interface: how the Keras model takes and returns its tensors (``keras_io``); no meaning for the graph itself.
+    """
+
+    stage: str
+    inputs: list[str] = dataclasses.field(default_factory=list)
+    outputs: list[str] = dataclasses.field(default_factory=list)
+    nodes: list[Node] = dataclasses.field(default_factory=list)
+    constants: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    types: dict[str, TensorType] = dataclasses.field(default_factory=dict)
+    name: str = "model"
+    interface: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    # ---- reading -----------------------------------------------------------------------------------------------
+    def producer(self, value: str) -> Node | None:
+        """The node that makes ``value``; ``None`` for inputs and constants."""
+        for node in self.nodes:
+            if value in node.outputs:
+                return node
+        return None
+
+    def consumers(self, value: str) -> list[Node]:
+        """The nodes that read ``value`` (each once, also where it reads it twice), in order."""
+        return [node for node in self.nodes if value in node.inputs]
+
+    def producers(self) -> dict[str, Node]:
+        """Value name → node, for all node outputs at once."""
+        return {out: node for node in self.nodes for out in node.outputs}
+
+    def users(self) -> dict[str, list[Node]]:
+        """Value name → its readers, for all values at once."""
+        table: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for value in dict.fromkeys(node.inputs):
+                table.setdefault(value, []).append(node)
+        return table
+
+    def node(self, name: str) -> Node:
+        """The node called ``name``."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise KeyError(f"graph {self.name!r} has no node {name!r}")
+
+    def is_constant(self, value: str) -> bool:
+        """Whether ``value`` is a stored array."""
+        return value in self.constants
+
+    def shape(self, value: str) -> tuple[int | None, ...]:
+        """The shape of ``value``, batch first."""
+        return self.types[value].shape
+
+    def format(self, value: str) -> QFormat | None:
+        """The fixed-point format of ``value``, ``None`` where it is float."""
+        return self.types[value].format
+
+    # ---- changing (passes work on a copy) ------------------------------------------------------------------------
+    def copy(self) -> Graph:
+        """A copy that shares only the arrays (which nobody writes to)."""
+        return Graph(
+            self.stage,
+            list(self.inputs),
+            list(self.outputs),
+            [Node(n.op, tuple(n.inputs), tuple(n.outputs), copy.copy(n.attrs)) for n in self.nodes],
+            dict(self.constants),
+            dict(self.types),
+            self.name,
+            dict(self.interface),
+        )
+
+    def unique(self, name: str) -> str:
+        """``name``, or ``name_1``, ``name_2`` ... where it is taken."""
+        if name not in self.types:
+            return name
+        number = 1
+        while f"{name}_{number}" in self.types:
+            number += 1
+        return f"{name}_{number}"
+
+    def add_constant(self, name: str, value, format: QFormat | None = None) -> str:
+        """Store an array under a free name; returns that name."""
+        name = self.unique(name)
+        array = np.asarray(value)
+        self.constants[name] = array
+        self.types[name] = TensorType(tuple(array.shape), format)
+        return name
+
+    def insert(
+        self, op: str, inputs: Iterable[str], name: str, attrs: dict[str, Any] | None = None, *,
+        type: TensorType | None = None, before: Node | None = None, after: Node | None = None,
+    ) -> Node:
+        """Put a one-output node in, before or after another (at the end by default); returns it.
+
+        The type is inferred by the op's rule in ``graph/ops.py`` unless given.
+        """
+        from graffiti.graph import ops  # the op table imports this module
+
+        node = Node(op, tuple(inputs), (self.unique(name),), dict(attrs or {}))
+        if before is not None:
+            index = self._index(before)
+        elif after is not None:
+            index = self._index(after) + 1
+        else:
+            index = len(self.nodes)
+        self.nodes.insert(index, node)
+        if type is None:
+            (type,) = ops.infer(self, node)
+        self.types[node.name] = type
+        return node
+
+    def _index(self, node: Node) -> int:
+        for index, other in enumerate(self.nodes):
+            if other is node:
+                return index
+        raise ValueError(f"node {node.name!r} is not in graph {self.name!r}")
+
+    def replace_uses(self, old: str, new: str, *, except_in: Iterable[Node] = (), outputs: bool = True) -> None:
+        """Let every reader of ``old`` read ``new`` (the graph's outputs too, unless ``outputs`` is false)."""
+        skip = {id(node) for node in except_in}
+        for node in self.nodes:
+            if id(node) not in skip and old in node.inputs:
+                node.inputs = tuple(new if value == old else value for value in node.inputs)
+        if outputs:
+            self.outputs = [new if value == old else value for value in self.outputs]
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a value another name everywhere; ``new`` must be free."""
+        if new in self.types:
+            raise ValueError(f"cannot rename {old!r}: the name {new!r} is taken")
+        for node in self.nodes:
+            node.inputs = tuple(new if v == old else v for v in node.inputs)
+            node.outputs = tuple(new if v == old else v for v in node.outputs)
+            if old in node.attached:
+                node.attrs = {**node.attrs, **{
+                    key: tuple(new if v == old else v for v in node.attrs[key]) if key == "weights" else new
+                    for key in ("weights", "values") if key in node.attrs
+                }}
+        self.inputs = [new if v == old else v for v in self.inputs]
+        self.outputs = [new if v == old else v for v in self.outputs]
+        self.types[new] = self.types.pop(old)
+        if old in self.constants:
+            self.constants[new] = self.constants.pop(old)
+
+    def remove(self, node: Node) -> None:
+        """Take a node out; nobody may read its outputs any more."""
+        for out in node.outputs:
+            if out in self.outputs or any(out in other.inputs for other in self.nodes if other is not node):
+                raise ValueError(f"cannot remove node {node.name!r}: its output {out!r} is still read")
+        self.nodes = [other for other in self.nodes if other is not node]
+        for out in node.outputs:
+            self.types.pop(out, None)
+
+    def prune(self) -> bool:
+        """Remove nodes and constants that no output depends on; whether anything went."""
+        alive = set(self.outputs)
+        kept = []
+        for node in reversed(self.nodes):
+            if any(out in alive for out in node.outputs):
+                alive.update(node.inputs)
+                alive.update(node.attached)
+                kept.append(node)
+        kept.reverse()
+        live_names = set(self.inputs) | {o for n in kept for o in n.outputs} | (alive & set(self.constants))
+        changed = len(kept) != len(self.nodes) or any(name not in live_names for name in self.types)
+        self.nodes = kept
+        self.constants = {k: v for k, v in self.constants.items() if k in live_names}
+        self.types = {k: v for k, v in self.types.items() if k in live_names}
+        return changed
+
+    def sort(self) -> None:
+        """Bring the nodes into topological order, keeping the present order where it is free."""
+        ready = set(self.inputs) | set(self.constants)
+        waiting, ordered = list(self.nodes), []
+        while waiting:
+            for index, node in enumerate(waiting):
+                if all(value in ready for value in node.inputs):
+                    ordered.append(waiting.pop(index))
+                    ready.update(node.outputs)
+                    break
+            else:
+                stuck = ", ".join(repr(n.name) for n in waiting[:5])
+                raise ValueError(f"graph {self.name!r} has a cycle or reads undefined values near {stuck}")
+        self.nodes = ordered

@@ -1,0 +1,55 @@
+"""Small helpers for passes: who alone reads a value, which chain of ops made it, and how to take a node out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from graffiti.graph.ir import Graph, Node
+
+
+def only_reader(graph: Graph, value: str) -> Node | None:
+    """The one node that reads ``value``; ``None`` where there are none or several, or where it leaves the graph."""
+    if value in graph.outputs:
+        return None
+    readers = graph.consumers(value)
+    return readers[0] if len(readers) == 1 else None
+
+
+def chain(graph: Graph, value: str, *ops: str | Collection[str]) -> tuple[Node, ...] | None:
+    """The nodes that make ``value``, in order: ``chain(graph, v, ("conv", "dense"), "bias_add")``.
+
+    Each node's first input is the output of the one before. Every value on the way, ``value`` included, has one reader
+    and does not leave the graph.
+
+    Args:
+        graph: where to look.
+        value: the output of the last node.
+        ops: for each node its op, or the ops it may be.
+
+    Returns:
+        As many nodes as ``ops``, or ``None`` where the graph looks otherwise.
+    """
+    found: list[Node] = []
+    for allowed in reversed(ops):
+        node = graph.producer(value)
+        names = (allowed,) if isinstance(allowed, str) else allowed
+        if node is None or node.op not in names or only_reader(graph, value) is None:
+            return None
+        found.append(node)
+        value = node.inputs[0] if node.inputs else ""
+    return tuple(reversed(found))
+
+
+def walk_up(graph: Graph, value: str, through: Collection[str]) -> str:
+    """The value reached from ``value`` by following first inputs through nodes of the given ops."""
+    node = graph.producer(value)
+    while node is not None and node.op in through:
+        value = node.inputs[0]
+        node = graph.producer(value)
+    return value
+
+
+def splice_out(graph: Graph, node: Node, value: str) -> None:
+    """Take a node out of its (own, copied) graph; its readers, the graph's outputs too, take ``value`` instead."""
+    graph.replace_uses(node.output, value)
+    graph.remove(node)
