@@ -1,0 +1,1 @@
+"""float → float: the canonical, folded graph that quantizers are put into."""

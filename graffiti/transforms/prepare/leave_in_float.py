@@ -1,0 +1,84 @@
+"""What has no fixed-point form is kept as a Keras layer in float, an island, with the reason why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from graffiti.graph.ir import Graph, Node
+from graffiti.graph.ops import OPS, attr
+from graffiti.graph.passes import Pass, PassResult
+from graffiti.transforms.prepare import affine_to_depthwise, average_pool_to_depthwise, mean_to_average_pool
+
+Config = dict[str, Any]
+
+
+def _keras(name: str, **config) -> Config:
+    return {"module": "keras.layers", "class_name": name, "config": config, "registered_name": None}
+
+
+def _own(name: str, **config) -> Config:
+    return {"module": None, "class_name": name, "config": config, "registered_name": f"graffiti>{name}"}
+
+
+def _average_pool(graph: Graph, node: Node) -> Config:
+    rank = len(graph.shape(node.output)) - 2
+    return _keras(f"AveragePooling{rank}D", **{key: attr(node, key) for key in ("pool_size", "strides", "padding")})
+
+
+def _leaky_relu_reason(graph: Graph, node: Node) -> str | None:
+    return None if attr(node, "alpha") <= 1 else f"a leaky ReLU with a slope above 1 ({attr(node, 'alpha')}) has no fixed-point form"
+
+
+# op -> its layer's config, and why it is still there
+ISLANDS: dict[str, tuple[Callable[[Graph, Node], Config], Callable[[Graph, Node], str | None]]] = {
+    "mean": (
+        lambda graph, node: _own("Reduce", operation="mean", axes=attr(node, "axes"), keepdims=attr(node, "keepdims")),
+        mean_to_average_pool.reason_against,
+    ),
+    "average_pool": (_average_pool, average_pool_to_depthwise.reason_against),
+    "rescaling": (
+        lambda graph, node: _own("Affine", scale=attr(node, "scale"), offset=attr(node, "offset")),
+        affine_to_depthwise.reason_against,
+    ),
+    "batch_norm": (
+        lambda graph, node: _keras("BatchNormalization", epsilon=attr(node, "epsilon"), momentum=attr(node, "momentum")),
+        affine_to_depthwise.reason_against,
+    ),
+    "leaky_relu": (lambda graph, node: _keras("LeakyReLU", negative_slope=attr(node, "alpha")), _leaky_relu_reason),
+}
+
+
+class LeaveInFloat(Pass):
+    """Float ops that the passes before could not rewrite → ``island``; the name stays.
+
+    1. ``mean`` over other axes than spatial ones, or over unknown lengths. 2. ``average_pool`` over the border of an image of
+    unknown size. 3. ``batch_norm`` and ``rescaling`` of unknown shapes. 4. ``leaky_relu`` with a slope above 1.
+    5. Ops that a fakequant graph may hold: left alone. Islands too.
+    6. The same ops where a pass before could have rewritten them: left alone, for that is a mistake in the pipeline; ``ensures`` says so.
+    """
+
+    stage = "float"
+
+    def run(self, graph: Graph) -> PassResult:
+        graph, modified = graph.copy(), False
+        for node in graph.nodes:
+            if node.op not in ISLANDS:
+                continue
+            layer, reason = ISLANDS[node.op]
+            why = reason(graph, node)
+            if why is None or not all(graph.is_constant(value) for value in node.inputs[1:]):
+                continue
+            config = layer(graph, node)
+            config["config"] = {"name": node.name.replace("/", "_"), "trainable": True, "dtype": "float32", **config["config"]}
+            node.attrs = {
+                "layer": config, "output_shapes": (graph.shape(node.output),), "reason": why, "weights": node.inputs[1:], "call": None,
+            }
+            node.op, node.inputs = "island", node.inputs[:1]
+            modified = True
+        return PassResult(graph, modified)
+
+    def ensures(self, graph: Graph) -> Iterable[str]:
+        for node in graph.nodes:
+            if node.op in ISLANDS or "fakequant" not in OPS[node.op].stages:
+                yield f"{node.op} {node.name!r} is still there, which a fakequant graph cannot hold; a pass before must rewrite it"

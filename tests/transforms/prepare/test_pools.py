@@ -1,0 +1,261 @@
+"""MeanToAveragePool and AveragePoolToDepthwise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from graffiti.graph.float_interpreter import run_float
+from graffiti.graph.ops import window_output, window_pads
+from graffiti.graph.printer import parse
+from graffiti.numerics import reference
+from graffiti.numerics.formats import QFormat
+from graffiti.transforms.prepare.average_pool_to_depthwise import AveragePoolToDepthwise, window_counts
+from graffiti.transforms.prepare.mean_to_average_pool import MeanToAveragePool
+
+
+def test_mean_1_keepdims(check):
+    check(MeanToAveragePool(), """
+        float graph g
+        input %x:f32[_,6,4,3]
+        %m = mean(%x) {axes=(1, 2), keepdims=True}
+        output %m
+    """, """
+        float graph g
+        input %x:f32[_,6,4,3]
+        %m = average_pool(%x) {pool_size=(6, 4), strides=(6, 4), padding='valid'}
+        output %m
+    """)
+
+
+def test_mean_2_axes_go(check):
+    check(MeanToAveragePool(), """
+        float graph g
+        input %x:f32[_,6,4,3]
+        %m = mean(%x) {axes=(1, 2)}
+        %r = relu(%m)
+        output %r
+    """, """
+        float graph g
+        input %x:f32[_,6,4,3]
+        %m/pool = average_pool(%x) {pool_size=(6, 4), strides=(6, 4), padding='valid'}
+        %m = reshape(%m/pool) {shape=(3,)}
+        %r = relu(%m)
+        output %r
+    """)
+
+
+@pytest.mark.parametrize("shape, axes, window, left", [
+    ("_,6,4,3", (1,), (6, 1), (4, 3)), ("_,6,4,3", (2,), (1, 4), (6, 3)), ("_,7,3", (1,), (7,), (3,)),
+])
+def test_mean_3_some_axes(check, shape, axes, window, left):
+    check(MeanToAveragePool(), f"""
+        float graph g
+        input %x:f32[{shape}]
+        %m = mean(%x) {{axes={axes}}}
+        output %m
+    """, f"""
+        float graph g
+        input %x:f32[{shape}]
+        %m/pool = average_pool(%x) {{pool_size={window}, strides={window}, padding='valid'}}
+        %m = reshape(%m/pool) {{shape={left}}}
+        output %m
+    """)
+
+
+@pytest.mark.parametrize("keepdims, rest", [(False, "%m = reshape(%x) {shape=(3,)}\noutput %m"), (True, "output %x")])
+def test_mean_4_nothing_to_average(check, keepdims, rest):
+    check(MeanToAveragePool(), f"""
+        float graph g
+        input %x:f32[_,1,1,3]
+        %m = mean(%x) {{axes=(1, 2), keepdims={keepdims}}}
+        output %m
+    """, f"""
+        float graph g
+        input %x:f32[_,1,1,3]
+        {rest}
+    """)
+
+
+@pytest.mark.parametrize("shape, axes, why", [
+    ("_,_,4,3", (1, 2), "known lengths"), ("_,_,4,3", (2,), "unknown lengths"),
+    ("_,6,4,3", (3,), "spatial"), ("_,6,4,3", (1, 3), "spatial"), ("_,3", (1,), "spatial"), ("_,2,2,2,3", (1, 2, 3), "spatial"),
+])
+def test_mean_5_and_6_left_alone_with_a_note(check, shape, axes, why):
+    result = check(MeanToAveragePool(), f"""
+        float graph g
+        input %x:f32[{shape}]
+        %m = mean(%x) {{axes={axes}}}
+        output %m
+    """)
+    (note,) = result.notes
+    assert note.node == "m" and why in note.why
+
+
+def test_average_pool_1_valid(check):
+    check(AveragePoolToDepthwise(), """
+        float graph g
+        input %x:f32[_,7,6,2]
+        %p = average_pool(%x) {pool_size=(3, 2), strides=(2, 1), padding='valid'}
+        output %p
+    """, """
+        float graph g
+        input %x:f32[_,7,6,2]
+        const %p/reciprocal:f32[3,2,2,1] = full(0.16666667)
+        %p = depthwise_conv(%x, %p/reciprocal) {strides=(2, 1), padding='valid', dilation=(1, 1)}
+        output %p
+    """)
+
+
+def test_average_pool_1_same_without_zeros_and_one_axis(check):
+    check(AveragePoolToDepthwise(), """
+        float graph g
+        input %x:f32[_,8,2]
+        %p = average_pool(%x) {pool_size=(2,), strides=(2,), padding='same'}
+        output %p
+    """, """
+        float graph g
+        input %x:f32[_,8,2]
+        const %p/reciprocal:f32[2,2,1] = full(0.5)
+        %p = depthwise_conv(%x, %p/reciprocal) {strides=(2,), padding='same', dilation=(1,)}
+        output %p
+    """)
+
+
+def test_average_pool_1_valid_of_unknown_size(check):
+    check(AveragePoolToDepthwise(), """
+        float graph g
+        input %x:f32[_,_,_,2]
+        %p = average_pool(%x) {pool_size=(2, 2), strides=(2, 2)}
+        output %p
+    """, """
+        float graph g
+        input %x:f32[_,_,_,2]
+        const %p/reciprocal:f32[2,2,2,1] = full(0.25)
+        %p = depthwise_conv(%x, %p/reciprocal) {strides=(2, 2), padding='valid', dilation=(1, 1)}
+        output %p
+    """)
+
+
+def test_average_pool_2_over_the_border(check):
+    window = np.outer([2, 3, 3, 2], [2, 2])  # 4 rows, window 3, one zero each side; 4 columns in steps of 2, window 3, zero behind
+    window[:, 0], window[:, 1] = np.array([2, 3, 3, 2]) * 3, np.array([2, 3, 3, 2]) * 2
+    reciprocal = (1 / window).astype(np.float32).reshape(1, 4, 2, 1)
+    check(AveragePoolToDepthwise(), """
+        float graph g
+        input %x:f32[_,4,4,2]
+        %p = average_pool(%x) {pool_size=(3, 3), strides=(1, 2), padding='same'}
+        output %p
+    """, """
+        float graph g
+        input %x:f32[_,4,4,2]
+        const %p/ones:f32[3,3,2,1] = full(1)
+        const %p/reciprocal:f32[1,4,2,1]
+        %p/sum = depthwise_conv(%x, %p/ones) {strides=(1, 2), padding='same', dilation=(1, 1)}
+        %p = multiply(%p/sum, %p/reciprocal)
+        output %p
+    """, {"p/reciprocal": reciprocal})
+
+
+def test_average_pool_2_unknown_length_where_the_window_is_one(check):
+    check(AveragePoolToDepthwise(), """
+        float graph g
+        input %x:f32[_,_,2,1]
+        %p = average_pool(%x) {pool_size=(1, 3), strides=(1, 1), padding='same'}
+        output %p
+    """, """
+        float graph g
+        input %x:f32[_,_,2,1]
+        const %p/ones:f32[1,3,1,1] = full(1)
+        const %p/reciprocal:f32[1,1,2,1] = full(0.5)
+        %p/sum = depthwise_conv(%x, %p/ones) {strides=(1, 1), padding='same', dilation=(1, 1)}
+        %p = multiply(%p/sum, %p/reciprocal)
+        output %p
+    """)
+
+
+def test_average_pool_3_window_of_one(check):
+    check(AveragePoolToDepthwise(), """
+        float graph g
+        input %x:f32[_,7,6,2]
+        %p = average_pool(%x) {pool_size=(1, 1), strides=(2, 2), padding='same'}
+        output %p
+    """, """
+        float graph g
+        input %x:f32[_,7,6,2]
+        %p = max_pool(%x) {pool_size=(1, 1), strides=(2, 2), padding='same'}
+        output %p
+    """)
+
+
+@pytest.mark.parametrize("shape, op, why", [
+    ("_,_,4,2", "pool_size=(2, 2), strides=(2, 2), padding='same'", "unknown size"),
+    ("_,4,4,4,2", "pool_size=(2, 2, 2), strides=(2, 2, 2)", "3"), ("_,4,_", "pool_size=(2,), strides=(2,)", "channels"),
+])
+def test_average_pool_4_and_5_left_alone_with_a_note(shape, op, why):
+    result = AveragePoolToDepthwise()(parse(f"float graph g\ninput %x:f32[{shape}]\n%p = average_pool(%x) {{{op}}}\noutput %p"))
+    assert not result.modified
+    (note,) = result.notes
+    assert note.node == "p" and why in note.why
+
+
+def test_average_pool_twin(check):
+    check(AveragePoolToDepthwise(), """
+        float graph g
+        input %x:f32[_,7,6,2]
+        %p = max_pool(%x) {pool_size=(3, 3), strides=(2, 2), padding='same'}
+        output %p
+    """)
+
+
+def test_window_counts_against_a_loop():
+    for size in range(1, 12):
+        for window in range(1, 6):
+            for stride in range(1, 5):
+                before, _ = window_pads(size, window, stride, 1, "same")
+                count = window_output(size, window, stride, 1, "same")
+                expected = [sum(0 <= i * stride - before + k < size for k in range(window)) for i in range(count)]
+                assert window_counts(size, window, stride).tolist() == expected
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_average_pools_of_every_small_size_keep_the_function(padding, same_function):
+    for size in range(1, 8):
+        for window in range(1, size + 3 if padding == "same" else size + 1):
+            for stride in (1, 2, 3):
+                graph = parse(f"""
+                    float graph g
+                    input %x:f32[_,{size},5,2]
+                    %p = average_pool(%x) {{pool_size=({window}, 2), strides=({stride}, 2), padding='{padding}'}}
+                    output %p
+                """)
+                result = AveragePoolToDepthwise()(graph)
+                assert result.modified and "average_pool" not in {node.op for node in result.graph.nodes}
+                same_function(graph, result.graph)
+
+
+@pytest.mark.parametrize("size, integer, exponent", [(3, 228, -11), (7, 167, -13), (2, 255, -10), (8, 255, -14)])
+def test_c9_reciprocals(size, integer, exponent):
+    """C9: 8 bit unsigned, MAX threshold; the constant this pass makes is what the published number is made of."""
+    graph = parse(
+        f"float graph g\ninput %x:f32[_,{size},{size},1]\n"
+        f"%p = average_pool(%x) {{pool_size=({size}, {size}), strides=(1, 1)}}\noutput %p"
+    )
+    after = AveragePoolToDepthwise()(graph).graph
+    constant = after.constants["p/reciprocal"]
+    assert constant.shape == (size, size, 1, 1) and (constant == np.float32(1 / size**2)).all()
+    assert int(np.ceil(np.log2(constant.max()))) - 8 == exponent
+    codes = reference.quantize(constant, QFormat(8, False, exponent), "half_even")
+    assert (codes == integer).all() and reference.reciprocal(size * size) == (integer, QFormat(8, False, exponent))
+    gain = {3: 1.0019531, 7: 0.9989014, 2: 0.9960938, 8: 0.9960938}[size]
+    assert abs(size * size * integer * 2.0**exponent - gain) < 1e-6
+    (mean_of_ones,) = run_float(after, [np.ones((1, size, size, 1))])
+    np.testing.assert_allclose(mean_of_ones, 1, rtol=1e-6)
+
+
+def test_c9_every_window_up_to_32x32_quantizes_from_the_constant_as_from_the_exact_reciprocal():
+    for count in range(1, 1025):
+        code, format = reference.reciprocal(count)
+        constant = np.full((1,), 1 / count, np.float32)
+        assert int(np.ceil(np.log2(constant[0]))) - 8 == format.exponent, count
+        assert reference.quantize(constant, format, "half_even")[0] == code, count
