@@ -1,0 +1,1 @@
+"""First thresholds from data: ``methods`` (values → threshold), ``data`` (what users pass → arrays), ``calibrate`` (the walk)."""

@@ -1,0 +1,142 @@
+"""Values → threshold. numpy only; adding a method adds a function and a row in ``METHODS``.
+
+Every method takes the flat values a quantizer sees, never empty, and the quantizer's range, and returns a real
+``t >= 0``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from graffiti.numerics.rounding import round_real
+
+_BLOCK = 1 << 16        # values per step where a method walks over the data: stays in the cache
+MAX_BINS = 8192         # bound on the bins of the KL-J search, reached only beyond 67 million values or by nearly constant ones
+
+
+def maximum(values: np.ndarray, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even") -> float:
+    """``t = max |x|`` (MAX). The range is not used.
+
+    References: Jain et al., arXiv 1903.08066, section 4 (weights of static runs).
+    """
+    return float(max(-float(np.min(values)), float(np.max(values))))
+
+
+def three_sigma(values: np.ndarray, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even") -> float:
+    """``t = |mean(x)| + 3 * std(x)``, population standard deviation (3SD). The range is not used.
+
+    References: Jain et al., arXiv 1903.08066, section 4 (weights of retrained runs).
+    """
+    return float(abs(np.mean(values, dtype=np.float64)) + 3.0 * np.std(values, dtype=np.float64))
+
+
+def percentile(
+    values: np.ndarray, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even", percent: float = 99.9,
+) -> float:
+    """``t`` = the 99.9th percentile of ``|x|`` (linear between neighbours). The range is not used."""
+    return float(np.percentile(np.abs(values), percent))
+
+
+def squared_error(
+    values: np.ndarray, threshold: float, *, bits: int, signed: bool, narrow: bool = False, rounding: str = "half_even",
+) -> float:
+    """Sum of ``(q(x) - x)**2`` with a power-of-two ``threshold``, in float64."""
+    scale = threshold / 2.0 ** (bits - int(signed))
+    low, high = (-(1 << (bits - 1)) + int(narrow) if signed else 0), (1 << (bits - int(signed))) - 1
+    total = 0.0
+    for start in range(0, values.size, _BLOCK):
+        x = values[start:start + _BLOCK].astype(np.float64) / scale
+        codes = np.clip(round_real(x, rounding), low, high)
+        codes -= x
+        total += float(np.dot(codes, codes))
+    return total * scale * scale
+
+
+def mean_squared_error(values: np.ndarray, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even") -> float:
+    """The power of two ``t = 2**e`` with the smallest ``sum (q(x) - x)**2`` (the smaller one on ties).
+
+    The search starts one above ``ceil(log2 max |x|)`` and goes down until the error has risen twice in a row, at most a
+    little beyond the width of the code; every error is taken over all values.
+    """
+    largest = maximum(values)
+    if largest == 0.0:
+        return 0.0
+    top = math.ceil(math.log2(largest)) + 1
+    best, best_error, rises, previous = top, math.inf, 0, math.inf
+    for exponent in range(top, top - bits - 6, -1):
+        error = squared_error(values, 2.0**exponent, bits=bits, signed=signed, narrow=narrow, rounding=rounding)
+        if error <= best_error:
+            best, best_error = exponent, error
+        rises = rises + 1 if error > previous else 0
+        previous = error
+        if rises == 2:
+            break
+    return 2.0**best
+
+
+def kl_j(values: np.ndarray, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even") -> float:
+    r"""The clipping point with the smallest symmetric KL (J) distance between cumulative distributions (KL-J).
+
+    A histogram of ``a = |x|`` with about ``sqrt(N)`` bins on ``[0, max a]`` gives the reference ``cdf``. For every
+    clipping bin ``i`` the clipped cdf is resampled to as many points as the quantizer has levels and back (both
+    linear), and
+
+    .. math:: D_i = \sum_{cdf \ne 0} (cdf - Q_i) \log_2(cdf / Q_i)
+
+    is the distance to the *unclipped* cdf. The threshold is ``(i + 0.5) * bin width`` of the first smallest ``D_i``.
+    With fewer bins than levels (16 bits, nearly always) it is ``max a``. The histogram holds all values, however many;
+    the search costs the square of the number of bins.
+
+    References: Jain et al., arXiv 1903.08066, section 4; "Facts that are easy to get wrong" of its released code.
+    """
+    magnitudes = np.abs(values)
+    largest, smallest = float(magnitudes.max()), float(magnitudes.min())
+    if largest == smallest:
+        return largest
+    bins = min(math.ceil(largest / ((largest - smallest) / math.sqrt(magnitudes.size))), MAX_BINS)
+    levels = 2 ** (bits - int(signed))
+    if levels + 1 > bins:
+        return largest
+    histogram = np.zeros(bins, np.int64)
+    for start in range(0, magnitudes.size, 1 << 20):
+        histogram += np.histogram(magnitudes[start:start + (1 << 20)].astype(np.float64), bins, (0.0, largest))[0]
+    cdf = np.cumsum(histogram / histogram.sum())
+    first = int(np.argmax(cdf != 0))  # bins before it are left out of the distance
+    log_cdf = np.log2(cdf[first:], out=np.zeros(bins - first), where=cdf[first:] > 0)
+    # bins i and above, where Q = 1: their part of D is a suffix sum
+    tail = np.concatenate([np.cumsum(((cdf[first:] - 1.0) * log_cdf)[::-1])[::-1], [0.0]])
+    coarse_at, best, best_distance = np.linspace(0.0, 1.0, levels), levels + 1, math.inf
+    for i in range(levels + 1, bins + 1):
+        fine_at = np.linspace(0.0, 1.0, i)
+        clipped = cdf[:i].copy()
+        clipped[-1] = 1.0
+        resampled = np.interp(fine_at, coarse_at, np.interp(coarse_at, fine_at, clipped))[first:]
+        distance = tail[max(i - first, 0)]
+        if i > first:
+            distance = distance + np.dot(cdf[first:i] - resampled, log_cdf[:i - first] - np.log2(resampled))
+        if distance < best_distance:
+            best, best_distance = i, distance
+    return (best + 0.5) * (largest / bins)
+
+
+METHODS: dict[str, Callable[..., float]] = {
+    "max": maximum,
+    "3sd": three_sigma,
+    "percentile": percentile,
+    "mse": mean_squared_error,
+    "kl_j": kl_j,
+}
+
+
+def get(name: str) -> Callable[..., float]:
+    """A method by its registry name.
+
+    Raises:
+        ValueError: where there is none; it lists the names.
+    """
+    if name not in METHODS:
+        raise ValueError(f"a calibration method is one of {', '.join(METHODS)}, got {name!r}")
+    return METHODS[name]
