@@ -1,0 +1,72 @@
+"""``ConstantMultiply``: a tensor times a quantized constant (leaky ReLU's slope, a map of pool reciprocals)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from graffiti import quantizers
+from graffiti.layers import exact
+
+
+@keras.saving.register_keras_serializable(package="graffiti")
+class ConstantMultiply(keras.layers.Layer):
+    """``x * q(constant)``, exact on codes at inference.
+
+    Backward: ``d x = upstream * q(constant)``; the constant itself is not trained.
+
+    Args:
+        shape: of the constant; it broadcasts against ``x``.
+        quantizer: a ``Quantizer`` for the constant, its name or config; ``None`` leaves it in float.
+        input_bits: width of the codes of ``x``; ``None`` where unknown. Where product codes may pass 24 bits the layer multiplies in
+            float64 at inference and rounds to odd.
+        node_names: as in ``Quantize``.
+        value_names: as in ``QuantizedProduct``.
+
+    Input: ``x``. Output: the shape of ``x``.
+    """
+
+    def __init__(
+        self, shape, quantizer=None, *, input_bits: int | None = None, node_names: list[str] | None = None,
+        value_names: dict[str, dict[str, str]] | None = None, **kwargs,
+    ) -> None:
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+        self.shape = tuple(int(n) for n in shape)
+        self.quantizer: Any = quantizers.get(quantizer)
+        self.input_bits = input_bits
+        self.node_names = list(node_names or [self.name])
+        self.value_names = {node: dict(names) for node, names in (value_names or {}).items()}
+
+    def build(self, input_shape) -> None:
+        """Create the constant."""
+        self.constant = self.add_weight(name="constant", shape=self.shape, initializer="ones", trainable=False)
+        if self.quantizer is not None and not self.quantizer.built:
+            self.quantizer.build(self.shape)
+
+    def call(self, x, training=None, node: str | None = None):
+        """Multiply; ``node`` only says which node of the graph this call is."""
+        constant = tf.convert_to_tensor(self.constant)
+        if self.quantizer is not None:
+            constant = self.quantizer(constant)
+            if not training and (self.input_bits is None or self.input_bits + self.quantizer.bits > 24):
+                return exact.round_to_odd(tf.cast(x, tf.float64) * tf.cast(constant, tf.float64))
+        return x * constant
+
+    def calibration_inputs(self, inputs):
+        """The one quantizer and what it sees."""
+        if self.quantizer is not None:
+            yield self.quantizer, [tf.convert_to_tensor(self.constant)]
+
+    def compute_output_shape(self, input_shape):
+        """That of ``x``: the constant never enlarges it."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            **super().get_config(), "shape": self.shape, "quantizer": quantizers.serialize(self.quantizer), "input_bits": self.input_bits,
+            "node_names": list(self.node_names), "value_names": {node: dict(names) for node, names in self.value_names.items()},
+        }

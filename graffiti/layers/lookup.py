@@ -1,0 +1,124 @@
+"""``LookupActivation``: sigmoid, tanh, GELU ... by a table of all input codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from graffiti.layers import functions
+from graffiti.numerics.formats import QFormat
+
+MAX_BITS = 8
+EXPONENTS = range(-48, 25)  # every scale a table exists for; steps beyond are flat or linear in any function here
+
+
+@keras.saving.register_keras_serializable(package="graffiti")
+class LookupActivation(keras.layers.Layer):
+    """An elementwise function of codes, the same bits in every way of running it.
+
+    Forward: ``table[code - qmin]``, the table being float32 of the function in float64 on all input codes. Tables of every
+    exponent are computed once, when the layer is built, so no graph optimizer ever sees the function. Backward: the true
+    derivative at ``x``.
+
+    Args:
+        function: a name in ``layers/functions.py``.
+        bits: width of the input codes, at most 8.
+        signed: whether they are signed.
+        narrow: whether their lowest code is left out.
+        node_names: name of the graph node; the layer's name by default.
+
+    Input: ``[x, exponent]``, the two outputs of a ``Quantize`` layer with these bits. Output: the shape of ``x``.
+    """
+
+    def __init__(
+        self, function: str, bits: int = 8, signed: bool = True, narrow: bool = False, *, node_names: list[str] | None = None, **kwargs,
+    ) -> None:
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+        if bits > MAX_BITS:
+            raise ValueError(f"a table has at most {1 << MAX_BITS} entries: layer {self.name!r} wants {bits}-bit input, expected at most {MAX_BITS}")
+        self.function, self.node_names = function, list(node_names or [self.name])
+        self._function = functions.get(function)
+        self.format = QFormat(bits, signed, 0, narrow)
+
+    def build(self, input_shape=None) -> None:
+        """Evaluate the function on every code at every scale."""
+        codes = np.arange(self.format.qmin, self.format.qmax + 1, dtype=np.float64)
+        points = np.stack([np.ldexp(codes, exponent) for exponent in EXPONENTS])
+        with tf.init_scope():  # eagerly, also while a graph is being traced
+            values = keras.ops.convert_to_numpy(self._function(tf.constant(points, tf.float64)))
+        with np.errstate(over="ignore"):  # exp of the largest scales is infinite, as it should be
+            self._tables = values.astype(np.float32)
+
+    def table_values(self, exponent: int) -> np.ndarray:
+        """float32 outputs for every input code, ascending, at one exponent of the input.
+
+        Raises:
+            ValueError: for an exponent that no table was made for.
+        """
+        if not self.built:
+            self.build()
+        if int(exponent) not in EXPONENTS:
+            raise ValueError(
+                f"layer {self.name!r}: no table for input exponent {exponent}, expected {EXPONENTS[0]} to {EXPONENTS[-1]}; "
+                "calibrate its input with typical data"
+            )
+        return self._tables[int(exponent) - EXPONENTS[0]]
+
+    def call(self, inputs):
+        """Gather."""
+        x, exponent = inputs
+
+        @tf.custom_gradient
+        def lookup(x):
+            row = tf.clip_by_value(tf.cast(exponent, tf.int32) - EXPONENTS[0], 0, len(EXPONENTS) - 1)
+            table = tf.gather(tf.constant(self._tables), row)
+            scale = tf.constant(np.ldexp(np.float32(1), -np.asarray(EXPONENTS)).astype(np.float32))
+            code = tf.cast(tf.round(x * tf.gather(scale, row)), tf.int32) - self.format.qmin
+
+            def gradient(upstream):
+                with tf.GradientTape() as tape:
+                    tape.watch(x)
+                    y = self._function(x)
+                return tape.gradient(y, x, output_gradients=upstream)
+
+            return tf.gather(table, code), gradient
+
+        return lookup(x)
+
+    def compute_output_shape(self, input_shape):
+        """That of ``x``."""
+        return input_shape[0]
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain values."""
+        format = self.format
+        return {
+            **super().get_config(), "function": self.function, "bits": format.bits, "signed": format.signed, "narrow": format.narrow,
+            "node_names": list(self.node_names),
+        }
+
+
+@keras.saving.register_keras_serializable(package="graffiti")
+class Elementwise(keras.layers.Layer):
+    """An elementwise function of ``layers/functions.py`` in float.
+
+    Args:
+        function: its name.
+    """
+
+    def __init__(self, function: str, **kwargs) -> None:
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+        self.function, self._function = function, functions.get(function)
+
+    def call(self, x):
+        """Apply it."""
+        return self._function(x)
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**super().get_config(), "function": self.function}

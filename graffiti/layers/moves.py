@@ -1,0 +1,101 @@
+"""Moves and reductions over axes that no Keras layer has, so that every graph can be built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+
+def _pairs(value) -> tuple[tuple[int, int], ...]:
+    return tuple((int(before), int(after)) for before, after in value)
+
+
+@keras.saving.register_keras_serializable(package="graffiti")
+class Pad(keras.layers.Layer):
+    """Zeros around every axis but the batch.
+
+    Args:
+        pads: ``((before, after), ...)``, one pair per axis after the batch.
+    """
+
+    def __init__(self, pads, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.pads = _pairs(pads)
+
+    def call(self, x):
+        """Pad."""
+        return keras.ops.pad(x, ((0, 0), *self.pads))
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**super().get_config(), "pads": self.pads}
+
+
+@keras.saving.register_keras_serializable(package="graffiti")
+class Crop(keras.layers.Layer):
+    """Cut from every axis but the batch.
+
+    Args:
+        crops: ``((before, after), ...)``, one pair per axis after the batch.
+    """
+
+    def __init__(self, crops, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.crops = _pairs(crops)
+
+    def call(self, x):
+        """Cut."""
+        return x[tuple([slice(None)] + [slice(before, -after or None) for before, after in self.crops])]
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**super().get_config(), "crops": self.crops}
+
+
+@keras.saving.register_keras_serializable(package="graffiti")
+class Reduce(keras.layers.Layer):
+    """Mean or maximum over axes.
+
+    Args:
+        operation: ``mean`` or ``max``.
+        axes: counted with the batch as 0.
+        keepdims: whether the axes stay with length 1.
+    """
+
+    def __init__(self, operation: str, axes, keepdims: bool = False, **kwargs) -> None:
+        super().__init__(**kwargs)
+        if operation not in ("mean", "max"):
+            raise ValueError(f"a reduction is 'mean' or 'max', got {operation!r}")
+        self.operation, self.axes, self.keepdims = operation, tuple(int(axis) for axis in axes), bool(keepdims)
+
+    def call(self, x):
+        """Reduce."""
+        return getattr(keras.ops, self.operation)(x, axis=self.axes, keepdims=self.keepdims)
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**super().get_config(), "operation": self.operation, "axes": self.axes, "keepdims": self.keepdims}
+
+
+@keras.saving.register_keras_serializable(package="graffiti")
+class Affine(keras.layers.Layer):
+    """``x * scale + offset`` with fixed numbers or one per channel.
+
+    Args:
+        scale: float, or floats along the last axis.
+        offset: the same.
+    """
+
+    def __init__(self, scale, offset=0.0, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.scale, self.offset = (v if isinstance(v, (int, float)) else tuple(float(part) for part in v) for v in (scale, offset))
+
+    def call(self, x):
+        """Scale and shift."""
+        x = keras.ops.cast(x, self.compute_dtype)
+        return x * keras.ops.convert_to_tensor(self.scale, x.dtype) + keras.ops.convert_to_tensor(self.offset, x.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**super().get_config(), "scale": self.scale, "offset": self.offset}
