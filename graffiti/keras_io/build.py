@@ -1,0 +1,278 @@
+"""``build``: a graph → a Keras model. The inverse of ``read``: ``read(build(g))`` equals ``g`` up to the values of thresholds.
+
+Clusters (kernel, product, bias and what is folded into them) become one layer (``clusters.py``); quantizers that share a group become
+one ``Quantize`` layer called several times; every other node becomes the ordinary Keras layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from graffiti import layers, quantizers
+from graffiti.graph import ops
+from graffiti.graph.ir import Graph, Node
+from graffiti.keras_io import clusters, compat, islands
+
+L = keras.layers
+
+
+def build(graph: Graph) -> keras.Model:
+    """A float or fakequant graph as a Keras model with the graph's names, constants and thresholds.
+
+    Args:
+        graph: of stage ``float`` (plain Keras layers) or ``fakequant``.
+
+    Returns:
+        A new functional ``keras.Model``, named like the graph, that takes and returns what the model it was read from did.
+
+    Raises:
+        ValueError: for an integer graph, or a node that no layer exists for.
+    """
+    if graph.stage not in ("float", "fakequant"):
+        raise ValueError(f"build makes a model of a float or fakequant graph, got one of stage {graph.stage!r}")
+    return Builder(graph).model()
+
+
+class Builder:
+    """The model being made: symbolic tensors and exponents by value name.
+
+    Args:
+        graph: what is built.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.producers, self.users = graph.producers(), graph.users()
+        self.tensors: dict[str, keras.KerasTensor] = {}
+        self.exponents: dict[str, keras.KerasTensor] = {}
+        self.formats: dict[str, dict[str, Any]] = {}      # value -> attributes of the quantizer whose codes it holds
+        self._groups: dict[str, layers.Quantize] = {}
+        self._taken: set[str] = {compat.layer_name(name) for name in [*graph.inputs, *(node.name for node in graph.nodes)]}
+        self.found = clusters.Clusters(graph)
+
+    def model(self) -> keras.Model:
+        """Build everything."""
+        graph = self.graph
+        dtypes = graph.interface.get("input_dtypes", ["float32"] * len(graph.inputs))
+        for name, dtype in zip(graph.inputs, dtypes, strict=True):
+            self.tensors[name] = keras.Input(batch_shape=graph.shape(name), dtype=dtype, name=compat.layer_name(name))
+        for node in graph.nodes:
+            if node.name in self.found.by_last:
+                clusters.build(self, self.found.by_last[node.name])
+            elif node.name not in self.found.inner:
+                rule = RULES.get(node.op)
+                if rule is None:
+                    raise ValueError(f"node {node.name!r} ({node.op}) stands alone, where no Keras layer exists for it; run the preparing passes first")
+                rule(self, node)
+        inputs = _filled(graph.interface.get("inputs"), graph.inputs, self.tensors)
+        outputs = _filled(graph.interface.get("outputs"), graph.outputs, self.tensors)
+        return keras.Model(inputs, outputs, name=graph.name)
+
+    # ---- what rules use -------------------------------------------------------------------------------------------
+    def name(self, value: str) -> str:
+        """The Keras name of the layer for a value."""
+        return compat.layer_name(value)
+
+    def free_name(self, value: str) -> str:
+        """A Keras name that no node has."""
+        name = base = compat.layer_name(value)
+        number = 0
+        while name in self._taken:
+            number += 1
+            name = f"{base}_shared{number if number > 1 else ''}"
+        self._taken.add(name)
+        return name
+
+    def inputs(self, node: Node) -> list[keras.KerasTensor]:
+        """The symbolic inputs of a node; a constant among them is an error."""
+        for value in node.inputs:
+            if self.graph.is_constant(value):
+                raise ValueError(f"node {node.name!r} ({node.op}) reads the constant {value!r}, which no Keras layer can hold for it")
+        return [self.tensors[value] for value in node.inputs]
+
+    def layer(self, node: Node, layer: keras.layers.Layer) -> None:
+        """Call a layer on a node's inputs; codes stay codes where the op only moves them."""
+        inputs = self.inputs(node)
+        self.tensors[node.output] = layer(inputs if len(inputs) > 1 or isinstance(layer, _MERGES) else inputs[0])
+        first = node.inputs[0]
+        if first in self.exponents and (ops.OPS[node.op].moves_codes or node.op in ("relu", "maximum")):
+            self.exponents[node.output], self.formats[node.output] = self.exponents[first], self.formats[first]
+
+    def quantizer(self, node: Node, name: str) -> quantizers.Quantizer:
+        """The quantizer of a ``fake_quantize`` node, without thresholds yet."""
+        attrs = ops.attributes(node)
+        arguments = {key: attrs[key] for key in ("bits", "signed", "narrow", "rounding", "channel_axis", "role", "calibration", "trainable")}
+        quantizer = quantizers.get(attrs["quantizer"], name=name, **arguments)
+        assert quantizer is not None
+        return quantizer
+
+    def set_threshold(self, quantizer: quantizers.Quantizer, node: Node) -> None:
+        """Give a built quantizer the node's thresholds, where it has any."""
+        log2 = ops.attr(node, "log2_threshold")
+        if log2 is not None:
+            quantizer.assign_log2(np.asarray(log2, np.float32))
+
+
+_MERGES = (L.Add, L.Subtract, L.Maximum, L.Concatenate)
+
+
+def _filled(structure, names: list[str], tensors: dict[str, keras.KerasTensor]):
+    """A structure of numbers as one of tensors; without a structure a list, or the only tensor."""
+    if structure is None or len(_flat(structure)) == 0 or max(_flat(structure)) >= len(names):
+        return tensors[names[0]] if len(names) == 1 else [tensors[name] for name in names]
+    if isinstance(structure, dict):
+        return {key: _filled(part, names, tensors) for key, part in structure.items()}
+    if isinstance(structure, list):
+        return [_filled(part, names, tensors) for part in structure]
+    return tensors[names[structure]]
+
+
+def _flat(structure) -> list[int]:
+    return keras.tree.flatten(structure)
+
+
+# ---- rules -------------------------------------------------------------------------------------------------------------
+def _fake_quantize(builder: Builder, node: Node) -> None:
+    graph = builder.graph
+    group = ops.attr(node, "group")
+    if graph.is_constant(node.inputs[0]):
+        raise ValueError(f"quantizer {node.name!r} reads the constant {node.inputs[0]!r}, and no compute layer reads the result; it has no place in a model")
+    layer = builder._groups.get(group) if group is not None else None
+    if layer is None:
+        members = [node] if group is None else [
+            other for other in graph.nodes
+            if other.op == "fake_quantize" and ops.attr(other, "group") == group and other.name not in builder.found.inner
+        ]
+        for other in members[1:]:
+            for key in ("bits", "signed", "narrow", "rounding", "quantizer", "channel_axis"):
+                if ops.attr(other, key) != ops.attr(node, key):
+                    raise ValueError(
+                        f"{node.name!r} and {other.name!r} share the threshold {group!r} but differ in {key} ({ops.attr(node, key)!r} and {ops.attr(other, key)!r})"
+                    )
+        name = builder.name(node.name) if group is None else builder.free_name(group)
+        roles = {other.name: ops.attr(other, "role") for other in members if ops.attr(other, "role") != ops.attr(node, "role")}
+        layer = layers.Quantize(builder.quantizer(node, "quantizer"), node_names=[m.name for m in members], group=group, roles=roles, name=name)
+        if group is not None:
+            builder._groups[group] = layer
+    first, which = not layer.built, {"node": node.name} if len(layer.node_names) > 1 else {}
+    builder.tensors[node.output], builder.exponents[node.output] = layer(builder.tensors[node.inputs[0]], **which)
+    if first:
+        builder.set_threshold(layer.quantizer, node)
+    builder.formats[node.output] = ops.attributes(node)
+
+
+def _activation(builder: Builder, node: Node) -> None:
+    (value,) = node.inputs
+    function, name = node.attrs["function"], builder.name(node.name)
+    if value in builder.exponents:
+        format = builder.formats[value]
+        layer = layers.LookupActivation(function, format["bits"], format["signed"], format["narrow"], node_names=[node.name], name=name)
+        builder.tensors[node.output] = layer([builder.tensors[value], builder.exponents[value]])
+    else:
+        builder.layer(node, layers.Elementwise(function, name=name))
+
+
+def _batch_norm(builder: Builder, node: Node) -> None:
+    x, *constants = node.inputs
+    layer = L.BatchNormalization(
+        epsilon=node.attrs["epsilon"], momentum=ops.attr(node, "momentum"), name=builder.name(node.name), dtype="float32",
+    )
+    builder.tensors[node.output] = layer(builder.tensors[x])
+    layer.set_weights([builder.graph.constants[name] for name in constants])
+
+
+def _bias_add(builder: Builder, node: Node) -> None:
+    """A bias without a product in front: an offset per channel."""
+    x, bias = node.inputs
+    if not builder.graph.is_constant(bias):
+        raise ValueError(f"the bias of {node.name!r} is quantized but belongs to no product; it cannot be built")
+    builder.tensors[node.output] = layers.Affine(1.0, builder.graph.constants[bias].tolist(), name=builder.name(node.name))(builder.tensors[x])
+
+
+def _island(builder: Builder, node: Node) -> None:
+    layer = islands.restore(node, builder.graph, builder.name(node.name))
+    args, kwargs = islands.arguments(node, builder.graph, [builder.tensors[value] for value in node.inputs])
+    result = layer(*args, **kwargs)
+    islands.set_weights(node, builder.graph, layer)
+    for value, tensor in zip(node.outputs, keras.tree.flatten(result), strict=True):
+        builder.tensors[value] = tensor
+
+
+def _reduction(operation: str, by_rank: dict[int, type]) -> Callable[[Builder, Node], None]:
+    def rule(builder: Builder, node: Node) -> None:
+        axes, keepdims, rank = tuple(node.attrs["axes"]), bool(ops.attr(node, "keepdims")), len(builder.graph.shape(node.inputs[0]))
+        if axes == tuple(range(1, rank - 1)) and rank in by_rank:
+            layer = by_rank[rank](keepdims=keepdims, name=builder.name(node.name), dtype="float32")
+        else:
+            layer = layers.Reduce(operation, axes, keepdims, name=builder.name(node.name), dtype="float32")
+        builder.layer(node, layer)
+    return rule
+
+
+def _pool(by_rank: dict[int, type]) -> Callable[[Builder, Node], None]:
+    def rule(builder: Builder, node: Node) -> None:
+        kind = by_rank[len(builder.graph.shape(node.inputs[0]))]
+        one = (lambda v: v[0]) if kind in (L.MaxPooling1D, L.AveragePooling1D) else tuple
+        builder.layer(node, kind(
+            one(node.attrs["pool_size"]), one(node.attrs["strides"]), ops.attr(node, "padding"), name=builder.name(node.name), dtype="float32",
+        ))
+    return rule
+
+
+def _around(key: str, by_rank: dict[int, type], other: type) -> Callable[[Builder, Node], None]:
+    """Pads and crops: the Keras layer where channels are left alone, ours elsewhere."""
+    def rule(builder: Builder, node: Node) -> None:
+        pairs, rank = tuple(tuple(pair) for pair in node.attrs[key]), len(builder.graph.shape(node.inputs[0]))
+        if rank in by_rank and pairs[-1] == (0, 0):
+            layer = by_rank[rank](pairs[0] if rank == 3 else pairs[:-1], name=builder.name(node.name), dtype="float32")
+        else:
+            layer = other(pairs, name=builder.name(node.name), dtype="float32")
+        builder.layer(node, layer)
+    return rule
+
+
+def _upsample(builder: Builder, node: Node) -> None:
+    size = tuple(node.attrs["size"])
+    layer = L.UpSampling1D(size[0], name=builder.name(node.name), dtype="float32") if len(size) == 1 else \
+        L.UpSampling2D(size, name=builder.name(node.name), dtype="float32")
+    builder.layer(node, layer)
+
+
+def _plain(make: Callable[[dict[str, Any]], tuple[type, dict[str, Any]]]) -> Callable[[Builder, Node], None]:
+    """An op that is a Keras layer: ``make(attributes) -> (class, arguments)``."""
+    def rule(builder: Builder, node: Node) -> None:
+        kind, arguments = make(ops.attributes(node))
+        builder.layer(node, kind(**arguments, name=builder.name(node.name), dtype="float32"))
+    return rule
+
+
+RULES: dict[str, Callable[[Builder, Node], None]] = {
+    "fake_quantize": _fake_quantize,
+    "activation": _activation,
+    "batch_norm": _batch_norm,
+    "bias_add": _bias_add,
+    "island": _island,
+    "rescaling": _plain(lambda a: (layers.Affine, {"scale": a["scale"], "offset": a["offset"]})),
+    "add": _plain(lambda a: (L.Add, {})),
+    "subtract": _plain(lambda a: (L.Subtract, {})),
+    "maximum": _plain(lambda a: (L.Maximum, {})),
+    "concat": _plain(lambda a: (L.Concatenate, {"axis": a["axis"]})),
+    "relu": _plain(lambda a: (L.ReLU, {"max_value": a["max_value"]})),
+    "leaky_relu": _plain(lambda a: (L.LeakyReLU, {"negative_slope": a["alpha"]})),
+    "softmax": _plain(lambda a: (L.Softmax, {"axis": a["axis"]})),
+    "max_pool": _pool({3: L.MaxPooling1D, 4: L.MaxPooling2D}),
+    "average_pool": _pool({3: L.AveragePooling1D, 4: L.AveragePooling2D}),
+    "mean": _reduction("mean", {3: L.GlobalAveragePooling1D, 4: L.GlobalAveragePooling2D}),
+    "global_max_pool": _reduction("max", {3: L.GlobalMaxPooling1D, 4: L.GlobalMaxPooling2D}),
+    "pad": _around("pads", {3: L.ZeroPadding1D, 4: L.ZeroPadding2D}, layers.Pad),
+    "crop": _around("crops", {3: L.Cropping1D, 4: L.Cropping2D}, layers.Crop),
+    "reshape": _plain(lambda a: (L.Reshape, {"target_shape": tuple(a["shape"])})),
+    "permute": _plain(lambda a: (L.Permute, {"dims": tuple(a["dims"])})),
+    "upsample": _upsample,
+    "identity": _plain(lambda a: (L.Identity, {})),
+    "dropout": _plain(lambda a: (L.Dropout, {"rate": a["rate"], "seed": a["seed"]})),
+}

@@ -1,0 +1,447 @@
+"""What ordinary Keras layers and ``keras.ops`` read as. Two tables: layer class → rule, operation class name → rule.
+
+A rule takes a ``Reading`` (``read.py``) and the layer; it emits nodes, or an island with the reason why not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from graffiti.keras_io import compat, islands
+
+L = keras.layers
+Rule = Callable[[Any, Any], None]
+
+_ACTIVATIONS: dict[Any, tuple[str, dict[str, Any]]] = {
+    keras.activations.linear: ("identity", {}),
+    keras.activations.relu: ("relu", {"max_value": None}),
+    keras.activations.relu6: ("relu", {"max_value": 6.0}),
+    keras.activations.leaky_relu: ("leaky_relu", {"alpha": 0.2}),
+    keras.activations.softmax: ("softmax", {"axis": -1}),
+    keras.activations.exponential: ("activation", {"function": "exp"}),
+    **{
+        getattr(keras.activations, name): ("activation", {"function": name})
+        for name in ("sigmoid", "tanh", "gelu", "silu", "hard_silu", "hard_sigmoid", "softplus", "softsign", "elu", "selu", "mish")
+    },
+    keras.ops.relu: ("relu", {"max_value": None}),
+    keras.ops.relu6: ("relu", {"max_value": 6.0}),
+    keras.ops.leaky_relu: ("leaky_relu", {"alpha": 0.2}),
+    keras.ops.softmax: ("softmax", {"axis": -1}),
+    keras.ops.gelu: ("activation", {"function": "gelu_tanh"}),
+    **{
+        getattr(keras.ops, name): ("activation", {"function": name})
+        for name in ("sigmoid", "tanh", "silu", "hard_silu", "hard_sigmoid", "softplus", "softsign", "elu", "selu", "exp", "square", "abs")
+    },
+}
+
+
+def find(operation) -> Rule | None:
+    """The rule for a layer or operation; ``None`` where there is none."""
+    kind = compat.operation_kind(operation)
+    if kind is not None:
+        return OPERATION_RULES.get(kind)
+    if getattr(operation, "quantization_mode", None) is not None:
+        return _keras_quantized
+    rule = LAYER_RULES.get(type(operation))
+    return _channels_first if rule is not None and getattr(operation, "data_format", None) == "channels_first" else rule
+
+
+def _channels_first(reading, layer) -> None:
+    reading.island("data_format='channels_first' has no fixed-point form; use channels_last")
+
+
+def _keras_quantized(reading, layer) -> None:
+    reading.island(f"it is quantized by Keras itself ({layer.quantization_mode}); use the float layer")
+
+
+# ---- layers with a kernel --------------------------------------------------------------------------------------------
+def _product(reading, layer, op: str, kernels: dict[str, Any], attrs: dict[str, Any]) -> None:
+    """``[product] → [bias_add] → [activation]``; the last node has the layer's name, inner ones are ``name/...``."""
+    activation = getattr(layer, "activation", None)
+    fused = activation is not None and activation is not keras.activations.linear
+    linear = f"{reading.name}/linear" if fused else reading.name
+    inputs = [reading.x, *(reading.weight(role, variable) for role, variable in kernels.items())]
+    if layer.use_bias:
+        product = reading.emit(op, inputs, attrs, name=f"{reading.name}/product")
+        value = reading.emit("bias_add", [product, reading.weight("bias", layer.bias)], name=linear)
+    else:
+        value = reading.emit(op, inputs, attrs, name=linear)
+    if fused:
+        value = emit_activation(reading, activation, value)
+    reading.result(value)
+
+
+def _window(layer) -> dict[str, Any]:
+    return {"strides": _ints(layer.strides), "padding": layer.padding, "dilation": _ints(layer.dilation_rate)}
+
+
+def _conv(reading, layer) -> None:
+    attrs = _window(layer)
+    if layer.padding == "causal":
+        if layer.activation not in (None, keras.activations.linear):
+            return reading.island("causal padding with a fused activation; put the activation in a layer of its own")
+        before = (layer.kernel_size[0] - 1) * layer.dilation_rate[0]
+        padded = reading.emit("pad", [reading.x], {"pads": ((before, 0), (0, 0))}, name=f"{reading.name}/pad")
+        inputs = [padded, reading.weight("kernel", layer.kernel)]
+        attrs = {**attrs, "padding": "valid", "groups": layer.groups}
+        if not layer.use_bias:
+            return reading.emit_result("conv", inputs, attrs)
+        product = reading.emit("conv", inputs, attrs, name=f"{reading.name}/product")
+        return reading.emit_result("bias_add", [product, reading.weight("bias", layer.bias)])
+    _product(reading, layer, "conv", {"kernel": layer.kernel}, {**attrs, "groups": layer.groups})
+
+
+def _depthwise(reading, layer) -> None:
+    _product(reading, layer, "depthwise_conv", {"kernel": layer.kernel}, _window(layer))
+
+
+def _separable(reading, layer) -> None:
+    kernels = {"depthwise_kernel": layer.depthwise_kernel, "pointwise_kernel": layer.pointwise_kernel}
+    _product(reading, layer, "separable_conv", kernels, _window(layer))
+
+
+def _transpose(reading, layer) -> None:
+    if any(d != 1 for d in _ints(layer.dilation_rate)):
+        return reading.island("a dilated transposed convolution has no fixed-point form")
+    extra = layer.output_padding
+    rank = len(layer.kernel_size)
+    attrs = {
+        "strides": _ints(layer.strides), "padding": layer.padding,
+        "output_padding": None if extra is None else (int(extra),) * rank if isinstance(extra, int) else _ints(extra),
+    }
+    _product(reading, layer, "conv_transpose", {"kernel": layer.kernel}, attrs)
+
+
+def _dense(reading, layer) -> None:
+    _product(reading, layer, "dense", {"kernel": layer.kernel}, {})
+
+
+def _batch_norm(reading, layer) -> None:
+    rank = len(reading.input_shape)
+    if _axis(layer.axis, rank) != rank - 1:
+        return reading.island("batch norm over another axis than the last has no fixed-point form")
+    ones, zeros = (np.full(reading.input_shape[-1], value, np.float32) for value in (1, 0))
+    constants = [
+        reading.weight("gamma", layer.gamma) if layer.scale else reading.constant("gamma", ones),
+        reading.weight("beta", layer.beta) if layer.center else reading.constant("beta", zeros),
+        reading.weight("mean", layer.moving_mean),
+        reading.weight("variance", layer.moving_variance),
+    ]
+    reading.emit_result("batch_norm", [reading.x, *constants], {"epsilon": float(layer.epsilon), "momentum": float(layer.momentum)})
+
+
+def _normalization(reading, layer) -> None:
+    """``(x - mean) / max(sqrt(variance), epsilon)`` as scale and offset, in float64 rounded once."""
+    mean, variance = (keras.ops.convert_to_numpy(value).astype(np.float64) for value in (layer.mean, layer.variance))
+    if layer.invert:
+        return reading.island("Normalization(invert=True) has no fixed-point form")
+    scale = 1.0 / np.maximum(np.sqrt(variance), keras.config.epsilon())
+    _affine(reading, scale, -mean * scale)
+
+
+def _rescaling(reading, layer) -> None:
+    _affine(reading, layer.scale, layer.offset)
+
+
+def _affine(reading, scale, offset) -> None:
+    """A ``rescaling`` node: one factor, or one per index of the last axis."""
+    channels = reading.input_shape[-1]
+    parts: list[float | tuple[float, ...]] = []
+    for value in (scale, offset):
+        array = np.asarray(keras.ops.convert_to_numpy(value) if not isinstance(value, (int, float, list, tuple, np.ndarray)) else value, np.float32)
+        if not np.isfinite(array).all():
+            raise ValueError(f"layer {reading.path!r} has NaN or Inf in its scale or offset; repair it first")
+        if array.size == 1:
+            parts.append(float(array.reshape(())))
+        elif array.size == channels and array.shape[-1] == channels:
+            parts.append(tuple(array.reshape(-1).tolist()))
+        else:
+            return reading.island("a scale or offset that differs along other axes than the last has no fixed-point form")
+    if len(reading.shape) != len(reading.input_shape):
+        return reading.island("a constant with more axes than the tensor has no fixed-point form")
+    reading.emit_result("rescaling", [reading.x], {"scale": parts[0], "offset": parts[1]})
+
+
+# ---- activations -----------------------------------------------------------------------------------------------------
+def emit_activation(reading, function, value: str) -> str:
+    """A node for a Keras activation; an island where the function is not known."""
+    known = _known(function)
+    if known is not None:
+        return reading.emit(known[0], [value], known[1])
+    layer = L.Activation(function, name=f"{compat.layer_name(reading.path)}_activation")
+    config, _, arrays = islands.describe(layer, (), {})
+    node = reading.add_island(config, None, arrays, [value], [reading.shape], f"the activation {getattr(function, '__name__', function)!r} has no table")
+    return node.name
+
+
+def _known(function) -> tuple[str, dict[str, Any]] | None:
+    if isinstance(function, L.ReLU):
+        return _relu_node(function.max_value, function.negative_slope, function.threshold)
+    if isinstance(function, L.LeakyReLU):
+        return "leaky_relu", {"alpha": float(function.negative_slope)}
+    try:
+        return _ACTIVATIONS.get(function)
+    except TypeError:  # not hashable
+        return None
+
+
+def _activation(reading, layer) -> None:
+    if _known(layer.activation) is None:
+        return reading.island(f"the activation {getattr(layer.activation, '__name__', layer.activation)!r} has no table")
+    reading.result(emit_activation(reading, layer.activation, reading.x))
+
+
+def _relu_node(max_value, slope, threshold) -> tuple[str, dict[str, Any]] | None:
+    if threshold or (slope and max_value is not None):
+        return None
+    if slope:
+        return "leaky_relu", {"alpha": float(slope)}
+    return "relu", {"max_value": None if max_value is None else float(max_value)}
+
+
+def _relu(reading, layer) -> None:
+    known = _relu_node(layer.max_value, layer.negative_slope, layer.threshold)
+    if known is None:
+        return reading.island("a ReLU with a threshold, or with a slope and a maximum, has no fixed-point form")
+    reading.emit_result(known[0], [reading.x], known[1])
+
+
+def _elu(reading, layer) -> None:
+    if layer.alpha != 1.0:
+        return reading.island("ELU with alpha other than 1 has no table")
+    reading.emit_result("activation", [reading.x], {"function": "elu"})
+
+
+def _softmax(reading, layer) -> None:
+    if len(reading.call.inputs) > 1:
+        return reading.island("a masked softmax has no fixed-point form")
+    if isinstance(layer.axis, (list, tuple)) and len(layer.axis) != 1:
+        return reading.island("softmax over several axes has no fixed-point form")
+    axis = layer.axis[0] if isinstance(layer.axis, (list, tuple)) else layer.axis
+    reading.emit_result("softmax", [reading.x], {"axis": int(axis)})
+
+
+# ---- pools -----------------------------------------------------------------------------------------------------------
+def _pool(op: str) -> Rule:
+    def rule(reading, layer) -> None:
+        reading.emit_result(op, [reading.x], {"pool_size": _ints(layer.pool_size), "strides": _ints(layer.strides), "padding": layer.padding})
+    return rule
+
+
+def _global_pool(op: str) -> Rule:
+    def rule(reading, layer) -> None:
+        if len(reading.call.inputs) > 1:
+            return reading.island("a masked global pool has no fixed-point form")
+        reading.emit_result(op, [reading.x], {"axes": tuple(range(1, len(reading.input_shape) - 1)), "keepdims": bool(layer.keepdims)})
+    return rule
+
+
+# ---- several inputs ----------------------------------------------------------------------------------------------------
+def _merge(op: str) -> Rule:
+    def rule(reading, layer) -> None:
+        values = reading.values
+        total = values[0]
+        for index, value in enumerate(values[1:], 1):
+            total = reading.emit(op, [total, value], name=reading.name if index == len(values) - 1 else f"{reading.name}/{index}")
+        reading.result(total)
+    return rule
+
+
+def _concatenate(reading, layer) -> None:
+    axis = _axis(layer.axis, len(reading.shape))
+    if axis == 0:
+        return reading.island("concatenation along the batch has no fixed-point form")
+    reading.emit_result("concat", reading.values, {"axis": axis})
+
+
+# ---- moves -------------------------------------------------------------------------------------------------------------
+def _reshape(reading, layer) -> None:
+    shape = reading.shape
+    if not shape or shape[0] != reading.input_shape[0] or None in shape[1:]:
+        return reading.island("a reshape of the batch axis or to an unknown length has no fixed-point form")
+    reading.emit_result("reshape", [reading.x], {"shape": shape[1:]})
+
+
+def _permute(reading, layer) -> None:
+    reading.emit_result("permute", [reading.x], {"dims": _ints(layer.dims)})
+
+
+def _spatial_pairs(value, rank: int) -> tuple[tuple[int, int], ...]:
+    if rank == 1:
+        value = [value if not isinstance(value[0], (list, tuple)) else value[0]]
+    return (*((int(before), int(after)) for before, after in value), (0, 0))
+
+
+def _zero_padding(reading, layer) -> None:
+    reading.emit_result("pad", [reading.x], {"pads": _spatial_pairs(layer.padding, len(reading.shape) - 2)})
+
+
+def _cropping(reading, layer) -> None:
+    reading.emit_result("crop", [reading.x], {"crops": _spatial_pairs(layer.cropping, len(reading.shape) - 2)})
+
+
+def _upsampling(reading, layer) -> None:
+    interpolation = getattr(layer, "interpolation", "nearest")
+    if interpolation != "nearest":
+        return reading.island(f"upsampling by {interpolation!r} has no fixed-point form; use 'nearest'")
+    reading.emit_result("upsample", [reading.x], {"size": _ints(layer.size)})
+
+
+def _identity(reading, layer) -> None:
+    reading.emit_result("identity", [reading.x])
+
+
+def _dropout(reading, layer) -> None:
+    reading.emit_result("dropout", [reading.x], {"rate": float(layer.rate), "seed": getattr(layer, "seed", None)})
+
+
+LAYER_RULES: dict[type, Rule] = {
+    L.Conv1D: _conv, L.Conv2D: _conv,
+    L.DepthwiseConv1D: _depthwise, L.DepthwiseConv2D: _depthwise,
+    L.SeparableConv1D: _separable, L.SeparableConv2D: _separable,
+    L.Conv1DTranspose: _transpose, L.Conv2DTranspose: _transpose,
+    L.Dense: _dense,
+    L.BatchNormalization: _batch_norm, L.Normalization: _normalization, L.Rescaling: _rescaling,
+    L.Activation: _activation, L.ReLU: _relu, L.ELU: _elu, L.Softmax: _softmax,
+    L.LeakyReLU: lambda reading, layer: reading.emit_result("leaky_relu", [reading.x], {"alpha": float(layer.negative_slope)}),
+    L.MaxPooling1D: _pool("max_pool"), L.MaxPooling2D: _pool("max_pool"),
+    L.AveragePooling1D: _pool("average_pool"), L.AveragePooling2D: _pool("average_pool"),
+    L.GlobalAveragePooling1D: _global_pool("mean"), L.GlobalAveragePooling2D: _global_pool("mean"),
+    L.GlobalMaxPooling1D: _global_pool("global_max_pool"), L.GlobalMaxPooling2D: _global_pool("global_max_pool"),
+    L.Add: _merge("add"), L.Subtract: _merge("subtract"), L.Maximum: _merge("maximum"), L.Concatenate: _concatenate,
+    L.Flatten: _reshape, L.Reshape: _reshape, L.Permute: _permute,
+    L.ZeroPadding1D: _zero_padding, L.ZeroPadding2D: _zero_padding, L.Cropping1D: _cropping, L.Cropping2D: _cropping,
+    L.UpSampling1D: _upsampling, L.UpSampling2D: _upsampling,
+    L.Dropout: _dropout, L.SpatialDropout1D: _dropout, L.SpatialDropout2D: _dropout, L.GaussianDropout: _dropout, L.AlphaDropout: _dropout,
+    L.GaussianNoise: _identity, L.ActivityRegularization: _identity, L.Identity: _identity,
+}
+
+
+# ---- keras.ops ---------------------------------------------------------------------------------------------------------
+def _operands(reading) -> tuple[list, bool]:
+    """The two operands of an elementwise operation and whether both are tensors of the graph."""
+    operands = [*reading.call.args, *reading.call.kwargs.values()][:2]
+    return operands, all(isinstance(x, keras.KerasTensor) for x in operands)
+
+
+def _elementwise(op: str, affine: Callable) -> Rule:
+    """``op`` of two tensors; with a constant it is ``affine(constant, constant_first) -> (scale, offset)``."""
+    def rule(reading, operation) -> None:
+        operands, both = _operands(reading)
+        if both:
+            if not op:
+                return reading.island(f"{type(operation).__name__} of two tensors has no fixed-point form")
+            return reading.emit_result(op, reading.values)
+        first = not isinstance(operands[0], keras.KerasTensor)
+        constant = np.asarray(keras.ops.convert_to_numpy(operands[0] if first else operands[1]), np.float64)
+        numbers = affine(constant, first)
+        if numbers is None:
+            return reading.island(f"{type(operation).__name__} with that constant has no fixed-point form")
+        _affine(reading, *numbers)
+    return rule
+
+
+def _maximum(reading, operation) -> None:
+    operands, both = _operands(reading)
+    if both:
+        return reading.emit_result("maximum", reading.values)
+    constant = operands[1] if isinstance(operands[0], keras.KerasTensor) else operands[0]
+    if np.size(constant) != 1 or float(np.reshape(constant, ())) != 0.0:
+        return reading.island("the maximum with a constant other than 0 has no fixed-point form")
+    reading.emit_result("relu", [reading.x], {"max_value": None})
+
+
+def _clip(reading, operation) -> None:
+    low, high = operation.x_min, operation.x_max
+    if np.size(low) != 1 or np.size(high) != 1 or float(low) != 0.0 or float(high) <= 0:
+        return reading.island("clip with another lower end than 0 has no fixed-point form")
+    reading.emit_result("relu", [reading.x], {"max_value": float(high)})
+
+
+def _reduction(op: str) -> Rule:
+    def rule(reading, operation) -> None:
+        rank, axis = len(reading.input_shape), operation.axis
+        axes = tuple(sorted({_axis(a, rank) for a in ([axis] if isinstance(axis, int) else axis)})) if axis is not None else ()
+        if not axes or 0 in axes:
+            return reading.island("a reduction over the batch has no fixed-point form")
+        reading.emit_result(op, [reading.x], {"axes": axes, "keepdims": bool(operation.keepdims)})
+    return rule
+
+
+def _transpose_operation(reading, operation) -> None:
+    rank = len(reading.input_shape)
+    axes = operation.axes if operation.axes is not None else tuple(reversed(range(rank)))
+    axes = tuple(_axis(axis, rank) for axis in axes)
+    if axes[0] != 0:
+        return reading.island("a transpose that moves the batch axis has no fixed-point form")
+    reading.emit_result("permute", [reading.x], {"dims": axes[1:]})
+
+
+def _pad_operation(reading, operation) -> None:
+    value = reading.call.args[1] if len(reading.call.args) > 1 else reading.call.kwargs.get("constant_values")
+    pads = operation.pad_width
+    rank = len(reading.input_shape)
+    if isinstance(pads, int):
+        pads = ((pads, pads),) * rank
+    elif len(pads) == 1 and rank > 1:
+        pads = tuple(pads) * rank
+    pads = tuple((int(before), int(after)) for before, after in pads)
+    if operation.mode != "constant" or value not in (None, 0, 0.0) or pads[0] != (0, 0):
+        return reading.island("only padding with zeros, not of the batch axis, has a fixed-point form")
+    reading.emit_result("pad", [reading.x], {"pads": pads[1:]})
+
+
+def _pool_operation(op: str) -> Rule:
+    def rule(reading, operation) -> None:
+        rank = len(reading.input_shape) - 2
+        if operation.data_format == "channels_first":
+            return _channels_first(reading, operation)
+        size = _ints(operation.pool_size, rank)
+        strides = size if operation.strides is None else _ints(operation.strides, rank)
+        reading.emit_result(op, [reading.x], {"pool_size": size, "strides": strides, "padding": operation.padding})
+    return rule
+
+
+def _function(name: str) -> Rule:
+    return lambda reading, operation: reading.emit_result("activation", [reading.x], {"function": name})
+
+
+def _divide(constant, first):
+    return None if first or np.any(constant == 0) else (1.0 / constant, 0.0)
+
+
+OPERATION_RULES: dict[str, Rule] = {
+    "Add": _elementwise("add", lambda c, first: (1.0, c)),
+    "Subtract": _elementwise("subtract", lambda c, first: (-1.0, c) if first else (1.0, -c)),
+    "Multiply": _elementwise("", lambda c, first: (c, 0.0)),
+    "Divide": _elementwise("", _divide), "TrueDivide": _elementwise("", _divide),
+    "Negative": lambda reading, operation: _affine(reading, -1.0, 0.0),
+    "Maximum": _maximum, "Clip": _clip, "Concatenate": _concatenate, "Softmax": _softmax,
+    "Relu": lambda reading, operation: reading.emit_result("relu", [reading.x], {"max_value": None}),
+    "Relu6": lambda reading, operation: reading.emit_result("relu", [reading.x], {"max_value": 6.0}),
+    "LeakyRelu": lambda reading, operation: reading.emit_result("leaky_relu", [reading.x], {"alpha": float(operation.negative_slope)}),
+    "Gelu": lambda reading, operation: _function("gelu_tanh" if operation.approximate else "gelu")(reading, operation),
+    "Elu": _elu, "Sigmoid": _function("sigmoid"), "Tanh": _function("tanh"), "Silu": _function("silu"), "HardSilu": _function("hard_silu"),
+    "HardSigmoid": _function("hard_sigmoid"), "Softplus": _function("softplus"), "Softsign": _function("softsign"), "Selu": _function("selu"),
+    "Exp": _function("exp"), "Square": _function("square"), "Abs": _function("abs"), "Absolute": _function("abs"),
+    "MaxPool": _pool_operation("max_pool"), "AveragePool": _pool_operation("average_pool"),
+    "Mean": _reduction("mean"), "Max": _reduction("global_max_pool"),
+    "Reshape": _reshape, "Squeeze": _reshape, "ExpandDims": _reshape, "Transpose": _transpose_operation, "Pad": _pad_operation,
+    "Identity": _identity,
+}
+
+
+# ---- small ------------------------------------------------------------------------------------------------------------
+def _ints(value, rank: int | None = None) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (value,) * (rank or 1)
+    return tuple(int(v) for v in value)
+
+
+def _axis(axis, rank: int) -> int:
+    (axis,) = axis if isinstance(axis, (list, tuple)) else (axis,)
+    return int(axis) + rank if axis < 0 else int(axis)

@@ -1,0 +1,165 @@
+"""What graffiti's own layers read as: the fakequant graph with thresholds, constants from the variables, tables from the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from graffiti import layers, quantizers
+from graffiti.graph import ops
+from graffiti.graph.ir import Graph, Node
+from graffiti.numerics.formats import exponent_of_threshold
+
+ROLES = ("product", "kernel", "folded_kernel", "q_kernel", "accumulator", "bias", "folded_bias", "q_bias", "gamma", "beta", "mean", "variance")
+
+
+def find(operation) -> Callable | None:
+    """The rule for a graffiti layer; ``None`` for all others."""
+    if isinstance(operation, layers.QuantizedProduct):
+        return _product
+    return RULES.get(type(operation))
+
+
+def quantizer_attributes(quantizer: quantizers.Quantizer, *, role: str | None = None, group: str | None = None) -> dict[str, Any]:
+    """Attributes of the ``fake_quantize`` node that a quantizer is; thresholds only where they are calibrated."""
+    log2 = None
+    if quantizer.calibrated is not None and bool(quantizer.calibrated.numpy()):
+        log2 = tuple(float(t) for t in np.ravel(keras.ops.convert_to_numpy(quantizer.log2_threshold)))
+    return {
+        "quantizer": quantizers.name_of(quantizer), "bits": quantizer.bits, "signed": quantizer.signed, "narrow": quantizer.narrow,
+        "rounding": quantizer.rounding, "channel_axis": quantizer.channel_axis, "group": group, "role": role or quantizer.role,
+        "trainable": bool(quantizer.trainable), "calibration": quantizer.calibration, "log2_threshold": log2,
+    }
+
+
+class _Names:
+    """Names of a call's inner values: ``node/role`` unless the layer remembers another."""
+
+    def __init__(self, reading, layer) -> None:
+        node = _node_name(reading, layer)
+        self.node, self.prefix, self.given = reading.prefix + node, reading.prefix, dict(layer.value_names.get(node, {}))
+
+    def __getitem__(self, role: str) -> str:
+        return self.prefix + self.given[role] if role in self.given else f"{self.node}/{role}"
+
+
+def _node_name(reading, layer) -> str:
+    """Which node a call is: the call says it, or it is the only one, or the layer's list in order of the calls."""
+    names = layer.node_names
+    return reading.call.kwargs.get("node") or (names[reading.number] if reading.number < len(names) else f"{names[0]}_call{reading.number}")
+
+
+def _emit_once(reading, op: str, inputs: list[str], attrs: dict[str, Any], name: str) -> str:
+    """A node, or the equal one that an earlier call of the same layer made."""
+    if name in reading.graph.types:
+        node = reading.graph.node(name)
+        if node.op == op and list(node.inputs) == inputs:
+            return name
+    return reading.emit(op, inputs, attrs, name=name)
+
+
+def _quantize(reading, layer) -> None:
+    node = _node_name(reading, layer)
+    attrs = quantizer_attributes(layer.quantizer, group=layer.group, role=layer.roles.get(node))
+    value = reading.emit("fake_quantize", [reading.x], attrs, name=reading.prefix + node)
+    reading.result(value)  # the second output, the exponent, is no value of the graph
+
+
+def _product(reading, layer) -> None:
+    names = _Names(reading, layer)
+    kernel = reading.weight("kernel", layer.kernel, names["kernel"])
+    norm, statistics = layer.batch_norm, {}
+    if norm:
+        variables = {"gamma": layer.gamma, "beta": layer.beta, "mean": layer.moving_mean, "variance": layer.moving_variance}
+        statistics = {role: reading.weight(role, variable, names[role]) for role, variable in variables.items()}
+        kernel = _emit_once(
+            reading, "fold_kernel", [kernel, statistics["gamma"], statistics["variance"]],
+            {"epsilon": norm["epsilon"], "channel_axis": layer.channel_axis}, names["folded_kernel"],
+        )
+    if layer.kernel_quantizer is not None:
+        group = names.given.get("kernel_group")
+        kernel = _emit_once(reading, "fake_quantize", [kernel], quantizer_attributes(layer.kernel_quantizer, group=group), names["q_kernel"])
+    x = reading.reader.value(reading.call.inputs[0])
+    if not layer.use_bias:
+        return reading.result(reading.emit(layer.op, [x, kernel], layer.graph_attributes(), name=names.node))
+    product = reading.emit(layer.op, [x, kernel], layer.graph_attributes(), name=names["product"])
+    bias = reading.weight("bias", layer.bias, names["bias"])
+    if norm:
+        inputs = [bias, *(statistics[role] for role in ("gamma", "beta", "mean", "variance"))]
+        bias = _emit_once(reading, "fold_bias", inputs, {"epsilon": norm["epsilon"], "momentum": norm["momentum"]}, names["folded_bias"])
+    if layer.accumulator_quantizer is not None:
+        group = names["accumulator_group"] if "accumulator_group" in names.given else names["accumulator"]
+        attrs = quantizer_attributes(layer.accumulator_quantizer, group=group)
+        product = reading.emit("fake_quantize", [product], attrs, name=names["accumulator"])
+        bias = _emit_once(reading, "fake_quantize", [bias], {**attrs, "role": "bias"}, names["q_bias"])
+    elif layer.kernel_quantizer is not None:
+        bias = reading.emit("quantize_bias", [bias, x, kernel], {"bits": 32}, name=names["q_bias"])
+    reading.result(reading.emit("bias_add", [product, bias], name=names.node))
+
+
+def _multiply(reading, layer) -> None:
+    names = _Names(reading, layer)
+    constant = reading.weight("constant", layer.constant, names["constant"])
+    if layer.quantizer is not None:
+        constant = _emit_once(reading, "fake_quantize", [constant], quantizer_attributes(layer.quantizer, group=names.given.get("constant_group")), names["q_constant"])
+    reading.result(reading.emit("multiply", [reading.x, constant], name=names.node))
+
+
+def _lookup(reading, layer) -> None:
+    name = reading.prefix + _node_name(reading, layer)
+    attrs: dict[str, Any] = {"function": layer.function}
+    quantizer = source_quantizer(reading.graph, reading.x)
+    if quantizer is not None and ops.attr(quantizer, "log2_threshold") is not None:
+        (log2,) = ops.attr(quantizer, "log2_threshold")
+        exponent = int(exponent_of_threshold(log2, layer.format.bits, layer.format.signed))
+        attrs["values"] = reading.graph.add_constant(f"{name}/values", layer.table_values(exponent))
+    reading.result(reading.emit("activation", [reading.x], attrs, name=name))
+
+
+def source_quantizer(graph: Graph, value: str) -> Node | None:
+    """The ``fake_quantize`` node whose codes a value holds, looking through moves and ReLU; ``None`` where there is none."""
+    producers = graph.producers()
+    while value in producers:
+        node = producers[value]
+        if node.op == "fake_quantize":
+            return node
+        if not (ops.OPS[node.op].moves_codes or node.op == "relu"):
+            return None
+        value = node.inputs[0]
+    return None
+
+
+def _pad(reading, layer) -> None:
+    reading.emit_result("pad", [reading.x], {"pads": layer.pads})
+
+
+def _crop(reading, layer) -> None:
+    reading.emit_result("crop", [reading.x], {"crops": layer.crops})
+
+
+def _reduce(reading, layer) -> None:
+    reading.emit_result({"mean": "mean", "max": "global_max_pool"}[layer.operation], [reading.x], {"axes": layer.axes, "keepdims": layer.keepdims})
+
+
+def _affine(reading, layer) -> None:
+    scale, offset = (tuple(v) if isinstance(v, (list, tuple)) else float(v) for v in (layer.scale, layer.offset))
+    reading.emit_result("rescaling", [reading.x], {"scale": scale, "offset": offset})
+
+
+def _elementwise(reading, layer) -> None:
+    reading.emit_result("activation", [reading.x], {"function": layer.function})
+
+
+RULES: dict[type, Callable] = {
+    layers.Elementwise: _elementwise,
+    layers.Quantize: _quantize,
+    layers.ConstantMultiply: _multiply,
+    layers.LookupActivation: _lookup,
+    layers.Pad: _pad,
+    layers.Crop: _crop,
+    layers.Reduce: _reduce,
+    layers.Affine: _affine,
+}

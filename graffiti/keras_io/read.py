@@ -1,0 +1,261 @@
+"""``read``: a Keras model → a graph, float or fakequant. It reads; it changes nothing.
+
+What each layer class reads as is in the tables of ``float_rules.py`` and ``quantized_rules.py``; this file walks the model
+and gives the rules what they need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from graffiti import layers
+from graffiti.graph.ir import Graph, Node, TensorType
+from graffiti.keras_io import compat, islands
+
+KeepFloat = Callable[[str, Any], bool]
+
+
+def read(model: keras.Model, *, keep_float: KeepFloat | None = None) -> Graph:
+    """A Keras model as a graph.
+
+    Args:
+        model: a built Sequential, Functional (nested models are inlined, their names prefixed ``inner/layer``), or a subclassed
+            model whose ``call`` can be traced on symbolic inputs; float, or quantized by graffiti.
+        keep_float: ``(node name, layer) -> bool``; layers for which it is true are read as islands.
+
+    Returns:
+        A graph of stage ``fakequant`` where the model has graffiti's quantizers, else ``float``. Layers without a rule are
+        ``island`` nodes with a reason.
+
+    Raises:
+        TypeError: where ``model`` is not a Keras 3 model.
+        ValueError: where it is not built, cannot be traced, or has NaN or Inf in its weights.
+    """
+    return read_with_tensors(model, keep_float=keep_float)[0]
+
+
+def read_with_tensors(model: keras.Model, *, keep_float: KeepFloat | None = None) -> tuple[Graph, dict[str, keras.KerasTensor]]:
+    """As ``read``, with the model's symbolic tensors by graph value name (those of the outermost model)."""
+    compat.check_model(model)
+    with compat.symbolic(model) as symbolic:
+        reader = Reader(model, keep_float)
+        reader.inputs(symbolic)
+        reader.calls(compat.calls(symbolic.inputs, symbolic.outputs), prefix="")
+        graph = reader.graph
+        graph.outputs = [reader.value(tensor) for tensor in symbolic.outputs]
+        order = {id(tensor): index for index, tensor in enumerate(symbolic.outputs)}
+        graph.interface["outputs"] = _indices(symbolic.output_structure, order)
+    tensors = {name: tensor for name, tensor in reader.tensors.items() if name in graph.types}
+    return graph, tensors
+
+
+def _indices(structure, order: dict[int, int]):
+    """A structure of symbolic tensors as the same structure of numbers, in plain lists and dicts."""
+    if isinstance(structure, dict):
+        return {key: _indices(part, order) for key, part in structure.items()}
+    if isinstance(structure, (list, tuple)):
+        return [_indices(part, order) for part in structure]
+    return order[id(structure)]
+
+
+class Reader:
+    """What rules work with: the graph so far, and the graph values of symbolic tensors.
+
+    Args:
+        model: the model being read.
+        keep_float: see ``read``.
+    """
+
+    def __init__(self, model: keras.Model, keep_float: KeepFloat | None = None) -> None:
+        quantized = any(_is_quantizing(layer) for layer in model._flatten_layers())
+        self.graph = Graph("fakequant" if quantized else "float", name=model.name)
+        self.keep_float = keep_float or (lambda name, layer: False)
+        self.tensors: dict[str, keras.KerasTensor] = {}
+        self._values: dict[int, str] = {}
+        self._alive: list[Any] = []                  # keeps every tensor seen, so that its id stays its own
+        self._constants: dict[Any, str] = {}
+        self._call_counts: dict[Any, int] = {}
+
+    # ---- walking ------------------------------------------------------------------------------------------------
+    def inputs(self, symbolic: compat.Symbolic) -> None:
+        """The graph's inputs, named like the model's."""
+        for tensor in symbolic.inputs:
+            name = self.graph.unique(compat.value_name(tensor.name))
+            self.graph.inputs.append(name)
+            self.graph.types[name] = TensorType(tuple(tensor.shape))
+            self.bind(tensor, name)
+        order = {id(tensor): index for index, tensor in enumerate(symbolic.inputs)}
+        self.graph.interface["inputs"] = _indices(symbolic.input_structure, order)
+        self.graph.interface["input_dtypes"] = [str(tensor.dtype) for tensor in symbolic.inputs]
+
+    def calls(self, calls: Sequence[compat.Call], prefix: str) -> None:
+        """Read calls in order."""
+        from graffiti.keras_io import float_rules, quantized_rules
+
+        for call in calls:
+            operation = call.operation
+            number = self._call_counts.get((prefix, id(operation)), 0)
+            self._call_counts[prefix, id(operation)] = number + 1
+            path = prefix + compat.value_name(operation.name)
+            if isinstance(operation, keras.Model):
+                self._inline(call, f"{path}/" if number == 0 else f"{path}_call{number}/")
+                continue
+            reading = Reading(self, call, path, number, prefix)
+            if self.keep_float(reading.name, operation):
+                reading.island("kept in float by a rule")
+                continue
+            rule = quantized_rules.find(operation) or float_rules.find(operation)
+            if rule is None:
+                reading.island(f"{type(operation).__name__} has no fixed-point form yet")
+            else:
+                rule(reading, operation)
+            reading.check()
+
+    def _inline(self, call: compat.Call, prefix: str) -> None:
+        with compat.symbolic(call.operation) as inner:
+            for outside, inside in zip(call.inputs, inner.inputs, strict=True):
+                self.bind(inside, self.value(outside), outermost=False)
+            self.calls(compat.calls(inner.inputs, inner.outputs), prefix)
+            for outside, inside in zip(call.outputs, inner.outputs, strict=True):
+                self.bind(outside, self.value(inside))
+
+    # ---- values -------------------------------------------------------------------------------------------------
+    def bind(self, tensor: keras.KerasTensor, value: str, *, outermost: bool = True) -> None:
+        """Say which graph value a symbolic tensor is."""
+        self._values[id(tensor)] = value
+        self._alive.append(tensor)
+        if outermost:
+            self.tensors.setdefault(value, tensor)
+
+    def value(self, tensor: keras.KerasTensor) -> str:
+        """The graph value of a symbolic tensor."""
+        if id(tensor) not in self._values:
+            raise ValueError(f"the tensor {tensor.name!r} of shape {tensor.shape} is an exponent, not a value of the graph; do not use it outside graffiti's layers")
+        return self._values[id(tensor)]
+
+    def constant(self, name: str, value, key: Any = None, layer: str = "") -> str:
+        """A float32 constant; the same ``key`` gives the same constant again.
+
+        Raises:
+            ValueError: for NaN or Inf, naming the layer.
+        """
+        if key is not None and key in self._constants:
+            return self._constants[key]
+        array = np.array(keras.ops.convert_to_numpy(value), np.float32)
+        if not np.isfinite(array).all():
+            raise ValueError(
+                f"layer {layer or name.rsplit('/', 1)[0]!r} has {int(np.count_nonzero(~np.isfinite(array)))} NaN or Inf in {name!r}; repair its weights first"
+            )
+        stored = self.graph.add_constant(name, array)
+        if key is not None:
+            self._constants[key] = stored
+            self._alive.append(value)
+        return stored
+
+
+class Reading:
+    """One call being read.
+
+    Attributes:
+        name: the graph name of what the call returns.
+        path: the layer's name with the names of the models around it; weights are called ``path/weight``.
+        call: the call itself.
+        number: how often the layer was called before.
+    """
+
+    def __init__(self, reader: Reader, call: compat.Call, path: str, number: int, prefix: str) -> None:
+        self.reader, self.call, self.path, self.number, self.prefix = reader, call, path, number, prefix
+        self.graph = reader.graph
+        self.name = self.graph.unique(path if number == 0 else f"{path}_call{number}")
+
+    @property
+    def x(self) -> str:
+        """The first input's value."""
+        return self.reader.value(self.call.inputs[0])
+
+    @property
+    def values(self) -> list[str]:
+        """All inputs' values."""
+        return [self.reader.value(tensor) for tensor in self.call.inputs]
+
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        """Shape of the first output."""
+        return tuple(self.call.outputs[0].shape)
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """Shape of the first input."""
+        return tuple(self.call.inputs[0].shape)
+
+    def weight(self, role: str, variable, name: str | None = None) -> str:
+        """A weight of the layer as a constant; every call of the layer reads the same one."""
+        return self.reader.constant(name or f"{self.path}/{role}", variable, key=(id(variable), role), layer=self.path)
+
+    def constant(self, role: str, value, name: str | None = None) -> str:
+        """Numbers that are no weight of the layer."""
+        return self.reader.constant(name or f"{self.path}/{role}", value, key=(id(self.call.operation), role), layer=self.path)
+
+    def emit(self, op: str, inputs: Sequence[str], attrs: dict[str, Any] | None = None, *, name: str | None = None) -> str:
+        """One node; the last one of a call has the call's name, which is the default."""
+        return self.graph.insert(op, inputs, name or self.name, attrs).name
+
+    def result(self, value: str, output: int = 0) -> None:
+        """Say which value an output of the call is."""
+        self.reader.bind(self.call.outputs[output], value, outermost=not self.prefix)
+
+    def emit_result(self, op: str, inputs: Sequence[str], attrs: dict[str, Any] | None = None) -> None:
+        """The call's only or last node."""
+        self.result(self.emit(op, inputs, attrs))
+
+    def island(self, reason: str, operation=None) -> None:
+        """Keep the call in float as it is."""
+        operation = operation or self.call.operation
+        layer, call, arrays = islands.describe(operation, self.call.args, self.call.kwargs)
+        self.results(self.add_island(layer, call, arrays, self.values, [tuple(x.shape) for x in self.call.outputs], reason))
+
+    def results(self, node: Node) -> None:
+        """All outputs of the call are those of a node."""
+        for index, value in enumerate(node.outputs):
+            self.result(value, index)
+
+    def add_island(self, layer, call, arrays, inputs, shapes, reason: str, name: str | None = None) -> Node:
+        """An ``island`` node."""
+        graph, name = self.graph, name or self.name
+        names = []
+        for index, (role, array) in enumerate(arrays):
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ValueError(f"layer {self.path!r} has NaN or Inf in {role!r}; repair its weights first")
+            key = (id(self.call.operation), "island", index)
+            if key not in self.reader._constants:
+                self.reader._constants[key] = graph.add_constant(f"{self.path}/{role}", array)
+            names.append(self.reader._constants[key])
+        outputs = (name, *(f"{name}:{index}" for index in range(1, len(shapes))))
+        attrs = {"layer": layer, "output_shapes": tuple(shapes), "reason": reason, "weights": tuple(names), "call": call}
+        node = Node("island", tuple(inputs), outputs, attrs)
+        graph.nodes.append(node)
+        for output, shape in zip(outputs, shapes):
+            graph.types[output] = TensorType(shape)
+        return node
+
+    def check(self) -> None:
+        """The shape rules of the graph and of Keras must agree."""
+        for tensor in self.call.outputs:
+            value = self.reader._values.get(id(tensor))
+            if value is not None and tuple(self.graph.shape(value)) != tuple(tensor.shape):
+                raise ValueError(
+                    f"layer {self.path!r} has the output shape {tuple(tensor.shape)} in Keras but {tuple(self.graph.shape(value))} in the graph; "
+                    "this is a bug of graffiti, please report it with the layer's configuration"
+                )
+
+
+def _is_quantizing(layer) -> bool:
+    if isinstance(layer, layers.QuantizedProduct):
+        return layer.kernel_quantizer is not None
+    if isinstance(layer, layers.ConstantMultiply):
+        return layer.quantizer is not None
+    return isinstance(layer, (layers.Quantize, layers.LookupActivation))
