@@ -1,0 +1,22 @@
+"""Integer graphs as files for other tools and chips. One exporter per target, listed in ``EXPORTERS``."""
+
+from __future__ import annotations
+
+from graffiti.export.base import Exporter, ExportError, Problem
+from graffiti.export.c.exporter import CExporter
+
+EXPORTERS: dict[str, Exporter] = {exporter.name: exporter for exporter in (CExporter(),)}
+
+
+def get(format: str) -> Exporter:
+    """The exporter called ``format``.
+
+    Raises:
+        ValueError: where there is none; it lists the ones there are.
+    """
+    if format not in EXPORTERS:
+        raise ValueError(f"there is no export format {format!r}; the formats are {', '.join(EXPORTERS)}")
+    return EXPORTERS[format]
+
+
+__all__ = ["EXPORTERS", "ExportError", "Exporter", "Problem", "get"]

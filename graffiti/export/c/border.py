@@ -1,0 +1,159 @@
+"""From a graph with float borders to one of codes only: what the generated function takes and returns.
+
+``quantize`` at the inputs and ``dequantize`` at the outputs go; the caller passes codes and gets codes. Ops that only move
+values commute with both and are done on codes. A softmax at the end goes too: it does not change which class is largest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from graffiti.export.base import Problem
+from graffiti.graph.ir import Graph, Node, TensorType
+from graffiti.graph.ops import OPS, attributes
+from graffiti.numerics.formats import QFormat
+
+
+@dataclasses.dataclass(frozen=True)
+class InputPort:
+    """One array of codes that the caller passes: a graph input rounded to a format."""
+
+    value: str      # name in the graph of codes
+    source: str     # the graph input it is made of
+    format: QFormat
+    rounding: str
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputPort:
+    """One array of codes that comes back, for a graph output."""
+
+    value: str
+    source: str
+    softmax: bool   # whether the graph applies softmax to it, which the exported network leaves out
+
+
+@dataclasses.dataclass(frozen=True)
+class Border:
+    """A graph of codes with its ports. ``problems`` is what stood against it; then the graph is incomplete."""
+
+    graph: Graph
+    inputs: list[InputPort]
+    outputs: list[OutputPort]
+    problems: list[Problem]
+
+
+def take_border_off(graph: Graph) -> Border:
+    """Remove the float borders of an integer graph.
+
+    1. ``quantize`` of a graph input: the input becomes codes; two formats of one input become two inputs.
+    2. ``quantize`` behind moves of an input: the moves are done on its codes (zeros stay zeros, maxima stay maxima).
+    3. ``quantize`` of a dequantized value: a ``requantize``.
+    4. ``dequantize`` and float moves behind it: the codes.
+    5. ``softmax`` that nothing but the outputs read, perhaps through moves: left out.
+    6. Any other float op is a problem.
+    """
+    return _Remover(graph).run()
+
+
+class _Remover:
+    def __init__(self, graph: Graph) -> None:
+        self.old = graph
+        self.new = Graph("integer", name=graph.name, constants=dict(graph.constants))
+        self.new.types = {name: graph.types[name] for name in graph.constants}
+        self.code_of: dict[str, str] = {name: name for name in graph.constants}  # codes of old values, floats that are codes in truth included
+        self.made: dict[tuple[str, QFormat, str], str] = {}
+        self.ports: list[InputPort] = []
+        self.softmax: set[str] = set()
+        self.problems: list[Problem] = []
+        self.users = graph.users()
+        self.producers = graph.producers()
+
+    def run(self) -> Border:
+        for node in self.old.nodes:
+            self._node(node)
+        outputs = []
+        for name in self.old.outputs:
+            if name not in self.code_of:
+                if not self.problems:
+                    self.problems.append(Problem(name, "output", "it is a float value that no quantizer made", "quantize the layer that makes it"))
+                continue
+            outputs.append(OutputPort(self.code_of[name], name, name in self.softmax))
+        self.new.outputs = [port.value for port in outputs]
+        self.new.inputs = [port.value for port in self.ports]
+        self.new.prune()
+        return Border(self.new, self.ports, outputs, self.problems)
+
+    def _node(self, node: Node) -> None:
+        float_in = bool(node.inputs) and any(self.old.types[v].is_float for v in node.inputs)
+        if node.op == "quantize":
+            attrs = attributes(node)
+            code = self._codes(node.inputs[0], attrs["format"], attrs["rounding"], node)
+            if code is not None:
+                self.code_of[node.output] = code
+        elif node.op == "dequantize":
+            if node.inputs[0] in self.code_of:
+                self.code_of[node.output] = self.code_of[node.inputs[0]]
+        elif node.op == "softmax":
+            if not self._reaches_only_outputs(node.output):
+                self._problem(node, "a softmax inside the network is computed in float", "keep softmax at the output, or use a table activation instead")
+            elif node.inputs[0] in self.code_of:
+                self.code_of[node.output] = self.code_of[node.inputs[0]]
+                self.softmax.add(node.output)
+        elif node.op == "island":
+            self._problem(node, f"it is kept in float ({node.attrs.get('reason') or 'no integer form'})", "quantize it, replace it, or leave it out of the exported model")
+        elif not float_in:
+            if all(v in self.code_of for v in node.inputs):
+                for out in node.outputs:
+                    self.new.types[out] = self.old.types[out]
+                    self.code_of[out] = out
+                self.new.nodes.append(Node(node.op, tuple(self.code_of[v] for v in node.inputs), node.outputs, dict(node.attrs)))
+        elif node.op not in OPS or not OPS[node.op].moves_codes:
+            self._problem(node, "it computes in float", "quantize it or keep it outside the exported model")
+        elif all(v in self.code_of for v in node.inputs):  # moves behind a dequantize; those in front of a quantize wait for it
+            self.code_of[node.output] = self._move(node, [self.code_of[v] for v in node.inputs], f"{node.output}/codes")
+            if any(v in self.softmax for v in node.inputs):
+                self.softmax.add(node.output)
+
+    def _codes(self, value: str, format: QFormat, rounding: str, quantize: Node) -> str | None:
+        """The codes of a float value in a format, made on demand; ``None`` where a problem was found before."""
+        key = (value, format, rounding)
+        if key in self.made:
+            return self.made[key]
+        name = quantize.output if value == quantize.inputs[0] else f"{value}/codes"
+        name = name if name not in self.new.types else self.new.unique(name)
+        shape = self.old.shape(value)
+        producer = self.producers.get(value)
+        if value in self.old.inputs:
+            self.new.types[name] = TensorType(shape, format)
+            self.ports.append(InputPort(name, value, format, rounding))
+        elif value in self.code_of and value not in self.softmax and self._bits(self.code_of[value]) <= 24:  # float32 held them exactly
+            self.new.nodes.append(Node("requantize", (self.code_of[value],), (name,), {"format": format, "rounding": rounding}))
+            self.new.types[name] = TensorType(shape, format)
+        elif producer is not None and producer.op in OPS and OPS[producer.op].moves_codes:
+            sources = [self._codes(v, format, rounding, quantize) for v in producer.inputs]
+            if any(source is None for source in sources):
+                return None
+            name = self._move(producer, [source for source in sources if source is not None], name)
+        else:
+            if not self.problems:
+                self._problem(quantize, "it rounds a float value that is neither an input nor made of codes", "quantize the layer in front of it")
+            return None
+        self.made[key] = name
+        return name
+
+    def _move(self, node: Node, sources: list[str], name: str) -> str:
+        name = name if name not in self.new.types else self.new.unique(name)
+        self.new.nodes.append(Node(node.op, tuple(sources), (name,), dict(node.attrs)))
+        self.new.types[name] = TensorType(self.old.shape(node.output), self.new.format(sources[0]))
+        return name
+
+    def _bits(self, value: str) -> int:
+        format = self.new.format(value)
+        return 32 if format is None else format.bits
+
+    def _reaches_only_outputs(self, value: str) -> bool:
+        return all(node.op in OPS and OPS[node.op].moves_codes and self._reaches_only_outputs(node.output) for node in self.users.get(value, []))
+
+    def _problem(self, node: Node, reason: str, fix: str) -> None:
+        self.problems.append(Problem(node.name, node.op, reason, fix))

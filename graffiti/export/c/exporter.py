@@ -1,0 +1,103 @@
+"""The C99 exporter."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+
+import numpy as np
+
+from graffiti import files
+from graffiti.export.base import Exporter, ExportError, Problem
+from graffiti.export.c.border import Border
+from graffiti.export.c.program import Program, build, prepare
+from graffiti.export.c.render import render
+from graffiti.export.c.selftest import Vectors
+from graffiti.graph import interpreter
+from graffiti.graph.ir import Graph
+from graffiti.numerics import reference
+
+RUNTIME = pathlib.Path(__file__).with_name("runtime")
+
+
+class CExporter(Exporter):
+    """Plain C99: ``void <name>_run(const int8_t *input, int8_t *output)`` over codes, with all memory static.
+
+    The folder holds ``<name>.c`` and ``<name>.h`` (weights as constants, one call per fused step), ``graffiti_runtime.c`` and
+    ``.h`` (the kernels; the same for every network), ``main.c`` with ``vectors.h`` (a self-test), ``Makefile`` and ``<name>.json``
+    (the interface for programs). A softmax at the output is left out: the largest code is the largest probability.
+    """
+
+    name = "c"
+    description = "C99 without dependencies, heap or floats: one .c/.h pair and a small runtime"
+
+    def supports(self, graph: Graph) -> list[Problem]:
+        """Every layer that has no C form: float islands, float ops inside, unknown sizes, 3-D windows, unsigned 32-bit codes."""
+        return prepare(graph)[1]
+
+    def write(
+        self, graph: Graph, path: str | os.PathLike, *, overwrite: bool = False, test_inputs=None, name: str | None = None, fused: bool = True,
+    ) -> list[pathlib.Path]:
+        """Write the folder ``path``, all files or none.
+
+        Args:
+            graph: of stage ``integer``, with fixed sizes.
+            path: a folder that does not exist yet.
+            overwrite: replace ``path`` where it exists.
+            test_inputs: real inputs of the network, ``(examples, ...)``: an array, a list, or a dict by input name. They and the
+                outputs that the numpy reference computes are stored as test vectors for ``make check``.
+            name: prefix of all symbols, instead of the graph's name.
+            fused: false gives every node a step and a tensor of its own, for debugging.
+
+        Returns:
+            The files, the model's own first.
+
+        Raises:
+            ExportError: lists every layer that stands against it.
+            FileExistsError: where ``path`` exists and ``overwrite`` is false.
+        """
+        border, problems = prepare(graph)
+        if problems:
+            raise ExportError(self.name, graph, problems)
+        path = files.check_free(path, overwrite=overwrite)
+        if name is not None:
+            graph = graph.copy()
+            graph.name = name
+        program = build(graph, border, fused=fused)
+        vectors = None if test_inputs is None else reference_vectors(graph, border, test_inputs)
+        texts = render(program, vectors)
+        with files.atomic_folder(path, overwrite=overwrite) as folder:
+            for file, text in texts.items():
+                (folder / file).write_text(text, encoding="ascii", newline="\n")
+            for source in ("graffiti_runtime.c", "graffiti_runtime.h"):
+                shutil.copyfile(RUNTIME / source, folder / source)
+            written = [*texts, "graffiti_runtime.c", "graffiti_runtime.h"]
+        return [path / file for file in written]
+
+    def plan(self, graph: Graph, *, fused: bool = True) -> Program:
+        """The program that ``write`` would render: steps, addresses, arena."""
+        border, problems = prepare(graph)
+        if problems:
+            raise ExportError(self.name, graph, problems)
+        return build(graph, border, fused=fused)
+
+
+def reference_vectors(graph: Graph, border: Border, inputs) -> Vectors:
+    """Codes of the inputs and, from the numpy reference, of the outputs.
+
+    Args:
+        graph: the graph with its float borders.
+        border: the same without.
+        inputs: real values, ``(examples, ...)``: an array, a list, or a dict by input name.
+    """
+    if not isinstance(inputs, Mapping):
+        inputs = dict(zip(graph.inputs, inputs if isinstance(inputs, (list, tuple)) else [inputs], strict=True))
+    real = interpreter.bind_inputs(graph, inputs)
+    if any(len(array) == 0 for array in real.values()):
+        raise ValueError("test_inputs holds no example; give at least one, or leave it out")
+    codes = [
+        reference.quantize(np.asarray(real[port.source], np.float32), port.format, port.rounding, name=f"input {port.source!r}") for port in border.inputs
+    ]
+    return Vectors(codes, interpreter.run(border.graph, codes))
