@@ -1,0 +1,63 @@
+"""The named schemes: one explicit table. A new preset is a new row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from graffiti.config import QuantizerSpec, Scheme
+
+_WEIGHTS_8 = QuantizerSpec(8, signed=True, narrow=True, calibration="mse")
+_WEIGHTS_4 = _WEIGHTS_8.replace(bits=4)
+_ACTIVATIONS_8 = QuantizerSpec(8, calibration="kl_j")
+_ACTIVATIONS_4 = _ACTIVATIONS_8.replace(bits=4, calibration="mse")
+_PUBLISHED_8 = QuantizerSpec(8, signed=True, calibration="max")     # weights: full range, MAX (section 3)
+_PUBLISHED_4 = _PUBLISHED_8.replace(bits=4)
+_PUBLISHED_INPUT = QuantizerSpec(8, signed=True, calibration="kl_j")
+_PER_CHANNEL = {"per_channel": True}
+
+# Integer weights narrow so that every target accepts them; int32 bias at e_x + e_w. The graffitist presets are the
+# published topology: full-range weights, 16-bit accumulator and bias sharing one threshold, signed input.
+SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (
+    Scheme(_WEIGHTS_8, _ACTIVATIONS_8, name="int8"),
+    Scheme(_WEIGHTS_8.replace(**_PER_CHANNEL), _ACTIVATIONS_8, name="int8_per_channel"),
+    Scheme(_WEIGHTS_4, _ACTIVATIONS_8, first_layer=_WEIGHTS_8, last_layer=_WEIGHTS_8, name="int4"),
+    Scheme(
+        _WEIGHTS_4.replace(**_PER_CHANNEL), _ACTIVATIONS_8, first_layer=_WEIGHTS_8.replace(**_PER_CHANNEL),
+        last_layer=_WEIGHTS_8.replace(**_PER_CHANNEL), name="int4_per_channel",
+    ),
+    Scheme(
+        _WEIGHTS_4, _ACTIVATIONS_4, first_layer=_WEIGHTS_8, last_layer=_WEIGHTS_8, inputs=_ACTIVATIONS_8,
+        outputs=_ACTIVATIONS_8, name="w4a4",
+    ),
+    Scheme(
+        _PUBLISHED_8, _ACTIVATIONS_8, bias_bits=16, accumulator_bits=16, inputs=_PUBLISHED_INPUT, name="graffitist_int8",
+    ),
+    Scheme(
+        _PUBLISHED_4, _ACTIVATIONS_8, bias_bits=16, accumulator_bits=16, inputs=_PUBLISHED_INPUT,
+        first_layer=_PUBLISHED_8, last_layer=_PUBLISHED_8, name="graffitist_int4",
+    ),
+)}
+
+
+def names() -> tuple[str, ...]:
+    """The presets' names."""
+    return tuple(SCHEMES)
+
+
+def get(scheme: str | Scheme | Mapping[str, Any]) -> Scheme:
+    """A scheme from a preset's name, a ``Scheme`` (returned as it is) or the plain values of ``Scheme.to_config``.
+
+    Raises:
+        ValueError: where there is no such preset, or the values are no scheme.
+        TypeError: where ``scheme`` is none of the three.
+    """
+    if isinstance(scheme, Scheme):
+        return scheme
+    if isinstance(scheme, str):
+        if scheme not in SCHEMES:
+            raise ValueError(f"there is no scheme {scheme!r}; the presets are {', '.join(SCHEMES)}")
+        return SCHEMES[scheme]
+    if isinstance(scheme, Mapping):
+        return Scheme.from_config(scheme)
+    raise TypeError(f"a scheme is a preset's name, a Scheme or its config, got {scheme!r}")

@@ -1,0 +1,86 @@
+"""The one pass from fakequant to integer: a table of rules, one for each op, applied in topological order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from graffiti.graph.ir import Graph, Node
+from graffiti.graph.ops import OPS
+from graffiti.graph.passes import Pass, PassResult
+from graffiti.transforms.lower.activation_tables import lower_activation
+from graffiti.transforms.lower.context import Lowering
+from graffiti.transforms.lower.freeze_thresholds import check_groups, lower_fake_quantize
+from graffiti.transforms.lower.fuse_relu import lower_relu
+from graffiti.transforms.lower.islands import lower_float, lower_island
+from graffiti.transforms.lower.lower_bias import lower_quantize_bias
+
+
+def lower_product(context: Lowering, node: Node) -> None:
+    """Codes times codes as it is; with a float kernel or input the layer is an island."""
+    _copy_or_float(context, node)
+
+
+def lower_move(context: Lowering, node: Node) -> None:
+    """Moves work on codes of one format as on reals."""
+    formats = {context.format(value) for value in node.inputs if context.has_codes(value)}
+    _copy_or_float(context, node, agree=len(formats) == 1)
+
+
+def lower_meeting(context: Lowering, node: Node) -> None:
+    """Add, subtract, maximum on codes of one exponent; else they meet as reals."""
+    formats = [context.format(value) for value in node.inputs if context.has_codes(value)]
+    same = formats if node.op == "maximum" else [f.exponent for f in formats if f is not None]
+    _copy_or_float(context, node, agree=len(set(same)) == 1)
+
+
+def lower_softmax(context: Lowering, node: Node) -> None:
+    """Softmax stays in float, on dequantized values."""
+    context.values[node.name] = context.emit("softmax", (context.real(node.inputs[0]),), node.name, dict(node.attrs))
+
+
+def _copy_or_float(context: Lowering, node: Node, agree: bool = True) -> None:
+    if agree and all(context.has_codes(value) for value in node.inputs):
+        inputs = tuple(context.values[value] for value in node.inputs)
+        context.values[node.name] = context.emit(node.op, inputs, node.name, dict(node.attrs))
+    else:
+        lower_float(context, node)
+
+
+RULES: dict[str, Callable[[Lowering, Node], None]] = {
+    "fake_quantize": lower_fake_quantize,
+    "quantize_bias": lower_quantize_bias,
+    **dict.fromkeys(("conv", "depthwise_conv", "conv_transpose", "dense", "multiply", "bias_add"), lower_product),
+    **dict.fromkeys(("add", "subtract", "maximum"), lower_meeting),
+    **{name: lower_move for name, row in OPS.items() if row.moves_codes and "integer" in row.stages},
+    "relu": lower_relu,
+    "activation": lower_activation,
+    "softmax": lower_softmax,
+    **dict.fromkeys(("average_pool", "mean", "batch_norm", "rescaling", "leaky_relu"), lower_float),  # left over by preparing
+    "island": lower_island,
+}
+
+
+class Convert(Pass):
+    """Fakequant → integer; every node keeps its name, so that tensors are compared by name.
+
+    1. Quantizers: ``freeze_thresholds``. 2. Biases: ``lower_bias``. 3. ReLU: ``fuse_relu``. 4. Activations:
+    ``activation_tables``. 5. Products, sums and moves on codes: as they are. 6. What computes in float, and its borders:
+    ``islands``. 7. Outputs of codes: dequantized. 8. A quantizer without a threshold, members of a group that differ, an
+    op without a rule: an error that names the node.
+    """
+
+    stage = "fakequant"
+    result_stage = "integer"
+
+    def run(self, graph: Graph) -> PassResult:
+        check_groups(graph)
+        target = Graph("integer", list(graph.inputs), name=graph.name, interface=dict(graph.interface))
+        target.types = {name: graph.types[name] for name in graph.inputs}
+        context = Lowering(graph, target, {name: name for name in graph.inputs})
+        for node in graph.nodes:
+            if node.op not in RULES:
+                raise ValueError(f"node {node.name!r}: the op {node.op!r} has no integer form; prepare and place the graph first")
+            if not all(out in context.values or out in context.pending for out in node.outputs):  # an island may take two nodes
+                RULES[node.op](context, node)
+        target.outputs = [context.real(value) for value in graph.outputs]
+        return PassResult(target, True)

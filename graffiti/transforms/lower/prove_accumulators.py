@@ -1,0 +1,127 @@
+"""The proof that int32 is enough: interval analysis over the actual weights."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from graffiti.graph.ir import Graph, Node
+from graffiti.graph.ops import attr
+from graffiti.graph.passes import Pass, PassResult
+from graffiti.numerics.formats import QFormat
+from graffiti.numerics.rounding import shift_right
+
+INT32 = (-(1 << 31), (1 << 31) - 1)
+Interval = tuple[np.ndarray, np.ndarray]  # lowest and highest code, int64, scalar or one for each index of the last axis
+
+
+class AccumulatorOverflow(ValueError):
+    """A 32-bit accumulator could overflow for some input."""
+
+
+class ProveAccumulators(Pass):
+    """Bounds every tensor's codes from the inputs' ranges and the actual constants; changes nothing.
+
+    For a product ``sum_k w_k*x_k`` with ``x_k`` in ``[l, h]`` and zero (padding counts as zero): at most
+    ``sum_k max(w_k*l, w_k*h, 0)``, at least ``sum_k min(w_k*l, w_k*h, 0)``, per output channel. Every term's interval holds
+    zero, so the bound holds for partial sums in any order, too.
+
+    1. All within int32: nothing. 2. A product, a bias, a sum or a multiply that may leave it: ``AccumulatorOverflow``
+    with the first layer's name and the bound.
+    """
+
+    stage = "integer"
+
+    def run(self, graph: Graph) -> PassResult:
+        intervals(graph)
+        return PassResult(graph, False)
+
+
+def intervals(graph: Graph) -> dict[str, Interval]:
+    """The proven range of every value of codes, constants included.
+
+    Raises:
+        AccumulatorOverflow: see ``ProveAccumulators``.
+    """
+    found: dict[str, Interval] = {}
+    for name, array in graph.constants.items():
+        if graph.format(name) is not None and array.size:
+            found[name] = (np.int64(array.min()), np.int64(array.max()))
+    for node in graph.nodes:
+        format = graph.types[node.name].format
+        if format is None:
+            continue
+        low, high = _interval(graph, node, format, [found.get(value) for value in node.inputs])
+        if low.min() < INT32[0] or high.max() > INT32[1]:
+            layer = node.name.removesuffix("/product")
+            bound = max(-int(low.min()), int(high.max()))
+            raise AccumulatorOverflow(
+                f"layer {layer!r} ({node.op}): its accumulator may reach {bound}, more than the {INT32[1]} that 32 bits hold; "
+                "use fewer bits for its weights or input, or keep it in float with a rule"
+            )
+        found[node.name] = (low, high)
+    return found
+
+
+def _interval(graph: Graph, node: Node, format: QFormat, inputs: list[Interval | None]) -> Interval:
+    if node.op in ("conv", "depthwise_conv", "conv_transpose", "dense"):
+        return _product(graph, node, _whole(inputs[0]))
+    if node.op == "multiply":
+        corners = [a * b for a in _whole(inputs[0]) for b in _whole(inputs[1])]
+        return np.asarray(min(corners)), np.asarray(max(corners))
+    if node.op == "bias_add" and node.inputs[1] in graph.constants:
+        bias = graph.constants[node.inputs[1]].astype(np.int64)
+        low, high = inputs[0]  # type: ignore[misc]
+        return low + bias, high + bias
+    if node.op in ("add", "bias_add"):
+        (a, b), (c, d) = (_whole(interval) for interval in inputs)
+        return np.asarray(a + c), np.asarray(b + d)
+    if node.op == "subtract":
+        (a, b), (c, d) = (_whole(interval) for interval in inputs)
+        return np.asarray(a - d), np.asarray(b - c)
+    if node.op == "requantize":
+        return _requantize(graph, node, format, inputs[0])
+    if node.op == "relu":
+        low, high = _whole(inputs[0])
+        return np.asarray(max(low, 0)), np.asarray(max(high, 0))
+    if node.op == "maximum":
+        (a, b), (c, d) = (_whole(interval) for interval in inputs)
+        return np.asarray(max(a, c)), np.asarray(max(b, d))
+    if node.op == "lookup":
+        return tuple(np.asarray(bound) for bound in _whole(inputs[1]))  # type: ignore[return-value]
+    if node.op == "quantize":
+        return np.asarray(format.qmin, np.int64), np.asarray(format.qmax, np.int64)
+    ranges = [_whole(interval) for interval in inputs if interval is not None]  # moves: any input's code, or a padded zero
+    zero = [0] if node.op == "pad" else []
+    return np.asarray(min([r[0] for r in ranges] + zero)), np.asarray(max([r[1] for r in ranges] + zero))
+
+
+def _whole(interval: Interval | None) -> tuple[int, int]:
+    """The range over all channels, as Python integers (their products do not overflow)."""
+    assert interval is not None, "every value of codes has a range"
+    return int(np.min(interval[0])), int(np.max(interval[1]))
+
+
+def _product(graph: Graph, node: Node, x: tuple[int, int]) -> Interval:
+    kernel = graph.constants[node.inputs[1]].astype(np.int64)
+    if node.op == "depthwise_conv":
+        kernel = kernel.reshape(math.prod(kernel.shape[:-2]), -1)
+    elif node.op == "conv_transpose":
+        kernel = np.moveaxis(kernel, -2, -1)
+    kernel = kernel.reshape(-1, kernel.shape[-1])
+    low, high = min(x[0], 0), max(x[1], 0)
+    positive, negative = np.maximum(kernel, 0), np.minimum(kernel, 0)
+    return (positive * low + negative * high).sum(0), (positive * high + negative * low).sum(0)
+
+
+def _requantize(graph: Graph, node: Node, format: QFormat, x: Interval | None) -> Interval:
+    """The input's range through the rounding shift (monotone), within the limits."""
+    assert x is not None, "every value of codes has a range"
+    low, high = attr(node, "low"), attr(node, "high")
+    low, high = format.qmin if low is None else low, format.qmax if high is None else high
+    shift = format.exponent - np.asarray(graph.format(node.inputs[0]).exponent, np.int64)  # type: ignore[union-attr]
+    if shift.min() < -30:  # a left shift this long saturates anything but zero
+        return np.asarray(low, np.int64), np.asarray(high, np.int64)
+    bounds = [np.clip(shift_right(bound, shift, attr(node, "rounding")), low, high) for bound in x]
+    return np.asarray(bounds[0].min()), np.asarray(bounds[1].max())

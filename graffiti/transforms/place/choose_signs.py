@@ -1,0 +1,67 @@
+"""Signedness where it depends on other tensors: shared grids and average pools."""
+
+from __future__ import annotations
+
+from graffiti.graph.ir import Graph, Node
+from graffiti.graph.passes import Pass, PassResult
+from graffiti.transforms.place.insert import source
+from graffiti.transforms.place.insert_rescale import MEETING, owner
+from graffiti.transforms.place.layers import is_average_pool, is_leaky_relu, is_window_sum
+from graffiti.transforms.place.plan import Plan
+
+
+class ChooseSigns(Pass):
+    """One walk in topological order; a quantizer changed here serves only the op it is changed for.
+
+    1. Inputs of add, concat, maximum of both signednesses: all become signed (a ReLU output in a signed grid loses one
+       bit; the other way round would lose the negative values).
+    2. A rescale point copies the signedness of what it reads, then 1 holds.
+    3. An average pool's output, and its window sum: signed where the pool's input is (published: Darknet).
+    4. Inputs that agree, ops in float: left alone.
+    """
+
+    stage = "fakequant"
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def run(self, graph: Graph) -> PassResult:
+        graph, modified = graph.copy(), False
+        for node in graph.nodes:
+            if node.op in MEETING and not self.plan.in_float(node) and not is_leaky_relu(graph, node):
+                modified |= self._agree(graph, node)
+            elif node.op == "fake_quantize" and node.attrs["role"] in ("activation", "rescale"):
+                modified |= self._follow(graph, node)
+        return PassResult(graph, modified)
+
+    @staticmethod
+    def _agree(graph: Graph, node: Node) -> bool:
+        members = [own for own in (owner(graph, value) for value in dict.fromkeys(node.inputs)) if own is not None]
+        if len({own.attrs["signed"] for own in members}) < 2:
+            return False
+        for own in members:
+            own.attrs["signed"] = True
+        return True
+
+    def _follow(self, graph: Graph, quantizer: Node) -> bool:
+        value = quantizer.inputs[0]
+        if quantizer.attrs["role"] == "activation":
+            pool = graph.producer(value)
+            if pool is None or not (is_average_pool(graph, pool) or _sums_for_pool(graph, pool)):
+                return False
+            value = pool.inputs[0]
+        origin = source(graph, value)
+        if origin is None or quantizer.attrs["signed"] or not origin.attrs["signed"]:
+            return False
+        quantizer.attrs["signed"] = True
+        return True
+
+
+def _sums_for_pool(graph: Graph, node: Node) -> bool:
+    """``is_window_sum`` through the 16-bit quantizer behind the sum."""
+    if is_window_sum(graph, node):
+        return True
+    readers = graph.consumers(node.name)
+    if node.op != "depthwise_conv" or len(readers) != 1 or readers[0].op != "fake_quantize":
+        return False
+    return any(is_average_pool(graph, reader) and reader.op == "multiply" for reader in graph.consumers(readers[0].name))

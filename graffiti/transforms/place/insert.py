@@ -1,0 +1,85 @@
+"""Putting one quantizer into a graph, and asking what kind a value is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from graffiti.config import QuantizerSpec
+from graffiti.graph.ir import Graph, Node
+from graffiti.graph.ops import OPS
+from graffiti.transforms.place.layers import PRODUCTS
+from graffiti.transforms.place.plan import FLOAT_OPS, Plan
+
+CODES, ACCUMULATOR, REAL, PARAMETER = "codes", "accumulator", "real", "parameter"
+
+
+def attributes(spec: QuantizerSpec, *, signed: bool, rounding: str, role: str, **changes: Any) -> dict[str, Any]:
+    """The attributes of a ``fake_quantize`` node made from a spec."""
+    return {
+        "quantizer": spec.quantizer, "bits": spec.bits, "signed": signed, "narrow": spec.narrow and signed,
+        "rounding": rounding, "channel_axis": None, "group": None, "role": role, "trainable": spec.trainable,
+        "calibration": spec.calibration, "log2_threshold": None, **changes,
+    }
+
+
+def insert_after(graph: Graph, value: str, name: str, attrs: dict[str, Any], readers: Iterable[Node] | None = None) -> Node:
+    """Put a ``fake_quantize`` behind a value; ``readers`` (all by default, the graph's outputs too) read it from now on."""
+    producer = graph.producer(value)
+    first = graph.nodes[0] if producer is None and graph.nodes else None
+    node = graph.insert("fake_quantize", (value,), name, attrs, before=first, after=producer)
+    if readers is None:
+        graph.replace_uses(value, node.name, except_in=(node,))
+    for reader in readers or ():
+        reader.inputs = tuple(node.name if v == value else v for v in reader.inputs)
+    return node
+
+
+def kinds(graph: Graph, plan: Plan) -> dict[str, str]:
+    """Every value's kind: ``codes`` (on a quantizer's grid), ``accumulator`` (computed from codes, not yet rounded),
+    ``real`` (float) or ``parameter`` (depends on constants only)."""
+    kind = {name: REAL for name in graph.inputs} | {name: PARAMETER for name in graph.constants}
+    for node in graph.nodes:
+        inputs = [kind[value] for value in node.inputs]
+        if node.op == "quantize_bias" or (inputs and all(k == PARAMETER for k in inputs)):
+            result = PARAMETER
+        elif node.op in FLOAT_OPS or plan.in_float(node):
+            result = REAL
+        elif node.op == "fake_quantize":
+            result = CODES
+        elif OPS[node.op].moves_codes or node.op == "maximum":
+            data = [k for k in inputs if k != PARAMETER]
+            result = next((k for k in data if k != CODES), CODES)
+        else:
+            result = ACCUMULATOR
+        kind.update(dict.fromkeys(node.outputs, result))
+    return kind
+
+
+def wants_codes(graph: Graph, plan: Plan, reader: Node, value: str, kind: str) -> bool:
+    """Whether a node must read a value of this kind through a quantizer.
+
+    1. Codes and parameters: no. 2. A quantizer: no. 3. A layer in float reads reals as they are, anything else as the
+    quantized value, so that it sees what the integer graph hands it. 4. ReLU takes accumulators: the quantizer comes
+    behind it (a table's output is rounded by the table itself). 5. A bias is added to its product before any rounding. 6. Everything else: yes.
+    """
+    if kind in (CODES, PARAMETER) or reader.op == "fake_quantize":
+        return False
+    if plan.in_float(reader):
+        return kind == ACCUMULATOR
+    producer = graph.producer(value)
+    if reader.op == "relu":
+        return kind == REAL or producer is None or producer.op == "activation"
+    if reader.op == "bias_add" and kind == ACCUMULATOR:
+        return producer is None or producer.op not in PRODUCTS
+    return True
+
+
+def source(graph: Graph, value: str) -> Node | None:
+    """The quantizer whose grid a value of codes is on, through ops that only move codes; ``None`` where there is none."""
+    producer = graph.producer(value)
+    while producer is not None and producer.op != "fake_quantize":
+        if not (OPS[producer.op].moves_codes or producer.op == "maximum"):
+            return None
+        producer = graph.producer(producer.inputs[0])
+    return producer

@@ -1,0 +1,107 @@
+"""The Keras layers that a graph's nodes stand for, as rules see them."""
+
+from __future__ import annotations
+
+from graffiti.config import LayerInfo
+from graffiti.graph.ir import Graph, Node
+
+PRODUCTS = ("conv", "depthwise_conv", "conv_transpose", "dense")
+
+# op -> Keras classes that read as it; ("op", rank of the output) where the rank decides
+CLASSES: dict[str | tuple[str, int], tuple[str, ...]] = {
+    ("conv", 3): ("Conv1D",), ("conv", 4): ("Conv2D",),
+    ("depthwise_conv", 3): ("DepthwiseConv1D",), ("depthwise_conv", 4): ("DepthwiseConv2D",),
+    ("conv_transpose", 3): ("Conv1DTranspose",), ("conv_transpose", 4): ("Conv2DTranspose",),
+    "dense": ("Dense", "EinsumDense"), "relu": ("ReLU", "Activation"), "activation": ("Activation",),
+    "softmax": ("Softmax", "Activation"), "add": ("Add",), "subtract": ("Subtract",), "maximum": ("Maximum",),
+    "concat": ("Concatenate",), ("max_pool", 3): ("MaxPooling1D",), ("max_pool", 4): ("MaxPooling2D",),
+    "global_max_pool": ("GlobalMaxPooling1D", "GlobalMaxPooling2D"), ("pad", 3): ("ZeroPadding1D",),
+    ("pad", 4): ("ZeroPadding2D",), ("crop", 3): ("Cropping1D",), ("crop", 4): ("Cropping2D",),
+    "reshape": ("Reshape", "Flatten"), "permute": ("Permute",), ("upsample", 3): ("UpSampling1D",),
+    ("upsample", 4): ("UpSampling2D",), "multiply": ("Rescaling",),
+}
+_POOLS = ("AveragePooling1D", "AveragePooling2D", "GlobalAveragePooling1D", "GlobalAveragePooling2D")
+
+
+def layer_of(name: str, nodes: set[str]) -> str:
+    """The layer that a node belongs to: ``c`` for ``c/product`` where there is a node ``c``, else the node itself."""
+    parts = name.split("/")
+    for length in range(1, len(parts)):
+        prefix = "/".join(parts[:length])
+        if prefix in nodes:
+            return prefix
+    return name
+
+
+def is_average_pool(graph: Graph, node: Node) -> bool:
+    """Whether a node is the product that an average pool became: its constant operand is ``<name>/reciprocal``."""
+    if node.op not in ("depthwise_conv", "multiply") or len(node.inputs) != 2:
+        return False
+    operand = node.inputs[1]
+    producer = graph.producer(operand)
+    if producer is not None and producer.op == "fake_quantize":
+        operand = producer.inputs[0]
+    return graph.is_constant(operand) and operand.split("/")[-1].startswith("reciprocal")
+
+
+def is_window_sum(graph: Graph, node: Node) -> bool:
+    """Whether a node only sums windows for an average pool with partial windows: every weight is one."""
+    readers = graph.consumers(node.name)
+    if node.op != "depthwise_conv" or len(readers) != 1 or not is_average_pool(graph, readers[0]):
+        return False
+    operand = node.inputs[1]
+    producer = graph.producer(operand)
+    if producer is not None and producer.op == "fake_quantize":
+        operand = producer.inputs[0]
+    return graph.is_constant(operand) and bool((graph.constants[operand] == 1).all())
+
+
+def is_leaky_relu(graph: Graph, node: Node) -> bool:
+    """Whether a ``maximum`` is ``max(x, alpha*x)``, also with quantizers put in."""
+    if node.op != "maximum":
+        return False
+    producers = graph.producers()
+
+    def through(value: str) -> str:
+        while value in producers and producers[value].op == "fake_quantize":
+            value = producers[value].inputs[0]
+        return value
+
+    x, scaled = (producers.get(through(value)) for value in node.inputs)
+    return scaled is not None and scaled.op == "multiply" and through(scaled.inputs[0]) == through(node.inputs[0]) and (
+        graph.is_constant(through(scaled.inputs[1])))
+
+
+def layers(graph: Graph) -> dict[str, LayerInfo]:
+    """Layer path → what a rule sees of it, in the graph's order."""
+    names = {node.name for node in graph.nodes}
+    members: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        members.setdefault(layer_of(node.name, names), []).append(node)
+    return {path: LayerInfo(path, _classes(graph, nodes), _op(nodes)) for path, nodes in members.items()}
+
+
+def _op(nodes: list[Node]) -> str:
+    for node in nodes:
+        if node.op in PRODUCTS:
+            return node.op
+    return nodes[-1].op
+
+
+def _classes(graph: Graph, nodes: list[Node]) -> tuple[str, ...]:
+    products = [node for node in nodes if node.op in PRODUCTS]
+    found: dict[str, None] = {}
+    for node in products or nodes:
+        if node.op == "island":
+            layer = node.attrs["layer"]
+            found[str(layer.get("class_name", "island") if isinstance(layer, dict) else layer)] = None
+        elif is_average_pool(graph, node) or is_window_sum(graph, node):
+            found.update(dict.fromkeys(_POOLS))
+        elif is_leaky_relu(graph, node):
+            found["LeakyReLU"] = None
+        else:
+            key = node.op if node.op in CLASSES else (node.op, len(graph.shape(node.name)))
+            found.update(dict.fromkeys(CLASSES.get(key, ())))
+    if [node.op for node in products] == ["depthwise_conv", "conv"]:
+        found.update(dict.fromkeys(("SeparableConv1D", "SeparableConv2D")))
+    return tuple(found)

@@ -1,0 +1,67 @@
+"""The presets are what the documents say."""
+
+import pytest
+
+from graffiti import schemes
+from graffiti.config import Scheme
+
+
+def test_names():
+    assert schemes.names() == ("int8", "int8_per_channel", "int4", "int4_per_channel", "w4a4", "graffitist_int8", "graffitist_int4")
+
+
+@pytest.mark.parametrize("name", schemes.names())
+def test_get_takes_names_schemes_and_configs(name):
+    scheme = schemes.get(name)
+    assert scheme.name == name
+    assert schemes.get(scheme) is scheme
+    assert schemes.get(scheme.to_config()) == scheme
+
+
+def test_get_refuses_the_rest():
+    with pytest.raises(ValueError, match="there is no scheme 'int5'; the presets are int8, int8_per_channel"):
+        schemes.get("int5")
+    with pytest.raises(TypeError, match="a preset's name, a Scheme or its config, got 8"):
+        schemes.get(8)
+
+
+@pytest.mark.parametrize("name", ["int8", "int8_per_channel", "int4", "int4_per_channel", "w4a4"])
+def test_default_presets_are_narrow_with_an_exact_accumulator(name):
+    scheme = schemes.get(name)
+    assert scheme.weights.narrow and scheme.weights.signed is True and scheme.weights.calibration == "mse"
+    assert (scheme.bias_bits, scheme.accumulator_bits) == (32, 32)
+    assert scheme.activations.signed == "auto"
+    assert scheme.weights.per_channel == name.endswith("per_channel")
+    assert scheme.rounding == "half_even"
+
+
+@pytest.mark.parametrize("name", ["graffitist_int8", "graffitist_int4"])
+def test_published_presets(name):
+    scheme = schemes.get(name)
+    assert not scheme.weights.narrow and scheme.weights.calibration == "max" and not scheme.weights.per_channel
+    assert (scheme.bias_bits, scheme.accumulator_bits) == (16, 16)
+    assert scheme.inputs.signed is True and scheme.inputs.bits == 8
+    assert scheme.activations.bits == 8 and scheme.activations.calibration == "kl_j"
+    assert (scheme.leaky_relu_bits, scheme.reciprocal_bits) == (16, 8)
+
+
+@pytest.mark.parametrize("name, weights, activations, edges", [
+    ("int8", 8, 8, None), ("int4", 4, 8, 8), ("int4_per_channel", 4, 8, 8), ("w4a4", 4, 4, 8), ("graffitist_int4", 4, 8, 8),
+])
+def test_widths(name, weights, activations, edges):
+    scheme = schemes.get(name)
+    assert (scheme.weights.bits, scheme.activations.bits) == (weights, activations)
+    for spec in (scheme.first_layer, scheme.last_layer):
+        assert (spec and spec.bits) == edges
+    if edges:
+        assert scheme.first_layer.per_channel == scheme.weights.per_channel
+
+
+def test_w4a4_keeps_the_edges_of_the_network_at_8_bits():
+    scheme = schemes.get("w4a4")
+    assert scheme.inputs.bits == scheme.outputs.bits == 8
+
+
+def test_a_copy_is_another_scheme():
+    scheme = schemes.get("int8").replace(name="mine", rounding="half_up")
+    assert isinstance(scheme, Scheme) and schemes.get("int8").rounding == "half_even"
