@@ -1,0 +1,219 @@
+#include "elementwise.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace graffiti {
+namespace {
+
+inline const uint8_t* At(const void* p, int type, int64_t index) { return static_cast<const uint8_t*>(p) + index * TypeSize(type); }
+inline uint8_t* At(void* p, int type, int64_t index) { return static_cast<uint8_t*>(p) + index * TypeSize(type); }
+
+// The 16-bit one-pass loops: 8 bits in and out, one shift, half to even. Up to 5 to the left the sum of two codes stays in 16 bits.
+bool IsNarrow(const Requantizer& to) {
+  return !to.identity() && TypeSize(to.type()) == 1 && to.common() && to.shift(0) >= -5 && to.shift(0) <= 14 &&
+         (to.rounding() == GRAFFITI_HALF_EVEN || to.shift(0) <= 0);
+}
+
+}  // namespace
+
+int RequantizeOp::Init(int type, int64_t channel_count, const graffiti_requantization* requantization, int tier) {
+  if (!IsCodeType(type)) return Fail(GRAFFITI_INVALID_ARGUMENT, "requantize takes integer codes, got %s", TypeName(type));
+  if (channel_count < 1) return Fail(GRAFFITI_INVALID_ARGUMENT, "requantize needs at least one channel, got %lld", static_cast<long long>(channel_count));
+  x_type = type;
+  channels = channel_count;
+  loops = &GetLoops(tier);
+  return to.Init(requantization, channels);
+}
+
+void RequantizeOp::Run(const void* x, void* y, int64_t lo, int64_t hi) const {
+  if (TypeSize(x_type) == 1 && IsNarrow(to))
+    return loops->round8(x_type, At(x, x_type, lo), hi - lo, to.shift(0), to.low(), to.high(), At(y, to.type(), lo));
+  int32_t block[kBlock];
+  for (int64_t i = lo; i < hi;) {
+    const int64_t channel = to.common() ? 0 : i % channels;
+    const int64_t n = std::min({kBlock, hi - i, to.common() ? kBlock : channels - channel});
+    loops->load(x_type, At(x, x_type, i), n, block);
+    to.Apply(*loops, block, n, channel, At(y, to.type(), i));
+    i += n;
+  }
+}
+
+int BinaryOp::Init(int binary, int64_t channel_count, int x, int y, const graffiti_requantization* requantization, int tier) {
+  if (binary < GRAFFITI_ADD || binary > GRAFFITI_REVERSE_SUBTRACT) return Fail(GRAFFITI_INVALID_ARGUMENT, "there is no elementwise operation %d", binary);
+  if (!IsCodeType(x) || !IsCodeType(y)) return Fail(GRAFFITI_INVALID_ARGUMENT, "elementwise ops take integer codes, got %s and %s", TypeName(x), TypeName(y));
+  if (binary == GRAFFITI_MAXIMUM && x != y)
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "maximum needs one type, got %s and %s", TypeName(x), TypeName(y));
+  if (channel_count < 1) return Fail(GRAFFITI_INVALID_ARGUMENT, "elementwise ops need at least one channel, got %lld", static_cast<long long>(channel_count));
+  operation = binary;
+  channels = channel_count;
+  x_type = x;
+  y_type = y;
+  loops = &GetLoops(tier);
+  const int code = to.Init(requantization, channels);
+  out_type = to.identity() && operation == GRAFFITI_MAXIMUM ? x_type : to.type();
+  return code;
+}
+
+void BinaryOp::Run(const void* x, const void* y, int64_t y_count, void* out, int64_t lo, int64_t hi) const {
+  const bool narrow = TypeSize(x_type) == 1 && TypeSize(y_type) == 1 && operation <= GRAFFITI_SUBTRACT && IsNarrow(to);
+  alignas(64) int32_t a[kBlock], b[kBlock];
+  for (int64_t i = lo; i < hi;) {
+    const int64_t channel = to.common() ? 0 : i % channels, j = i % y_count;
+    int64_t n = hi - i;
+    if (y_count > 1) n = std::min(n, y_count - j);
+    if (narrow && y_count > 1) {
+      loops->add8(operation == GRAFFITI_SUBTRACT, x_type, At(x, x_type, i), y_type, At(y, y_type, j), n, to.shift(0), to.low(), to.high(), At(out, out_type, i));
+      i += n;
+      continue;
+    }
+    n = std::min(n, kBlock);
+    if (!to.common()) n = std::min(n, channels - channel);
+    loops->load(x_type, At(x, x_type, i), n, a);
+    if (y_count == 1) {
+      loops->load(y_type, y, 1, b);
+      std::fill(b + 1, b + n, b[0]);
+    } else {
+      loops->load(y_type, At(y, y_type, j), n, b);
+    }
+    loops->combine(operation, a, b, n);
+    if (to.identity())
+      loops->store(out_type, a, n, At(out, out_type, i));
+    else
+      to.Apply(*loops, a, n, channel, At(out, out_type, i));
+    i += n;
+  }
+}
+
+int LookupOp::Init(int x, int32_t lowest, const void* values, int type, int64_t count) {
+  if (!IsCodeType(x) || !IsCodeType(type)) return Fail(GRAFFITI_INVALID_ARGUMENT, "lookup takes integer codes and an integer table, got %s and %s", TypeName(x), TypeName(type));
+  if (count < 1 || count > (int64_t{1} << 24)) return Fail(GRAFFITI_INVALID_ARGUMENT, "a table has 1 to 2**24 entries, got %lld", static_cast<long long>(count));
+  x_type = x;
+  table_type = type;
+  low = lowest;
+  entries = count;
+  const int64_t size = TypeSize(type);
+  table.assign(static_cast<const uint8_t*>(values), static_cast<const uint8_t*>(values) + count * size);
+  complete = low <= TypeLow(x) && low + count - 1 >= TypeHigh(x);
+  if (TypeSize(x) == 1) {
+    expanded.assign(256 * size, 0);
+    for (int64_t code = TypeLow(x); code <= TypeHigh(x); ++code)
+      if (code >= low && code < low + count) std::memcpy(&expanded[(code & 255) * size], &table[(code - low) * size], size);
+  }
+  return GRAFFITI_OK;
+}
+
+namespace {
+
+template <typename T>
+void LookupBytes(const uint8_t* x, const void* table, int64_t n, void* y) {
+  const T* t = static_cast<const T*>(table);
+  T* out = static_cast<T*>(y);
+  for (int64_t i = 0; i < n; ++i) out[i] = t[x[i]];
+}
+
+}  // namespace
+
+bool LookupOp::Run(const void* x, void* y, int64_t lo, int64_t hi) const {
+  const int64_t size = TypeSize(table_type);
+  int32_t block[kBlock];
+  const Loops& loops = LoopsScalar();
+  for (int64_t i = lo; i < hi; i += kBlock) {
+    const int64_t n = std::min(kBlock, hi - i);
+    const uint8_t* from = At(x, x_type, i);
+    uint8_t* to = At(y, table_type, i);
+    if (!complete || TypeSize(x_type) != 1) loops.load(x_type, from, n, block);
+    if (!complete)
+      for (int64_t k = 0; k < n; ++k)
+        if (static_cast<int64_t>(block[k]) < low || static_cast<int64_t>(block[k]) >= low + entries) return false;
+    if (TypeSize(x_type) == 1)
+      (size == 1 ? LookupBytes<uint8_t> : size == 2 ? LookupBytes<uint16_t> : LookupBytes<uint32_t>)(from, expanded.data(), n, to);
+    else
+      for (int64_t k = 0; k < n; ++k) std::memcpy(to + k * size, &table[(static_cast<int64_t>(block[k]) - low) * size], size);
+  }
+  return true;
+}
+
+int MaxPoolOp::Init(const graffiti_pool_shape& shape, int element_type, int tier) {
+  if (TypeSize(element_type) == 0) return Fail(GRAFFITI_INVALID_ARGUMENT, "max_pool takes codes or floats, got type %d", element_type);
+  for (int64_t v : {shape.height, shape.width, shape.channels, shape.pool_height, shape.pool_width, shape.stride_h, shape.stride_w})
+    if (v < 1 || v > INT32_MAX) return Fail(GRAFFITI_INVALID_ARGUMENT, "max_pool: sizes, window and strides are at least 1, got %lld", static_cast<long long>(v));
+  for (int64_t v : {shape.out_height, shape.out_width, shape.pad_top, shape.pad_left})
+    if (v < 0 || v > INT32_MAX) return Fail(GRAFFITI_INVALID_ARGUMENT, "max_pool: sizes and pads are not negative, got %lld", static_cast<long long>(v));
+  if (shape.pad_top >= shape.pool_height || shape.pad_left >= shape.pool_width ||
+      (shape.out_height - 1) * shape.stride_h - shape.pad_top >= shape.height || (shape.out_width - 1) * shape.stride_w - shape.pad_left >= shape.width)
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "max_pool: a window lies in the padding alone");
+  s = shape;
+  type = element_type;
+  loops = &GetLoops(tier);
+  return GRAFFITI_OK;
+}
+
+void MaxPoolOp::Run(const void* x, void* y, int64_t lo, int64_t hi) const {
+  const int64_t pixel = s.channels * TypeSize(type);
+  for (int64_t unit = lo; unit < hi; ++unit) {
+    const int64_t top = unit % s.out_height * s.stride_h - s.pad_top;
+    const int64_t first_row = std::max<int64_t>(top, 0), last_row = std::min(top + s.pool_height, s.height);
+    const uint8_t* image = static_cast<const uint8_t*>(x) + unit / s.out_height * s.height * s.width * pixel;
+    uint8_t* best = static_cast<uint8_t*>(y) + unit * s.out_width * pixel;
+    for (int64_t q = 0; q < s.out_width; ++q, best += pixel) {
+      const int64_t left = q * s.stride_w - s.pad_left;
+      const int64_t first = std::max<int64_t>(left, 0), last = std::min(left + s.pool_width, s.width);
+      std::memcpy(best, image + (first_row * s.width + first) * pixel, pixel);
+      for (int64_t row = first_row; row < last_row; ++row)
+        for (int64_t column = first; column < last; ++column) loops->maximum(type, best, image + (row * s.width + column) * pixel, s.channels);
+    }
+  }
+}
+
+int QuantizeOp::Init(int32_t to_exponent, int mode, int32_t lowest, int32_t highest, int to_type, int tier) {
+  if (!IsCodeType(to_type)) return Fail(GRAFFITI_INVALID_ARGUMENT, "quantize gives integer codes, got type %d", to_type);
+  if (mode < GRAFFITI_HALF_EVEN || mode > GRAFFITI_FLOOR) return Fail(GRAFFITI_INVALID_ARGUMENT, "a rounding mode is 0 to 3, got %d", mode);
+  if (lowest > highest || lowest < TypeLow(to_type) || highest > TypeHigh(to_type))
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "quantize saturates to low <= high within %s, got [%d, %d]", TypeName(to_type), lowest, highest);
+  exponent = std::clamp(to_exponent, -600, 600);  // beyond, every float saturates or rounds alike
+  rounding = mode;
+  low = lowest;
+  high = highest;
+  type = to_type;
+  loops = &GetLoops(tier);
+  return GRAFFITI_OK;
+}
+
+bool QuantizeOp::Run(const float* x, void* y, int64_t lo, int64_t hi) const {
+  const bool fast = rounding == GRAFFITI_HALF_EVEN && std::abs(exponent) <= 120 && low >= -(1 << 16) && high <= (1 << 16);
+  const double scale = std::ldexp(1.0, -exponent);
+  int32_t block[kBlock];
+  bool nan = false;
+  for (int64_t i = lo; i < hi; i += kBlock) {
+    const int64_t n = std::min(kBlock, hi - i);
+    nan |= fast ? loops->quantize(x + i, n, static_cast<float>(scale), low, high, block) : loops->quantize_any(rounding, x + i, n, scale, low, high, block);
+    loops->store(type, block, n, At(y, type, i));
+  }
+  return !nan;
+}
+
+int DequantizeOp::Init(int64_t channel_count, int from_type, const int32_t* exponent, int64_t exponent_count, int tier) {
+  if (!IsCodeType(from_type)) return Fail(GRAFFITI_INVALID_ARGUMENT, "dequantize takes integer codes, got type %d", from_type);
+  if (channel_count < 1 || exponent == nullptr || (exponent_count != 1 && exponent_count != channel_count))
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "dequantize needs one exponent or one per channel (%lld), got %lld", static_cast<long long>(channel_count),
+                static_cast<long long>(exponent_count));
+  type = from_type;
+  channels = exponent_count == 1 ? 1 : channel_count;
+  for (int64_t i = 0; i < exponent_count; ++i) scale.push_back(std::ldexp(1.0, std::clamp(exponent[i], -600, 600)));
+  loops = &GetLoops(tier);
+  return GRAFFITI_OK;
+}
+
+void DequantizeOp::Run(const void* x, float* y, int64_t lo, int64_t hi) const {
+  int32_t block[kBlock];
+  for (int64_t i = lo; i < hi;) {
+    const int64_t channel = i % channels, n = std::min({kBlock, hi - i, channels == 1 ? kBlock : channels - channel});
+    loops->load(type, At(x, type, i), n, block);
+    loops->dequantize(block, n, scale.data() + channel, channels == 1, y + i);
+    i += n;
+  }
+}
+
+}  // namespace graffiti

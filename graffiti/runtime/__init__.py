@@ -1,0 +1,1 @@
+"""Runs integer graphs natively: ``program`` compiles a graph to bytes, ``library`` loads the kernels, ``runner`` runs them."""

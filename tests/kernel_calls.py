@@ -1,0 +1,118 @@
+"""numpy in front of the C ABI, one function per op, for the kernel tests."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+
+from graffiti.graph.ops import window_output, window_pads
+from graffiti.numerics.rounding import shift_right
+from graffiti.runtime.library import ConvShape, PoolShape, Requantization, load, tier_number, type_number
+
+OPERATIONS = {"add": 0, "subtract": 1, "multiply": 2, "maximum": 3, "reverse_subtract": 4}
+
+
+def pointer(array):
+    return None if array is None else array.ctypes.data
+
+
+def unaligned(array: np.ndarray, shift: int = 1) -> np.ndarray:
+    """The same array at an address that is a multiple of its element's size only."""
+    size = array.dtype.itemsize
+    raw = np.zeros(array.nbytes + 64 + size * shift, np.uint8)
+    start = (-raw.ctypes.data) % 64 + size * shift
+    view = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    return view
+
+
+def guarded(shape, dtype) -> tuple[np.ndarray, np.ndarray]:
+    """An output array and the bytes around it, which nobody may touch."""
+    dtype = np.dtype(dtype)
+    nbytes = int(np.prod(shape)) * dtype.itemsize
+    raw = np.full(nbytes + 256, 0xA5, np.uint8)
+    inside = raw[128 : 128 + nbytes].view(dtype).reshape(shape)
+    return inside, raw
+
+
+def untouched(raw: np.ndarray) -> bool:
+    return bool((raw[:128] == 0xA5).all() and (raw[-128:] == 0xA5).all())
+
+
+def conv(x, kernel, tier, *, bias=None, to: Requantization | None = None, dtype=np.int32, strides=(1, 1), padding="valid", dilation=(1, 1), groups=1, spread=(1, 1)):
+    """``graffiti_conv2d``; ``padding`` is same, valid or ((top, bottom), (left, right)); a spread needs explicit pads."""
+    size = [(n - 1) * s + 1 for n, s in zip(x.shape[1:3], spread)]
+    if isinstance(padding, str):
+        front = [window_pads(n, k, s, d, padding)[0] for n, k, s, d in zip(size, kernel.shape, strides, dilation)]
+        out = [window_output(n, k, s, d, padding) for n, k, s, d in zip(size, kernel.shape, strides, dilation)]
+    else:
+        front = [pair[0] for pair in padding]
+        out = [window_output(n + sum(pair), k, s, d, "valid") for n, pair, k, s, d in zip(size, padding, kernel.shape, strides, dilation)]
+    shape = ConvShape(*x.shape[1:], *out, kernel.shape[3], *kernel.shape[:2], *strides, *dilation, *front, groups, *spread)
+    y, raw = guarded((x.shape[0], *out, kernel.shape[3]), dtype)
+    load().call("conv2d", ctypes.byref(shape), x.shape[0], pointer(x), type_number(x.dtype), pointer(kernel), type_number(kernel.dtype), pointer(bias),
+                ctypes.byref(to) if to else None, pointer(y), tier_number(tier), None)
+    assert untouched(raw)
+    return y
+
+
+def requantize(x, tier, to: Requantization, dtype, channels=1):
+    y, raw = guarded(x.shape, dtype)
+    load().call("requantize", x.size, channels, pointer(x), type_number(x.dtype), ctypes.byref(to), pointer(y), tier_number(tier), None)
+    assert untouched(raw)
+    return y
+
+
+def elementwise(operation, x, y, tier, to: Requantization | None = None, dtype=np.int32, channels=1):
+    out, raw = guarded(x.shape, dtype)
+    load().call("elementwise", OPERATIONS[operation], x.size, channels, pointer(x), type_number(x.dtype), pointer(y), type_number(y.dtype), y.size,
+                ctypes.byref(to) if to else None, pointer(out), tier_number(tier), None)
+    assert untouched(raw)
+    return out
+
+
+def max_pool(x, tier, pool_size, strides, padding):
+    front = [window_pads(n, k, s, 1, padding)[0] for n, k, s in zip(x.shape[1:3], pool_size, strides)]
+    out = [window_output(n, k, s, 1, padding) for n, k, s in zip(x.shape[1:3], pool_size, strides)]
+    shape = PoolShape(*x.shape[1:], *out, *pool_size, *strides, *front)
+    y, raw = guarded((x.shape[0], *out, x.shape[3]), x.dtype)
+    load().call("max_pool", ctypes.byref(shape), x.shape[0], pointer(x), type_number(x.dtype), pointer(y), tier_number(tier), None)
+    assert untouched(raw)
+    return y
+
+
+def lookup(x, table, low, tier):
+    y, raw = guarded(x.shape, table.dtype)
+    load().call("lookup", x.size, pointer(x), type_number(x.dtype), low, pointer(table), type_number(table.dtype), len(table), pointer(y), tier_number(tier), None)
+    assert untouched(raw)
+    return y
+
+
+def quantize(x, tier, exponent, low, high, dtype, rounding):
+    from graffiti.numerics.rounding import ROUNDING_MODES
+
+    y, raw = guarded(x.shape, dtype)
+    load().call("quantize", x.size, pointer(x), exponent, ROUNDING_MODES.index(rounding), low, high, type_number(dtype), pointer(y), tier_number(tier), None)
+    assert untouched(raw)
+    return y
+
+
+def dequantize(x, tier, exponents):
+    exponents = np.atleast_1d(np.asarray(exponents, np.int32))
+    y, raw = guarded(x.shape, np.float32)
+    load().call("dequantize", x.size, len(exponents), pointer(x), type_number(x.dtype), pointer(exponents), len(exponents), pointer(y), tier_number(tier), None)
+    assert untouched(raw)
+    return y
+
+
+def rounded(codes, shift, low, high, mode="half_even"):
+    """What a requantization must give, by ``numerics.rounding``."""
+    return np.clip(shift_right(codes, np.maximum(shift, -32), mode), low, high)
+
+
+def full_range(rng, dtype, shape) -> np.ndarray:
+    """Random codes of a type, its lowest and highest often among them."""
+    info = np.iinfo(dtype)
+    x = rng.integers(info.min, info.max + 1, shape)
+    return np.where(rng.random(shape) < 0.2, np.where(rng.random(shape) < 0.5, info.min, info.max), x).astype(dtype)

@@ -1,0 +1,216 @@
+// Every path of the kernels and the program runner on exact-sized heap arrays, for the address and undefined-behaviour sanitizers:
+// a read or write past an end, a misaligned access or a signed overflow stops it. Results are compared with a naive loop.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "c_api.h"
+
+namespace {
+
+int g_failures = 0;
+std::mt19937 g_random(1);
+
+#define EXPECT(condition)                                                \
+  do {                                                                   \
+    if (!(condition)) {                                                  \
+      std::printf("line %d: %s (%s)\n", __LINE__, #condition, graffiti_last_error()); \
+      ++g_failures;                                                      \
+    }                                                                    \
+  } while (0)
+
+int64_t Size(int type) { return type <= GRAFFITI_U8 ? 1 : type <= GRAFFITI_U16 ? 2 : 4; }
+int64_t Low(int type) { return type == GRAFFITI_S8 ? -128 : type == GRAFFITI_S16 ? -32768 : type == GRAFFITI_S32 ? INT32_MIN : 0; }
+int64_t High(int type) { return type == GRAFFITI_S8 ? 127 : type == GRAFFITI_U8 ? 255 : type == GRAFFITI_S16 ? 32767 : type == GRAFFITI_U16 ? 65535 : INT32_MAX; }
+
+// A heap block of exactly the bytes, so that one past the end is caught.
+struct Array {
+  Array(int t, int64_t n) : type(t), count(n), data(static_cast<uint8_t*>(std::malloc(std::max<int64_t>(n * Size(t), 1)))) {}
+  ~Array() { std::free(data); }
+  Array(const Array&) = delete;
+  int64_t Get(int64_t i) const {
+    switch (type) {
+      case GRAFFITI_S8: return reinterpret_cast<int8_t*>(data)[i];
+      case GRAFFITI_U8: return data[i];
+      case GRAFFITI_S16: return reinterpret_cast<int16_t*>(data)[i];
+      case GRAFFITI_U16: return reinterpret_cast<uint16_t*>(data)[i];
+      default: return reinterpret_cast<int32_t*>(data)[i];
+    }
+  }
+  void Fill() {
+    for (int64_t i = 0; i < count * Size(type); ++i) data[i] = static_cast<uint8_t>(g_random() % 4 == 0 ? 0x80 : g_random());
+  }
+  const int type;
+  const int64_t count;
+  uint8_t* const data;
+};
+
+int64_t Rounded(int64_t x, int shift, int mode, int64_t low, int64_t high) {
+  __int128 y = x;
+  if (shift <= 0) {
+    y *= static_cast<__int128>(1) << (-shift < 40 ? -shift : 40);
+  } else {
+    const __int128 one = 1, floor = y >> shift, rest = y - floor * (one << shift), half = one << (shift - 1);
+    y = floor;
+    if (mode == GRAFFITI_HALF_EVEN) y += rest > half || (rest == half && (floor & 1));
+    if (mode == GRAFFITI_HALF_UP) y += rest >= half;
+    if (mode == GRAFFITI_HALF_AWAY) y += rest > half || (rest == half && x >= 0);
+  }
+  return static_cast<int64_t>(y < low ? static_cast<__int128>(low) : y > high ? static_cast<__int128>(high) : y);
+}
+
+void TestConv(int tier, const graffiti_conv_shape& s, int x_type, int kernel_type, int y_type, int mode, int shift) {
+  const int64_t batch = 2, per_group = s.channels / s.groups;
+  Array x(x_type, batch * s.height * s.width * s.channels), kernel(kernel_type, s.kernel_height * s.kernel_width * per_group * s.out_channels);
+  Array bias(GRAFFITI_S32, s.out_channels), y(y_type, batch * s.out_height * s.out_width * s.out_channels);
+  x.Fill();
+  kernel.Fill();
+  for (int64_t i = 0; i < bias.count; ++i) reinterpret_cast<int32_t*>(bias.data)[i] = static_cast<int32_t>(g_random()) >> 12;
+  const int32_t shifts[1] = {shift};
+  const graffiti_requantization to{shifts, 1, mode, static_cast<int32_t>(Low(y_type)), static_cast<int32_t>(High(y_type)), y_type};
+  EXPECT(graffiti_conv2d(&s, batch, x.data, x_type, kernel.data, kernel_type, reinterpret_cast<int32_t*>(bias.data), &to, y.data, tier, nullptr) == 0);
+  for (int64_t i = 0; i < y.count; ++i) {
+    const int64_t o = i % s.out_channels, q = i / s.out_channels % s.out_width, p = i / s.out_channels / s.out_width % s.out_height;
+    const int64_t b = i / s.out_channels / s.out_width / s.out_height, g = o / (s.out_channels / s.groups);
+    int64_t sum = bias.Get(o);
+    for (int64_t u = 0; u < s.kernel_height; ++u)
+      for (int64_t v = 0; v < s.kernel_width; ++v) {
+        const int64_t h = p * s.stride_h + u * s.dilation_h - s.pad_top, w = q * s.stride_w + v * s.dilation_w - s.pad_left;
+        if (h < 0 || w < 0 || h % s.spread_h || w % s.spread_w || h / s.spread_h >= s.height || w / s.spread_w >= s.width) continue;
+        for (int64_t c = 0; c < per_group; ++c)
+          sum += x.Get(((b * s.height + h / s.spread_h) * s.width + w / s.spread_w) * s.channels + g * per_group + c) *
+                 kernel.Get(((u * s.kernel_width + v) * per_group + c) * s.out_channels + o);
+      }
+    const int64_t wrapped = static_cast<int32_t>(static_cast<uint32_t>(sum));
+    if (y.Get(i) != Rounded(wrapped, shift, mode, Low(y_type), High(y_type))) {
+      EXPECT(!"conv differs");
+      return;
+    }
+  }
+}
+
+void TestElements(int tier) {
+  for (int type : {GRAFFITI_S8, GRAFFITI_U8, GRAFFITI_S16, GRAFFITI_U16, GRAFFITI_S32})
+    for (int out : {GRAFFITI_S8, GRAFFITI_U8, GRAFFITI_S16, GRAFFITI_U16, GRAFFITI_S32})
+      for (int64_t n : {0, 1, 5, 63, 64, 65, 513, 1027})
+        for (int mode = 0; mode < 4; ++mode)
+          for (int shift : {-33, -2, 0, 1, 7, 14, 15, 30, 31, 62}) {
+            Array x(type, n), y(out, n), z(type, n);
+            x.Fill();
+            z.Fill();
+            const int32_t shifts[1] = {shift};
+            const graffiti_requantization to{shifts, 1, mode, static_cast<int32_t>(Low(out)), static_cast<int32_t>(High(out)), out};
+            EXPECT(graffiti_requantize(n, 1, x.data, type, &to, y.data, tier, nullptr) == 0);
+            bool same = true;
+            for (int64_t i = 0; i < n; ++i) same &= y.Get(i) == Rounded(x.Get(i), shift, mode, Low(out), High(out));
+            EXPECT(same);
+            EXPECT(graffiti_elementwise(GRAFFITI_SUBTRACT, n, 1, x.data, type, z.data, type, n == 0 ? 1 : n, &to, y.data, tier, nullptr) == 0);
+            same = true;
+            for (int64_t i = 0; i < n; ++i) same &= y.Get(i) == Rounded(static_cast<int32_t>(static_cast<uint32_t>(x.Get(i) - z.Get(i))), shift, mode, Low(out), High(out));
+            EXPECT(same);
+          }
+  std::vector<float> real(777, 1.25f), back(777);
+  real[3] = -3e38f;
+  Array codes(GRAFFITI_S8, 777);
+  for (int mode = 0; mode < 4; ++mode) {
+    EXPECT(graffiti_quantize(777, real.data(), -1, mode, -128, 127, GRAFFITI_S8, codes.data, tier, nullptr) == 0);
+    EXPECT(codes.Get(0) == (mode == GRAFFITI_HALF_EVEN ? 2 : mode == GRAFFITI_FLOOR ? 2 : 3) && codes.Get(3) == -128);
+  }
+  const int32_t exponent = -1;
+  EXPECT(graffiti_dequantize(777, 1, codes.data, GRAFFITI_S8, &exponent, 1, back.data(), tier, nullptr) == 0 && back[3] == -64.0f);
+  Array image(GRAFFITI_U8, 2 * 7 * 5 * 3), pooled(GRAFFITI_U8, 2 * 4 * 3 * 3);
+  image.Fill();
+  const graffiti_pool_shape pool{7, 5, 3, 4, 3, 3, 3, 2, 2, 1, 1};
+  EXPECT(graffiti_max_pool(&pool, 2, image.data, GRAFFITI_U8, pooled.data, tier, nullptr) == 0);
+}
+
+std::vector<char> Read(const char* path) {
+  std::vector<char> bytes;
+  if (FILE* file = std::fopen(path, "rb")) {
+    char buffer[65536];
+    for (std::size_t n; (n = std::fread(buffer, 1, sizeof buffer, file)) > 0;) bytes.insert(bytes.end(), buffer, buffer + n);
+    std::fclose(file);
+  }
+  return bytes;
+}
+
+// A program on every tier, batch and number of threads gives what it gave first; damaged ones are refused without a crash.
+void TestProgram(const char* path) {
+  const std::vector<char> blob = Read(path);
+  EXPECT(!blob.empty());
+  std::vector<std::vector<char>> first;
+  for (int tier = GRAFFITI_TIER_SCALAR; tier <= GRAFFITI_TIER_AVX512VNNI; ++tier) {
+    if (!graffiti_tier_supported(tier)) continue;
+    graffiti_program* program = nullptr;
+    EXPECT(graffiti_create_program(blob.data(), static_cast<int64_t>(blob.size()), tier, &program) == 0);
+    if (program == nullptr) return;
+    int64_t inputs, outputs;
+    graffiti_program_counts(program, &inputs, &outputs, nullptr);
+    for (int threads : {1, 2, 3})
+      for (int64_t batch : {1, 2, 5}) {
+        std::vector<Array*> arrays;
+        std::vector<const void*> from;
+        std::vector<void*> to;
+        for (int64_t i = 0; i < inputs; ++i) {
+          int32_t type;
+          int64_t elements;
+          graffiti_program_input(program, i, &type, &elements);
+          arrays.push_back(new Array(type, batch * elements));
+          for (int64_t k = 0; k < batch * elements * Size(type); k += 4) {
+            const float value = static_cast<float>(k / 4 % elements % 17) - 8.0f;
+            std::memcpy(arrays.back()->data + k, &value, 4);
+          }
+          from.push_back(arrays.back()->data);
+        }
+        std::vector<int64_t> sizes;
+        for (int64_t i = 0; i < outputs; ++i) {
+          int32_t type;
+          int64_t elements;
+          graffiti_program_output(program, i, &type, &elements);
+          arrays.push_back(new Array(type, batch * elements));
+          to.push_back(arrays.back()->data);
+          sizes.push_back(elements * Size(type));
+        }
+        EXPECT(graffiti_run_program(program, from.data(), to.data(), batch, threads) == 0);
+        for (int64_t i = 0; i < outputs; ++i)
+          for (int64_t b = 0; b < batch; ++b) {
+            const char* image = static_cast<const char*>(to[i]) + b * sizes[i];
+            if (static_cast<int64_t>(first.size()) <= i) first.emplace_back(image, image + sizes[i]);
+            EXPECT(std::memcmp(first[i].data(), image, sizes[i]) == 0);
+          }
+        for (Array* array : arrays) delete array;
+      }
+    graffiti_destroy_program(program);
+  }
+  std::vector<char> damaged = blob;
+  for (std::size_t at = 0; at + 8 <= blob.size(); at += 8) {
+    const int64_t value = at % 3 == 0 ? -1 : static_cast<int64_t>(g_random());
+    std::memcpy(&damaged[at], &value, 8);
+    graffiti_program* program = nullptr;
+    if (graffiti_create_program(damaged.data(), static_cast<int64_t>(damaged.size()), GRAFFITI_TIER_AUTO, &program) == 0) graffiti_destroy_program(program);
+    std::memcpy(&damaged[at], &blob[at], 8);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  for (int tier = GRAFFITI_TIER_SCALAR; tier <= GRAFFITI_TIER_AVX512VNNI; ++tier) {
+    if (!graffiti_tier_supported(tier)) continue;
+    const graffiti_conv_shape shapes[] = {
+        {5, 7, 3, 5, 7, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1}, {9, 6, 16, 5, 3, 17, 3, 3, 2, 2, 1, 1, 1, 0, 1, 1, 1}, {8, 8, 4, 8, 8, 70, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1},
+        {6, 5, 33, 6, 5, 33, 3, 3, 1, 1, 1, 1, 1, 1, 33, 1, 1}, {6, 5, 32, 4, 3, 32, 3, 3, 1, 1, 1, 1, 0, 0, 32, 1, 1}, {6, 5, 6, 6, 5, 9, 3, 3, 1, 1, 2, 2, 2, 2, 3, 1, 1},
+        {3, 4, 5, 7, 9, 6, 3, 3, 1, 1, 1, 1, 2, 2, 1, 2, 2}, {5, 5, 7, 5, 5, 14, 2, 2, 1, 1, 1, 1, 0, 0, 7, 1, 1}, {1, 1, 65, 1, 1, 10, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1}};
+    for (const graffiti_conv_shape& shape : shapes)
+      for (int x_type : {GRAFFITI_S8, GRAFFITI_U8, GRAFFITI_S16, GRAFFITI_U16})
+        for (int kernel_type : {GRAFFITI_S8, GRAFFITI_U8, GRAFFITI_S16})
+          for (int y_type : {GRAFFITI_U8, GRAFFITI_S16, GRAFFITI_S32}) TestConv(tier, shape, x_type, kernel_type, y_type, (x_type + kernel_type) % 4, y_type == GRAFFITI_S32 ? 0 : 9);
+    TestElements(tier);
+  }
+  for (int i = 1; i < argc; ++i) TestProgram(argv[i]);
+  std::printf("%d failures\n", g_failures);
+  return g_failures != 0;
+}
