@@ -56,7 +56,9 @@ def squared_error(
 
 
 def mean_squared_error(values: np.ndarray, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even") -> float:
-    """The power of two ``t = 2**e`` with the smallest ``sum (q(x) - x)**2`` (the smaller one on ties).
+    """The scale with the smallest ``sum (q(x) - x)**2`` (the smaller one on ties), as a threshold ``t = 2**(e - 0.5)``.
+
+    Every ``t`` in ``(2**(e-1), 2**e]`` has that scale; the middle in the log domain keeps training from leaving it by the first step.
 
     The search starts one above ``ceil(log2 max |x|)`` and goes down until the error has risen twice in a row, at most a
     little beyond the width of the code; every error is taken over all values.
@@ -74,7 +76,7 @@ def mean_squared_error(values: np.ndarray, *, bits: int = 8, signed: bool = True
         previous = error
         if rises == 2:
             break
-    return 2.0**best
+    return 2.0 ** (best - 0.5)
 
 
 def kl_j(values: np.ndarray, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even") -> float:
