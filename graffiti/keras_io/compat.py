@@ -22,6 +22,13 @@ def value_name(layer: str) -> str:
     return layer.replace(_SEPARATOR, "/")
 
 
+def input_name(tensor: keras.KerasTensor) -> str:
+    """The name of a model's input: its layer's, which a saved model keeps (an unnamed tensor has another one in every process)."""
+    history = getattr(tensor, "_keras_history", None)
+    layer = None if history is None else history.operation
+    return value_name(layer.name if isinstance(layer, keras.layers.InputLayer) else tensor.name)
+
+
 @dataclasses.dataclass(frozen=True)
 class Call:
     """One call of an operation (a layer, a model or a ``keras.ops`` operation) in a symbolic model."""

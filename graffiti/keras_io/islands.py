@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from graffiti.graph.ir import Graph, Node
 
@@ -110,7 +111,8 @@ def set_weights(node: Node, graph: Graph, layer) -> None:
 
 
 class IslandRunner:
-    """Runs islands on numpy arrays; every layer is made once.
+    """Runs islands on numpy arrays; every layer is made once, and runs as a ``tf.function`` as in ``Model.predict``: TensorFlow
+    fuses float ops there, and fused ones round differently than single ones.
 
     Args:
         graph: the graph whose islands are run; its constants are their weights.
@@ -122,12 +124,15 @@ class IslandRunner:
 
     def __call__(self, node: Node, arrays: list[np.ndarray]) -> list[np.ndarray]:
         """The outputs of one island, float32 numpy arrays in the order of the node's outputs."""
-        args, kwargs = arguments(node, self.graph, [keras.ops.convert_to_tensor(np.asarray(array, np.float32)) for array in arrays])
-        layer = self._layers.get(node.name)
-        if layer is None:
+        tensors = [keras.ops.convert_to_tensor(np.asarray(array, np.float32)) for array in arrays]
+        if node.name not in self._layers:
             layer = restore(node, self.graph)
-            result = layer(*args, **kwargs)  # builds it
+
+            def call(*inputs):
+                args, kwargs = arguments(node, self.graph, list(inputs))
+                return layer(*args, **kwargs)
+
+            call(*tensors)  # builds it
             set_weights(node, self.graph, layer)
-            self._layers[node.name] = layer
-        result = layer(*args, **kwargs)
-        return [np.asarray(keras.ops.convert_to_numpy(part), np.float32) for part in keras.tree.flatten(result)]
+            self._layers[node.name] = tf.function(call, autograph=False, reduce_retracing=True)
+        return [np.asarray(keras.ops.convert_to_numpy(part), np.float32) for part in keras.tree.flatten(self._layers[node.name](*tensors))]

@@ -84,7 +84,7 @@ class Reader:
     def inputs(self, symbolic: compat.Symbolic) -> None:
         """The graph's inputs, named like the model's."""
         for tensor in symbolic.inputs:
-            name = self.graph.unique(compat.value_name(tensor.name))
+            name = self.graph.unique(compat.input_name(tensor))
             self.graph.inputs.append(name)
             self.graph.types[name] = TensorType(tuple(tensor.shape))
             self.bind(tensor, name)

@@ -92,10 +92,10 @@ class QuantizedProduct(keras.layers.Layer):
     # ---- state --------------------------------------------------------------------------------------------------
     def build(self, input_shape) -> None:
         """Create the weights."""
-        shape = input_shape[0] if isinstance(input_shape, list) else input_shape
-        kernel_shape = self.kernel_shape(tuple(shape))
+        shape = _shape_of_x(input_shape)
+        kernel_shape = self.kernel_shape(shape)
         self.kernel = self.add_weight(name="kernel", shape=kernel_shape, initializer="glorot_uniform", trainable=self.kernel_trainable)
-        channels = (self.product_shape(tuple(shape))[-1],)
+        channels = (self.product_shape(shape)[-1],)
         if self.use_bias:
             self.bias = self.add_weight(name="bias", shape=channels, initializer="zeros")
         if self.batch_norm:
@@ -107,7 +107,7 @@ class QuantizedProduct(keras.layers.Layer):
         if self.kernel_quantizer is not None and not self.kernel_quantizer.built:
             self.kernel_quantizer.build(kernel_shape)
         if self.accumulator_quantizer is not None and not self.accumulator_quantizer.built:
-            self.accumulator_quantizer.build(self.product_shape(tuple(shape)))
+            self.accumulator_quantizer.build(self.product_shape(shape))
 
     # ---- inference form -----------------------------------------------------------------------------------------
     def fold(self) -> tuple[tf.Tensor, tf.Tensor | None]:
@@ -235,7 +235,7 @@ class QuantizedProduct(keras.layers.Layer):
     # ---- Keras --------------------------------------------------------------------------------------------------
     def compute_output_shape(self, input_shape):
         """As ``product_shape``; ``input_shape`` is that of ``[x, exponent]``."""
-        return self.product_shape(tuple(input_shape[0] if isinstance(input_shape, list) else input_shape))
+        return self.product_shape(_shape_of_x(input_shape))
 
     def get_config(self) -> dict[str, Any]:
         """Plain values."""
@@ -248,3 +248,9 @@ class QuantizedProduct(keras.layers.Layer):
             "input_bits": self.input_bits, "input_signed": self.input_signed, "kernel_trainable": self.kernel_trainable,
             "node_names": list(self.node_names), "value_names": {node: dict(names) for node, names in self.value_names.items()},
         }
+
+
+def _shape_of_x(input_shape) -> tuple:
+    """The shape of ``x`` alone or in ``[x, exponent]``; a saved model has lists in the places of tuples."""
+    first = input_shape[0]
+    return tuple(first if isinstance(first, (list, tuple)) else input_shape)

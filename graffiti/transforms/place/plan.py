@@ -99,6 +99,8 @@ def make_plan(
     names = {node.name for node in graph.nodes}
     for node in graph.nodes:
         plan.of_node[node.name] = chosen[layer_of(node.name, names)]
+        if node.op == "softmax" and plan.of_node[node.name] is not None:  # a layer of its own, or the end of one
+            plan.note(node.name, "float", "softmax is computed on the dequantized logits")
     for node in graph.nodes:
         reason = None if plan.in_float(node) else _unsupported(graph, node)
         if reason:
@@ -126,8 +128,6 @@ def _apply_rules(graph: Graph, default: Scheme, rules: list[Rule], plan: Plan) -
         if info.op == "island":
             node = graph.node(path) if path in {n.name for n in graph.nodes} else None
             plan.note(path, "float", (node.attrs.get("reason") if node else "") or "no integer form of this layer")
-        elif info.op == "softmax" and chosen[path] is not None:
-            plan.note(path, "float", "softmax is computed on the dequantized logits")
     for index, rule in enumerate(rules):
         if index not in used and not any(rule.matches(info) for info in known.values()):
             shown = ", ".join(list(known)[:MAX_NAMES]) + (", ..." if len(known) > MAX_NAMES else "")
