@@ -1,0 +1,188 @@
+"""The only file that touches Keras 2 (``tf_keras``) and tensorflow-model-optimization, and only inside its functions.
+
+Importing ``tensorflow_model_optimization`` may switch ``tf.keras`` to Keras 2 for the whole process, so it is never
+imported before Keras 3 and never by ``import graffiti``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any
+
+import keras
+import numpy as np
+
+# Constructor arguments of Keras 2 that Keras 3 has dropped or renamed; everything else is passed on as it is.
+_DROPPED = {"batch_input_shape", "dtype", "ragged", "sparse", "implementation", "time_major", "renorm", "fused",
+            "virtual_batch_size", "adjustment", "experimental_autocast"}
+# What Keras 2 inherits and writes but these classes never use, and Keras 3 does not take.
+_KERNEL = {"kernel_initializer", "kernel_regularizer", "kernel_constraint"}
+_UNUSED = {
+    "DepthwiseConv1D": {"groups", *_KERNEL}, "DepthwiseConv2D": {"groups", *_KERNEL},
+    "SeparableConv1D": {"groups", *_KERNEL}, "SeparableConv2D": {"groups", *_KERNEL},
+    "Conv1DTranspose": {"groups"}, "Conv2DTranspose": {"groups"},
+}
+
+
+def convert(model: Any) -> keras.Model:
+    """A ``tf_keras`` model, or the path of its ``.h5`` file, → an equal Keras 3 model.
+
+    Forward: the same function; weights are copied bit for bit, in the same order. The original is not changed.
+
+    Args:
+        model: a built Sequential or Functional ``tf_keras`` model (nested models and shared layers included), or the
+            path of an ``.h5`` / ``.keras`` file or SavedModel folder that ``tf_keras`` can load.
+
+    Returns:
+        A new ``keras.Model`` with the same layer names.
+
+    Raises:
+        TypeError: where ``model`` is neither, or is a Keras 3 model already.
+        ValueError: for a layer that has no Keras 3 counterpart; the message names it.
+        FileNotFoundError: where the path does not exist.
+    """
+    import tf_keras
+
+    if isinstance(model, keras.Model):
+        raise TypeError("convert expects a Keras 2 model (tf_keras), got a Keras 3 model; use it as it is")
+    if isinstance(model, (str, os.PathLike)):
+        if not os.path.exists(model):
+            raise FileNotFoundError(f"there is no file {model}; expected a tf_keras .h5 or .keras file")
+        model = tf_keras.models.load_model(os.fspath(model), compile=False)
+    if not isinstance(model, tf_keras.Model):
+        raise TypeError(f"convert expects a tf_keras model or the path of one, got {type(model).__name__}")
+    if not model.built:
+        raise ValueError(f"model {model.name!r} is not built; call it once, or give it an input shape, before convert")
+    if not isinstance(model, tf_keras.Sequential) and not getattr(model, "_is_graph_network", False):
+        raise ValueError(f"model {model.name!r} is subclassed; convert reads Sequential and Functional models")
+    return _Converter().model(model)
+
+
+class _Converter:
+    """Rebuilds a Keras 2 graph in Keras 3. Keras 2 is frozen, so its node internals can be relied on."""
+
+    def model(self, model) -> keras.Model:
+        layers: dict[int, Any] = {}
+        tensors: dict[int, Any] = {}
+        calls: Counter[str] = Counter()
+        for tensor in model.inputs:
+            dtype = tensor.dtype.name
+            name = tensor._keras_history.layer.name
+            tensors[id(tensor)] = keras.Input(batch_shape=tuple(tensor.shape), dtype=dtype, name=name)
+        for depth in sorted(model._nodes_by_depth, reverse=True):
+            for node in model._nodes_by_depth[depth]:
+                if node.is_input:
+                    continue
+                layer = node.layer
+                if id(layer) not in layers:
+                    layers[id(layer)] = self.layer(layer)
+                args, kwargs = self.arguments(node, tensors)
+                made = layers[id(layer)](*args, **kwargs)
+                for new in _flatten(made) if not isinstance(layers[id(layer)], keras.layers.Layer) else ():
+                    calls[layer.name] += 1  # Keras 3 numbers its ops in a count of its own; keep the names of the original
+                    new._keras_history.operation.name = layer.name + (f"_{calls[layer.name]}" if calls[layer.name] > 1 else "")
+                for old, new in zip(_flatten(node.outputs), _flatten(made)):
+                    tensors[id(old)] = new
+        inputs = [tensors[id(t)] for t in model.inputs]
+        outputs = [tensors[id(t)] for t in model.outputs]
+        converted = keras.Model(
+            inputs[0] if len(inputs) == 1 else inputs, outputs[0] if len(outputs) == 1 else outputs, name=model.name
+        )
+        for layer in model.layers:
+            new = layers.get(id(layer))
+            if new is None or not layer.weights:
+                continue
+            _copy_weights(layer, new)
+        return converted
+
+    def layer(self, layer):
+        """One Keras 3 layer without its weights."""
+        import tf_keras
+
+        if isinstance(layer, tf_keras.Model):
+            return self.model(layer)
+        kind = type(layer).__name__
+        config = {key: value for key, value in layer.get_config().items() if key not in _DROPPED}
+        config = {key: value for key, value in config.items() if key not in _UNUSED.get(kind, ())}
+        if kind == "LeakyReLU":
+            config["negative_slope"] = config.pop("alpha")
+        if kind in ("TFOpLambda", "SlicingOpLambda"):
+            return _op_layer(layer, config)
+        if kind == "BatchNormalization":
+            config["axis"] = config["axis"][0] if isinstance(config["axis"], (list, tuple)) else config["axis"]
+        target = getattr(keras.layers, kind, None)
+        if target is None or not type(layer).__module__.startswith("tf_keras."):
+            raise ValueError(
+                f"layer {layer.name!r} of class {type(layer).__module__}.{kind} has no counterpart in Keras 3; "
+                "replace it in the tf_keras model, or strip its wrapper, before convert"
+            )
+        try:
+            return target.from_config(_plain(config))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"layer {layer.name!r} ({kind}) cannot be rebuilt in Keras 3: {error}") from error
+
+    @staticmethod
+    def arguments(node, tensors):
+        """The call's arguments with Keras 3 tensors in place of the Keras 2 ones."""
+        import tf_keras
+
+        def swap(value):
+            if isinstance(value, (list, tuple)):
+                return type(value)(swap(part) for part in value)
+            if isinstance(value, dict):
+                return {key: swap(part) for key, part in value.items()}
+            if id(value) in tensors and tf_keras.backend.is_keras_tensor(value):
+                return tensors[id(value)]
+            return value
+
+        kwargs = {key: swap(value) for key, value in node.call_kwargs.items() if key not in ("training", "mask") and value is not None}
+        return swap(tuple(node.call_args)), kwargs
+
+
+def _flatten(value) -> list:
+    return [part for item in value for part in _flatten(item)] if isinstance(value, (list, tuple)) else [value]
+
+
+def _plain(config):
+    """Keras 2 writes nested objects as {class_name, config}; Keras 3 reads the same with a module."""
+    if isinstance(config, dict):
+        if "class_name" in config and "config" in config and "module" not in config:
+            return {"module": None, "class_name": config["class_name"], "config": _plain(config["config"]), "registered_name": None}
+        if str(config.get("module", "")).startswith("tf_keras"):
+            config = {**config, "module": config["module"].replace("tf_keras", "keras", 1)}
+        return {key: _plain(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return type(config)(_plain(value) for value in config)
+    return config
+
+
+def _copy_weights(old, new) -> None:
+    """Copy arrays by position; both versions create a layer's weights in one order."""
+    values = old.get_weights()
+    expected = [tuple(weight.shape) for weight in new.weights]
+    if [value.shape for value in values] != expected and len(values) == len(expected):
+        raise ValueError(f"layer {old.name!r}: weights have shapes {[v.shape for v in values]}, Keras 3 expects {expected}")
+    if len(values) != len(expected):
+        raise ValueError(f"layer {old.name!r} has {len(values)} weights, its Keras 3 counterpart {len(expected)}; it cannot be converted")
+    new.set_weights([np.asarray(value) for value in values])
+
+
+def _op_layer(layer, config):
+    """A TensorFlow function used as a layer → the Keras op of the same meaning."""
+    function = config.get("function", "")
+    table = {
+        "math.add": keras.ops.add, "__operators__.add": keras.ops.add, "math.subtract": keras.ops.subtract,
+        "math.multiply": keras.ops.multiply, "nn.relu": keras.ops.relu, "nn.relu6": keras.ops.relu6,
+        "math.sigmoid": keras.ops.sigmoid, "math.tanh": keras.ops.tanh, "nn.softmax": keras.ops.softmax,
+        "math.maximum": keras.ops.maximum, "math.minimum": keras.ops.minimum, "reshape": keras.ops.reshape,
+        "math.truediv": keras.ops.true_divide,
+    }
+    if function == "concat":
+        return lambda values, axis=-1: keras.ops.concatenate(values, axis)
+    if function in ("math.reduce_mean", "reduce_mean"):
+        return lambda x, axis=None, keepdims=False: keras.ops.mean(x, axis, keepdims)
+    if function not in table:
+        raise ValueError(f"layer {layer.name!r} calls the TensorFlow function {function!r}, which convert does not know; it knows {', '.join(sorted(table))}, concat, math.reduce_mean")
+    op = table[function]
+    return lambda *args, **kwargs: op(*args, **{k: v for k, v in kwargs.items() if k not in ("name",)})
