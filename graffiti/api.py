@@ -1,0 +1,120 @@
+"""The public verbs, each a few lines over the straight line of ARCHITECTURE.md."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from graffiti import schemes
+from graffiti.calibration import data as calibration_data
+from graffiti.calibration.calibrate import calibrate as _calibrate
+from graffiti.config import Rule, Scheme
+from graffiti.integer_graph import IntegerGraph
+from graffiti.keras_io import compat
+from graffiti.keras_io.build import build
+from graffiti.keras_io.read import read
+from graffiti.transforms import pipelines
+
+
+class QuantizationReport(tuple):
+    """What ``quantize`` did, one ``ReportLine(layer, what, why)`` each; printing it gives a table."""
+
+    def of(self, what: str) -> QuantizationReport:
+        """The lines of one kind: ``quantized``, ``folded``, ``shared``, ``float`` or ``frozen``."""
+        return QuantizationReport(line for line in self if line.what == what)
+
+    def __str__(self) -> str:
+        counts = Counter(line.what for line in self)
+        rows = [f"{line.what:<10} {line.layer:<32} {line.why}" for line in self]
+        return "\n".join([*rows, ", ".join(f"{count} {what}" for what, count in counts.items())])
+
+
+def quantize(
+    model: keras.Model, scheme: str | Scheme = "int8", calibration=None, *,
+    rules: Sequence[Rule] | None = None, steps: int | None = None, progress: bool = True,
+) -> keras.Model:
+    """A float Keras model → a calibrated fake-quantized Keras model.
+
+    Forward: every tensor that the scheme names becomes ``clip(round(x/s), qmin, qmax) * s`` with ``s`` a power of two
+    from a threshold ``log2_threshold``; batch norm is folded into the layer in front of it. Backward: the published
+    straight-through gradient for ``x`` and the log-domain gradient for the threshold, so that ``compile`` with
+    ``graffiti.ALT`` and ``fit`` retrain both.
+
+    Args:
+        model: a built Sequential, Functional or traceable model. It is not changed.
+        scheme: a preset's name (``graffiti.schemes.names()``) or a ``Scheme``.
+        calibration: what the model takes: an array, a dict or list of arrays, a ``tf.data.Dataset`` or
+            ``keras.utils.PyDataset`` or generator of batches (labels are ignored). 50 to 500 typical examples.
+        rules: exceptions to the scheme for single layers, first match wins; ``Rule(match, None)`` keeps a layer in float.
+        steps: how many batches of ``calibration`` to use; all of them by default.
+        progress: show a bar where calibration takes longer than two seconds.
+
+    Returns:
+        A new ``keras.Model`` with the same inputs and outputs. Its attribute ``quantization_report`` lists what was
+        quantized, folded, shared, frozen, or left in float and why.
+
+    Raises:
+        ValueError: for a model that is not built or quantized already, no calibration data, NaN or Inf in data or
+            weights, wrong shapes, a rule that matches nothing. Nothing is changed in any of these cases.
+        TypeError: where ``model`` is not a Keras 3 model.
+
+    Example:
+        >>> q = graffiti.quantize(model, "int8", calibration=images)   # doctest: +SKIP
+
+    References: Jain, Gural, Wu, Dick, "Trained Quantization Thresholds ...", arXiv 1903.08066, sections 3 to 5.
+    """
+    compat.check_model(model)
+    scheme = schemes.get(scheme)
+    if calibration is None:
+        raise ValueError("quantize needs calibration data: pass calibration=, 50 to 500 typical inputs of the model")
+    graph = read(model)
+    if graph.stage != "float":
+        raise ValueError(f"model {model.name!r} is quantized already; quantize the float model it came from")
+    arrays = calibration_data.collect(calibration, model, steps)
+    unsigned = [name for name, array in zip(graph.inputs, arrays) if float(np.min(array)) >= 0]
+    graph = pipelines.prepare(graph, training=True)
+    graph, lines = pipelines.place(graph, scheme, rules or (), unsigned_inputs=unsigned)
+    quantized = build(graph)
+    lines = [*lines, *_calibrate(quantized, arrays, progress=progress)]
+    quantized.quantization_report = QuantizationReport(lines)
+    return quantized
+
+
+def calibrate(q: keras.Model, data, steps: int | None = None, **options) -> QuantizationReport:
+    """Thresholds of a quantized model from data again, in topological order with everything upstream active.
+
+    Args:
+        q: a model made by ``quantize``; its thresholds are overwritten (all of them, or none where this raises).
+        data: as in ``quantize``.
+        steps: how many batches of ``data`` to use.
+        **options: ``weights`` and ``activations`` name another method (``max``, ``3sd``, ``percentile``, ``mse``,
+            ``kl_j``) than the scheme's; ``progress``.
+
+    Returns:
+        The lines worth reading, for instance thresholds frozen because a tensor is constant zero.
+    """
+    compat.check_model(q)
+    return QuantizationReport(_calibrate(q, calibration_data.collect(data, q, steps), **options))
+
+
+def to_integer(q: keras.Model) -> IntegerGraph:
+    """Lower a quantized model to integers, with the proof that no accumulator overflows.
+
+    Args:
+        q: a model made by ``quantize``, retrained or not; it is not changed.
+
+    Returns:
+        An ``IntegerGraph`` whose every tensor equals the Keras model's, bit for bit, on any input.
+
+    Raises:
+        ValueError: where ``q`` is not a quantized model, or not calibrated.
+        AccumulatorOverflow: names the layer whose 32-bit accumulator could overflow.
+    """
+    compat.check_model(q)
+    graph = read(q)
+    if graph.stage != "fakequant":
+        raise ValueError(f"model {q.name!r} is not quantized; call graffiti.quantize(model, ...) first")
+    return IntegerGraph(pipelines.lower(graph))

@@ -1,0 +1,277 @@
+"""``IntegerGraph``: the lowered network as an object that runs, saves, loads and exports.
+
+It holds one ``graph.ir.Graph`` of stage ``integer`` and nothing else that matters: the ``.graffiti`` file is that graph
+(text plus arrays), and every executor is made from it on demand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import warnings
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from graffiti import files, interface
+from graffiti.graph import interpreter, printer
+from graffiti.graph.ir import Graph
+from graffiti.graph.verify import verify_graph
+
+FILE_VERSION = 1
+_MANIFEST, _GRAPH, _CONSTANTS = "manifest.json", "graph.txt", "constants.npz"
+
+
+class IntegerGraph:
+    """A network in integers: power-of-two scales, no zero-points, the same codes on every executor.
+
+    Made by ``graffiti.to_integer(q)`` or ``IntegerGraph.load(path)``. Inputs are the float (or uint8) arrays of the
+    Keras model; they are rounded to codes at the border. Outputs are the codes times their power-of-two scale as
+    float32 (softmax, where the model ended in one, is applied to those in float).
+
+    Args:
+        graph: a verified graph of stage ``integer``.
+
+    Attributes:
+        graph: the graph; do not change it.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        if graph.stage != "integer":
+            raise ValueError(f"an IntegerGraph holds a graph of stage 'integer', got {graph.stage!r}; use graffiti.to_integer")
+        verify_graph(graph)
+        self.graph = graph
+        self._runners: dict[Any, Any] = {}
+
+    # ---- running -------------------------------------------------------------------------------------------------
+    def predict(
+        self, x, batch_size: int = 256, *, threads: int | None = None, tier: str = "auto", engine: str = "auto",
+    ):
+        """Run the network.
+
+        Args:
+            x: an array ``(batch, ...)``, a list or dict of arrays for several inputs, or a ``tf.data.Dataset``,
+                ``keras.utils.PyDataset`` or generator of batches (labels ignored).
+            batch_size: images handed to the executor at once; batches of a dataset stay as they are.
+            threads: cores to use; all by default (native engine only).
+            tier: ``auto``, ``scalar``, ``avx2`` or ``avx512vnni`` (native engine only).
+            engine: ``native`` (the program runner), ``python`` (TensorFlow without native code), ``reference`` (numpy),
+                or ``auto``: what ``GRAFFITI_OPS`` says, native where it is built.
+
+        Returns:
+            float32 arrays in the structure that the Keras model returns: one array, a list or a dict.
+
+        Raises:
+            ValueError: where ``x`` has other inputs, shapes or dtypes than the network, holds NaN, or is empty.
+        """
+        return interface.structured(self.graph, self._outputs(x, batch_size, engine, tier, threads))
+
+    __call__ = predict
+
+    def evaluate(self, x, y=None, batch_size: int = 256, **options) -> dict[str, float]:
+        """Top-1 accuracy of a classifier with one output.
+
+        Args:
+            x: as in ``predict``; or a ``tf.data.Dataset`` of ``(images, labels)`` with ``y`` left out.
+            y: integer labels ``(batch,)`` or one-hot ``(batch, classes)``.
+            batch_size: as in ``predict``.
+            **options: ``threads``, ``tier`` and ``engine`` of ``predict``.
+
+        Returns:
+            ``{"accuracy": share, "count": number of examples}``.
+
+        Raises:
+            ValueError: without labels, with another number of them than of examples, or for a network that is no
+                classifier with one output.
+        """
+        if y is None:
+            images: list[Any] = []
+            found: list[np.ndarray] = []
+            for element in interface.elements(x):
+                if not isinstance(element, (tuple, list)) or len(element) < 2:
+                    raise ValueError("evaluate needs labels: pass y, or a dataset of (images, labels)")
+                images.append(element[0])
+                found.append(np.asarray(element[1]))
+            if not found:
+                raise ValueError("evaluate got no data: expected at least one batch, got an empty dataset")
+            x, y = ((part,) for part in images), np.concatenate(found)
+        labels = np.asarray(y)
+        if labels.ndim == 2 and labels.shape[1] > 1:
+            labels = labels.argmax(-1)
+        outputs = self._outputs(x, batch_size, **options)
+        if len(outputs) != 1:
+            raise ValueError(f"evaluate expects a network with one output, this one has {len(outputs)}; use predict")
+        classes = outputs[0].reshape(len(outputs[0]), -1)
+        if classes.shape[1] < 2:
+            raise ValueError("evaluate compares the scores of several classes, this network gives one number for each example; use predict")
+        if labels.size != len(classes):
+            raise ValueError(f"evaluate got {len(classes)} examples and {labels.size} labels; they must be as many")
+        hits = classes.argmax(-1) == labels.reshape(-1)
+        return {"accuracy": float(hits.mean()), "count": int(len(hits))}
+
+    def _outputs(self, x, batch_size: int, engine: str = "auto", tier: str = "auto", threads: int | None = None) -> list[np.ndarray]:
+        """The graph's outputs in order, of all batches."""
+        run = self._executor(engine, tier, threads)
+        collected = [[np.asarray(out) for out in run(batch)] for batch in interface.batches(self.graph, x, batch_size)]
+        if not collected:
+            raise ValueError("the network got no data: expected at least one example, got an empty array or dataset")
+        return [np.concatenate(parts) for parts in zip(*collected)]
+
+    def _executor(self, engine: str, tier: str, threads: int | None):
+        """A function ``list of arrays -> list of arrays``, kept for the next call."""
+        if engine == "auto":
+            engine = self._default_engine()
+        key = (engine, tier, threads)
+        if key not in self._runners:
+            if engine == "native":
+                from graffiti.runtime.runner import Runner
+
+                runner = Runner(self.graph, tier=tier, threads=threads, island=self._island())
+                self._runners[key] = runner.run
+            elif engine == "python":
+                from graffiti.runtime_tf import TensorFlowExecutor
+
+                self._runners[key] = TensorFlowExecutor(self.graph, ops="python", island=self._island()).run
+            elif engine == "reference":
+                self._runners[key] = lambda batch: interpreter.run(self.graph, batch, island=self._island())
+            else:
+                raise ValueError(f"an engine is auto, native, python or reference, got {engine!r}")
+        return self._runners[key]
+
+    @staticmethod
+    def _default_engine() -> str:
+        from graffiti.ops import loader
+        from graffiti.runtime import library
+
+        mode = loader.mode()
+        if mode != "auto":
+            return mode
+        try:
+            library.load()
+        except library.KernelsNotAvailable as error:
+            warnings.warn(f"graffiti predicts in pure TensorFlow, which is slower: {error} (GRAFFITI_OPS=python silences this)", RuntimeWarning, stacklevel=4)
+            return "python"
+        return "native"
+
+    def _island(self):
+        """The function that computes Keras layers left in float; ``None`` where the graph has none."""
+        if not any(node.op == "island" for node in self.graph.nodes):
+            return None
+        from graffiti.keras_io.islands import IslandRunner
+
+        return IslandRunner(self.graph)
+
+    # ---- looking --------------------------------------------------------------------------------------------------
+    @property
+    def is_integer_only(self) -> bool:
+        """Whether nothing between the borders is computed in float."""
+        return not any(node.op == "island" for node in self.graph.nodes)
+
+    def to_text(self) -> str:
+        """The graph as readable text (``graph/printer.py``)."""
+        return printer.to_text(self.graph)
+
+    def digest(self) -> str:
+        """SHA-256 over the text and every constant: two graphs with one digest compute the same."""
+        return _digest(self.to_text(), self.graph.constants)
+
+    def summary(self, print_fn=print) -> None:
+        """Print one line per node: name, op, format, shape, and the totals."""
+        rows = [("name", "op", "format", "shape")]
+        for node in self.graph.nodes:
+            type = self.graph.types[node.name]
+            format = "float32" if type.format is None else _short(str(type.format))
+            rows.append((node.name, node.op, format, str(type.shape)))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        for index, row in enumerate(rows):
+            print_fn("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+            if index == 0:
+                print_fn("  ".join("-" * width for width in widths))
+        formats = ((array, self.graph.format(name)) for name, array in self.graph.constants.items())
+        weight_bytes = sum((array.size * format.bits / 8 for array, format in formats if format is not None), 0.0)
+        print_fn(f"{len(self.graph.nodes)} nodes, {weight_bytes:.0f} bytes of constants, sha256 {self.digest()[:16]}")
+
+    def __repr__(self) -> str:
+        return f"IntegerGraph({self.graph.name!r}, {len(self.graph.nodes)} nodes, sha256 {self.digest()[:16]})"
+
+    # ---- files ----------------------------------------------------------------------------------------------------
+    def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
+        """Write the graph to one ``.graffiti`` file (a zip of readable text and arrays), atomically.
+
+        Raises:
+            FileExistsError: where ``path`` exists and ``overwrite`` is false.
+        """
+        arrays = io.BytesIO()
+        names = sorted(self.graph.constants)
+        members: dict[str, Any] = {f"c{i}": self.graph.constants[name] for i, name in enumerate(names)}
+        np.savez(arrays, **members)
+        manifest = {"format": "graffiti", "version": FILE_VERSION, "sha256": self.digest(), "constants": names}
+        with files.atomic_file(path, overwrite=overwrite) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            for name, data in ((_MANIFEST, json.dumps(manifest, indent=1)), (_GRAPH, self.to_text()), (_CONSTANTS, arrays.getvalue())):
+                entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))  # the same graph gives the same file
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                archive.writestr(entry, data)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> IntegerGraph:
+        """Read a ``.graffiti`` file.
+
+        Raises:
+            FileNotFoundError: where there is none.
+            ValueError: where the file is truncated, was changed, or is not a graffiti file.
+        """
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"there is no file {path}; expected one written by IntegerGraph.save")
+        damaged = f"{path} does not match its own checksum; it was changed or damaged, write it again with IntegerGraph.save"
+        try:
+            with zipfile.ZipFile(path) as archive:
+                manifest = json.loads(archive.read(_MANIFEST))
+                if manifest["format"] != "graffiti":
+                    raise ValueError(f"its manifest names the format {manifest['format']!r}")
+                version, checksum, names = int(manifest["version"]), str(manifest["sha256"]), list(manifest["constants"])
+                if version <= FILE_VERSION:
+                    text = archive.read(_GRAPH).decode()
+                    with np.load(io.BytesIO(archive.read(_CONSTANTS)), allow_pickle=False) as arrays:
+                        constants = {name: arrays[f"c{i}"] for i, name in enumerate(names)}
+        except Exception as error:  # zip, JSON, numpy and Unicode each have their own
+            raise ValueError(f"{path} is not a whole .graffiti file ({error}); write it again with IntegerGraph.save") from error
+        if version > FILE_VERSION:
+            raise ValueError(f"{path} has file version {version}, this graffiti reads up to {FILE_VERSION}; update graffiti")
+        if _digest(text, constants) != checksum:
+            raise ValueError(damaged)
+        graph = cls(printer.parse(text, constants))
+        if graph.digest() != checksum:
+            raise ValueError(damaged)
+        return graph
+
+    def export(self, path: str | os.PathLike, format: str = "c", **options) -> list:
+        """Write the network for another tool or chip.
+
+        Args:
+            path: a folder (``c``) or file that does not exist yet.
+            format: a name in ``graffiti.export.EXPORTERS``.
+            **options: of that exporter, for instance ``test_inputs`` of ``c``.
+
+        Returns:
+            The files written.
+        """
+        from graffiti import export
+
+        return export.get(format).write(self.graph, path, **options)
+
+
+def _digest(text: str, constants: Mapping[str, np.ndarray]) -> str:
+    hasher = hashlib.sha256(text.encode())
+    for name in sorted(constants):
+        array = np.ascontiguousarray(constants[name])
+        hasher.update(f"{name}{array.dtype}{array.shape}".encode())
+        hasher.update(array.tobytes())
+    return hasher.hexdigest()
+
+
+def _short(text: str, limit: int = 28) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."

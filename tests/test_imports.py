@@ -1,0 +1,85 @@
+"""Who may import whom (ARCHITECTURE, last section), kept by reading the imports of every file."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "graffiti"
+
+# package of graffiti -> what it may import from graffiti, and which libraries it must not know
+RULES: dict[str, set[str]] = {
+    "numerics": set(),
+    "files": set(),
+    "graph": {"numerics"},
+    "config": {"numerics"},
+    "schemes": {"config", "numerics"},
+    "transforms": {"graph", "numerics", "config", "schemes"},
+    "export": {"graph", "numerics", "files"},
+    "runtime": {"graph", "numerics", "ops"},
+    "ops": {"numerics"},
+    "quantizers": {"ops", "numerics"},
+    "layers": {"quantizers", "ops", "numerics"},
+    "calibration": {"layers", "quantizers", "ops", "numerics", "config", "keras_io"},  # keras_io.compat: the walk over calls
+    "keras_io": {"graph", "layers", "quantizers", "numerics", "ops"},
+}
+PLAIN = ("numerics", "graph", "transforms", "export", "runtime", "config", "schemes", "files")  # neither TensorFlow nor Keras
+FORBIDDEN_EVERYWHERE = ("tensorflow.keras", "keras.src")
+
+
+def modules() -> list[pathlib.Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: pathlib.Path) -> set[str]:
+    """Every module that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: use absolute imports"
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def owner(path: pathlib.Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_follow_the_table(path):
+    own = owner(path)
+    for name in imports(path):
+        assert not name.startswith(FORBIDDEN_EVERYWHERE), f"{path} imports {name}"
+        if own in PLAIN:
+            assert name.split(".")[0] not in ("tensorflow", "keras", "tf_keras"), f"{path} must not know {name}"
+        if name.split(".")[0] == "graffiti" and own in RULES:
+            target = name.split(".")[1] if "." in name else ""
+            assert target == own or target in RULES[own], f"{path}: {own} may not import graffiti.{target}"
+        if name.split(".")[0] in ("tf_keras", "tensorflow_model_optimization"):
+            assert own == "tfmot", f"{path}: only tfmot.py may import {name}"
+
+
+def test_only_recipes_and_tools_use_public_names():
+    for path in [*(ROOT / "recipes").glob("*.py"), *(ROOT / "tools").glob("*.py")]:
+        private = {n for n in imports(path) if n.startswith("graffiti.") and any(p.startswith("_") for p in n.split("."))}
+        assert not private, f"{path} imports {private}"
+
+
+def test_plain_packages_load_without_tensorflow():
+    """The graph half works where TensorFlow and Keras are not installed."""
+    names = [f"graffiti.{m}" for m in ("numerics.reference", "graph.interpreter", "export.c.exporter", "runtime.runner", "files")]
+    program = (
+        "import sys, types, pathlib\n"
+        f"package = types.ModuleType('graffiti'); package.__path__ = [{str(PACKAGE)!r}]; sys.modules['graffiti'] = package\n"
+        + "".join(f"import {name}\n" for name in names)
+        + "assert not {'tensorflow', 'keras'} & set(sys.modules), 'a plain package loaded TensorFlow or Keras'"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
