@@ -1,0 +1,98 @@
+"""Both recipes from beginning to end, as a user runs them, with tiny settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from graffiti.ops import loader
+from graffiti.runtime import library
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def recipe(name: str, *words, cwd) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.run([sys.executable, ROOT / "recipes" / name, *words], capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+def everything_is_built() -> bool:
+    try:
+        library.load()
+    except library.KernelsNotAvailable:
+        return False
+    return loader.available() and shutil.which("cc") is not None and shutil.which("make") is not None
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory) -> pathlib.Path:
+    """64 training and 32 validation images of ten classes, one of them all bright on the left, and so on."""
+    import tensorflow as tf
+
+    folder, rng = tmp_path_factory.mktemp("records"), np.random.RandomState(0)
+    for shard, count in (("train-00000-of-00002", 40), ("train-00001-of-00002", 24), ("validation-00000-of-00001", 32)):
+        with tf.io.TFRecordWriter(str(folder / shard)) as writer:
+            for index in range(count):
+                image = rng.randint(0, 120, (32, 32, 3))
+                image[3 * (index % 10) : 3 * (index % 10) + 3] += 130
+                feature = {
+                    "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[tf.io.encode_png(image.astype(np.uint8)).numpy()])),
+                    "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[index % 10])),
+                }
+                writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())
+    return folder
+
+
+@pytest.mark.slow
+def test_cifar10(records, tmp_path):
+    done = recipe(
+        "cifar10_resnet8.py", f"--data_dir={records}", "--limit=64", "--batch_size=16", "--float_epochs=1", "--epochs=1", "--calibration_images=16",
+        "--targets=reference,python", "--scheme=int8_per_channel", "--out=out", cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    out = tmp_path / "out"
+    assert {p.name for p in out.iterdir()} == {"float.keras", "quantized.keras", "retrained.keras", "net.graffiti", "verification.json", "net_c", "results.json"}
+    results = json.loads((out / "results.json").read_text())
+    assert results["unequal_integers"] == 0 and results["compared_integers"] > 1_000_000
+    assert (results["training_images"], results["validation_images"], results["scheme"]) == (64, 32, "int8_per_channel")
+    assert list(results["accuracy"]) == ["float", "static int8_per_channel", "float, 1 more epochs", "ALT int8_per_channel, 1 epochs", "integer graph"]
+    assert results["accuracy"]["integer graph"] == results["accuracy"]["ALT int8_per_channel, 1 epochs"]
+    assert "| integer graph | " in done.stdout and "unequal integers: 0 of" in done.stdout
+    again = recipe("cifar10_resnet8.py", f"--data_dir={records}", "--out=out", cwd=tmp_path)
+    assert again.returncode != 0 and "out exists already; choose another path" in again.stderr
+
+
+@pytest.mark.slow
+def test_cifar10_refuses_before_it_writes(records, tmp_path):
+    for words, message in (
+        ((f"--data_dir={tmp_path / 'absent'}",), "there is no .*absent"), ((f"--data_dir={records}", "--scheme=int9"), "int9"),
+        ((f"--data_dir={records}", "--limit=8"), "8 training images are fewer than one batch of 128; give a smaller --batch_size"), ((), "data_dir"),
+    ):
+        done = recipe("cifar10_resnet8.py", *words, cwd=tmp_path)
+        assert done.returncode != 0 and re.search(message, done.stderr + done.stdout), done.stderr
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not everything_is_built(), reason="needs the kernels, the op library, cc and make: the recipe proves all of them")
+def test_quickstart(tmp_path):
+    done = recipe("quickstart.py", "--out=out", "--float_epochs=2", "--epochs=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    out = tmp_path / "out"
+    assert {p.name for p in out.iterdir()} == {"float.keras", "quantized.keras", "retrained.keras", "net.graffiti", "verification.json", "net_c"}
+    report = json.loads((out / "verification.json").read_text())
+    assert report["ok"] and report["mismatches"] == 0 and {"keras", "native", "ops", "python", "c"} <= {r["target"].split(":")[0] for r in report["results"]}
+    rows = dict(line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ") and line.endswith("% |"))
+    accuracy = {name: float(value.split()[0]) for name, value in rows.items()}
+    assert set(accuracy) == {"float", "static int8", "after ALT", "integer graph"}
+    assert accuracy["after ALT"] == accuracy["integer graph"] and accuracy["integer graph"] > accuracy["float"] - 10 > 20
+    assert f"unequal integers: 0 of {report['compared']:,}" in done.stdout
+    assert recipe("quickstart.py", "--out=out", cwd=tmp_path).returncode != 0

@@ -1,0 +1,220 @@
+"""The command line: every subcommand, its exit code, its JSON, its refusals; and one run as a program."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import zoo
+
+import graffiti
+from graffiti import cli
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+IMAGES = np.random.RandomState(0).normal(size=(24, 8, 8, 3)).astype(np.float32)
+LABELS = np.arange(24) % 4
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder with a float model, a quantized one, its integer graph, and data."""
+    folder = tmp_path_factory.mktemp("cli")
+    keras.utils.clear_session(free_memory=False)
+    layers = keras.layers
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = layers.BatchNormalization(name="bn")(layers.Conv2D(4, 3, 2, name="c")(inputs))
+    x = layers.Flatten(name="f")(layers.ReLU(name="r")(x))
+    model = zoo.randomize(keras.Model(inputs, layers.Dense(4, activation="softmax", name="d")(x), name="net"))
+    model.save(folder / "float.keras")
+    q = graffiti.quantize(model, calibration=IMAGES, progress=False)
+    q.save(folder / "q.keras")
+    graffiti.to_integer(q).save(folder / "net.graffiti")
+    np.savez(folder / "data.npz", images=IMAGES, labels=LABELS)
+    np.save(folder / "images.npy", IMAGES)
+    return folder
+
+
+@pytest.fixture
+def call(made, tmp_path, capsys, monkeypatch):
+    """Run a command in an empty folder, with ``{}`` standing for the folder of things made; exit code, output, errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        arguments = cli.parse_arguments(["graffiti", *(str(word).format(made) for word in words)])
+        capsys.readouterr()
+        code = cli.run(arguments)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def names(folder) -> list[str]:
+    return sorted(p.name for p in pathlib.Path(folder).iterdir())
+
+
+def test_quantize(call, made, tmp_path):
+    code, out, _ = call("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=q.keras", "--scheme=w4a4", "--limit=16")
+    assert code == 0 and out.endswith("wrote q.keras\n") and "folded     c" in out
+    expected = graffiti.quantize(keras.models.load_model(made / "float.keras"), "w4a4", calibration=IMAGES[:16], progress=False)
+    np.testing.assert_array_equal(keras.models.load_model("q.keras").predict(IMAGES, verbose=0), expected.predict(IMAGES, verbose=0))
+    assert names(tmp_path) == ["q.keras"]
+
+
+def test_quantize_keeps_layers_in_float_and_speaks_json(call, tmp_path):
+    code, out, _ = call("quantize", "{}/float.keras", "--calibration={}/data.npz", "--output=q.keras", "--keep_float=d", "--keep_float=c", "--json")
+    result = json.loads(out)
+    assert code == 0 and (result["output"], result["scheme"]) == ("q.keras", "int8")
+    assert {line["layer"] for line in result["report"] if line["what"] == "float" and "rule" in line["why"]} == {"c", "d"}
+    assert not graffiti.to_integer(keras.models.load_model("q.keras")).is_integer_only
+
+
+def test_quantize_a_keras_2_file(call, tmp_path):
+    tf_keras = pytest.importorskip("tf_keras")
+    old = tf_keras.Sequential([tf_keras.Input((8, 8, 3)), tf_keras.layers.Flatten(), tf_keras.layers.Dense(2)])
+    old.save("old.h5")
+    assert call("quantize", "old.h5", "--calibration={}/images.npy", "--output=q.keras")[0] == 0
+    q = keras.models.load_model("q.keras")
+    difference = q.predict(IMAGES, verbose=0) - np.asarray(old(IMAGES))
+    assert np.abs(difference).max() < 0.1 * np.abs(np.asarray(old(IMAGES))).max()
+
+
+def test_retrain(call, made):
+    words = ("retrain", "{}/q.keras", "--train={}/data.npz", "--validation={}/data.npz", "--epochs=2", "--batch_size=8", "--weight_learning_rate=0.01", "--json")
+    code, out, _ = call(*words, "--output=a.keras")
+    history = json.loads(out)["history"]
+    assert code == 0 and all(len(history[key]) == 2 for key in ("loss", "accuracy", "val_loss", "val_accuracy"))
+    assert history["loss"][1] < history["loss"][0]
+    a, start = keras.models.load_model("a.keras"), keras.models.load_model(made / "q.keras")
+    assert any((x != y).any() for x, y in zip(a.get_weights(), start.get_weights()))
+    assert a.get_layer("c").batch_norm_frozen.numpy() == 1
+    assert call(*words, "--output=b.keras")[0] == 0  # the same seed, the same bits
+    for x, y in zip(a.get_weights(), keras.models.load_model("b.keras").get_weights()):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_verify(call, made, tmp_path):
+    code, out, _ = call("verify", "{}/q.keras", "--data={}/images.npy", "--targets=reference,python", "--report=r.json")
+    assert code == 0 and out.rstrip().endswith("all integers agree") and names(tmp_path) == ["r.json"]
+    assert json.loads((tmp_path / "r.json").read_text())["sha256"] == graffiti.IntegerGraph.load(made / "net.graffiti").digest()
+    code, out, _ = call("verify", "{}/q.keras", "--graph={}/net.graffiti", "--data={}/data.npz", "--targets=python", "--limit=5", "--json")
+    result = json.loads(out)
+    assert code == 0 and result["ok"] and result["examples"] == 5 and result["mismatches"] == 0 and result["compared"] > 0
+    code, _, err = call("verify", "{}/q.keras", "--data={}/images.npy", "--targets=python", "--report=r.json")
+    assert code == 2 and "r.json exists already" in err
+
+
+def test_verify_fails_where_integers_differ(call, made):
+    graph = graffiti.IntegerGraph.load(made / "net.graffiti").graph.copy()
+    name = next(node.inputs[1] for node in graph.nodes if node.op == "conv")
+    graph.constants[name] = -graph.constants[name]
+    graffiti.IntegerGraph(graph).save("other.graffiti")
+    code, out, _ = call("verify", "{}/q.keras", "--graph=other.graffiti", "--data={}/images.npy", "--targets=python")
+    assert code == 1 and "NOT proven" in out and "keras c" in out
+    code, out, _ = call("verify", "{}/q.keras", "--graph=other.graffiti", "--data={}/images.npy", "--targets=python", "--json")
+    assert code == 1 and json.loads(out)["mismatches"] > 0 and json.loads(out)["ok"] is False
+
+
+def test_export(call, made, tmp_path):
+    code, out, _ = call("export", "{}/net.graffiti", "--output=net_c", "--test_inputs={}/images.npy", "--limit=3", "--json")
+    result = json.loads(out)
+    assert code == 0 and result["format"] == "c" and all((tmp_path / file).is_file() for file in result["files"])
+    assert {"net.c", "net.h", "main.c", "Makefile"} <= set(names(tmp_path / "net_c"))
+    code, out, _ = call("export", "{}/q.keras", "--format=graffiti", "--output=again.graffiti")
+    assert code == 0 and out == "wrote again.graffiti\n"
+    assert (tmp_path / "again.graffiti").read_bytes() == (made / "net.graffiti").read_bytes()
+    before = (tmp_path / "net_c" / "net.c").read_bytes()
+    (tmp_path / "net_c" / "notes").write_text("mine")
+    assert call("export", "{}/net.graffiti", "--output=net_c")[0] == 2 and (tmp_path / "net_c" / "notes").exists()
+    assert call("export", "{}/net.graffiti", "--output=net_c", "--overwrite")[0] == 0
+    assert not (tmp_path / "net_c" / "notes").exists() and (tmp_path / "net_c" / "net.c").read_bytes() == before
+
+
+def test_inspect(call):
+    code, out, _ = call("inspect", "{}/float.keras", "--scheme=int8_per_channel", "--json")
+    result = json.loads(out)
+    assert code == 0 and result["stage"] == "float" and {"layer": "d", "what": "float", "why": "softmax is computed on the dequantized logits"} in result["would"]
+    assert any("per channel" in line["why"] for line in result["would"])
+    assert call("inspect", "{}/float.keras")[1].startswith("a float model; under int8:\n")
+    code, out, _ = call("inspect", "{}/q.keras", "--json")
+    quantizers = {row["name"]: row for row in json.loads(out)["quantizers"]}
+    assert code == 0 and quantizers["c/q_kernel"]["role"] == "weight" and quantizers["c/q_kernel"]["format"] == "s8"
+    assert quantizers["r_q"]["format"] == "u8" and quantizers["r_q"]["threshold"].startswith("log2_threshold ")
+    assert "c/q_kernel" in call("inspect", "{}/q.keras")[1]
+    code, out, _ = call("inspect", "{}/net.graffiti", "--json")
+    assert code == 0 and json.loads(out)["stage"] == "integer" and len(json.loads(out)["sha256"]) == 64
+    assert "requantize" in call("inspect", "{}/net.graffiti")[1]
+
+
+REFUSALS = [
+    (("quantize", "{}/absent.keras", "--calibration={}/images.npy", "--output=o.keras"), "there is no file .*absent.keras; expected a .keras or .h5 model"),
+    (("quantize", "{}/net.graffiti", "--calibration={}/images.npy", "--output=o.keras"), "is an integer graph; expected the .keras model"),
+    (("quantize", "{}/data.npz", "--calibration={}/images.npy", "--output=o.keras"), "does not load as a Keras model"),
+    (("quantize", "cut.keras", "--calibration={}/images.npy", "--output=o.keras"), "cut.keras does not load as a Keras model"),
+    (("quantize", "{}/q.keras", "--calibration={}/images.npy", "--output=o.keras"), "is quantized already"),
+    (("quantize", "{}/float.keras", "--calibration={}/absent.npy", "--output=o.keras"), "there is no .*absent.npy; expected a .npy or .npz file or a folder"),
+    (("quantize", "{}/float.keras", "--calibration=cut.npz", "--output=o.keras"), "cut.npz is neither .npy nor .npz, or is cut off"),
+    (("quantize", "{}/float.keras", "--calibration=empty.npy", "--output=o.keras"), "empty.npy is neither .npy nor .npz, or is cut off"),
+    (("quantize", "{}/float.keras", "--calibration=small.npy", "--output=o.keras"), r"takes batches of shape \(None, 8, 8, 3\), the calibration data has \(4, 2\)"),
+    (("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=o.keras", "--scheme=int9"), "int9"),
+    (("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=o.keras", "--keep_float=conv9"), "matches no layer"),
+    (("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=taken.keras"), "taken.keras exists already; choose another path"),
+    (("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=o.h5"), "--output names a .keras file, got o.h5"),
+    (("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=no/o.keras"), "folder .*no does not exist"),
+    (("retrain", "{}/float.keras", "--train={}/data.npz", "--output=o.keras"), "is a float model; quantize it first"),
+    (("retrain", "{}/q.keras", "--train={}/images.npy", "--output=o.keras"), "--train needs labels beside the inputs"),
+    (("retrain", "{}/q.keras", "--train=uneven.npz", "--output=o.keras"), "uneven.npz holds inputs .* as many labels"),
+    (("retrain", "{}/q.keras", "--train={}/data.npz", "--output=taken.keras"), "taken.keras exists already"),
+    (("verify", "{}/q.keras", "--data={}/images.npy", "--targets=gpu"), "verify knows the targets .*got 'gpu'"),
+    (("verify", "{}/float.keras", "--data={}/images.npy"), "is not quantized"),
+    (("verify", "{}/q.keras", "--graph=cut.keras", "--data={}/images.npy"), "cut.keras is not a whole .graffiti file"),
+    (("export", "{}/q.keras", "--output=o", "--format=fortran"), "there is no export format 'fortran'; the formats are c"),
+    (("export", "{}/q.keras", "--output=taken.keras"), "taken.keras exists already"),
+    (("export", "{}/net.graffiti", "--output=taken.keras", "--format=graffiti"), "taken.keras exists already"),
+    (("inspect", "absent.graffiti"), "there is no file absent.graffiti"),
+]
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["text", "json"])
+@pytest.mark.parametrize(("words", "message"), REFUSALS, ids=[f"{w[0]}-{m[:24]}" for w, m in REFUSALS])
+def test_refusals_are_one_sentence_and_write_nothing(call, made, tmp_path, words, message, as_json):
+    (tmp_path / "taken.keras").write_text("precious")
+    (tmp_path / "cut.keras").write_bytes((made / "float.keras").read_bytes()[:700])
+    (tmp_path / "cut.npz").write_bytes((made / "data.npz").read_bytes()[:-30])
+    (tmp_path / "empty.npy").touch()
+    np.save("small.npy", np.zeros((4, 2)))
+    np.savez("uneven.npz", images=IMAGES, labels=LABELS[:5])
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}, {p.name: p.read_bytes() for p in made.iterdir()}
+    code, out, err = call(*words, *(["--json"] if as_json else []))
+    assert code == 2
+    sentence = json.loads(out)["error"] if as_json else err.strip().splitlines()[-1]
+    if not as_json:
+        assert out == "" and sentence.startswith(f"graffiti {words[0]}: ")
+    assert re.search(message, sentence), sentence
+    assert before == ({p.name: p.read_bytes() for p in tmp_path.iterdir()}, {p.name: p.read_bytes() for p in made.iterdir()})
+
+
+@pytest.mark.parametrize("words", [(), ("paint",), ("quantize",), ("quantize", "m.keras"), ("verify", "m.keras", "--data=d", "--limit=0"), ("retrain", "m", "--train=d", "--output=o", "--epochs=x"), ("inspect", "m", "--loud")])
+def test_wrong_usage_ends_with_2(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.parse_arguments(["graffiti", *words])
+    assert caught.value.code == 2 and "usage: graffiti" in capsys.readouterr().err
+
+
+def test_as_a_program(made, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+    def program(*words):
+        return subprocess.run([sys.executable, "-m", "graffiti.cli", *words], capture_output=True, text=True, cwd=tmp_path, env=environment)
+
+    done = program("inspect", str(made / "net.graffiti"), "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["stage"] == "integer", done.stderr
+    done = program("inspect", "absent.graffiti")
+    assert done.returncode == 2 and done.stdout == "" and "graffiti inspect: there is no file absent.graffiti" in done.stderr and "Traceback" not in done.stderr
