@@ -10,6 +10,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.graffiti-installed
 KERNELS := $(shell find graffiti/ops -name '*.cc' -o -name '*.h' -o -name '*.inc' 2>/dev/null)
 WORKERS ?= 2
+export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: quickstart test test-slow check bench install clean
 
@@ -20,7 +21,7 @@ $(STAMP): setup.py $(KERNELS)
 	@echo "== setting up $(VENV) (a few minutes the first time)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip setuptools wheel
-	GRAFFITI_SKIP_OPS=1 $(BIN)/python -m pip install -q --no-build-isolation -e ".[dev,recipes,litert]"
+	GRAFFITI_SKIP_OPS=1 $(BIN)/python -m pip install -q --no-build-isolation -e ".[dev,recipes,litert,onnx]"
 	@echo "== building the op library"
 	$(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
 	touch $@

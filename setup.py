@@ -108,7 +108,7 @@ setup(
         "tqdm>=4.60",
     ],
     extras_require={
-        "onnx": ["onnx", "onnxruntime", "qonnx"],
+        "onnx": ["onnx<1.23", "onnxruntime", "qonnx"],  # onnx 1.23 writes IR 14, which onnxruntime 1.31 refuses
         "litert": ["ai-edge-litert"],
         "report": ["matplotlib", "jinja2"],
         "recipes": ["scikit-learn"],

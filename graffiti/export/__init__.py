@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from graffiti.export.base import Exporter, ExportError, Problem
 from graffiti.export.c.exporter import CExporter
+from graffiti.export.litert.exporter import LiteRTExporter
+from graffiti.export.onnx.exporter import OnnxExporter, QonnxExporter
 
-EXPORTERS: dict[str, Exporter] = {exporter.name: exporter for exporter in (CExporter(),)}
+EXPORTERS: dict[str, Exporter] = {exporter.name: exporter for exporter in (CExporter(), LiteRTExporter(), OnnxExporter(), QonnxExporter())}
 
 
 def get(format: str) -> Exporter:

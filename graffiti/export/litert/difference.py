@@ -1,0 +1,56 @@
+"""How far LiteRT's tensors may lie from the graph's, in steps: a bound that holds for every input.
+
+Where an operator rounds otherwise than the graph its own result is off by one step at most (``rounding.py``). What follows gets that
+difference as an input: a product multiplies it by the sum of its weights' magnitudes, a shift divides it, saturation and the format's range cut it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+import numpy as np
+
+from graffiti.export.litert.products import PRODUCTS, channel_sums
+from graffiti.graph.ir import Graph, Node
+from graffiti.graph.ops import attr
+
+
+def bounds(graph: Graph, inexact: Collection[str]) -> dict[str, int]:
+    """Value → largest difference in steps, for every value that may differ.
+
+    Args:
+        graph: of stage ``integer``.
+        inexact: values whose own operator may be one step off (``Program.inexact``).
+    """
+    worst: dict[str, int] = {}
+    for node in graph.nodes:
+        given = [worst.get(value, 0) for value in node.inputs]
+        difference = _through(graph, node, given) if any(given) else 0
+        difference += node.output in inexact if len(node.outputs) == 1 else 0
+        format = graph.format(node.outputs[0])
+        if format is not None:
+            difference = min(difference, format.qmax - format.qmin)
+        if difference:
+            worst.update(dict.fromkeys(node.outputs, difference))
+    return worst
+
+
+def _through(graph: Graph, node: Node, given: list[int]) -> int:
+    """A node's difference where its inputs differ by ``given``."""
+    if node.op in PRODUCTS:
+        return given[0] * int(channel_sums(node, graph.constants[node.inputs[1]]).max(initial=0))
+    if node.op in ("add", "subtract", "bias_add"):
+        return sum(given)
+    if node.op == "multiply":
+        return given[0] * int(np.abs(graph.constants[node.inputs[1]].astype(np.int64)).max(initial=0))
+    if node.op == "requantize":
+        source = graph.format(node.inputs[0])
+        assert source is not None
+        shift = attr(node, "format").exponents[0] - min(source.exponents) if len(set(source.exponents)) == 1 else attr(node, "format").exponents[0] - max(source.exponents)
+        return math.ceil(math.ldexp(given[0], -shift))
+    if node.op == "lookup":
+        table = graph.constants[node.inputs[1]].astype(np.int64)
+        reach = min(given[0], len(table) - 1)
+        return max(int(np.abs(table[step:] - table[:-step]).max(initial=0)) for step in range(1, reach + 1))
+    return max(given)

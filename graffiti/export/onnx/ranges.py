@@ -1,0 +1,97 @@
+"""The largest codes that every value of an integer graph can take, from the actual weights: what float32 must hold."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graffiti.graph.ir import Graph, Node
+from graffiti.graph.ops import attributes
+from graffiti.numerics.formats import QFormat
+from graffiti.numerics.rounding import shift_right
+
+Range = tuple[int, int]
+EXACT = 1 << 24  # float32 holds every integer up to here, and any sum whose terms' magnitudes add up to at most this
+
+# product -> the axes of its kernel that are summed over, counted from the end
+_SUMMED = {"conv": lambda rank: range(rank - 1), "dense": lambda rank: (0,), "depthwise_conv": lambda rank: range(rank - 2),
+           "conv_transpose": lambda rank: (*range(rank - 2), rank - 1)}
+PRODUCTS = tuple(_SUMMED)
+
+
+def weight_sums(kernel: np.ndarray, op: str) -> np.ndarray:
+    """``sum(|w|)`` of every output channel, int64 (``(out,)``, or ``(in, multiplier)`` for a depthwise kernel)."""
+    return np.abs(kernel.astype(np.int64)).sum(tuple(_SUMMED[op](kernel.ndim)))
+
+
+def magnitude(range: Range) -> int:
+    """The largest magnitude of a range."""
+    return max(-range[0], range[1])
+
+
+def is_wide(range: Range) -> bool:
+    """Whether float32 cannot hold every code of a range, so that the value travels in float64."""
+    return magnitude(range) > EXACT
+
+
+def code_ranges(graph: Graph) -> dict[str, Range]:
+    """``(lowest, highest)`` code of every value that has a format.
+
+    Products and sums by interval arithmetic, everything else from its inputs and its format. A range never leaves the value's
+    format: lowering proved that no accumulator does.
+    """
+    found: dict[str, Range] = {}
+    for name, format in ((n, graph.format(n)) for n in (*graph.inputs, *graph.constants)):
+        if format is not None:
+            array = graph.constants.get(name)
+            found[name] = (format.qmin, format.qmax) if array is None or not array.size else (int(array.min()), int(array.max()))
+    for node in graph.nodes:
+        for out in node.outputs:
+            format = graph.format(out)
+            if format is not None:
+                low, high = _range(graph, node, [found[v] for v in node.inputs if v in found])
+                found[out] = max(low, format.qmin), min(high, format.qmax)
+    return found
+
+
+def _range(graph: Graph, node: Node, given: list[Range]) -> Range:
+    attrs = attributes(node)
+    if node.op in PRODUCTS:
+        top = magnitude(given[0]) * int(weight_sums(graph.constants[node.inputs[1]], node.op).max(initial=0))
+        return -top, top
+    if node.op in ("bias_add", "add"):
+        return given[0][0] + given[1][0], given[0][1] + given[1][1]
+    if node.op == "subtract":
+        return given[0][0] - given[1][1], given[0][1] - given[1][0]
+    if node.op == "multiply":
+        corners = [a * b for a in given[0] for b in given[1]]
+        return min(corners), max(corners)
+    if node.op == "relu":
+        low, high = (max(end, 0) for end in given[0])
+        return (low, high) if attrs["max_code"] is None else (min(low, attrs["max_code"]), min(high, attrs["max_code"]))
+    if node.op == "lookup":
+        return given[1]
+    if node.op == "quantize":
+        return attrs["format"].qmin, attrs["format"].qmax
+    if node.op == "requantize":
+        return _requantized(graph, node, given[0])
+    if node.op == "pad":
+        return min(given[0][0], 0), max(given[0][1], 0)
+    return min(low for low, _ in given), max(high for _, high in given)  # moves, pools, maximum
+
+
+def limits(node: Node) -> Range:
+    """``[low, high]`` that a quantize or requantize saturates to, within its format."""
+    attrs = attributes(node)
+    format: QFormat = attrs["format"]
+    low, high = attrs.get("low"), attrs.get("high")
+    return (format.qmin if low is None else max(low, format.qmin)), (format.qmax if high is None else min(high, format.qmax))
+
+
+def _requantized(graph: Graph, node: Node, given: Range) -> Range:
+    low, high = limits(node)
+    source, target = graph.format(node.inputs[0]), graph.format(node.output)
+    if source is None or target is None or source.per_channel or target.per_channel:
+        return low, high
+    shift = max(target.exponents[0] - source.exponents[0], -31)
+    ends = shift_right(np.array(given), shift, attributes(node)["rounding"])
+    return int(np.clip(ends[0], low, high)), int(np.clip(ends[1], low, high))

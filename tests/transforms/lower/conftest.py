@@ -1,6 +1,0 @@
-"""The networks of the place tests serve here, too."""
-
-import pathlib
-import sys
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "place"))
