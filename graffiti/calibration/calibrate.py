@@ -22,6 +22,7 @@ from graffiti.quantizers.identity import Identity
 
 _CHUNK = 64  # examples that run through a layer at once
 WEIGHT_ROLES = ("weight", "reciprocal", "alpha")  # constants; every other role sees data
+_SMALLEST_CHANNEL = 2.0**-12  # of the largest channel's threshold
 
 
 def threshold_of(quantizer: Quantizer, values: np.ndarray, method: str | None = None) -> np.ndarray:
@@ -33,7 +34,8 @@ def threshold_of(quantizer: Quantizer, values: np.ndarray, method: str | None = 
         method: a name of ``methods.METHODS``.
 
     Returns:
-        float64 ``()`` or ``(channels,)``. Zero exactly where all values are zero.
+        float64 ``()`` or ``(channels,)``. Zero exactly where all values are zero. No other channel is below ``2**-12`` of the
+        largest: its products could not be seen beside the others', but at so fine a scale its bias would leave 32 bits.
 
     Raises:
         ValueError: where there are no values, or a value is NaN or Inf.
@@ -51,7 +53,10 @@ def threshold_of(quantizer: Quantizer, values: np.ndarray, method: str | None = 
         range_of = dict(bits=quantizer.bits, signed=quantizer.signed, narrow=quantizer.narrow, rounding=quantizer.rounding)
         # a method that finds 0 where there are values (a percentile of a sparse tensor) would lose all of them
         thresholds.append(0.0 if largest == 0.0 else estimate(row, **range_of) or largest)
-    return np.asarray(thresholds if quantizer.channel_axis is not None else thresholds[0], np.float64)
+    if quantizer.channel_axis is None:
+        return np.asarray(thresholds[0], np.float64)
+    each = np.asarray(thresholds, np.float64)
+    return np.where(each > 0, np.maximum(each, _SMALLEST_CHANNEL * each.max()), 0.0)
 
 
 class _Walk:

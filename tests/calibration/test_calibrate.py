@@ -207,3 +207,12 @@ def test_identity_quantizers_are_left_alone():
     model = keras.Model(x, Quantize(activation(8), name="q")(y)[0])
     calibrate(model, np.eye(3), progress=False)
     assert model.get_layer("q").quantizer.log2_threshold.numpy() == 0
+
+
+def test_a_dead_channel_keeps_a_scale_that_its_bias_can_have():
+    """Batch norm can fold a channel to almost nothing; a threshold as small would put its bias beyond 32 bits."""
+    quantizer = LogThreshold(8, True, channel_axis=-1, role="weight")
+    quantizer.build((3, 4))
+    values = np.ones((3, 4), np.float32) * np.float32([1.0, 1e-3, 1e-30, 0.0])
+    thresholds = threshold_of(quantizer, values, "max")
+    np.testing.assert_array_equal(thresholds, [1.0, np.float32(1e-3), 2.0**-12, 0.0])
