@@ -105,7 +105,7 @@ def main(_) -> None:
     rows[f"static {_SCHEME.value}"] = accuracy(q, validation)
     print(rows)
 
-    decay = keras.optimizers.schedules.CosineDecay(_WEIGHT_RATE.value, _EPOCHS.value * steps)
+    decay = keras.optimizers.schedules.CosineDecay(_WEIGHT_RATE.value, max(1, _EPOCHS.value * steps))
     if _EPOCHS.value and _FLOAT_RETRAIN.value:
         again = keras.models.clone_model(model)
         again.set_weights(model.get_weights())

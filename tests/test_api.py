@@ -93,14 +93,14 @@ def test_uint8_inputs_through_the_whole_line(tmp_path):
 
 def test_the_float_model_is_not_changed():
     model = network()
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", run_eagerly=True)
     model.fit(IMAGES, np.zeros((24, 4)), verbose=0)
     before = {v.path: v.numpy() for v in model.variables}
     config, trainable = model.get_config(), [v.path for v in model.trainable_variables]
     calls = {layer.name: len(layer._inbound_nodes) for layer in model.layers}
     outputs = model.predict(IMAGES, verbose=0)
     q = graffiti.quantize(model, "int4", calibration=IMAGES, progress=False)
-    q.compile(graffiti.ALT(weight_learning_rate=1e-2), "mse")
+    q.compile(graffiti.ALT(weight_learning_rate=1e-2), "mse", run_eagerly=True)
     q.fit(IMAGES, np.zeros((24, 4)), verbose=0)
     graffiti.to_integer(q)
     assert_same({v.path: v.numpy() for v in model.variables}, before)

@@ -212,6 +212,18 @@ def test_lowering_twice_gives_one_digest(net):
     assert graffiti.to_integer(q).digest() == ig.digest() and graffiti.to_integer(q).to_text() == ig.to_text()
 
 
+def test_a_loaded_float_model_lowers_to_the_same_graph(tmp_path):
+    """Names come from layers, never from tensors, which Keras numbers anew in every process."""
+    layers = keras.layers
+    model = zoo.randomize(keras.Sequential([keras.Input((4,)), layers.Dense(3, activation="relu"), layers.Dense(2)], name="m"))
+    data = np.random.RandomState(0).normal(size=(8, 4))
+    model.save(tmp_path / "float.keras")
+    loaded = keras.models.load_model(tmp_path / "float.keras")
+    first, second = (graffiti.to_integer(graffiti.quantize(m, calibration=data, progress=False)) for m in (model, loaded))
+    assert first.to_text() == second.to_text() and first.digest() == second.digest()
+    assert first.graph.inputs == [model.layers[0]._inbound_nodes[0].arguments.keras_tensors[0]._keras_history.operation.name]
+
+
 # ---- files -------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("factory", [zoo.two_inputs_two_outputs, zoo.islands, zoo.tables, zoo.mobilenet], ids=lambda f: f.__name__)
 def test_save_and_load(factory, tmp_path):

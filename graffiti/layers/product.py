@@ -198,6 +198,7 @@ class QuantizedProduct(keras.layers.Layer):
                 self.gamma, self.beta, mean, variance, tf.convert_to_tensor(self.moving_variance), self.batch_norm["epsilon"],
             )
             corrected = self.product(x, self.quantized_kernel(kernel)) * correction
+            bias += 0.0 * self.bias  # batch statistics cancel it: its gradient is zero, which is not the same as none
             return self.finish(corrected, self.quantized_bias(bias, exponent)), mean + self.bias, variance
 
         def keep():
