@@ -33,7 +33,7 @@ quickstart: install
 
 test: install
 	@echo "== tests"
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q tests
 
 test-slow: install
 	$(BIN)/python -m pytest -q -m slow tests
