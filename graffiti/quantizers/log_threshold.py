@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from graffiti.numerics.rounding import check_rounding
+from graffiti.ops.fallback import round_real
 from graffiti.quantizers.base import ChannelAxis, Quantizer, channel_axes, channel_shape, exponents, power_of_two
 
 
@@ -23,18 +24,6 @@ def fused_gradient() -> bool:
     finite inputs.
     """
     return os.environ.get("GRAFFITI_XLA", "0") != "1" and all(device.device_type == "CPU" for device in tf.config.list_physical_devices())
-
-
-def round_tensor(x: tf.Tensor, rounding: str) -> tf.Tensor:
-    """Round float32 to integers by a mode of ``numerics/rounding.py``; any shape."""
-    if rounding == "half_even":
-        return tf.round(x)
-    if rounding == "floor":
-        return tf.floor(x)
-    magnitude = tf.abs(x) if rounding == "half_away" else x
-    low = tf.floor(magnitude)
-    rounded = low + tf.cast(magnitude - low >= 0.5, x.dtype)  # not floor(x + 0.5): that addition itself rounds next to a tie
-    return tf.sign(x) * rounded if rounding == "half_away" else rounded
 
 
 def code_range(bits: int, signed: bool, narrow: bool) -> tuple[int, int]:
@@ -110,7 +99,7 @@ def log_threshold_quantize(
                 range_given=True, round_mode="HALF_TO_EVEN", narrow_range=narrow,
             )
         else:
-            quantized = tf.clip_by_value(round_tensor(x * inverse, rounding), low, high) * scale
+            quantized = tf.clip_by_value(round_real(x * inverse, rounding), low, high) * scale
         first, last = (bound * scale for bound in inside_bounds(low, high, rounding))
 
         def gradient(upstream):
