@@ -19,8 +19,6 @@ import pathlib
 import sys
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 from absl import app
 from absl.flags import argparse_flags
 

@@ -38,7 +38,7 @@ def check_expected(ig, result):
 def test_xnnpack_equals_the_integer_graph(factory):
     model, q, ig = integer(factory, "int8_per_channel" if factory in (zoo.mobilenet, zoo.moves) else "int8")
     data = zoo.inputs_of(model, 24, seed=1)
-    report = graffiti.verify(q, ig, data, ["litert"], progress=False)
+    report = graffiti.verify(q, ig, data, ["litert", "litert:builtin"], progress=False)
     assert {"keras", "litert:xnnpack", "litert:builtin"} == set(report.targets) and not report.skipped
     for result in report.results:
         if result.target == "keras":
@@ -77,7 +77,7 @@ def test_the_whole_zoo(factory, scheme):
     model, q, ig = integer(factory, scheme)
     hostile = [array * 50 for array in (lambda d: d if isinstance(d, list) else [d])(zoo.inputs_of(model, 6, seed=2))]
     for data in (zoo.inputs_of(model, 20, seed=1), hostile if len(hostile) > 1 else hostile[0]):
-        report = graffiti.verify(None, ig, data, ["litert"], progress=False)
+        report = graffiti.verify(None, ig, data, ["litert", "litert:builtin"], progress=False)
         for result in report.results:
             check_expected(ig, result)
 
