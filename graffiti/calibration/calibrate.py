@@ -118,6 +118,7 @@ class _Walk:
         calls = compat.calls(inputs, outputs)
         readers = Counter(id(x) for call in calls for x in call.inputs) + Counter(id(x) for x in outputs)
         repeats = Counter(id(call.operation.quantizer) for call in calls if _is_quantize(call.operation))
+        repeats.update(id(call.operation) for call in calls if hasattr(call.operation, "calibration_inputs"))
         values = {id(x): array for x, array in zip(inputs, arrays, strict=True)}
         for call in tqdm(calls, desc="calibrating", unit="layer", delay=2, disable=not progress, leave=False):
             operation = call.operation
@@ -127,8 +128,10 @@ class _Walk:
                 repeats[id(operation.quantizer)] -= 1
                 self.estimate(compat.value_name(operation.name), operation.quantizer, [args[0]], more=repeats[id(operation.quantizer)] > 0)
             elif hasattr(operation, "calibration_inputs"):
+                repeats[id(operation)] -= 1
                 for quantizer, seen in operation.calibration_inputs(args[0]):
-                    self.estimate(compat.value_name(operation.name), quantizer, seen)
+                    later = repeats[id(operation)] > 0 and quantizer.role not in WEIGHT_ROLES  # the kernel is the same in every call
+                    self.estimate(compat.value_name(operation.name), quantizer, seen, more=later)
             if isinstance(operation, keras.Model) and compat.is_functional(operation):
                 flat = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, np.ndarray)]
                 results = self.model(operation.inputs, operation.outputs, flat, progress=False)

@@ -216,3 +216,18 @@ def test_a_dead_channel_keeps_a_scale_that_its_bias_can_have():
     values = np.ones((3, 4), np.float32) * np.float32([1.0, 1e-3, 1e-30, 0.0])
     thresholds = threshold_of(quantizer, values, "max")
     np.testing.assert_array_equal(thresholds, [1.0, np.float32(1e-3), 2.0**-12, 0.0])
+
+
+def test_an_accumulator_shared_by_two_calls_sees_both():
+    """The larger of the two calls decides, whichever comes last."""
+    layer = QuantizedDense(
+        3, kernel_quantizer=LogThreshold(8, True, role="weight"), accumulator_quantizer=LogThreshold(16, True, role="accumulator"),
+        use_bias=False, input_bits=8, node_names=["large", "small"],
+    )
+    large, small = keras.Input((4,)), keras.Input((4,))
+    quantize = Quantize(LogThreshold(8, True))
+    model = keras.Model([large, small], [layer(list(quantize(large)), node="large"), layer(list(quantize(small)), node="small")])
+    layer.kernel.assign(np.ones((4, 3), np.float32))
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
+    calibrate(model, [x * 100, x], progress=False)
+    assert 2.0 ** float(layer.accumulator_quantizer.log2_threshold) > 50
