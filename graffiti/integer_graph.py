@@ -137,7 +137,8 @@ class IntegerGraph:
 
                 self._runners[key] = TensorFlowExecutor(self.graph, ops="python", island=self._island()).run
             elif engine == "reference":
-                self._runners[key] = lambda batch: interpreter.run(self.graph, batch, island=self._island())
+                island = self._island()
+                self._runners[key] = lambda batch: interpreter.run(self.graph, batch, island=island)
             else:
                 raise ValueError(f"an engine is auto, native, python or reference, got {engine!r}")
         return self._runners[key]
