@@ -6,11 +6,11 @@ import numpy as np
 
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import attr
-from graffiti.graph.passes import Note, Pass, PassResult
 from graffiti.numerics.windows import window_pads
+from graffiti.transforms.prepare.replace_nodes import ReplaceNodes
 
 
-class AveragePoolToDepthwise(Pass):
+class AveragePoolToDepthwise(ReplaceNodes):
     """``average_pool → depthwise_conv`` by ``<pool>/reciprocal``, same strides and padding.
 
     1. Every window lies inside the image (VALID, or SAME that adds no zeros): a kernel ``(*window, channels, 1)`` of
@@ -27,20 +27,12 @@ class AveragePoolToDepthwise(Pass):
     References: Jain et al., arXiv 1903.08066; Graffitist, ``preprocess_layers`` step 3; C9 of its specification.
     """
 
-    stage = "float"
+    op = "average_pool"
 
-    def run(self, graph: Graph) -> PassResult:
-        graph, modified, notes = graph.copy(), False, []
-        for node in [n for n in graph.nodes if n.op == "average_pool"]:
-            why = reason_against(graph, node)
-            if why:
-                notes.append(Note(node.name, why))
-            else:
-                self._replace(graph, node)
-                modified = True
-        return PassResult(graph, modified, tuple(notes))
+    def reason_against(self, graph: Graph, node: Node) -> str | None:
+        return reason_against(graph, node)
 
-    def _replace(self, graph: Graph, pool: Node) -> None:
+    def replace(self, graph: Graph, pool: Node) -> None:
         window, strides, padding = (attr(pool, key) for key in ("pool_size", "strides", "padding"))
         (x,), channels = pool.inputs, graph.shape(pool.inputs[0])[-1]
         if all(n == 1 for n in window):

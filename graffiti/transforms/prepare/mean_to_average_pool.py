@@ -5,10 +5,10 @@ from __future__ import annotations
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.match import splice_out
 from graffiti.graph.ops import attr
-from graffiti.graph.passes import Note, Pass, PassResult
+from graffiti.transforms.prepare.replace_nodes import ReplaceNodes
 
 
-class MeanToAveragePool(Pass):
+class MeanToAveragePool(ReplaceNodes):
     """``mean`` over spatial axes → ``average_pool`` (VALID, window = image), then a reshape where the axes go.
 
     1. All spatial axes, ``keepdims``: the pool has the mean's name.
@@ -23,20 +23,12 @@ class MeanToAveragePool(Pass):
     References: Jain et al., arXiv 1903.08066; Graffitist, ``preprocess_layers`` step 2.
     """
 
-    stage = "float"
+    op = "mean"
 
-    def run(self, graph: Graph) -> PassResult:
-        graph, modified, notes = graph.copy(), False, []
-        for node in [n for n in graph.nodes if n.op == "mean"]:
-            why = reason_against(graph, node)
-            if why:
-                notes.append(Note(node.name, why))
-            else:
-                self._replace(graph, node)
-                modified = True
-        return PassResult(graph, modified, tuple(notes))
+    def reason_against(self, graph: Graph, node: Node) -> str | None:
+        return reason_against(graph, node)
 
-    def _replace(self, graph: Graph, node: Node) -> None:
+    def replace(self, graph: Graph, node: Node) -> None:
         shape, axes = graph.shape(node.inputs[0]), set(attr(node, "axes"))
         keepdims = attr(node, "keepdims")
         window = tuple(size if axis in axes else 1 for axis, size in enumerate(shape))[1:-1]
