@@ -7,10 +7,13 @@ Importing this package registers every graffiti class with Keras, so that saved 
 import keras as _keras  # noqa: F401 - Keras first: importing tensorflow_model_optimization before it may switch tf.keras to Keras 2
 
 from graffiti import callbacks, layers, quantizers, schemes, tfmot
-from graffiti.api import QuantizationReport, calibrate, quantize, to_integer
+from graffiti.api import calibrate, quantize, to_integer
 from graffiti.config import QuantizerSpec, ReportLine, Rule, Scheme
 from graffiti.integer_graph import IntegerGraph
+from graffiti.low_bit.convert import quantize_training, strip
 from graffiti.optimizers import ALT
+from graffiti.reports import QuantizationReport
+from graffiti.training_config import TensorSpec, TrainingScheme
 from graffiti.transforms.lower.prove_accumulators import AccumulatorOverflow
 from graffiti.verification import VerificationReport, verify
 
@@ -18,6 +21,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ALT", "AccumulatorOverflow", "IntegerGraph", "QuantizationReport", "QuantizerSpec", "ReportLine", "Rule", "Scheme",
-    "VerificationReport", "calibrate", "callbacks", "layers", "quantize", "quantizers", "schemes", "tfmot",
-    "to_integer", "verify",
+    "TensorSpec", "TrainingScheme", "VerificationReport", "calibrate", "callbacks", "layers", "quantize", "quantize_training",
+    "quantizers", "schemes", "strip", "tfmot", "to_integer", "verify",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import keras
@@ -16,20 +15,8 @@ from graffiti.integer_graph import IntegerGraph
 from graffiti.keras_io import compat
 from graffiti.keras_io.build import build
 from graffiti.keras_io.read import read
+from graffiti.reports import QuantizationReport
 from graffiti.transforms import pipelines
-
-
-class QuantizationReport(tuple):
-    """What ``quantize`` did, one ``ReportLine(layer, what, why)`` each; printing it gives a table."""
-
-    def of(self, what: str) -> QuantizationReport:
-        """The lines of one kind: ``quantized``, ``folded``, ``shared``, ``float`` or ``frozen``."""
-        return QuantizationReport(line for line in self if line.what == what)
-
-    def __str__(self) -> str:
-        counts = Counter(line.what for line in self)
-        rows = [f"{line.what:<10} {line.layer:<32} {line.why}" for line in self]
-        return "\n".join([*rows, ", ".join(f"{count} {what}" for what, count in counts.items())])
 
 
 def quantize(
@@ -67,7 +54,7 @@ def quantize(
     References: Jain, Gural, Wu, Dick, "Trained Quantization Thresholds ...", arXiv 1903.08066, sections 3 to 5.
     """
     compat.check_model(model)
-    scheme = schemes.get(scheme)
+    scheme = schemes.get_static(scheme)
     if calibration is None:
         raise ValueError("quantize needs calibration data: pass calibration=, 50 to 500 typical inputs of the model")
     graph = read(model)

@@ -177,7 +177,7 @@ def _inspect(args) -> tuple[dict[str, Any], str, int]:
         return {"stage": "integer", "sha256": integer.digest(), "nodes": len(integer.graph.nodes)}, "\n".join(summary), 0
     graph = read(_load_model(args.model))
     if graph.stage == "float":
-        report = graffiti.QuantizationReport(pipelines.place(pipelines.prepare(graph, training=True), graffiti.schemes.get(args.scheme), ())[1])
+        report = graffiti.QuantizationReport(pipelines.place(pipelines.prepare(graph, training=True), graffiti.schemes.get_static(args.scheme), ())[1])
         lines = [{"layer": line.layer, "what": line.what, "why": line.why} for line in report]
         return {"stage": "float", "scheme": args.scheme, "would": lines}, f"a float model; under {args.scheme}:\n{report}", 0
     rows = []

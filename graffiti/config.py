@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from graffiti.numerics.rounding import check_rounding
+from graffiti.training_config import TrainingScheme
 
 MIN_BITS = 2
 MAX_BITS = 16
@@ -190,7 +191,7 @@ class Rule:
     Args:
         match: a regular expression that the whole layer path must match (``"block1/.*"``), a layer class
             (``keras.layers.Dense``), or a function ``LayerInfo -> bool``.
-        scheme: a ``Scheme`` or a preset's name; ``None`` keeps the layer in float.
+        scheme: a ``Scheme`` (for low-bit training a ``TrainingScheme``) or a preset's name; ``None`` keeps the layer in float.
 
     Raises:
         ValueError: where ``match`` is not a valid regular expression.
@@ -198,7 +199,7 @@ class Rule:
     """
 
     match: str | type | Callable[[LayerInfo], bool]
-    scheme: Scheme | str | None = None
+    scheme: Scheme | TrainingScheme | str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.match, str):
@@ -208,7 +209,7 @@ class Rule:
                 raise ValueError(f"the rule {self.match!r} is not a valid regular expression: {error}") from error
         elif not callable(self.match):
             raise TypeError(f"a rule matches by a regular expression, a class or a function, got {self.match!r}")
-        if self.scheme is not None and not isinstance(self.scheme, (Scheme, str)):
+        if self.scheme is not None and not isinstance(self.scheme, (Scheme, TrainingScheme, str)):
             raise TypeError(f"a rule's scheme is a Scheme, a preset's name or None, got {self.scheme!r}")
 
     def matches(self, layer: LayerInfo) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from graffiti import training_schemes
 from graffiti.config import QuantizerSpec, Scheme
+from graffiti.training_config import TrainingScheme
 
 _WEIGHTS_8 = QuantizerSpec(8, signed=True, narrow=True, calibration="mse")
 _WEIGHTS_4 = _WEIGHTS_8.replace(bits=4)
@@ -46,13 +48,52 @@ def names() -> tuple[str, ...]:
     return tuple(SCHEMES)
 
 
-def get(scheme: str | Scheme | Mapping[str, Any]) -> Scheme:
-    """A scheme from a preset's name, a ``Scheme`` (returned as it is) or the plain values of ``Scheme.to_config``.
+def training_names() -> tuple[str, ...]:
+    """Names of the presets of low-bit training."""
+    return tuple(training_schemes.TRAINING_SCHEMES)
+
+
+def get(scheme: str | Scheme | TrainingScheme | Mapping[str, Any]) -> Scheme | TrainingScheme:
+    """A scheme from a preset's name (of quantization or of low-bit training), a scheme (returned as it is) or the plain values of ``to_config``.
 
     Raises:
         ValueError: where there is no such preset, or the values are no scheme.
-        TypeError: where ``scheme`` is none of the three.
+        TypeError: where ``scheme`` is none of these.
     """
+    if isinstance(scheme, TrainingScheme) or (isinstance(scheme, str) and scheme in training_schemes.TRAINING_SCHEMES):
+        return get_training(scheme)
+    if isinstance(scheme, str) and scheme not in SCHEMES:
+        raise ValueError(f"there is no scheme {scheme!r}; the presets are {', '.join(SCHEMES)}, and for low-bit training {', '.join(training_names())}")
+    return get_static(scheme)
+
+
+def get_training(scheme: str | Scheme | TrainingScheme | Mapping[str, Any]) -> TrainingScheme:
+    """A scheme of low-bit training, as ``get``.
+
+    Raises:
+        ValueError: where there is no such preset, or the values are no scheme.
+        TypeError: where ``scheme`` is something else, for instance a scheme of ``quantize``.
+    """
+    if isinstance(scheme, TrainingScheme):
+        return scheme
+    if isinstance(scheme, str) and scheme not in SCHEMES:
+        return training_schemes.get(scheme)
+    if isinstance(scheme, Mapping):
+        return TrainingScheme.from_config(scheme)
+    raise TypeError(
+        f"low-bit training takes a TrainingScheme or one of {', '.join(training_names())}, got {scheme!r}"
+        + ("; that is a scheme of graffiti.quantize" if isinstance(scheme, (str, Scheme)) else ""))
+
+
+def get_static(scheme: str | Scheme | TrainingScheme | Mapping[str, Any]) -> Scheme:
+    """A scheme of ``quantize``, as ``get``.
+
+    Raises:
+        ValueError: where there is no such preset, or the values are no scheme.
+        TypeError: where ``scheme`` is something else, for instance a scheme of low-bit training.
+    """
+    if isinstance(scheme, TrainingScheme) or (isinstance(scheme, str) and scheme in training_schemes.TRAINING_SCHEMES):
+        raise TypeError(f"graffiti.quantize takes one of {', '.join(SCHEMES)}, got {scheme!r}; that is a scheme of graffiti.quantize_training")
     if isinstance(scheme, Scheme):
         return scheme
     if isinstance(scheme, str):

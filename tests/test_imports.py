@@ -17,8 +17,10 @@ RULES: dict[str, set[str]] = {
     "numerics": set(),
     "files": set(),
     "graph": {"numerics"},
-    "config": {"numerics"},
-    "schemes": {"config", "numerics"},
+    "training_config": set(),
+    "training_schemes": {"training_config"},
+    "config": {"numerics", "training_config"},
+    "schemes": {"config", "numerics", "training_config", "training_schemes"},
     "transforms": {"graph", "numerics", "config", "schemes"},
     "export": {"graph", "numerics", "files"},
     "runtime": {"graph", "numerics", "ops"},
@@ -27,8 +29,9 @@ RULES: dict[str, set[str]] = {
     "layers": {"quantizers", "ops", "numerics"},
     "calibration": {"layers", "quantizers", "ops", "numerics", "config", "keras_io"},  # keras_io.compat: the walk over calls
     "keras_io": {"graph", "layers", "quantizers", "numerics", "ops"},
+    "low_bit": {"ops", "numerics", "quantizers", "keras_io", "config", "schemes", "training_config", "reports"},  # keras_io.compat again
 }
-PLAIN = ("numerics", "graph", "transforms", "export", "runtime", "config", "schemes", "files")  # neither TensorFlow nor Keras
+PLAIN = ("numerics", "graph", "transforms", "export", "runtime", "config", "schemes", "training_config", "training_schemes", "files")  # neither TensorFlow nor Keras
 FORBIDDEN_EVERYWHERE = ("tensorflow.keras", "keras.src")
 
 

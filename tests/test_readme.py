@@ -30,8 +30,8 @@ def test_public_names():
     """A change to this list is a change to the contract."""
     assert sorted(graffiti.__all__) == [
         "ALT", "AccumulatorOverflow", "IntegerGraph", "QuantizationReport", "QuantizerSpec", "ReportLine", "Rule", "Scheme",
-        "VerificationReport", "calibrate", "callbacks", "layers", "quantize", "quantizers", "schemes", "tfmot",
-        "to_integer", "verify",
+        "TensorSpec", "TrainingScheme", "VerificationReport", "calibrate", "callbacks", "layers", "quantize",
+        "quantize_training", "quantizers", "schemes", "strip", "tfmot", "to_integer", "verify",
     ]
     assert all(hasattr(graffiti, name) for name in graffiti.__all__)
 

@@ -91,7 +91,7 @@ def make_plan(
     for node in graph.nodes:
         if node.op in UNPREPARED:
             raise ValueError(f"{node.op} {node.name!r} has no quantized form; prepare the graph before placing quantizers")
-    plan = Plan(schemes.get(scheme), unsigned_inputs=frozenset(unsigned_inputs))
+    plan = Plan(schemes.get_static(scheme), unsigned_inputs=frozenset(unsigned_inputs))
     unknown = sorted(plan.unsigned_inputs - set(graph.inputs))
     if unknown:
         raise ValueError(f"unsigned_inputs names {', '.join(unknown)}; the graph's inputs are {', '.join(graph.inputs)}")
@@ -121,7 +121,7 @@ def _apply_rules(graph: Graph, default: Scheme, rules: list[Rule], plan: Plan) -
         for index, rule in enumerate(rules):
             if rule.matches(info):
                 used.add(index)
-                chosen[path] = None if rule.scheme is None else schemes.get(rule.scheme)
+                chosen[path] = None if rule.scheme is None else schemes.get_static(rule.scheme)
                 if rule.scheme is None:
                     plan.note(path, "float", f"the rule {rule} keeps it so")
                 break

@@ -1,0 +1,1 @@
+"""Low-bit training: weights, activations and gradients of a few bits, by published methods (see ``README.md`` here)."""

@@ -1,0 +1,187 @@
+"""``quantize_training`` and ``strip``: an ordinary model into one that trains in low bits, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import keras
+
+from graffiti import schemes
+from graffiti.config import LayerInfo, ReportLine, Rule
+from graffiti.keras_io import compat
+from graffiti.low_bit import engine as engines
+from graffiti.low_bit.layers import (
+    LOW_BIT_LAYERS,
+    AbsorbedReLU,
+    FusedBatchNormalization,
+    LowBitLayer,
+    QuantizedBatchNormalization,
+)
+from graffiti.low_bit.network import Place, analyse
+from graffiti.low_bit.product_layer import Settings
+from graffiti.reports import QuantizationReport
+from graffiti.training_config import TrainingScheme
+
+
+def quantize_training(
+    model: keras.Model, scheme: str | TrainingScheme, *, rules: Sequence[Rule] | None = None, engine: str = "auto", seed: int = 0,
+) -> keras.Model:
+    """A Keras model → one that trains with low-bit weights, activations and gradients.
+
+    Each compute layer becomes three products with quantized operands: ``Y = q(X)·q(W)``, ``dX = q(dY)·q(W)ᵀ``, ``dW = q(X)ᵀ·q(dY)``, with one and the same ``q(dY)``.
+    Master weights, losses and the optimizer stay float32. Train it with plain ``compile`` and ``fit``; the quantizers' state moves on with each training step and
+    is saved with the model.
+
+    Args:
+        model: a built Sequential or Functional model, nested ones included. It is not changed.
+        scheme: a preset (``graffiti.schemes.training_names()``) or a ``TrainingScheme``.
+        rules: exceptions for single layers, first match wins; ``Rule(match, None)`` keeps a layer in float.
+        engine: ``native`` computes on int8 kernels, ``emulated`` with float products of the quantized values, to the same bits; ``auto`` is native where the op library
+            is and the scheme's numbers fit int8.
+        seed: of stochastic rounding.
+
+    Returns:
+        A new model with the same weights, inputs and outputs. Its attribute ``quantization_report`` says what each layer does.
+
+    Raises:
+        ValueError: where the model is not built, is subclassed, or holds no layer to train in low bits; where a rule matches nothing or an argument is unknown.
+        TypeError: where ``model`` is not a Keras 3 model, or ``scheme`` is one of static quantization.
+
+    Example:
+        >>> t = graffiti.quantize_training(model, "adaptive_precision")
+        >>> t.compile("sgd", "mse"); t.fit(x, y)
+        >>> plain = graffiti.strip(t)
+    """
+    compat.check_model(model)
+    if not compat.is_functional(model):
+        raise ValueError(f"model {model.name!r} is subclassed; low-bit training rewrites its layers and takes Sequential and Functional models: rebuild it as one of these")
+    chosen = schemes.get_training(scheme)
+    engines.check(engine)
+    rules = list(rules or ())
+    places = analyse(model)
+    matched: set[int] = set()
+    lines: list[ReportLine] = []
+    absorbed = {}
+
+    def scheme_of(layer, place: Place) -> tuple[TrainingScheme | None, str]:
+        kind = _kind(layer)
+        info = LayerInfo(place.path, (type(layer).__name__,), kind)
+        for index, rule in enumerate(rules):
+            if rule.matches(info):
+                matched.add(index)
+                return (None, "a rule keeps it in float") if rule.scheme is None else (schemes.get_training(rule.scheme), f"by the rule {rule}")
+        if kind not in chosen.kinds and kind != "batch_norm":
+            return None, f"{chosen.name} leaves {kind} layers in float"
+        if place.first and not chosen.first_layer:
+            return None, f"{chosen.name} leaves the first layer in float"
+        if place.last and not chosen.last_layer:
+            return None, f"{chosen.name} leaves the last layer in float"
+        return chosen, f"trains by {chosen.name}"
+
+    def replace(layer):
+        place = places.get(id(layer), Place(layer.name, signed=True))
+        if id(layer) in absorbed:
+            return AbsorbedReLU(original=keras.saving.serialize_keras_object(layer), name=layer.name, dtype=layer.dtype_policy)
+        if type(layer) is keras.layers.BatchNormalization:
+            own, why = scheme_of(layer, place)
+            if own is not None and own.batch_norm is not None:
+                lines.append(ReportLine(place.path, "quantized", why))
+                settings = Settings(own, engine, True, seed + len(lines))
+                return QuantizedBatchNormalization.from_config({**layer.get_config(), "low_bit": settings.to_config()})
+            if place.relu is not None:
+                absorbed[id(place.relu)] = layer
+            return FusedBatchNormalization.from_config({**layer.get_config(), "relu": place.relu is not None})
+        if type(layer) not in LOW_BIT_LAYERS:
+            return None
+        own, why = scheme_of(layer, place)
+        lines.append(ReportLine(place.path, "float" if own is None else "quantized", why))
+        if own is None:
+            return None
+        settings = Settings(own, engine, place.signed, seed + len(lines))
+        return LOW_BIT_LAYERS[type(layer)].from_config({**layer.get_config(), "low_bit": settings.to_config()})
+
+    trained = rebuild(model, replace)
+    unused = [str(rule) for index, rule in enumerate(rules) if index not in matched]
+    if unused:
+        raise ValueError(f"these rules match no layer: {', '.join(unused)}; the layers are {', '.join(sorted(p.path for p in places.values()))}")
+    if not any(line.what == "quantized" for line in lines):
+        raise ValueError(f"model {model.name!r} holds no layer that {chosen.name} trains in low bits: {'; '.join(f'{line.layer}: {line.why}' for line in lines) or 'no compute layer'}")
+    trained.quantization_report = QuantizationReport(lines)
+    return trained
+
+
+def strip(model: keras.Model) -> keras.Model:
+    """A model of low-bit training → an ordinary Keras model with the trained float weights.
+
+    Args:
+        model: made by ``quantize_training``, trained or not, perhaps loaded from a file. It is not changed.
+
+    Returns:
+        A new model of ordinary layers with the same names; ``quantize`` takes it.
+
+    Raises:
+        ValueError: where the model holds nothing of low-bit training.
+        TypeError: where it is not a Keras 3 model.
+    """
+    compat.check_model(model)
+    found = []
+
+    def replace(layer):
+        if isinstance(layer, AbsorbedReLU):
+            return layer.plain_layer()
+        if not hasattr(layer, "plain_config"):
+            return None
+        found.append(layer)
+        return layer.plain_class().from_config(layer.plain_config())
+
+    stripped = rebuild(model, replace)
+    if not found:
+        raise ValueError(f"model {model.name!r} holds no layer of low-bit training; graffiti.strip takes what graffiti.quantize_training made")
+    return stripped
+
+
+def rebuild(model: keras.Model, replace: Callable[[keras.layers.Layer], keras.layers.Layer | None]) -> keras.Model:
+    """A copy of a model with some layers replaced, all weights carried over.
+
+    Args:
+        model: Sequential or Functional.
+        replace: layer → its replacement of the same name, or ``None`` for a plain copy.
+    """
+    pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
+
+    def clone(layer):
+        if isinstance(layer, keras.layers.InputLayer):
+            return layer.__class__.from_config(layer.get_config())
+        new = replace(layer)
+        new = layer.__class__.from_config(layer.get_config()) if new is None else new
+        new.trainable = layer.trainable
+        pairs.append((layer, new))
+        return new
+
+    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    if not copy.built:
+        copy.build(model.input_shape)
+    for old, new in pairs:
+        _copy_weights(old, new)
+    return copy
+
+
+def _copy_weights(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
+    sources, targets = (_plain_weights(layer) for layer in (old, new))
+    if [tuple(v.shape) for v in sources] != [tuple(v.shape) for v in targets]:
+        raise ValueError(f"the weights of layer {old.name!r} do not fit its copy: {[v.path for v in sources]} and {[v.path for v in targets]}")
+    for source, target in zip(sources, targets):
+        target.assign(source)
+
+
+def _plain_weights(layer: keras.layers.Layer) -> list:
+    own = {id(variable) for variable in layer.low_bit_state()} if hasattr(layer, "low_bit_state") else set()
+    return [variable for variable in layer.weights if id(variable) not in own]
+
+
+def _kind(layer: keras.layers.Layer) -> str:
+    replacement = LOW_BIT_LAYERS.get(type(layer))
+    return "batch_norm" if replacement is None else replacement.low_bit_kind
+
+
+__all__ = ["LowBitLayer", "quantize_training", "rebuild", "strip"]

@@ -1,0 +1,183 @@
+"""``LowBitProduct``: the three products of a compute layer with their quantizers, one custom gradient around them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from graffiti.low_bit import engine as engines
+from graffiti.low_bit import observation, quantizers
+from graffiti.low_bit.products import Product
+from graffiti.low_bit.quantized import Quantized, as_real
+from graffiti.training_config import TrainingScheme
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How one layer is trained; what a layer's config holds under ``low_bit``.
+
+    Attributes:
+        scheme: the quantizers and switches.
+        engine: ``auto``, ``native`` or ``emulated``.
+        signed: false where the layer's input cannot be negative.
+        seed: of its stochastic rounding.
+    """
+
+    scheme: TrainingScheme
+    engine: str = "auto"
+    signed: bool = True
+    seed: int = 0
+
+    def to_config(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"scheme": self.scheme.to_config(), "engine": self.engine, "signed": self.signed, "seed": self.seed}
+
+    @classmethod
+    def get(cls, value: Settings | Mapping[str, Any]) -> Settings:
+        """From settings or their plain values."""
+        if isinstance(value, Settings):
+            return value
+        return cls(TrainingScheme.from_config(value["scheme"]), value["engine"], value["signed"], value["seed"])
+
+
+class LowBitProduct(keras.layers.Layer):
+    """``y = q(x)·q(w)``, backward ``dx = q(dy)·q(w)ᵀ`` and ``dw = q(x)ᵀ·q(dy)`` with one and the same ``q(dy)``.
+
+    The three quantizers are sub-layers, so that their state is saved with the layer. Each product can be in float on its own
+    (``scheme.forward``, ``input_gradient``, ``weight_gradient``). Then each quantizer's own backward rule follows for ``x`` and ``w``.
+
+    Args:
+        settings: see ``Settings``.
+        kind: of the layer, see ``TensorQuantizer``.
+        layer_name: for messages.
+    """
+
+    def __init__(self, settings: Settings, kind: str, layer_name: str, name: str = "low_bit") -> None:
+        super().__init__(name=name, dtype="float32")
+        self.settings, self.kind, self.layer_name = settings, kind, layer_name
+        self.supports_jit = False
+        for index, role in enumerate(("weights", "activations", "gradients", "bias", "weight_gradients", "stored_weights")):
+            spec = getattr(settings.scheme, role)
+            made = None if spec is None else quantizers.get(
+                spec.quantizer, **spec.arguments, role=role, kind=kind, layer_name=layer_name, seed=settings.seed * 8 + index,
+                signed=settings.signed if role == "activations" else True, name=f"{role}_quantizer")
+            setattr(self, f"{role}_quantizer", made)
+
+    def quantizer(self, role: str):
+        """The quantizer of a role, ``None`` where that tensor stays in float."""
+        return getattr(self, f"{role}_quantizer")
+
+    def build(self, w_shape, bias_shape=None) -> None:
+        """Create the quantizers' state for a kernel of this shape."""
+        for role in ("weights", "activations", "gradients", "weight_gradients", "stored_weights"):
+            if (quantizer := self.quantizer(role)) is not None:
+                quantizer.build(w_shape)
+        if self.bias_quantizer is not None:
+            self.bias_quantizer.build(bias_shape)
+        if self.settings.scheme.error_feedback:
+            self.residual = self.add_weight(name="residual", shape=tuple(w_shape), initializer="zeros", trainable=False, aggregation="mean")
+        self.built = True
+
+    def constrain(self, variable) -> None:
+        """Let every optimizer store the updated ``variable`` in few bits (``scheme.stored_weights``)."""
+        if self.stored_weights_quantizer is not None:
+            before = variable.constraint
+            variable.constraint = lambda w: self.stored_weights_quantizer.encode(before(w) if before else tf.convert_to_tensor(w), True).real()
+
+    def compute(self, product: Product, x, w, training: bool | None, bias=None) -> tf.Tensor:
+        """``y``, with the bias added.
+
+        Args:
+            product: the geometry.
+            x: the input, any float type.
+            w: the kernel.
+            training: whether the states move on.
+            bias: ``[outputs]`` or ``None``.
+        """
+        training = bool(training)
+        x, w = tf.cast(tf.convert_to_tensor(x), tf.float32), tf.cast(tf.convert_to_tensor(w), tf.float32)
+        bias = None if bias is None else tf.cast(tf.convert_to_tensor(bias), tf.float32)
+        inside = bias is not None and self.bias_quantizer is not None
+        operands = [(self.activations_quantizer, x), (self.weights_quantizer, w)] + ([(self.bias_quantizer, bias)] if inside else [])
+        parameters = []
+        for quantizer, tensor in operands:
+            if quantizer is None:
+                parameters.append(())
+                continue
+            quantizer.prepare(tensor, training)
+            parameters.append(tuple(tf.convert_to_tensor(p) for p in quantizer.parameters()))
+        y = self._with_gradient(product, operands, parameters, training)
+        return y if bias is None or inside else y + bias
+
+    def _with_gradient(self, product, operands, parameters, training) -> tf.Tensor:
+        scheme, engine = self.settings.scheme, self.settings.engine
+        static_x = operands[0][1].shape
+        count = len(operands)
+
+        @tf.custom_gradient
+        def run(*arguments):
+            tensors, rest, given = arguments[:count], list(arguments[count:]), []
+            for own in parameters:
+                given.append(tuple(rest[: len(own)]))
+                del rest[: len(own)]
+            quantized = [
+                as_real(tensor) if quantizer is None else quantizer.encode(tensor, training, own)
+                for (quantizer, _), tensor, own in zip(operands, tensors, given)
+            ]
+            observation.record(self, quantized, tensors)
+            x, w = tensors[:2]
+            xq, wq = quantized[:2]
+            x_shape = tf.shape(x)
+            y = engines.forward(product, xq, wq, engine) if scheme.forward else product.forward(x, w)
+            if count == 3:
+                y += quantized[2].real()
+
+            def gradient(dy):
+                def consume(dyq: Quantized):
+                    observation.record_gradient(self, dyq, dy)
+                    if scheme.input_gradient:
+                        dx = engines.input_gradient(product, dyq, wq, x_shape, static_x, engine)
+                    else:
+                        dx = product.input_gradient(dy, w, x_shape)
+                    dw = engines.weight_gradient(product, xq, dyq, engine) if scheme.weight_gradient else product.weight_gradient(x, dy)
+                    return (dx, dw) if count == 2 else (dx, dw, sum_of(dyq))
+
+                results = consume(as_real(dy)) if self.gradients_quantizer is None else self.gradients_quantizer.use(dy, training, consume)
+                results = [tf.reshape(result, tf.shape(tensor)) for result, tensor in zip(results, tensors)]
+                results[1] = self._finish_weight_gradient(results[1], training)
+                own_gradients = []
+                for index, ((quantizer, _), tensor, own) in enumerate(zip(operands, tensors, given)):
+                    if quantizer is not None:
+                        results[index], of_parameters = quantizer.gradient(tensor, results[index], own)
+                        own_gradients += of_parameters
+                return (*results, *own_gradients)
+
+            return y, gradient
+
+        return run(*(tensor for _, tensor in operands), *(p for own in parameters for p in own))
+
+    def _finish_weight_gradient(self, dw: tf.Tensor, training: bool) -> tf.Tensor:
+        """The learning rate's factor, rounding, and error feedback."""
+        factor = None if self.gradients_quantizer is None else self.gradients_quantizer.weight_gradient_factor()
+        dw = dw if factor is None else dw * factor
+        if self.weight_gradients_quantizer is None:
+            return dw
+        if not self.settings.scheme.error_feedback:
+            return self.weight_gradients_quantizer.encode(dw, training).real()
+        total = dw + self.residual
+        rounded = self.weight_gradients_quantizer.encode(total, training).real()
+        if training:
+            self.residual.assign(total - rounded)
+        return rounded
+
+
+def sum_of(dyq: Quantized) -> tf.Tensor:
+    """The gradient of a bias: the sum over all but the last axis, exact for integer codes."""
+    axes = tuple(range(len(dyq.codes.shape) - 1))
+    if not dyq.is_integer:
+        return tf.reduce_sum(dyq.codes, axes)
+    return tf.cast(tf.reduce_sum(tf.cast(dyq.codes, tf.int64), axes), tf.float32) * dyq.scale

@@ -1,0 +1,52 @@
+"""Statistics over all replicas of ``tf.distribute``, so that every replica takes the same decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+
+def count() -> int:
+    """How many replicas compute this step; 1 outside ``tf.distribute``."""
+    context = tf.distribute.get_replica_context()
+    return 1 if context is None else context.num_replicas_in_sync
+
+
+def _gathered(value: tf.Tensor) -> tf.Tensor | None:
+    if count() == 1:
+        return None
+    return tf.distribute.get_replica_context().all_gather(value[None], 0)
+
+
+def maximum(value: tf.Tensor) -> tf.Tensor:
+    """The largest over the replicas; NaN where one is NaN."""
+    every = _gathered(value)
+    return value if every is None else tf.reduce_max(every, 0)
+
+
+def mean(value: tf.Tensor) -> tf.Tensor:
+    """The mean over the replicas, which hold equally many examples."""
+    every = _gathered(value)
+    return value if every is None else tf.reduce_mean(every, 0)
+
+
+def extremes(values: tf.Tensor) -> tf.Tensor:
+    """``(min, max)`` over the replicas."""
+    every = _gathered(values)
+    return values if every is None else tf.stack([tf.reduce_min(every[:, 0]), tf.reduce_max(every[:, 1])])
+
+
+def when(condition: tf.Tensor, compute: Callable[[], tuple], otherwise: tuple) -> tuple:
+    """``compute()`` where the condition holds; replicas, which may not talk inside a branch, always compute and then choose."""
+    if count() == 1:
+        return tf.cond(condition, lambda: tuple(map(tf.convert_to_tensor, compute())), lambda: tuple(map(tf.convert_to_tensor, otherwise)))
+    return tuple(tf.where(condition, new, old) for new, old in zip(compute(), otherwise))
+
+
+def own_seed(seed: tf.Tensor) -> tf.Tensor:
+    """A seed (two uint32) made different on every replica."""
+    if count() == 1:
+        return seed
+    replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.uint32)
+    return tf.stack([tf.bitwise.bitwise_xor(seed[0], replica * tf.constant(0x9E3779B9, tf.uint32)), seed[1]])

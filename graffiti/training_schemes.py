@@ -1,0 +1,155 @@
+"""The published methods of low-bit training, and the baselines people compare with, as functions of their hyper-parameters and as presets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from graffiti.training_config import TensorSpec, TrainingScheme
+
+
+def adaptive_precision(*, adapt: tuple[str, ...] = ("gradients",), **hyper) -> TrainingScheme:
+    """Fixed-point back-propagation training: weights and activations at 8 bits, gradients at 8, 16 or 24.
+
+    Args:
+        adapt: which of ``weights activations gradients`` may change their width.
+        **hyper: of ``low_bit.quantizers.AdaptivePrecision``: ``threshold mode alpha beta gamma delta init_fraction steps_per_epoch interval_cap``, and
+            ``widths`` of what adapts.
+
+    References: Zhang et al., CVPR 2020.
+    """
+    widths = hyper.pop("widths", (8, 16, 24))
+    specs: dict[str, Any] = {role: TensorSpec("adaptive_precision", {"widths": list(widths if role in adapt else widths[:1]), **hyper}) for role in ("weights", "activations", "gradients")}
+    return TrainingScheme(**specs, name="adaptive_precision")
+
+
+def large_gradients(bits: int = 4, *, weight_bits: int | None = None, activation_bits: int | None = None, name: str | None = None, **hyper) -> TrainingScheme:
+    """INT4 training with small error for large gradients; the first and the last layer stay in float.
+
+    Args:
+        bits: of gradients, and of weights and activations unless these are given.
+        weight_bits, activation_bits: 2 to 8.
+        **hyper: of ``low_bit.quantizers.LargeGradients``: ``alpha beta initial_factor``.
+
+    References: Kim et al., ECCV 2024.
+    """
+    return TrainingScheme(
+        TensorSpec("learned_scale", {"bits": weight_bits or min(bits, 8)}), TensorSpec("learned_scale", {"bits": activation_bits or min(bits, 8)}),
+        TensorSpec("large_gradients", {"bits": bits, **hyper}), first_layer=False, last_layer=False, name=name or f"large_gradients_int{bits}")
+
+
+def dynamic_fixed_point(
+    bits: int = 8, *, batch_norm: bool = True, update: str = "float_master", forward_rounding: str = "half_even",
+    gradient_rounding: str = "stochastic", **hyper,
+) -> TrainingScheme:
+    """Dynamic fixed point with stochastic rounding of the gradients: all tensors, all layers, batch norm too.
+
+    Args:
+        bits: B of every tensor.
+        batch_norm: whether its two parts are quantized.
+        update: ``float_master``; ``quantized_update`` (weights stored in B bits with stochastic rounding); ``lazy_update`` (rounded weight gradients with
+            error feedback).
+        forward_rounding: of weights, activations, bias and batch norm.
+        gradient_rounding: of gradients.
+        **hyper: of ``low_bit.quantizers.DynamicFixedPoint``: ``target_overflow initial_exponent update_interval``.
+
+    Raises:
+        ValueError: where ``update`` is none of the three.
+
+    References: Su et al., J. Semicond. 2020.
+    """
+    if update not in ("float_master", "quantized_update", "lazy_update"):
+        raise ValueError(f"update of dynamic fixed point is 'float_master', 'quantized_update' or 'lazy_update', got {update!r}")
+    forward = TensorSpec("dynamic_fixed_point", {"bits": bits, "rounding": forward_rounding, **hyper})
+    backward = TensorSpec("dynamic_fixed_point", {"bits": bits, "rounding": gradient_rounding, **hyper})
+    stored = TensorSpec("dynamic_fixed_point", {"bits": bits, "rounding": "stochastic", **hyper})
+    return TrainingScheme(
+        forward, forward, backward, bias=forward, batch_norm=forward if batch_norm else None,
+        weight_gradients=forward if update == "lazy_update" else None, error_feedback=update == "lazy_update",
+        stored_weights=stored if update == "quantized_update" else None, name="dynamic_fixed_point")
+
+
+def multi_level_scaling(element=(2, 1), group=(8, 1), *, name: str = "multi_level_scaling", **hyper) -> TrainingScheme:
+    """Multi-level scaling of convolutions; the first one and the dense layers stay in float.
+
+    Args:
+        element: ``(E_x, M_x)``.
+        group: ``(E_g, M_g)``.
+        **hyper: of ``low_bit.quantizers.MultiLevelScaling``: ``grouping stochastic carry top_exponent rescale``.
+
+    References: Zhong et al., arXiv 2006.02804.
+    """
+    spec = TensorSpec("multi_level_scaling", {"element": list(element), "group": list(group), **hyper})
+    return TrainingScheme(spec, spec, spec, first_layer=False, kinds=("convolution", "depthwise"), name=name)
+
+
+def min_max(bits: int = 8, *, first_layer: bool = True, last_layer: bool = True, gradient_rounding: str = "stochastic") -> TrainingScheme:
+    """The range is the largest magnitude of each tensor; the baseline of everything."""
+    spec = TensorSpec("min_max", {"bits": bits})
+    gradients = TensorSpec("min_max", {"bits": bits, "rounding": gradient_rounding})
+    return TrainingScheme(spec, spec, gradients, first_layer=first_layer, last_layer=last_layer, name=f"min_max_int{bits}")
+
+
+def fixed_factor(bits: int = 4, factor: float = 1.0) -> TrainingScheme:
+    """The baseline of ``large_gradients``: the same quantizers with a clipping factor that never moves (1.0: min-max clipping)."""
+    return large_gradients(bits, beta=0.0, initial_factor=factor, name=f"fixed_factor_{factor:g}_int{bits}")
+
+
+def per_sample(bits: int = 8) -> TrainingScheme:
+    """StatQuant's PSQ: gradients with one range per example, weights and activations with 8 bits.
+
+    References: Chen et al., NeurIPS 2020.
+    """
+    spec = TensorSpec("min_max", {"bits": 8})
+    return TrainingScheme(spec, spec, TensorSpec("per_sample", {"bits": bits}), name="per_sample")
+
+
+def dorefa(bits: int = 8) -> TrainingScheme:
+    """DoReFa-Net; the first and the last layer stay in float.
+
+    References: Zhou et al., arXiv 1606.06160.
+    """
+    spec = TensorSpec("dorefa", {"bits": bits})
+    return TrainingScheme(spec, spec, spec, first_layer=False, last_layer=False, name="dorefa")
+
+
+def unified_int8(**hyper) -> TrainingScheme:
+    """Unified INT8 training: direction-sensitive gradient clipping and learning rates that follow the deviation.
+
+    Args:
+        **hyper: of ``low_bit.quantizers.DirectionSensitive``: ``interval candidates alpha beta``.
+
+    References: Zhu et al., CVPR 2020.
+    """
+    spec = TensorSpec("min_max", {"bits": 8})
+    return TrainingScheme(spec, spec, TensorSpec("direction_sensitive", {"bits": 8, **hyper}), name="unified_int8")
+
+
+# name -> a function of the method's hyper-parameters
+TRAINING_SCHEMES: dict[str, Callable[..., TrainingScheme]] = {
+    "adaptive_precision": adaptive_precision,
+    "large_gradients_int4": lambda **hyper: large_gradients(4, **hyper),
+    "large_gradients_int5": lambda **hyper: large_gradients(5, **hyper),
+    "large_gradients_int6": lambda **hyper: large_gradients(6, **hyper),
+    "large_gradients_int8": lambda **hyper: large_gradients(8, **hyper),
+    "dynamic_fixed_point": dynamic_fixed_point,
+    "multi_level_scaling": multi_level_scaling,
+    "multi_level_scaling_2_4": lambda **hyper: multi_level_scaling((2, 4), name="multi_level_scaling_2_4", **hyper),
+    "min_max_int8": lambda **hyper: min_max(8, **hyper),
+    "min_max_int4": lambda **hyper: min_max(4, **hyper),
+    "fixed_factor_int4": lambda **hyper: fixed_factor(4, **hyper),
+    "per_sample": per_sample,
+    "dorefa": dorefa,
+    "unified_int8": unified_int8,
+}
+
+
+def get(name: str, **hyper: Any) -> TrainingScheme:
+    """A training preset by its name, with some of its hyper-parameters changed.
+
+    Raises:
+        ValueError: where there is no such preset.
+    """
+    if name not in TRAINING_SCHEMES:
+        raise ValueError(f"there is no training scheme {name!r}; the presets are {', '.join(TRAINING_SCHEMES)}")
+    return TRAINING_SCHEMES[name](**hyper)
