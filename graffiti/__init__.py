@@ -11,6 +11,7 @@ from graffiti.api import calibrate, quantize, to_integer
 from graffiti.config import QuantizerSpec, ReportLine, Rule, Scheme
 from graffiti.integer_graph import IntegerGraph
 from graffiti.low_bit.convert import quantize_training, strip
+from graffiti.low_bit.optimizer import LowBitOptimizer
 from graffiti.optimizers import ALT
 from graffiti.reports import QuantizationReport
 from graffiti.training_config import TensorSpec, TrainingScheme
@@ -20,7 +21,7 @@ from graffiti.verification import VerificationReport, verify
 __version__ = "0.1.0"
 
 __all__ = [
-    "ALT", "AccumulatorOverflow", "IntegerGraph", "QuantizationReport", "QuantizerSpec", "ReportLine", "Rule", "Scheme",
+    "ALT", "AccumulatorOverflow", "IntegerGraph", "LowBitOptimizer", "QuantizationReport", "QuantizerSpec", "ReportLine", "Rule", "Scheme",
     "TensorSpec", "TrainingScheme", "VerificationReport", "calibrate", "callbacks", "layers", "quantize", "quantize_training",
     "quantizers", "schemes", "strip", "tfmot", "to_integer", "verify",
 ]

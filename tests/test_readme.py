@@ -29,7 +29,7 @@ def test_schemes_are_the_presets():
 def test_public_names():
     """A change to this list is a change to the contract."""
     assert sorted(graffiti.__all__) == [
-        "ALT", "AccumulatorOverflow", "IntegerGraph", "QuantizationReport", "QuantizerSpec", "ReportLine", "Rule", "Scheme",
+        "ALT", "AccumulatorOverflow", "IntegerGraph", "LowBitOptimizer", "QuantizationReport", "QuantizerSpec", "ReportLine", "Rule", "Scheme",
         "TensorSpec", "TrainingScheme", "VerificationReport", "calibrate", "callbacks", "layers", "quantize",
         "quantize_training", "quantizers", "schemes", "strip", "tfmot", "to_integer", "verify",
     ]
