@@ -1,11 +1,49 @@
+"""Batch norm for training, fused: one read for the statistics, one pass for the values, and the ReLU behind it for nothing."""
+
+from __future__ import annotations
+
 import tensorflow as tf
 
+from graffiti.ops import loader
 
-def batch_norm(x, gamma, beta, epsilon, *, relu=False):
-    shape = tf.shape(x)
+
+def batch_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float, *, relu: bool = False, engine: str = "auto"):
+    """``y = (x - mean) * gamma / sqrt(variance + epsilon) + beta`` over all axes but the last, then perhaps ``max(y, 0)``.
+
+    Differentiable in ``x``, ``gamma`` and ``beta``. Sums have one order, whatever the number of threads. In pure TensorFlow the same function up to the order of
+    float32 sums: these are no integers, so the two engines differ in last bits.
+
+    Args:
+        x: float32 ``[..., channels]``, at least one row.
+        gamma, beta: float32 ``[channels]``.
+        epsilon: added to the variance.
+        relu: whether the ReLU belongs to it.
+        engine: ``auto``, ``native`` or ``python``.
+
+    Returns:
+        ``(y, mean, variance, inverse_deviation)``: the batch's mean, biased variance and ``1/sqrt(variance + epsilon)``, all float32.
+    """
+    if loader.engine_of(engine) == "python":
+        return _in_tensorflow(x, gamma, beta, epsilon, relu)
+    ops = loader.load()
+
+    @tf.custom_gradient
+    def run(x, gamma, beta):
+        y, mean, variance, inverse = ops.graffiti_batch_norm(x, gamma, beta, epsilon=epsilon, relu=relu)
+
+        def gradient(dy, *_):
+            return ops.graffiti_batch_norm_grad(dy, x, gamma, beta, mean, inverse, relu=relu)
+
+        return (y, mean, variance, inverse), gradient
+
+    return run(tf.convert_to_tensor(x), tf.convert_to_tensor(gamma), tf.convert_to_tensor(beta))
+
+
+def _in_tensorflow(x, gamma, beta, epsilon, relu):
+    shape, empty = tf.shape(x), tf.zeros([0])
     flat = tf.reshape(x, [1, -1, 1, x.shape[-1]])
-    y, mean, var, *_ = tf.raw_ops.FusedBatchNormV3(x=flat, scale=gamma, offset=beta, mean=tf.zeros([0]), variance=tf.zeros([0]), epsilon=epsilon, is_training=True)
-    n = tf.cast(tf.size(flat) // x.shape[-1], tf.float32)
-    var = var * (n - 1) / n
+    y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(x=flat, scale=gamma, offset=beta, mean=empty, variance=empty, epsilon=epsilon, is_training=True)
+    rows = tf.cast(tf.shape(flat)[1], tf.float32)
+    variance = variance * tf.maximum(rows - 1.0, 1.0) / rows  # TensorFlow's is unbiased
     y = tf.reshape(y, shape)
-    return (tf.nn.relu(y) if relu else y), mean, var, tf.math.rsqrt(var + epsilon)
+    return tf.nn.relu(y) if relu else y, mean, variance, tf.math.rsqrt(variance + epsilon)

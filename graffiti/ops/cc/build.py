@@ -21,7 +21,7 @@ _COMMON = ["-fPIC", "-fvisibility=hidden", "-Wall"]
 _LOOPS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 _BY_NAME = {  # a file's name gives its flags
     "x86_avx2": ["-mavx2"],
-    "x86_avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"],
+    "x86_avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512", "-Wno-uninitialized", "-Wno-maybe-uninitialized"],
 }
 
 

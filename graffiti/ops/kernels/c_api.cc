@@ -10,6 +10,7 @@
 #include "conv.h"
 #include "elementwise.h"
 #include "program.h"
+#include "training/training.h"
 
 struct graffiti_conv {
   std::unique_ptr<graffiti::Conv> conv;
@@ -104,6 +105,37 @@ int32_t graffiti_conv2d(const graffiti_conv_shape* shape, int64_t batch, const v
     std::unique_ptr<Conv> conv;
     if (int code = Conv::Create(*shape, x_type, kernel, kernel_type, bias, to, resolved, &conv)) return code;
     return RunConv(*conv, x, batch, y, parallel);
+  });
+}
+
+int32_t graffiti_training_conv(int32_t pass, const graffiti_conv_shape* shape, int64_t batch, const void* first, int32_t first_type, const void* second,
+                               int32_t second_type, float scale, float* out, int32_t tier, const graffiti_parallel* parallel) {
+  return graffiti::Guarded([&]() -> int32_t {
+    using namespace graffiti;
+    const graffiti_conv_shape& s = *shape;
+    int resolved;
+    if (int code = Tier(tier, &resolved)) return code;
+    const bool narrow_first = first_type == GRAFFITI_S8 || first_type == GRAFFITI_U8, s8_or_s16_first = first_type == GRAFFITI_S8 || first_type == GRAFFITI_S16;
+    const bool types = pass == GRAFFITI_FORWARD          ? narrow_first && second_type == GRAFFITI_S8
+                       : pass == GRAFFITI_INPUT_GRADIENT ? s8_or_s16_first && second_type == GRAFFITI_S8
+                                                         : narrow_first && (second_type == GRAFFITI_S8 || second_type == GRAFFITI_S16);
+    if (pass < GRAFFITI_FORWARD || pass > GRAFFITI_WEIGHT_GRADIENT || !types)
+      return Fail(GRAFFITI_INVALID_ARGUMENT, "training products take x as s8 or u8, kernels as s8 and dy as s8 or s16, got %s and %s in pass %d",
+                  TypeName(first_type), TypeName(second_type), pass);
+    for (int64_t v : {s.channels, s.out_channels, s.kernel_height, s.kernel_width, s.stride_h, s.stride_w, s.dilation_h, s.dilation_w})
+      if (v < 1) return Fail(GRAFFITI_INVALID_ARGUMENT, "training products: channels, window, strides and dilation are at least 1, got %lld", static_cast<long long>(v));
+    if (batch < 0 || s.height < 0 || s.width < 0 || s.out_height < 0 || s.out_width < 0 || s.groups != 1 || s.spread_h != 1 || s.spread_w != 1)
+      return Fail(GRAFFITI_INVALID_ARGUMENT, "training products take sizes of at least 0, one group and no spread");
+    int64_t unused;
+    if (!CheckedProduct({s.height + s.kernel_height * s.dilation_h, s.width + s.kernel_width * s.dilation_w, s.channels, 4}, INT32_MAX, &unused) ||
+        !CheckedProduct({s.out_height + 1, s.out_width + 1, s.out_channels, 4}, INT32_MAX, &unused) ||
+        !CheckedProduct({s.kernel_height, s.kernel_width, s.channels, s.out_channels, 8}, INT32_MAX, &unused))
+      return Fail(GRAFFITI_INVALID_ARGUMENT, "training products: one image or the kernel takes more than 2 GiB");
+    if (pass == GRAFFITI_FORWARD)
+      return TrainingForward(s, batch, first, first_type, static_cast<const int8_t*>(second), scale, out, resolved, parallel);
+    if (pass == GRAFFITI_INPUT_GRADIENT)
+      return TrainingInputGradient(s, batch, first, first_type, static_cast<const int8_t*>(second), scale, out, resolved, parallel);
+    return TrainingWeightGradient(s, batch, first, first_type, second, second_type, scale, out, resolved, parallel);
   });
 }
 

@@ -1,0 +1,277 @@
+// The loops of training.h, written so that GCC vectorizes them for the including file's flags. No include guard: each tier has its own copy
+// in an unnamed namespace, so that no tier's instructions leak into another.
+#include <cstring>
+#include <type_traits>
+
+#ifdef __AVX512BW__
+#include <immintrin.h>
+#endif
+
+#include "training/training.h"
+
+namespace graffiti {
+namespace {
+
+constexpr int64_t kLanes = 16;  // channels summed side by side
+
+inline uint32_t Mix(uint32_t w, uint32_t extra) {  // numerics/noise.py
+  w = (w ^ (w >> 17)) * 0xED5AD4BBu + extra;
+  w = (w ^ (w >> 11)) * 0xAC4C1B51u;
+  w = (w ^ (w >> 15)) * 0x31848BABu;
+  return w ^ (w >> 14);
+}
+
+inline int32_t Bits(float x) {
+  int32_t bits;
+  __builtin_memcpy(&bits, &x, 4);
+  return bits;
+}
+
+inline int32_t Key(float x) {  // ordered like the floats
+  const int32_t bits = Bits(x);
+  return bits ^ ((bits >> 31) & 0x7fffffff);
+}
+
+// A whole number in [low, high]; adding 1.5 * 2**23 rounds half to even.
+inline int32_t HalfEven(float v, float low, float high) {
+  v = v > low ? v : low;
+  v = v < high ? v : high;
+  const float magic = 12582912.0f;
+  return Bits(v + magic) - 0x4B400000;
+}
+
+inline int32_t Floor(float v, float low, float high) {
+  v = v > low ? v : low;
+  v = v < high ? v : high;
+  const int32_t t = static_cast<int32_t>(v);
+  return t - (static_cast<float>(t) > v);
+}
+
+constexpr float kTwoToMinus16 = 1.52587890625e-5f;
+
+template <bool kStochastic>
+inline int32_t Round(float v, uint32_t half, float low, float high) {
+  if (kStochastic) return Floor(v + static_cast<float>(static_cast<int32_t>(half)) * kTwoToMinus16, low, high);
+  return HalfEven(v, low, high);
+}
+
+#ifdef __AVX512BW__
+// Sixteen elements to whole numbers in [low, high].
+template <bool kStochastic>
+inline __m512i RoundVector(__m512 v, __m512i half, __m512 low, __m512 high) {
+  if (kStochastic) v = _mm512_add_ps(v, _mm512_mul_ps(_mm512_cvtepi32_ps(half), _mm512_set1_ps(kTwoToMinus16)));
+  v = _mm512_min_ps(_mm512_max_ps(v, low), high);  // a NaN becomes low
+  return kStochastic ? _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC) : _mm512_cvtps_epi32(v);
+}
+
+inline __m512i MixVector(__m512i w, __m512i extra) {
+  const auto step = [](__m512i x, int shift, uint32_t factor) {
+    return _mm512_mullo_epi32(_mm512_xor_si512(x, _mm512_srl_epi32(x, _mm_cvtsi32_si128(shift))), _mm512_set1_epi32(static_cast<int>(factor)));
+  };
+  w = _mm512_add_epi32(step(w, 17, 0xED5AD4BBu), extra);
+  w = step(step(w, 11, 0xAC4C1B51u), 15, 0x31848BABu);
+  return _mm512_xor_si512(w, _mm512_srli_epi32(w, 14));
+}
+
+inline void StoreCodes(int8_t* out, __m512i x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(x)); }
+inline void StoreCodes(uint8_t* out, __m512i x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(x)); }
+inline void StoreCodes(int16_t* out, __m512i x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_cvtepi32_epi16(x)); }
+#endif
+
+// Elements in groups of 32: element k of a group has the low half of word k (k < 16) or the high half of word k - 16. `first` is a multiple of 32.
+template <typename Code, bool kStochastic>
+void QuantizeRun(const QuantizeParams& p, const float* __restrict x, int64_t n, uint32_t first, Code* __restrict codes, ExtremeKeys* keys) {
+  const float inverse = p.inverse_step, low = p.low, high = p.high;
+  const uint32_t key0 = p.key0 + first / 2, key1 = p.key1;
+  int32_t least = keys->low, most = keys->high;
+  int64_t i = 0;
+#ifdef __AVX512BW__
+  const __m512 scale = _mm512_set1_ps(inverse), lows = _mm512_set1_ps(low), highs = _mm512_set1_ps(high);
+  const __m512i extra = _mm512_set1_epi32(static_cast<int>(key1)), positive = _mm512_set1_epi32(0x7fffffff);
+  __m512i counter = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(key0)), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+  __m512i leasts = _mm512_set1_epi32(least), mosts = _mm512_set1_epi32(most);
+  for (; i + 32 <= n; i += 32) {
+    __m512i words = _mm512_setzero_si512();
+    if (kStochastic) words = MixVector(counter, extra);
+    counter = _mm512_add_epi32(counter, _mm512_set1_epi32(16));
+#pragma GCC unroll 2
+    for (int part = 0; part < 2; ++part) {
+      const __m512 value = _mm512_loadu_ps(x + i + 16 * part);
+      const __m512i bits = _mm512_castps_si512(value);
+      const __m512i key = _mm512_xor_si512(bits, _mm512_and_si512(_mm512_srai_epi32(bits, 31), positive));
+      leasts = _mm512_min_epi32(leasts, key);
+      mosts = _mm512_max_epi32(mosts, key);
+      const __m512i half = part ? _mm512_srli_epi32(words, 16) : _mm512_and_si512(words, _mm512_set1_epi32(0xffff));
+      StoreCodes(codes + i + 16 * part, RoundVector<kStochastic>(_mm512_mul_ps(value, scale), half, lows, highs));
+    }
+  }
+  least = _mm512_reduce_min_epi32(leasts);
+  most = _mm512_reduce_max_epi32(mosts);
+#endif
+  for (; i < n; i += 32) {
+    uint32_t words[16] = {};
+    if (kStochastic)
+      for (int k = 0; k < 16; ++k) words[k] = Mix(static_cast<uint32_t>(i / 2 + k) + key0, key1);
+    for (int part = 0; part < 2; ++part) {
+      const float* from = x + i + 16 * part;
+      Code* to = codes + i + 16 * part;
+      const int64_t left = n - i - 16 * part, count = left < 16 ? left : 16;
+      for (int64_t k = 0; k < count; ++k) {
+        const int32_t key = Key(from[k]);
+        least = key < least ? key : least;
+        most = key > most ? key : most;
+        to[k] = static_cast<Code>(Round<kStochastic>(from[k] * inverse, part ? words[k] >> 16 : words[k] & 0xffff, low, high));
+      }
+    }
+  }
+  keys->low = least;
+  keys->high = most;
+}
+
+template <typename Code>
+void Quantize(const QuantizeParams& p, const float* x, int64_t n, uint32_t first, Code* codes, ExtremeKeys* keys) {
+  if (p.stochastic)
+    QuantizeRun<Code, true>(p, x, n, first, codes, keys);
+  else
+    QuantizeRun<Code, false>(p, x, n, first, codes, keys);
+}
+
+void Extremes(const float* __restrict x, int64_t n, ExtremeKeys* keys) {
+  int32_t least = keys->low, most = keys->high;
+  for (int64_t i = 0; i < n; ++i) {
+    const int32_t key = Key(x[i]);
+    least = key < least ? key : least;
+    most = key > most ? key : most;
+  }
+  keys->low = least;
+  keys->high = most;
+}
+
+// Sums over rows in groups of four: ((a + b) + (c + d)), so that the additions do not wait for each other.
+template <int64_t N, typename Term>
+inline void SumRows(int64_t rows, float* __restrict sum, float* __restrict second, const Term& term) {
+  float s[N] = {}, q[N] = {};
+  int64_t r = 0;
+  for (; r + 4 <= rows; r += 4) {
+    for (int64_t c = 0; c < N; ++c) {
+      float a[4], b[4];
+      for (int k = 0; k < 4; ++k) term(r + k, c, &a[k], &b[k]);
+      s[c] += (a[0] + a[1]) + (a[2] + a[3]);
+      q[c] += (b[0] + b[1]) + (b[2] + b[3]);
+    }
+  }
+  for (; r < rows; ++r)
+    for (int64_t c = 0; c < N; ++c) {
+      float a, b;
+      term(r, c, &a, &b);
+      s[c] += a;
+      q[c] += b;
+    }
+  for (int64_t c = 0; c < N; ++c) {
+    sum[c] = s[c];
+    second[c] = q[c];
+  }
+}
+
+template <typename Make>
+inline void ByLanes(int64_t channels, const Make& make) {
+  int64_t c = 0;
+  for (; c + 4 * kLanes <= channels; c += 4 * kLanes) make(std::integral_constant<int64_t, 4 * kLanes>(), c);
+  for (; c + kLanes <= channels; c += kLanes) make(std::integral_constant<int64_t, kLanes>(), c);
+  for (; c + 4 <= channels; c += 4) make(std::integral_constant<int64_t, 4>(), c);
+  for (; c < channels; ++c) make(std::integral_constant<int64_t, 1>(), c);
+}
+
+void Moments(const float* __restrict x, int64_t rows, int64_t channels, const float* __restrict shift, float* __restrict sum, float* __restrict square) {
+  ByLanes(channels, [&](auto lanes, int64_t first) {
+    constexpr int64_t N = decltype(lanes)::value;
+    const float* base = x + first;
+    float offset[N];
+    for (int64_t c = 0; c < N; ++c) offset[c] = shift[first + c];
+    SumRows<N>(rows, sum + first, square + first, [&](int64_t r, int64_t c, float* a, float* b) {
+      const float d = base[r * channels + c] - offset[c];
+      *a = d;
+      *b = d * d;
+    });
+  });
+}
+
+template <bool kRelu>
+void NormalizeRun(const NormParams& p, const float* __restrict x, int64_t n, float* __restrict y) {
+  const float *__restrict mean = p.mean, *__restrict scale = p.scale, *__restrict beta = p.beta;
+  for (int64_t i = 0; i < n; i += p.period) {
+    const int64_t count = n - i < p.period ? n - i : p.period;
+    for (int64_t j = 0; j < count; ++j) {
+      const float v = (x[i + j] - mean[j]) * scale[j] + beta[j];
+      y[i + j] = kRelu ? (v > 0.0f || v != v ? v : 0.0f) : v;
+    }
+  }
+}
+
+void Normalize(const NormParams& p, const float* x, int64_t n, float* y) {
+  if (p.relu)
+    NormalizeRun<true>(p, x, n, y);
+  else
+    NormalizeRun<false>(p, x, n, y);
+}
+
+// The gradient behind the ReLU: dy where (x - mean) * scale + beta > 0.
+template <bool kRelu>
+inline float Masked(float dy, float centered, float scale, float beta) {
+  return kRelu ? (centered * scale + beta > 0.0f ? dy : 0.0f) : dy;
+}
+
+template <bool kRelu>
+void NormSumsRun(const NormParams& p, const float* __restrict dy, const float* __restrict x, int64_t rows, int64_t channels, float* sum, float* product) {
+  ByLanes(channels, [&](auto lanes, int64_t first) {
+    constexpr int64_t N = decltype(lanes)::value;
+    float mean[N], scale[N], beta[N];
+    for (int64_t c = 0; c < N; ++c) {
+      mean[c] = p.mean[first + c];
+      scale[c] = p.scale[first + c];
+      beta[c] = p.beta[first + c];
+    }
+    const float *g = dy + first, *base = x + first;
+    SumRows<N>(rows, sum + first, product + first, [&](int64_t r, int64_t c, float* a, float* b) {
+      const float centered = base[r * channels + c] - mean[c];
+      const float masked = Masked<kRelu>(g[r * channels + c], centered, scale[c], beta[c]);
+      *a = masked;
+      *b = masked * centered;
+    });
+  });
+}
+
+void NormSums(const NormParams& p, const float* dy, const float* x, int64_t rows, int64_t channels, float* sum, float* product) {
+  if (p.relu)
+    NormSumsRun<true>(p, dy, x, rows, channels, sum, product);
+  else
+    NormSumsRun<false>(p, dy, x, rows, channels, sum, product);
+}
+
+template <bool kRelu>
+void NormGradientRun(const NormParams& p, const float* __restrict dy, const float* __restrict x, int64_t n, float* __restrict dx) {
+  const float *__restrict mean = p.mean, *__restrict scale = p.scale, *__restrict beta = p.beta;
+  const float *__restrict inverse = p.inverse, *__restrict mean_dy = p.mean_dy, *__restrict mean_dyx = p.mean_dyx;
+  for (int64_t i = 0; i < n; i += p.period) {
+    const int64_t count = n - i < p.period ? n - i : p.period;
+    for (int64_t j = 0; j < count; ++j) {
+      const float centered = x[i + j] - mean[j];
+      const float masked = Masked<kRelu>(dy[i + j], centered, scale[j], beta[j]);
+      dx[i + j] = scale[j] * (masked - mean_dy[j] - centered * inverse[j] * mean_dyx[j]);
+    }
+  }
+}
+
+void NormGradient(const NormParams& p, const float* dy, const float* x, int64_t n, float* dx) {
+  if (p.relu)
+    NormGradientRun<true>(p, dy, x, n, dx);
+  else
+    NormGradientRun<false>(p, dy, x, n, dx);
+}
+
+const TrainingLoops kLoops = {
+    Quantize<int8_t>, Quantize<uint8_t>, Quantize<int16_t>, Extremes, Moments, Normalize, NormSums, NormGradient,
+};
+
+}  // namespace
+}  // namespace graffiti

@@ -1,0 +1,336 @@
+// Forward product and input gradient: taps over a padded strip of an image.
+#include <cstring>
+
+#include "loops/loops.h"
+#include "training/panels.h"
+
+namespace graffiti {
+namespace {
+
+constexpr int64_t kStripBytes = 192 * 1024;  // gathered source that stays in the second-level cache
+constexpr int64_t kSlack = 64;               // bytes a tile may read past the end
+
+struct Tap {
+  int64_t h, w;                 // source position relative to the row's own
+  int64_t kernel_h, kernel_w;   // which weights
+};
+
+// One phase of the output: rows (u, v) → output position (u * out_step_h + first_h, v * out_step_w + first_w).
+struct Phase {
+  int64_t first_h, first_w, count_h, count_w;
+  std::vector<Tap> taps;
+  std::vector<int32_t> row_in, row_out, segment_offsets;  // bytes, floats, bytes
+  int64_t run = 0, steps = 0;                             // values and 4-byte steps of a segment
+  std::vector<int64_t> chunks;                            // first segments of the parts that fit 32-bit sums, and the end
+  std::vector<int64_t> panel_weights;                     // where each panel's packed weights begin
+  AlignedArray<uint8_t> weights;
+  AlignedArray<int32_t> init;                             // per panel, at panel * kMaxTileColumns
+};
+
+class ImageProduct {
+ public:
+  // The source is [height][width][depth] of source_type; the output [out_h][out_w][columns].
+  ImageProduct(int tier, int source_type, int64_t height, int64_t width, int64_t depth, int64_t out_h, int64_t out_w, int64_t columns, float scale)
+      : tier_(tier), type_(source_type), height_(height), width_(width), depth_(depth), out_h_(out_h), out_w_(out_w), columns_(columns), scale_(scale),
+        types_(OperandTypes(tier, source_type, GRAFFITI_S8)), stores_(GetTrainingStores(tier)), loops_(GetLoops(tier)) {
+    element_ = types_ == DotTypes::kU8S8 ? 1 : 2;
+    group_ = DotGroup(types_);
+    offset_ = types_ == DotTypes::kU8S8 && source_type == GRAFFITI_S8;
+    panels_ = Panels(tier, types_, columns);
+  }
+
+  int64_t row_step_h = 1, row_step_w = 1, out_step_h = 1, out_step_w = 1;
+  std::vector<Phase> phases;
+
+  // weight(tap, d, column) gives the s8 weights.
+  template <typename Weight>
+  void Plan(const graffiti_parallel* parallel, const Weight& weight) {
+    low_h_ = low_w_ = high_h_ = high_w_ = 0;
+    bool any = false;
+    int64_t most_h = 0, most_w = 0;
+    for (const Phase& phase : phases) {
+      most_h = std::max(most_h, phase.count_h);
+      most_w = std::max(most_w, phase.count_w);
+      for (const Tap& tap : phase.taps) {
+        low_h_ = any ? std::min(low_h_, tap.h) : tap.h;
+        high_h_ = any ? std::max(high_h_, tap.h) : tap.h;
+        low_w_ = any ? std::min(low_w_, tap.w) : tap.w;
+        high_w_ = any ? std::max(high_w_, tap.w) : tap.w;
+        any = true;
+      }
+    }
+    strip_width_ = (std::max<int64_t>(most_w, 1) - 1) * row_step_w + high_w_ - low_w_ + 1;
+    const int64_t row_bytes = strip_width_ * depth_ * element_;
+    rows_ = std::max<int64_t>(1, most_h);
+    while (rows_ > 1 && StripRows(rows_) * row_bytes > kStripBytes) rows_ = (rows_ + 1) / 2;
+    most_h_ = most_h;
+    for (Phase& phase : phases) Pack(phase, parallel, weight);
+  }
+
+  int64_t Units(int64_t batch) const { return batch * CeilDiv(std::max<int64_t>(most_h_, 1), rows_); }
+
+  void Run(const void* source, float* out, int64_t lo, int64_t hi) const {
+    const int64_t strips = CeilDiv(std::max<int64_t>(most_h_, 1), rows_);
+    uint8_t* strip = Scratch(kScratchInput, StripRows(rows_) * strip_width_ * depth_ * element_ + kSlack);
+    for (int64_t unit = lo; unit < hi; ++unit) {
+      const int64_t image = unit / strips, first = unit % strips * rows_;
+      const uint8_t* from = static_cast<const uint8_t*>(source) + image * height_ * width_ * depth_ * TypeSize(type_);
+      float* to = out + image * out_h_ * out_w_ * columns_;
+      Gather(from, first, std::min(rows_, most_h_ - first), strip);
+      for (const Phase& phase : phases) {
+        const int64_t rows = std::min(rows_, phase.count_h - first) * phase.count_w;
+        if (rows > 0) RunPhase(phase, strip, rows, to + first * out_step_h * out_w_ * columns_);
+      }
+    }
+  }
+
+ private:
+  int64_t StripRows(int64_t rows) const { return (rows - 1) * row_step_h + high_h_ - low_h_ + 1; }
+
+  template <typename Weight>
+  void Pack(Phase& phase, const graffiti_parallel* parallel, const Weight& weight) {
+    std::sort(phase.taps.begin(), phase.taps.end(), [](const Tap& a, const Tap& b) { return a.h != b.h ? a.h < b.h : a.w < b.w; });
+    // Taps that lie side by side in one source row make one run, where all rows of the window have the same.
+    const int64_t taps = static_cast<int64_t>(phase.taps.size()), limit = SafeTerms(types_, type_, GRAFFITI_S8);
+    int64_t merge = 1;
+    for (int64_t m = 2; m <= taps; ++m) {
+      bool all = taps % m == 0 && m * depth_ <= limit;
+      for (int64_t t = 0; all && t < taps; ++t)
+        all = t % m == 0 || (phase.taps[t].h == phase.taps[t - 1].h && phase.taps[t].w == phase.taps[t - 1].w + 1);
+      if (all) merge = m;
+    }
+    // A run longer than one sum holds is cut into equal pieces of whole steps.
+    const int64_t whole = merge * depth_, pieces = CeilDiv(whole, std::max<int64_t>(group_, limit / group_ * group_));
+    phase.run = pieces == 1 ? whole : RoundUp(CeilDiv(whole, pieces), group_);
+    phase.steps = CeilDiv(phase.run, group_);
+    const int64_t runs = taps / merge, segments = runs * pieces;
+    phase.segment_offsets.resize(segments);
+    for (int64_t r = 0; r < runs; ++r)
+      for (int64_t p = 0; p < pieces; ++p) {
+        const Tap& tap = phase.taps[r * merge];
+        phase.segment_offsets[r * pieces + p] =
+            static_cast<int32_t>((((tap.h - low_h_) * strip_width_ + tap.w - low_w_) * depth_ + p * phase.run) * element_);
+      }
+    const int64_t per_chunk = std::max<int64_t>(1, limit / std::max<int64_t>(1, phase.steps * group_));
+    for (int64_t s = 0; s < segments; s += per_chunk) phase.chunks.push_back(s);
+    phase.chunks.push_back(segments);
+    int64_t bytes = 0;
+    for (const Panel& panel : panels_) {
+      phase.panel_weights.push_back(bytes);
+      bytes += segments * phase.steps * panel.width * 4;
+    }
+    phase.weights = AllocateAligned<uint8_t>(bytes);
+    phase.init = AllocateAligned<int32_t>(static_cast<int64_t>(panels_.size()) * kMaxTileColumns);
+    std::vector<int64_t> corrections(panels_.size() * kMaxTileColumns);
+    ParallelFor(parallel, static_cast<int64_t>(panels_.size()), 1, [&](int64_t lo, int64_t hi) {
+      for (int64_t index = lo; index < hi; ++index) {
+        const Panel& panel = panels_[index];
+        uint8_t* out = phase.weights.get() + phase.panel_weights[index];
+        std::vector<int32_t> sums(panel.width);
+        for (int64_t segment = 0; segment < segments; ++segment) {
+          const int64_t begin = segment % pieces * phase.run, count = std::min(phase.run, whole - begin);
+          uint8_t* block = out + segment * phase.steps * panel.width * 4;
+          for (int64_t i = 0; i < count; ++i) {
+            const Tap& tap = phase.taps[segment / pieces * merge + (begin + i) / depth_];
+            int64_t stride;
+            const int8_t* row = weight(tap, (begin + i) % depth_, panel.first, &stride);
+            uint8_t* to = block + (i / group_) * panel.width * 4 + i % group_ * element_;
+            if (element_ == 1) {
+              for (int64_t c = 0; c < panel.columns; ++c) {
+                const int8_t value = row[c * stride];
+                reinterpret_cast<int8_t*>(to)[c * 4] = value;
+                sums[c] += value;
+              }
+            } else {
+              for (int64_t c = 0; c < panel.columns; ++c) reinterpret_cast<int16_t*>(to)[c * 2] = row[c * stride];
+            }
+          }
+        }
+        if (offset_)
+          for (int64_t c = 0; c < panel.columns; ++c) phase.init[index * kMaxTileColumns + c] = -128 * sums[c];
+      }
+    });
+    for (int64_t u = 0; u < rows_; ++u)
+      for (int64_t v = 0; v < phase.count_w; ++v) {
+        phase.row_in.push_back(static_cast<int32_t>((u * row_step_h * strip_width_ + v * row_step_w) * depth_ * element_));
+        phase.row_out.push_back(static_cast<int32_t>(((u * out_step_h + phase.first_h) * out_w_ + v * out_step_w + phase.first_w) * columns_));
+      }
+  }
+
+  void Convert(const uint8_t* from, int64_t n, uint8_t* to) const {
+    if (element_ == 2)
+      loops_.widen16(type_, from, n, reinterpret_cast<int16_t*>(to));
+    else if (offset_)
+      loops_.offset8(from, n, to);
+    else
+      std::memcpy(to, from, n);
+  }
+
+  void Gather(const uint8_t* image, int64_t first, int64_t rows, uint8_t* strip) const {
+    const int64_t pixel = depth_ * element_, row_bytes = strip_width_ * pixel, zero = offset_ ? 0x80 : 0;
+    const int64_t left = std::min(strip_width_, std::max<int64_t>(0, -low_w_));
+    const int64_t begin = std::max<int64_t>(0, low_w_), count = std::max<int64_t>(0, std::min(width_ - begin, strip_width_ - left));
+    for (int64_t r = 0; r < StripRows(rows); ++r, strip += row_bytes) {
+      const int64_t h = first * row_step_h + low_h_ + r;
+      if (h < 0 || h >= height_) {
+        std::memset(strip, static_cast<int>(zero), row_bytes);
+        continue;
+      }
+      std::memset(strip, static_cast<int>(zero), left * pixel);
+      Convert(image + (h * width_ + begin) * depth_ * TypeSize(type_), count * depth_, strip + left * pixel);
+      std::memset(strip + (left + count) * pixel, static_cast<int>(zero), (strip_width_ - left - count) * pixel);
+    }
+  }
+
+  void RunPhase(const Phase& phase, const uint8_t* strip, int64_t rows, float* out) const {
+    alignas(64) int32_t sums[kMaxTileRows * kMaxTileColumns];
+    double wide[kMaxTileRows * kMaxTileColumns];
+    const bool one = phase.chunks.size() <= 2;
+    for (std::size_t index = 0; index < panels_.size(); ++index) {
+      const Panel& panel = panels_[index];
+      TileArgs t{};
+      t.base = strip;
+      t.steps = phase.steps;
+      t.init = phase.init.get() + index * kMaxTileColumns;
+      t.out = sums;
+      t.out_stride = 4 * panel.width;
+      t.valid_columns = panel.width;
+      for (int64_t row = 0; row < rows;) {
+        const DotKernel* kernel = panel.kernels.back();
+        int32_t last[kMaxTileRows];
+        const int64_t valid = std::min<int64_t>(kernel->rows, rows - row);
+        t.row_offsets = phase.row_in.data() + row;
+        if (valid < kernel->rows) {  // the last rows: the smallest tile that has them; rows past the end repeat the last one
+          kernel = KernelFor(panel, valid);
+          for (int64_t r = 0; r < kernel->rows; ++r) last[r] = t.row_offsets[std::min(r, valid - 1)];
+          t.row_offsets = last;
+        }
+        t.valid_rows = valid;
+        if (!one) std::memset(wide, 0, sizeof(double) * valid * panel.width);
+        alignas(64) static const int32_t zeros[kMaxTileColumns] = {};
+        for (std::size_t chunk = 0; chunk + 1 < phase.chunks.size(); ++chunk) {
+          t.segments = phase.chunks[chunk + 1] - phase.chunks[chunk];
+          t.segment_offsets = phase.segment_offsets.data() + phase.chunks[chunk];
+          t.b = phase.weights.get() + phase.panel_weights[index] + phase.chunks[chunk] * phase.steps * panel.width * 4;
+          if (chunk > 0) t.init = zeros;
+          kernel->run32(t);
+          if (!one) stores_.add(sums, valid * panel.width, wide);
+        }
+        t.init = phase.init.get() + index * kMaxTileColumns;
+        for (int64_t r = 0; r < valid; ++r) {
+          float* to = out + phase.row_out[row + r] + panel.first;
+          if (phase.segment_offsets.empty())
+            std::fill(to, to + panel.columns, 0.0f * scale_);
+          else if (one)
+            stores_.scale32(sums + r * panel.width, panel.columns, scale_, to);
+          else
+            stores_.scale64(wide + r * panel.width, panel.columns, scale_, to);
+        }
+        row += valid;
+      }
+    }
+  }
+
+  int tier_, type_;
+  int64_t height_, width_, depth_, out_h_, out_w_, columns_;
+  float scale_;
+  DotTypes types_;
+  const TrainingStores& stores_;
+  const Loops& loops_;
+  int64_t element_ = 1, group_ = 4;
+  bool offset_ = false;
+  std::vector<Panel> panels_;
+  int64_t low_h_ = 0, low_w_ = 0, high_h_ = 0, high_w_ = 0, strip_width_ = 1, rows_ = 1, most_h_ = 0;
+};
+
+// A 1x1 product without stride or padding: all pixels of all images in one row of pixels, cut into "images" of this many.
+constexpr int64_t kFlatPixels = 192;
+
+bool IsFlat(const graffiti_conv_shape& s) {
+  return s.kernel_height == 1 && s.kernel_width == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_top == 0 && s.pad_left == 0 &&
+         s.out_height == s.height && s.out_width == s.width;
+}
+
+template <typename Weight>
+void RunAll(ImageProduct& product, int64_t batch, const void* source, float* out, const graffiti_parallel* parallel, const Weight& weight) {
+  product.Plan(parallel, weight);
+  ParallelFor(parallel, product.Units(batch), 1, [&](int64_t lo, int64_t hi) { product.Run(source, out, lo, hi); });
+}
+
+// A flat product: rows of `depth` values to rows of `columns`.
+template <typename Weight>
+void RunFlat(int tier, int type, int64_t rows, int64_t depth, int64_t columns, float scale, const void* source, float* out, const graffiti_parallel* parallel,
+             const Weight& weight) {
+  const int64_t whole = rows / kFlatPixels;
+  for (int part = 0; part < 2; ++part) {  // whole groups, then the rest
+    const int64_t pixels = part == 0 ? kFlatPixels : rows % kFlatPixels, batch = part == 0 ? whole : 1, done = part == 0 ? 0 : whole * kFlatPixels;
+    if (pixels == 0 || batch == 0) continue;
+    ImageProduct product(tier, type, 1, pixels, depth, 1, pixels, columns, scale);
+    product.phases.push_back(Phase{});
+    product.phases[0].count_h = 1;
+    product.phases[0].count_w = pixels;
+    product.phases[0].taps.push_back({0, 0, 0, 0});
+    RunAll(product, batch, static_cast<const uint8_t*>(source) + done * depth * TypeSize(type), out + done * columns, parallel, weight);
+  }
+}
+
+}  // namespace
+
+int TrainingForward(const graffiti_conv_shape& s, int64_t batch, const void* x, int x_type, const int8_t* w, float scale, float* y, int tier,
+                    const graffiti_parallel* parallel) {
+  const auto weight = [&](const Tap& tap, int64_t c, int64_t o, int64_t* stride) {
+    *stride = 1;
+    return w + ((tap.kernel_h * s.kernel_width + tap.kernel_w) * s.channels + c) * s.out_channels + o;
+  };
+  if (IsFlat(s)) {
+    RunFlat(tier, x_type, batch * s.height * s.width, s.channels, s.out_channels, scale, x, y, parallel, weight);
+    return GRAFFITI_OK;
+  }
+  ImageProduct product(tier, x_type, s.height, s.width, s.channels, s.out_height, s.out_width, s.out_channels, scale);
+  product.row_step_h = s.stride_h;
+  product.row_step_w = s.stride_w;
+  Phase phase{};
+  phase.count_h = s.out_height;
+  phase.count_w = s.out_width;
+  for (int64_t u = 0; u < s.kernel_height; ++u)
+    for (int64_t v = 0; v < s.kernel_width; ++v) phase.taps.push_back({u * s.dilation_h - s.pad_top, v * s.dilation_w - s.pad_left, u, v});
+  product.phases.push_back(std::move(phase));
+  RunAll(product, batch, x, y, parallel, weight);
+  return GRAFFITI_OK;
+}
+
+int TrainingInputGradient(const graffiti_conv_shape& s, int64_t batch, const void* dy, int dy_type, const int8_t* w, float scale, float* dx, int tier,
+                          const graffiti_parallel* parallel) {
+  const auto weight = [&](const Tap& tap, int64_t o, int64_t c, int64_t* stride) {
+    *stride = s.out_channels;
+    return w + ((tap.kernel_h * s.kernel_width + tap.kernel_w) * s.channels + c) * s.out_channels + o;
+  };
+  if (IsFlat(s)) {
+    RunFlat(tier, dy_type, batch * s.height * s.width, s.out_channels, s.channels, scale, dy, dx, parallel, weight);
+    return GRAFFITI_OK;
+  }
+  ImageProduct product(tier, dy_type, s.out_height, s.out_width, s.out_channels, s.height, s.width, s.channels, scale);
+  product.out_step_h = s.stride_h;
+  product.out_step_w = s.stride_w;
+  const auto floor_div = [](int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); };
+  for (int64_t a = 0; a < s.stride_h; ++a)
+    for (int64_t b = 0; b < s.stride_w; ++b) {
+      Phase phase{};
+      phase.first_h = a;
+      phase.first_w = b;
+      phase.count_h = s.height > a ? CeilDiv(s.height - a, s.stride_h) : 0;
+      phase.count_w = s.width > b ? CeilDiv(s.width - b, s.stride_w) : 0;
+      if (phase.count_h == 0 || phase.count_w == 0) continue;
+      for (int64_t u = 0; u < s.kernel_height; ++u)
+        for (int64_t v = 0; v < s.kernel_width; ++v) {
+          const int64_t h = a + s.pad_top - u * s.dilation_h, q = b + s.pad_left - v * s.dilation_w;
+          if (floor_div(h, s.stride_h) * s.stride_h == h && floor_div(q, s.stride_w) * s.stride_w == q)
+            phase.taps.push_back({floor_div(h, s.stride_h), floor_div(q, s.stride_w), u, v});
+        }
+      product.phases.push_back(std::move(phase));
+    }
+  RunAll(product, batch, dy, dx, parallel, weight);
+  return GRAFFITI_OK;
+}
+
+}  // namespace graffiti

@@ -1,0 +1,38 @@
+// The three products of a training step on codes: convolution forward, input gradient, weight gradient, to float32.
+//
+//   forward          y[b,p,q,o]   = scale * sum over u,v,c   x[b, p*sh + u*dh - top, q*sw + v*dw - left, c] * w[u,v,c,o]
+//   input gradient   dx[b,h,w,c]  = scale * sum over u,v,o   dy[b,p,q,o] * w[u,v,c,o]       where h = p*sh + u*dh - top, likewise w
+//   weight gradient  dw[u,v,c,o]  = scale * sum over b,p,q   x[b, p*sh + u*dh - top, ...] * dy[b,p,q,o]
+//
+// Each sum is an exact integer, rounded once to float32 and multiplied once, so the result depends neither on the tier nor on the threads.
+// All three run on the tile primitive of dot/: forward and input gradient as taps over a padded copy of an image (the input gradient one
+// phase of the stride at a time), the weight gradient with pixels as the inner dimension, from transposed copies.
+#ifndef GRAFFITI_OPS_KERNELS_TRAINING_TRAINING_H_
+#define GRAFFITI_OPS_KERNELS_TRAINING_TRAINING_H_
+
+#include <cstdint>
+
+#include "c_api.h"
+
+namespace graffiti {
+
+// Loops that every tier has its own copy of.
+struct TrainingStores {
+  void (*scale32)(const int32_t* x, int64_t n, float scale, float* out);  // out = float(x) * scale
+  void (*add)(const int32_t* x, int64_t n, double* sums);
+  void (*scale64)(const double* x, int64_t n, float scale, float* out);   // out = float(x) * scale, x whole numbers
+};
+const TrainingStores& TrainingStoresScalar();
+const TrainingStores& TrainingStoresAvx2();
+const TrainingStores& TrainingStoresAvx512Vnni();
+
+int TrainingForward(const graffiti_conv_shape& s, int64_t batch, const void* x, int x_type, const int8_t* w, float scale, float* y, int tier,
+                    const graffiti_parallel* parallel);
+int TrainingInputGradient(const graffiti_conv_shape& s, int64_t batch, const void* dy, int dy_type, const int8_t* w, float scale, float* dx, int tier,
+                          const graffiti_parallel* parallel);
+int TrainingWeightGradient(const graffiti_conv_shape& s, int64_t batch, const void* x, int x_type, const void* dy, int dy_type, float scale, float* dw,
+                           int tier, const graffiti_parallel* parallel);
+
+}  // namespace graffiti
+
+#endif  // GRAFFITI_OPS_KERNELS_TRAINING_TRAINING_H_

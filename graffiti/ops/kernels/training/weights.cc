@@ -1,0 +1,330 @@
+// Weight gradient: pixels are the inner dimension. Channels of x become planes of pixels, dy becomes packed columns of pixel groups.
+#include <cstring>
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+#include "training/panels.h"
+
+namespace graffiti {
+namespace {
+
+constexpr int64_t kBlockPixels = 8192;  // pixels of one pass over the tiles: planes and columns of it stay in the cache
+constexpr int64_t kSlack = 64;
+
+// Pixels [pixels][channels] to [channels][pixels], destinations `plane` elements apart; `flip` is xored into bytes.
+void ToPlanes8(const uint8_t* from, int64_t pixels, int64_t pixel_stride, int64_t channels, uint8_t flip, uint8_t* to, int64_t plane) {
+  int64_t c = 0;
+#if defined(__SSE2__)
+  const __m128i mask = _mm_set1_epi8(static_cast<char>(flip));
+  for (; c + 16 <= channels; c += 16) {
+    int64_t p = 0;
+    for (; p + 16 <= pixels; p += 16) {
+      __m128i a[16], b[16];
+      for (int i = 0; i < 16; ++i) a[i] = _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + (p + i) * pixel_stride + c)), mask);
+      for (int i = 0; i < 8; ++i) { b[2 * i] = _mm_unpacklo_epi8(a[i], a[i + 8]); b[2 * i + 1] = _mm_unpackhi_epi8(a[i], a[i + 8]); }
+      for (int i = 0; i < 8; ++i) { a[2 * i] = _mm_unpacklo_epi8(b[i], b[i + 8]); a[2 * i + 1] = _mm_unpackhi_epi8(b[i], b[i + 8]); }
+      for (int i = 0; i < 8; ++i) { b[2 * i] = _mm_unpacklo_epi8(a[i], a[i + 8]); b[2 * i + 1] = _mm_unpackhi_epi8(a[i], a[i + 8]); }
+      for (int i = 0; i < 8; ++i) { a[2 * i] = _mm_unpacklo_epi8(b[i], b[i + 8]); a[2 * i + 1] = _mm_unpackhi_epi8(b[i], b[i + 8]); }
+      for (int i = 0; i < 16; ++i) _mm_storeu_si128(reinterpret_cast<__m128i*>(to + (c + i) * plane + p), a[i]);
+    }
+    for (; p < pixels; ++p)
+      for (int i = 0; i < 16; ++i) to[(c + i) * plane + p] = from[p * pixel_stride + c + i] ^ flip;
+  }
+#endif
+  for (; c < channels; ++c)
+    for (int64_t p = 0; p < pixels; ++p) to[c * plane + p] = from[p * pixel_stride + c] ^ flip;
+}
+
+template <typename From>
+void ToPlanes16(const From* from, int64_t pixels, int64_t pixel_stride, int64_t channels, int16_t* to, int64_t plane) {
+  for (int64_t c = 0; c < channels; ++c)
+    for (int64_t p = 0; p < pixels; ++p) to[c * plane + p] = from[p * pixel_stride + c];
+}
+
+// Pixels [pixels][channels] to [pixels / 4][width][4] bytes, zeros behind the last pixel and column.
+void ToColumns8(const int8_t* from, int64_t pixels, int64_t channels, int64_t first, int64_t columns, int64_t width, int8_t* to) {
+  for (int64_t p = 0; p < pixels; p += 4, to += 4 * width) {
+    const int64_t valid = std::min<int64_t>(4, pixels - p);
+    int64_t c = 0;
+#if defined(__SSE2__)
+    if (valid == 4) {
+      const int8_t* base = from + p * channels + first;
+      for (; c + 16 <= columns; c += 16) {
+        const auto load = [&](int64_t i) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(base + i * channels + c)); };
+        const __m128i a = load(0), b = load(1), d = load(2), e = load(3);
+        const __m128i ab0 = _mm_unpacklo_epi8(a, b), ab1 = _mm_unpackhi_epi8(a, b), de0 = _mm_unpacklo_epi8(d, e), de1 = _mm_unpackhi_epi8(d, e);
+        __m128i* out = reinterpret_cast<__m128i*>(to + 4 * c);
+        _mm_storeu_si128(out, _mm_unpacklo_epi16(ab0, de0));
+        _mm_storeu_si128(out + 1, _mm_unpackhi_epi16(ab0, de0));
+        _mm_storeu_si128(out + 2, _mm_unpacklo_epi16(ab1, de1));
+        _mm_storeu_si128(out + 3, _mm_unpackhi_epi16(ab1, de1));
+      }
+    }
+#endif
+    for (int64_t k = c; k < columns; ++k)
+      for (int64_t i = 0; i < 4; ++i) to[4 * k + i] = i < valid ? from[(p + i) * channels + first + k] : 0;
+    for (int64_t k = columns; k < width; ++k) std::memset(to + 4 * k, 0, 4);
+  }
+}
+
+template <typename From>
+void ToColumns16(const From* from, int64_t pixels, int64_t channels, int64_t first, int64_t columns, int64_t width, int16_t* to) {
+  for (int64_t p = 0; p < pixels; p += 2, to += 2 * width) {
+    for (int64_t k = 0; k < width; ++k)
+      for (int64_t i = 0; i < 2; ++i) to[2 * k + i] = p + i < pixels && k < columns ? from[(p + i) * channels + first + k] : 0;
+  }
+}
+
+// One shape of the product after flat products have been cut into rows of pixels.
+struct Shape {
+  int64_t batch, height, width, channels, out_h, out_w, out_channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
+  int64_t last_width;  // of the last image, flat products only
+};
+
+class WeightProduct {
+ public:
+  WeightProduct(const Shape& s, int x_type, int dy_type, float scale, int tier)
+      : s_(s), x_type_(x_type), dy_type_(dy_type), scale_(scale), types_(OperandTypes(tier, x_type, dy_type)), stores_(GetTrainingStores(tier)) {
+    element_ = types_ == DotTypes::kU8S8 ? 1 : 2;
+    group_ = DotGroup(types_);
+    offset_ = element_ == 1 && x_type == GRAFFITI_S8;
+    panels_ = Panels(tier, types_, s.out_channels);
+    // x position of tap v at output column q: q * stride + v * dilation - left = (q + shift) * stride + residue
+    low_shift_ = INT64_MAX;
+    int64_t high_shift = INT64_MIN;
+    for (int64_t v = 0; v < s.kernel_w; ++v) {
+      const int64_t at = v * s.dilation_w - s.pad_left, shift = FloorDiv(at, s.stride_w);
+      low_shift_ = std::min(low_shift_, shift);
+      high_shift = std::max(high_shift, shift);
+      const int64_t residue = at - shift * s.stride_w;
+      if (std::find(residues_.begin(), residues_.end(), residue) == residues_.end()) residues_.push_back(residue);
+    }
+    plane_w_ = s.out_w + high_shift - low_shift_;
+    plane_h_ = (s.out_h - 1) * s.stride_h + (s.kernel_h - 1) * s.dilation_h + 1;
+    steps_ = CeilDiv(s.out_w, group_);
+    image_plane_ = plane_h_ * plane_w_;
+    // images of one block: enough pixels to be worth it, few enough for 32-bit sums and the cache
+    const int64_t pixels = s.out_h * steps_ * group_, safe = SafeTerms(types_, x_type, dy_type);
+    rows_per_sum_ = std::max<int64_t>(1, std::min(s.out_h, safe / std::max<int64_t>(1, steps_ * group_)));
+    block_images_ = std::max<int64_t>(1, std::min(kBlockPixels, safe) / std::max<int64_t>(1, pixels));
+    block_images_ = std::min(block_images_, s.batch);
+  }
+
+  // Whether one output row alone may leave a 32-bit sum: then the caller cuts the rows.
+  bool RowTooLong() const { return steps_ * group_ > SafeTerms(types_, x_type_, dy_type_); }
+
+  void Run(const void* x, const void* dy, float* dw, const graffiti_parallel* parallel) {
+    const int64_t rows = s_.kernel_h * s_.kernel_w * s_.channels, outs = s_.out_channels;
+    const int64_t segments = block_images_ * s_.out_h;
+    const int64_t plane = block_images_ * image_plane_;  // elements of one channel of one residue
+    const int64_t planes = static_cast<int64_t>(residues_.size()) * s_.channels;
+    auto x_planes = AllocateAligned<uint8_t>(planes * plane * element_ + kSlack);
+    int64_t packed_width = 0;
+    std::vector<int64_t> panel_at;
+    for (const Panel& panel : panels_) {
+      panel_at.push_back(packed_width * segments * steps_ * 4);
+      packed_width += panel.width;
+    }
+    auto columns = AllocateAligned<uint8_t>(packed_width * segments * steps_ * 4);
+    AlignedArray<double> sums = AllocateAligned<double>(rows * packed_width);
+    std::vector<double> dy_sums(outs);  // of the +128 of signed x
+    std::vector<double> partial_sums(block_images_ * outs);
+    std::vector<int32_t> row_offsets(rows), segment_offsets(segments);
+    for (int64_t u = 0; u < s_.kernel_h; ++u)
+      for (int64_t v = 0; v < s_.kernel_w; ++v) {
+        const int64_t at = v * s_.dilation_w - s_.pad_left, shift = FloorDiv(at, s_.stride_w);
+        const int64_t residue = std::find(residues_.begin(), residues_.end(), at - shift * s_.stride_w) - residues_.begin();
+        for (int64_t c = 0; c < s_.channels; ++c)
+          row_offsets[(u * s_.kernel_w + v) * s_.channels + c] = static_cast<int32_t>(
+              (((residue * s_.channels + c) * plane) + u * s_.dilation_h * plane_w_ + shift - low_shift_) * element_);
+      }
+    for (int64_t g = 0; g < block_images_; ++g)
+      for (int64_t p = 0; p < s_.out_h; ++p)
+        segment_offsets[g * s_.out_h + p] = static_cast<int32_t>((g * image_plane_ + p * s_.stride_h * plane_w_) * element_);
+    const int64_t row_tiles = CeilDiv(rows, kMaxTileRows);
+    for (int64_t first = 0; first < s_.batch; first += block_images_) {
+      const int64_t images = std::min(block_images_, s_.batch - first);
+      ParallelFor(parallel, images, std::max<int64_t>(1, 2048 / std::max<int64_t>(1, s_.out_h * s_.out_w)), [&](int64_t lo, int64_t hi) {
+        for (int64_t g = lo; g < hi; ++g) {
+          Planes(x, first + g, x_planes.get() + g * image_plane_ * element_, plane);
+          for (std::size_t i = 0; i < panels_.size(); ++i)
+            Columns(dy, first + g, panels_[i], columns.get() + panel_at[i] + g * s_.out_h * steps_ * panels_[i].width * 4);
+          if (offset_) SumColumns(dy, first + g, &partial_sums[g * outs]);
+        }
+      });
+      if (offset_)
+        for (int64_t g = 0; g < images; ++g)
+          for (int64_t o = 0; o < outs; ++o) dy_sums[o] += partial_sums[g * outs + o];
+      const int64_t units = row_tiles * static_cast<int64_t>(panels_.size());
+      ParallelFor(parallel, units, std::max<int64_t>(1, units / 16), [&](int64_t lo, int64_t hi) {
+        for (int64_t unit = lo; unit < hi; ++unit) {
+          const std::size_t index = static_cast<std::size_t>(unit / row_tiles);
+          Tiles(panels_[index], x_planes.get(), columns.get() + panel_at[index], row_offsets, segment_offsets, images * s_.out_h,
+                unit % row_tiles * kMaxTileRows, std::min<int64_t>(rows, (unit % row_tiles + 1) * kMaxTileRows),
+                sums.get() + panel_at[index] / (segments * steps_ * 4) * rows);
+        }
+      });
+    }
+    ParallelFor(parallel, rows, 64, [&](int64_t lo, int64_t hi) {
+      std::vector<double> line(kMaxTileColumns);
+      for (int64_t r = lo; r < hi; ++r)
+        for (std::size_t index = 0; index < panels_.size(); ++index) {
+          const Panel& panel = panels_[index];
+          const double* from = sums.get() + panel_at[index] / (segments * steps_ * 4) * rows + r * panel.width;
+          for (int64_t c = 0; c < panel.columns; ++c) line[c] = offset_ ? from[c] - 128.0 * dy_sums[panel.first + c] : from[c];
+          stores_.scale64(line.data(), panel.columns, scale_, dw + r * outs + panel.first);
+        }
+    });
+  }
+
+ private:
+  static int64_t FloorDiv(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+  int64_t WidthOf(int64_t image) const { return image + 1 == s_.batch ? s_.last_width : s_.width; }
+  int64_t OutWidthOf(int64_t image) const { return s_.last_width == s_.width ? s_.out_w : WidthOf(image); }
+
+  const uint8_t* Image(const void* x, int64_t image, int type, int64_t pixels, int64_t channels) const {
+    return static_cast<const uint8_t*>(x) + image * pixels * channels * TypeSize(type);
+  }
+
+  // All channels of one image into the planes of its place in the block.
+  void Planes(const void* x, int64_t image, uint8_t* to, int64_t plane) const {
+    const uint8_t* from = Image(x, image, x_type_, s_.height * s_.width, s_.channels);
+    const int64_t width = WidthOf(image);
+    const uint8_t zero = offset_ ? 0x80 : 0;
+    for (std::size_t index = 0; index < residues_.size(); ++index)
+      for (int64_t r = 0; r < plane_h_; ++r) {
+        uint8_t* row = to + (static_cast<int64_t>(index) * s_.channels * plane + r * plane_w_) * element_;
+        const int64_t h = r - s_.pad_top;
+        // columns u of the plane hold x at (u + low_shift) * stride + residue
+        const int64_t residue = residues_[index];
+        int64_t begin = plane_w_, end = plane_w_;
+        if (h >= 0 && h < s_.height) {
+          begin = std::min(plane_w_, std::max<int64_t>(0, -low_shift_));
+          const int64_t last = FloorDiv(width - 1 - residue, s_.stride_w) - low_shift_ + 1;
+          end = std::max(begin, std::min(plane_w_, last));
+        }
+        for (int64_t c = 0; c < s_.channels && (begin > 0 || end < plane_w_); ++c) {
+          uint8_t* line = row + c * plane * element_;
+          std::memset(line, zero, begin * element_);
+          if (end < plane_w_) std::memset(line + end * element_, zero, (plane_w_ - end) * element_);
+        }
+        if (end <= begin) continue;
+        const int64_t at = (h * s_.width + (begin + low_shift_) * s_.stride_w + residue) * s_.channels, stride = s_.stride_w * s_.channels;
+        if (element_ == 1)
+          ToPlanes8(from + at, end - begin, stride, s_.channels, zero, row + begin, plane);
+        else if (x_type_ == GRAFFITI_S16)
+          ToPlanes16(reinterpret_cast<const int16_t*>(from) + at, end - begin, stride, s_.channels, reinterpret_cast<int16_t*>(row) + begin, plane);
+        else if (x_type_ == GRAFFITI_U8)
+          ToPlanes16(from + at, end - begin, stride, s_.channels, reinterpret_cast<int16_t*>(row) + begin, plane);
+        else
+          ToPlanes16(reinterpret_cast<const int8_t*>(from) + at, end - begin, stride, s_.channels, reinterpret_cast<int16_t*>(row) + begin, plane);
+      }
+  }
+
+  void Columns(const void* dy, int64_t image, const Panel& panel, uint8_t* to) const {
+    const uint8_t* from = Image(dy, image, dy_type_, s_.out_h * s_.out_w, s_.out_channels);
+    const int64_t width = OutWidthOf(image), row_bytes = steps_ * panel.width * 4;
+    for (int64_t p = 0; p < s_.out_h; ++p, to += row_bytes) {
+      const int64_t at = p * s_.out_w * s_.out_channels;
+      if (width < s_.out_w) std::memset(to, 0, row_bytes);
+      if (element_ == 1)
+        ToColumns8(reinterpret_cast<const int8_t*>(from) + at, width, s_.out_channels, panel.first, panel.columns, panel.width, reinterpret_cast<int8_t*>(to));
+      else if (dy_type_ == GRAFFITI_S16)
+        ToColumns16(reinterpret_cast<const int16_t*>(from) + at, width, s_.out_channels, panel.first, panel.columns, panel.width, reinterpret_cast<int16_t*>(to));
+      else
+        ToColumns16(reinterpret_cast<const int8_t*>(from) + at, width, s_.out_channels, panel.first, panel.columns, panel.width, reinterpret_cast<int16_t*>(to));
+    }
+  }
+
+  void SumColumns(const void* dy, int64_t image, double* sums) const {
+    const int8_t* from = reinterpret_cast<const int8_t*>(Image(dy, image, dy_type_, s_.out_h * s_.out_w, s_.out_channels));
+    std::vector<int32_t> own(s_.out_channels);
+    const int64_t pixels = s_.last_width == s_.width ? s_.out_h * s_.out_w : OutWidthOf(image);
+    std::fill(sums, sums + s_.out_channels, 0.0);
+    for (int64_t p = 0; p < pixels; ++p) {
+      for (int64_t o = 0; o < s_.out_channels; ++o) own[o] += from[p * s_.out_channels + o];
+      if ((p + 1) % (1 << 23) == 0 || p + 1 == pixels) {
+        for (int64_t o = 0; o < s_.out_channels; ++o) sums[o] += own[o];
+        std::fill(own.begin(), own.end(), 0);
+      }
+    }
+  }
+
+  void Tiles(const Panel& panel, const uint8_t* planes, const uint8_t* columns, const std::vector<int32_t>& row_offsets,
+             const std::vector<int32_t>& segment_offsets, int64_t segments, int64_t row, int64_t end, double* sums) const {
+    alignas(64) int32_t tile[kMaxTileRows * kMaxTileColumns];
+    alignas(64) static const int32_t zeros[kMaxTileColumns] = {};
+    TileArgs t{};
+    t.base = planes;
+    t.steps = steps_;
+    t.init = zeros;
+    t.out = tile;
+    t.out_stride = 4 * panel.width;
+    t.valid_columns = panel.width;
+    const int64_t per_sum = rows_per_sum_ < s_.out_h ? rows_per_sum_ : segments;
+    while (row < end) {
+      const DotKernel* kernel = panel.kernels.back();
+      int32_t last[kMaxTileRows];
+      const int64_t valid = std::min<int64_t>(kernel->rows, end - row);
+      t.row_offsets = row_offsets.data() + row;
+      if (valid < kernel->rows) {
+        kernel = KernelFor(panel, valid);
+        for (int64_t r = 0; r < kernel->rows; ++r) last[r] = t.row_offsets[std::min(r, valid - 1)];
+        t.row_offsets = last;
+      }
+      t.valid_rows = valid;
+      for (int64_t segment = 0; segment < segments; segment += per_sum) {
+        t.segments = std::min(per_sum, segments - segment);
+        t.segment_offsets = segment_offsets.data() + segment;
+        t.b = columns + segment * steps_ * panel.width * 4;
+        kernel->run32(t);
+        stores_.add(tile, valid * panel.width, sums + row * panel.width);
+      }
+      row += valid;
+    }
+  }
+
+  Shape s_;
+  int x_type_, dy_type_;
+  float scale_;
+  DotTypes types_;
+  const TrainingStores& stores_;
+  int64_t element_ = 1, group_ = 4;
+  bool offset_ = false;
+  std::vector<Panel> panels_;
+  std::vector<int64_t> residues_;
+  int64_t low_shift_ = 0, plane_w_ = 0, plane_h_ = 0, steps_ = 0, image_plane_ = 0, block_images_ = 1, rows_per_sum_ = 1;
+};
+
+}  // namespace
+
+int TrainingWeightGradient(const graffiti_conv_shape& s, int64_t batch, const void* x, int x_type, const void* dy, int dy_type, float scale, float* dw,
+                           int tier, const graffiti_parallel* parallel) {
+  Shape shape{batch, s.height, s.width, s.channels, s.out_height, s.out_width, s.out_channels, s.kernel_height, s.kernel_width,
+              s.stride_h, s.stride_w, s.dilation_h, s.dilation_w, s.pad_top, s.pad_left, s.width};
+  const bool flat = s.kernel_height == 1 && s.kernel_width == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_top == 0 && s.pad_left == 0 &&
+                    s.out_height == s.height && s.out_width == s.width;
+  if (flat) {  // one row of pixels over all images, cut into pieces that a 32-bit sum holds
+    const int64_t pixels = batch * s.height * s.width;
+    const int64_t safe = SafeTerms(OperandTypes(tier, x_type, dy_type), x_type, dy_type) / 4 * 4;
+    const int64_t piece = std::max<int64_t>(4, std::min<int64_t>({safe, int64_t{1024}, RoundUp(std::max<int64_t>(pixels, 1), 4)}));
+    shape.batch = CeilDiv(pixels, piece);
+    shape.height = shape.out_h = 1;
+    shape.width = shape.out_w = piece;
+    shape.last_width = pixels - (shape.batch - 1) * piece;
+  }
+  if (shape.batch == 0 || shape.out_h == 0 || shape.out_w == 0) {
+    std::fill(dw, dw + s.kernel_height * s.kernel_width * s.channels * s.out_channels, 0.0f * scale);
+    return GRAFFITI_OK;
+  }
+  WeightProduct product(shape, x_type, dy_type, scale, tier);
+  if (product.RowTooLong())
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "a weight gradient takes output rows of at most %lld pixels for these types, got %lld",
+                static_cast<long long>(SafeTerms(OperandTypes(tier, x_type, dy_type), x_type, dy_type)), static_cast<long long>(shape.out_w));
+  product.Run(x, dy, dw, parallel);
+  return GRAFFITI_OK;
+}
+
+}  // namespace graffiti
