@@ -31,6 +31,7 @@ class CExporter(Exporter):
     """
 
     name = "c"
+    target = "c99"
     description = "C99 without dependencies, heap or floats: one .c/.h pair and a small runtime"
 
     def supports(self, graph: Graph) -> list[Problem]:
@@ -61,6 +62,7 @@ class CExporter(Exporter):
         border, problems = prepare(graph)
         if problems:
             raise ExportError(self.name, graph, problems)
+        self.check_target(graph)
         path = files.check_free(path, overwrite=overwrite)
         if name is not None:
             graph = graph.copy()
