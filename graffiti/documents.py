@@ -74,7 +74,7 @@ def _json(text: str, path: pathlib.Path) -> Any:
 def _yaml(text: str, path: pathlib.Path) -> Any:
     yaml = _import_yaml(f"reading {path.name}")
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[name-defined, misc]
         """Plain values only; refuses a key given twice; reads ``1e-3`` as a number, as YAML 1.2 does."""
 
         def construct_mapping(self, node, deep=False):
