@@ -82,6 +82,10 @@ def _sizes(graph: Graph, profile: TargetProfile) -> Iterator[Problem]:
             yield Problem(name, "tensor", f"its shape is {shape}, and {profile.name} needs every size but the batch", "build the model with fixed sizes")
     low, high = profile.spatial_axes
     for node in graph.nodes:
+        if profile.sizes == "windows" and node.op in (*WINDOWS, "reshape", "crop"):
+            shapes = [graph.shape(node.output)] + ([graph.shape(node.inputs[0])] if node.op in WINDOWS else [])
+            if any(None in shape[1:] for shape in shapes):
+                yield Problem(node.name, node.op, f"it works on the shapes {' and '.join(map(str, shapes))}, and {profile.name} needs these sizes", "build the model with fixed sizes")
         if node.op in WINDOWS and not low <= len(graph.shape(node.inputs[0])) - 2 <= high:
             yield Problem(node.name, node.op, f"it has {len(graph.shape(node.inputs[0])) - 2} spatial axes, {profile.name} takes {low} to {high}", "reshape its input in the model")
 

@@ -17,7 +17,7 @@ from graffiti.numerics.rounding import ROUNDING_MODES
 INTEGER_OPS = tuple(name for name, row in OPS.items() if "integer" in row.stages and name not in ("island", "softmax", "quantize", "dequantize"))
 SIGNS = ("signed", "unsigned", "both")
 SOFTMAX = ("none", "output", "anywhere")
-SIZES = ("fixed", "any")
+SIZES = ("fixed", "windows", "any")
 SATURATION = ("saturate", "none")
 
 
@@ -79,7 +79,7 @@ class TargetProfile:
         spatial_axes: fewest and most spatial axes of windows.
         softmax: where a float softmax may stand: ``none``, ``output`` or ``anywhere``.
         float_layers: whether layers kept in float are allowed.
-        sizes: ``fixed``: every size but the batch is known; or ``any``.
+        sizes: ``fixed``: every size but the batch is known; ``windows``: those of windows' inputs and outputs, reshapes and crops; or ``any``.
     """
 
     name: str
