@@ -48,15 +48,16 @@ def run(args: argparse.Namespace) -> common.Result:
     ends = [node.op for node in graph.nodes if node.name in graph.outputs]
     train = common.labelled(common.load_data(args.train, args.limit), "--train")
     validation = common.labelled(common.load_data(args.validation, None), "--validation") if args.validation else None
+    steps = -(-len(train) // alt.batch_size)
     keras.utils.set_random_seed(args.seed)
     q.compile(
-        graffiti.recipes.Recipe(alt=alt).optimizer(-(-len(train) // alt.batch_size)),
+        graffiti.recipes.Recipe(alt=alt).optimizer(steps),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=args.from_logits or "softmax" not in ends), metrics=["accuracy"],
     )
-    thresholds = graffiti.callbacks.ThresholdHistory(interval=10) if args.history else None
+    thresholds = graffiti.callbacks.ThresholdHistory(interval=max(1, steps * alt.epochs // 100)) if args.history else None
     history = q.fit(
         train.inputs, train.labels, batch_size=alt.batch_size, epochs=alt.epochs,
-        callbacks=[*graffiti.callbacks.alt(history=thresholds), _bar(alt.epochs, -(-len(train) // alt.batch_size))],
+        callbacks=[*graffiti.callbacks.alt(history=thresholds), _bar(alt.epochs * steps)],
         validation_data=None if validation is None else (validation.inputs, validation.labels), verbose=0,
     ).history
     common.save_model(q, args)
@@ -76,7 +77,7 @@ def options(args: argparse.Namespace):
     return graffiti.recipes.AltOptions.from_config({**dataclasses.asdict(alt), **given}, "the options of retrain")
 
 
-def _bar(epochs: int, steps: int) -> Any:
+def _bar(steps: int) -> Any:
     """A callback with one bar over all steps, on standard error, where training takes longer than two seconds."""
     import keras
     from tqdm import tqdm
@@ -86,7 +87,7 @@ def _bar(epochs: int, steps: int) -> Any:
 
         def on_train_begin(self, logs=None):
             """Show it from two seconds on."""
-            self.bar = tqdm(total=epochs * steps, desc="retrain", unit="step", delay=common.PATIENCE, file=sys.stderr)
+            self.bar = tqdm(total=steps, desc="retrain", unit="step", delay=common.PATIENCE, file=sys.stderr)
 
         def on_train_batch_end(self, batch, logs=None):
             """One step on."""
