@@ -30,7 +30,7 @@ class TargetError(ValueError):
     def __init__(self, target: str, network: str, problems: Iterable[Problem]) -> None:
         self.target, self.problems = target, list(problems)
         lines = "".join(f"\n  - {problem}" for problem in self.problems)
-        super().__init__(f"{network!r} does not fit the target {target}, {len(self.problems)} layers stand against it:{lines}")
+        super().__init__(f"{network!r} does not fit the target {target}, {len(self.problems)} things stand against it:{lines}")
 
 
 def problems(graph: Graph, profile: TargetProfile, *, values: bool = True) -> list[Problem]:
