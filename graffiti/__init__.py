@@ -12,6 +12,7 @@ from graffiti.config import QuantizerSpec, ReportLine, Rule, Scheme
 from graffiti.inspection import Inspection, inspect
 from graffiti.integer_graph import IntegerGraph
 from graffiti.low_bit.convert import quantize_training, strip
+from graffiti.low_bit.optimizer import LowBitOptimizer
 from graffiti.optimizers import ALT
 from graffiti.reports import QuantizationReport
 from graffiti.targets import TargetError, TargetProfile
@@ -22,8 +23,8 @@ from graffiti.verification import VerificationReport, verify
 __version__ = "0.1.0"
 
 __all__ = [
-    "ALT", "AccumulatorOverflow", "Inspection", "IntegerGraph", "QuantizationReport", "QuantizerSpec", "ReportLine",
-    "Rule", "Scheme", "TargetError", "TargetProfile", "TensorSpec", "TrainingScheme", "VerificationReport",
-    "calibrate", "callbacks", "inspect", "layers", "quantize", "quantize_training", "quantizers", "recipes",
-    "schemes", "strip", "targets", "tfmot", "to_integer", "verify",
+    "ALT", "AccumulatorOverflow", "Inspection", "IntegerGraph", "LowBitOptimizer", "QuantizationReport",
+    "QuantizerSpec", "ReportLine", "Rule", "Scheme", "TargetError", "TargetProfile", "TensorSpec", "TrainingScheme",
+    "VerificationReport", "calibrate", "callbacks", "inspect", "layers", "quantize", "quantize_training",
+    "quantizers", "recipes", "schemes", "strip", "targets", "tfmot", "to_integer", "verify",
 ]

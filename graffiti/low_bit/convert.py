@@ -158,12 +158,19 @@ def rebuild(model: keras.Model, replace: Callable[[keras.layers.Layer], keras.la
         pairs.append((layer, new))
         return new
 
-    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    copy = keras.models.clone_model(model, input_tensors=_named_inputs(model), clone_function=clone, recursive=True)
     if not copy.built:
         copy.build(model.input_shape)
     for old, new in pairs:
         _copy_weights(old, new)
     return copy
+
+
+def _named_inputs(model: keras.Model):
+    """Inputs with the names of the model's, in its structure; a Sequential model keeps them by itself."""
+    if isinstance(model, keras.Sequential):
+        return None
+    return keras.tree.map_structure(lambda x: keras.Input(batch_shape=x.shape, dtype=x.dtype, sparse=x.sparse, name=compat.input_name(x)), model.input)
 
 
 def _copy_weights(old: keras.layers.Layer, new: keras.layers.Layer) -> None:

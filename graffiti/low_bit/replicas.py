@@ -14,9 +14,14 @@ def count() -> int:
 
 
 def _gathered(value: tf.Tensor) -> tf.Tensor | None:
-    if count() == 1:
+    """The values of all replicas, one row each; ``None`` where there is one replica."""
+    replicas = count()
+    if replicas == 1:
         return None
-    return tf.distribute.get_replica_context().all_gather(value[None], 0)
+    context = tf.distribute.get_replica_context()
+    own = tf.equal(tf.range(replicas), tf.cast(context.replica_id_in_sync_group, tf.int32))
+    own = tf.reshape(own, [replicas] + [1] * len(value.shape))
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(own, value[None], tf.zeros_like(value)[None]))
 
 
 def maximum(value: tf.Tensor) -> tf.Tensor:

@@ -1,4 +1,6 @@
 import tensorflow as tf
+
+
 def batch_norm(x, gamma, beta, epsilon, *, relu=False):
     shape = tf.shape(x)
     flat = tf.reshape(x, [1, -1, 1, x.shape[-1]])

@@ -1,4 +1,6 @@
 import tensorflow as tf
+
+
 def quantize(x, inverse_step, *, low, high, rounding="half_even", seed=None):
     v = x * inverse_step
     if rounding == "half_even": v = tf.round(v)

@@ -40,10 +40,16 @@ def quantize(x: tf.Tensor, bits: int | tf.Tensor, exponent: tf.Tensor) -> tf.Ten
     return codes * power_of_two(exponent)
 
 
+def mean_magnitude(x: tf.Tensor) -> tf.Tensor:
+    """``mean|x|`` in float64: QEM is about a small difference of two of them."""
+    return replicas.mean(tf.reduce_mean(tf.cast(tf.abs(x), tf.float64)))
+
+
 def quantization_error(mean: tf.Tensor, quantized_mean: tf.Tensor) -> tf.Tensor:
-    """QEM: ``log2(| mean|x| - mean|xh| | / mean|x| + 1)``, zero where ``mean|x|`` is."""
+    """QEM: ``log2(| mean|x| - mean|xh| | / mean|x| + 1)``, zero where ``mean|x|`` is; float64 → float32."""
     safe = tf.where(mean > 0, mean, tf.ones_like(mean))
-    return tf.where(mean > 0, tf.math.log(tf.abs(mean - quantized_mean) / safe + 1.0) / tf.math.log(2.0), tf.zeros_like(mean))
+    error = tf.math.log1p(tf.abs(mean - quantized_mean) / safe) / tf.math.log(tf.constant(2.0, mean.dtype))
+    return tf.cast(tf.where(mean > 0, error, tf.zeros_like(error)), tf.float32)
 
 
 def choose_bits(x: tf.Tensor, largest: tf.Tensor, start: int | tf.Tensor, threshold: float, widths=WIDTHS) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -52,11 +58,11 @@ def choose_bits(x: tf.Tensor, largest: tf.Tensor, start: int | tf.Tensor, thresh
     Returns:
         ``(bits, shift, error)``.
     """
-    mean = replicas.mean(tf.reduce_mean(tf.abs(x)))
+    mean = mean_magnitude(x)
 
     def at(bits):
         exponent = shift(largest, bits)
-        return tf.constant(bits), exponent, quantization_error(mean, replicas.mean(tf.reduce_mean(tf.abs(quantize(x, bits, exponent)))))
+        return tf.constant(bits), exponent, quantization_error(mean, mean_magnitude(quantize(x, bits, exponent)))
 
     state = (tf.constant(widths[0]), tf.constant(0), tf.constant(float("inf")))
     for bits in widths:

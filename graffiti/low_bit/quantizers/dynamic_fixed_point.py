@@ -58,7 +58,8 @@ class DynamicFixedPoint(TensorQuantizer):
         bits: B, 2 to 16; 32 does not quantize.
         rounding: ``half_even`` or ``stochastic``; ``None``: stochastic for gradients, else half to even.
         target_overflow: tolerated overflow rate; 0 as in the prototype, 1e-4 in the classic algorithm.
-        initial_exponent: of the step, before the first update.
+        initial_exponent: of the first step (prototype: -5); ``None`` takes the one-shot rule on the first tensor that is not zero, because a first step that is
+            much too coarse makes stochastically rounded gradients explode.
         update_interval: steps between updates.
         **kwargs: see ``TensorQuantizer``.
 
@@ -66,13 +67,15 @@ class DynamicFixedPoint(TensorQuantizer):
     """
 
     def __init__(
-        self, *, bits: int = 8, rounding: str | None = None, target_overflow: float = 0.0, initial_exponent: int = -5, update_interval: int = 1, **kwargs,
+        self, *, bits: int = 8, rounding: str | None = None, target_overflow: float = 0.0, initial_exponent: int | None = None, update_interval: int = 1, **kwargs,
     ) -> None:
         super().__init__(**kwargs)
         self.bits = 32 if bits == 32 else check_bits("bits of dynamic fixed point (or 32)", bits, 2, 16)
         self.rounding = check_choice("rounding of dynamic fixed point", rounding, (None, *ROUNDINGS))
         self.target_overflow = check_number("target_overflow", target_overflow, 0.0, 1.0)
-        self.initial_exponent = check_bits("initial_exponent of dynamic fixed point", initial_exponent, MIN_EXPONENT, MAX_EXPONENT)
+        self.initial_exponent = initial_exponent
+        if initial_exponent is not None:
+            check_bits("initial_exponent of dynamic fixed point", initial_exponent, MIN_EXPONENT, MAX_EXPONENT)
         self.update_interval = check_bits("update_interval of dynamic fixed point (in steps)", update_interval, 1, 1 << 30)
 
     @property
@@ -82,7 +85,8 @@ class DynamicFixedPoint(TensorQuantizer):
 
     def build(self, input_shape=None) -> None:
         """Create the state."""
-        self.exponent = self.add_state("exponent", self.initial_exponent, "int32")
+        self.exponent = self.add_state("exponent", self.initial_exponent or 0, "int32")
+        self.started = self.add_state("started", self.initial_exponent is not None, "bool")
         if self.update_interval > 1:
             self.step = self.add_state("step", 0, "int64")
         if self.stochastic:
@@ -93,7 +97,7 @@ class DynamicFixedPoint(TensorQuantizer):
         """The codes at the step of the last update."""
         if self.bits == 32:
             return Quantized(x)
-        exponent = tf.convert_to_tensor(self.exponent)
+        exponent = self.current_exponent(x)
         half = 1 << (self.bits - 1)
         codes, extremes = training_quantize.quantize(
             x, power_of_two(-exponent), low=-half, high=half - 1, rounding="stochastic" if self.stochastic else "half_even",
@@ -101,6 +105,19 @@ class DynamicFixedPoint(TensorQuantizer):
         if training:
             self.update(x, exponent, extremes)
         return Quantized(codes, self.finite_scale(power_of_two(exponent), extremes), -half, half - 1)
+
+    def current_exponent(self, x: tf.Tensor) -> tf.Tensor:
+        """The exponent of this step; before the first update that of the tensor itself."""
+        if self.initial_exponent is not None:
+            return tf.convert_to_tensor(self.exponent)
+
+        def one_shot():
+            ends = training_quantize.extremes(x)
+            return one_shot_exponent(tf.maximum(-ends[0], ends[1]), self.bits)
+
+        if replicas.count() == 1:
+            return tf.cond(tf.convert_to_tensor(self.started), lambda: tf.convert_to_tensor(self.exponent), one_shot)
+        return tf.where(self.started, self.exponent, replicas.maximum(one_shot()))
 
     def update(self, x: tf.Tensor, exponent: tf.Tensor, extremes: tf.Tensor) -> None:
         """Move the exponent for the next step; a NaN leaves it, and so does a gradient of zeros."""
@@ -120,6 +137,7 @@ class DynamicFixedPoint(TensorQuantizer):
             count = tf.convert_to_tensor(self.step)
             self.step.assign(count + tf.cast(usable, tf.int64))
             usable &= tf.equal((count + 1) % self.update_interval, 0)
+        self.started.assign(tf.convert_to_tensor(self.started) | ((ends[1] > 0) | (ends[0] < 0)))
         self.exponent.assign(tf.where(usable, next_exponent(exponent, *rates, self.target_overflow), exponent))
 
     def get_config(self) -> dict[str, Any]:

@@ -61,10 +61,10 @@ def quantize_activations(x: tf.Tensor, bound: tf.Tensor, bits: int) -> tf.Tensor
     return tf.clip_by_value(tf.round(x / bound * top), 0.0, top) / top * bound
 
 
-def first_scale(x: tf.Tensor, *, sample: bool, half_normal: bool) -> tf.Tensor:
-    """``3 * std(x)``; sample deviation for weights, deviation of the underlying normal distribution for unsigned activations."""
+def first_scale(x: tf.Tensor, half_normal: bool) -> tf.Tensor:
+    """``3 * std(x)``, the sample deviation; for unsigned activations the deviation of the underlying normal distribution."""
     count = tf.cast(tf.size(x), tf.float32)
-    variance = tf.math.reduce_variance(x) * (count / tf.maximum(count - 1.0, 1.0) if sample else 1.0)
+    variance = tf.math.reduce_variance(x) * count / tf.maximum(count - 1.0, 1.0)
     return 3.0 * tf.sqrt(variance) / (HALF_NORMAL if half_normal else 1.0)
 
 
@@ -160,8 +160,7 @@ class LearnedScale(TensorQuantizer):
             return
         started = tf.convert_to_tensor(self.started)
         value = tf.cond(
-            started, lambda: tf.convert_to_tensor(self.scale),
-            lambda: first_scale(tf.stop_gradient(x), sample=self.role == "weights", half_normal=not self.signed))
+            started, lambda: tf.convert_to_tensor(self.scale), lambda: first_scale(tf.stop_gradient(x), half_normal=not self.signed))
         value = replicas.mean(value)
         self.scale.assign(tf.where(value > 0, value, tf.convert_to_tensor(self.scale)))
         self.started.assign(started | (value > 0))

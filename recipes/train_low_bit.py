@@ -1,0 +1,148 @@
+"""Train a network in low bits beside float32: one table, made in pieces and resumed from checkpoints.
+
+    python recipes/train_low_bit.py --data_dir=DATA/cifar10_jpeg --network=resnet8 --scheme=float32,adaptive_precision --epochs=10 --out=OUT
+
+DATA/cifar10_jpeg holds TFRecord shards ``train-*`` and ``validation-*``. Every run has the same initial weights, batches, schedule and epochs for a seed; each epoch
+is a checkpoint in OUT/<network>/<scheme>-<seed>, and a run that was stopped goes on to the same bits. The last line of work is a table of everything in OUT.
+"""
+
+import json
+import pathlib
+import time
+
+import keras
+import networks
+import numpy as np
+from absl import app, flags
+
+import graffiti
+from graffiti import data, files
+
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "folder of the TFRecord shards", required=True)
+_NETWORK = flags.DEFINE_enum("network", "resnet8", sorted(networks.NETWORKS), "what to train")
+_SCHEME = flags.DEFINE_list("scheme", ["float32", "adaptive_precision"], "training schemes, and float32 for the baseline")
+_SEEDS = flags.DEFINE_list("seeds", ["0"], "seeds of everything random, one run for each")
+_EPOCHS = flags.DEFINE_integer("epochs", 10, "epochs of every run")
+_IMAGES = flags.DEFINE_integer("images", None, "the first so many training images; all by default")
+_VALIDATION = flags.DEFINE_integer("validation_images", None, "the first so many validation images; all by default")
+_BATCH = flags.DEFINE_integer("batch_size", 128, "training batch")
+_RATE = flags.DEFINE_float("learning_rate", 0.1, "SGD's first rate; cosine decay to 0, momentum 0.9")
+_ENGINE = flags.DEFINE_string("engine", "auto", "auto, native or emulated")
+_OUT = flags.DEFINE_string("out", "low_bit_out", "folder of the runs")
+_VERBOSE = flags.DEFINE_integer("verbose", 2, "of Keras' fit")
+
+
+class Batches(keras.utils.PyDataset):
+    """Shuffled, flipped and shifted by up to four pixels; everything follows from seed and epoch."""
+
+    def __init__(self, examples: data.Examples, seed: int, epoch: int) -> None:
+        super().__init__()
+        self.examples, self.seed = examples, seed
+        self.padded = np.pad(examples.inputs, ((0, 0), (4, 4), (4, 4), (0, 0)), "reflect")
+        self.start(epoch)
+
+    def start(self, epoch: int) -> None:
+        """Draw the order, shifts and flips of an epoch."""
+        self.epoch, random = epoch, np.random.default_rng((self.seed, epoch))
+        self.order, count = random.permutation(len(self.examples)), len(self.examples)
+        self.shifts, self.flips = random.integers(0, 9, (2, count)), random.random(count) < 0.5
+
+    def on_epoch_end(self) -> None:
+        """The next epoch."""
+        self.start(self.epoch + 1)
+
+    def __len__(self) -> int:
+        return len(self.examples) // _BATCH.value
+
+    def __getitem__(self, index):
+        picked = self.order[index * _BATCH.value:(index + 1) * _BATCH.value]
+        images = np.empty((len(picked), *self.examples.inputs.shape[1:]), np.float32)
+        for row, (i, dy, dx, flip) in enumerate(zip(picked, *self.shifts[:, picked], self.flips[picked])):
+            crop = self.padded[i, dy:dy + images.shape[1], dx:dx + images.shape[2]]
+            images[row] = crop[:, ::-1] if flip else crop
+        return images, self.examples.labels[picked]
+
+
+def prepare(scheme: str, seed: int, steps: int) -> keras.Model:
+    """The compiled model of a run; the float network and its weights depend on the seed alone."""
+    keras.utils.set_random_seed(seed)
+    model = networks.NETWORKS[_NETWORK.value]()
+    if scheme != "float32":
+        model = graffiti.quantize_training(model, scheme, engine=_ENGINE.value, seed=seed)
+    decay = keras.optimizers.schedules.CosineDecay(_RATE.value, _EPOCHS.value * steps)
+    optimizer = graffiti.LowBitOptimizer(keras.optimizers.SGD(decay, momentum=0.9), scale_learning_rate=keras.optimizers.schedules.CosineDecay(1e-5, _EPOCHS.value * steps))
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"], jit_compile=False)
+    return model
+
+
+def run(scheme: str, seed: int, train: data.Examples, validation: data.Examples, folder: pathlib.Path) -> dict:
+    """Train one row, or go on with it; returns what results.json holds."""
+    results, checkpoint = folder / "results.json", folder / "last.keras"
+    record = json.loads(results.read_text()) if results.exists() else {"scheme": scheme, "network": _NETWORK.value, "seed": seed, "history": []}
+    expected = {"epochs": _EPOCHS.value, "images": len(train), "validation_images": len(validation), "batch_size": _BATCH.value, "learning_rate": _RATE.value}
+    if record["history"] and {key: record[key] for key in expected} != expected:
+        raise app.UsageError(f"{results} was made with other settings ({ {key: record[key] for key in expected} }); choose another --out")
+    if len(record["history"]) >= _EPOCHS.value:
+        return record
+    folder.mkdir(parents=True, exist_ok=True)
+    model = prepare(scheme, seed, len(train) // _BATCH.value)
+    if checkpoint.exists():
+        model = keras.models.load_model(checkpoint)
+    inputs = validation.inputs.astype(np.float32)
+    for epoch in range(len(record["history"]), _EPOCHS.value):
+        begin = time.perf_counter()
+        print(f"{scheme}, seed {seed}, epoch {epoch + 1}/{_EPOCHS.value}", flush=True)
+        log = model.fit(Batches(train, seed, epoch), verbose=_VERBOSE.value, shuffle=False, callbacks=[graffiti.callbacks.LowBitSteps()]).history
+        seconds = time.perf_counter() - begin
+        accuracy = 100 * float(np.mean(model.predict(inputs, batch_size=250, verbose=0).argmax(-1) == validation.labels))
+        record["history"].append({"loss": log["loss"][0], "train_accuracy": 100 * log["accuracy"][0], "accuracy": accuracy, "seconds": round(seconds, 1)})
+        record.update(expected, accuracy=accuracy, engine=_ENGINE.value)
+        if scheme == "adaptive_precision":
+            record["steps_at_bits"] = graffiti.low_bit.callbacks.shares(model)
+        with files.atomic_file(checkpoint, overwrite=True) as temporary:
+            model.save(temporary)
+        with files.atomic_file(results, overwrite=True) as temporary:
+            temporary.write_text(json.dumps(record, indent=1) + "\n")
+        print(f"  validation {accuracy:.2f} %, {seconds:.0f} s", flush=True)
+    return record
+
+
+def table(folder: pathlib.Path) -> str:
+    """Everything in the folder, finished runs only: mean and spread over seeds, drop against float32 of the same network and settings."""
+    runs: dict[tuple, dict[str, list[float]]] = {}
+    shares: dict[tuple, list] = {}
+    for path in sorted(folder.glob("*/*/results.json")):
+        r = json.loads(path.read_text())
+        if len(r["history"]) == r.get("epochs"):
+            key = (r["network"], r["epochs"], r["images"])
+            runs.setdefault(key, {}).setdefault(r["scheme"], []).append(r["accuracy"])
+            shares.setdefault((*key, r["scheme"]), []).append(r.get("steps_at_bits"))
+    lines = ["| network | epochs × images | scheme | seeds | top-1 | spread | drop | gradients at 8 / 16 / 24 bits |", "|---|---|---|---|---|---|---|---|"]
+    for (network, epochs, images), rows in runs.items():
+        base = np.mean(rows["float32"]) if "float32" in rows else np.nan
+        for scheme, values in sorted(rows.items(), key=lambda item: (item[0] != "float32", item[0])):
+            widths = [s for s in shares[network, epochs, images, scheme] if s]
+            spent = " / ".join(f"{np.mean([s.get(w, 0.0) for s in widths]):.1%}" for w in ("8", "16", "24")) if widths else ""
+            lines.append(f"| {network} | {epochs} × {images:,} | {scheme} | {len(values)} | {np.mean(values):.2f} % | ±{(max(values) - min(values)) / 2:.2f} | {base - np.mean(values):.2f} | {spent} |")
+    return "\n".join(lines)
+
+
+def main(_) -> None:
+    known = ("float32", *graffiti.schemes.training_names())
+    for scheme in _SCHEME.value:
+        if scheme not in known:
+            raise app.UsageError(f"--scheme takes {', '.join(known)}, got {scheme!r}")
+    train = data.load(_DATA_DIR.value, split="train", limit=_IMAGES.value)
+    validation = data.load(_DATA_DIR.value, split="validation", limit=_VALIDATION.value)
+    if len(train) < _BATCH.value:
+        raise app.UsageError(f"{len(train)} training images are fewer than one batch of {_BATCH.value}; give a smaller --batch_size")
+    out = pathlib.Path(_OUT.value)
+    for seed in map(int, _SEEDS.value):
+        for scheme in _SCHEME.value:
+            run(scheme, seed, train, validation, out / _NETWORK.value / f"{scheme}-{seed}")
+            keras.utils.clear_session()
+    print(table(out))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,160 @@
+"""quantize_training and strip: what they change, what they leave, what they refuse."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from low_bit.models import compiled, convnet, examples, mlp
+
+import graffiti
+from graffiti import Rule
+from graffiti.low_bit.callbacks import quantizers_of
+from graffiti.training_config import TensorSpec, TrainingScheme
+
+
+def kinds(model) -> dict[str, str]:
+    return {layer.name: type(layer).__name__ for layer in model.layers}
+
+
+def test_conversion_keeps_weights_names_and_the_original():
+    plain = convnet()
+    before = [w.copy() for w in plain.get_weights()]
+    model = graffiti.quantize_training(plain, "adaptive_precision")
+    assert [layer.name for layer in model.layers] == [layer.name for layer in plain.layers]
+    found = kinds(model)
+    assert found["first"] == "LowBitConv2D" and found["bn"] == "FusedBatchNormalization" and found["relu"] == "AbsorbedReLU"
+    assert found["joined"] == "Activation" and not model.get_layer("bn_linear").relu and model.get_layer("bn").relu
+    for layer in plain.layers:
+        if layer.weights:
+            np.testing.assert_array_equal(layer.weights[0], model.get_layer(layer.name).weights[0])
+    assert all(np.array_equal(a, b) for a, b in zip(before, plain.get_weights())) and kinds(plain)["first"] == "Conv2D"
+    assert [line.layer for line in model.quantization_report.of("quantized")] == ["first", "conv", "depthwise", "transposed", "separable", "last"]
+
+
+def test_strip_gives_the_trained_network_back():
+    x, y = examples(plain := convnet())
+    model = compiled(graffiti.quantize_training(plain, "min_max_int8"))
+    model.fit(x, y, epochs=1, verbose=0)
+    stripped = graffiti.strip(model)
+    assert kinds(stripped) == kinds(plain)
+    for layer in stripped.layers:
+        for own, trained in zip(layer.weights, model.get_layer(layer.name).weights):
+            np.testing.assert_array_equal(own, trained)
+    assert stripped.count_params() == plain.count_params()
+    graffiti.quantize(stripped, "int8", calibration=x)  # and the main line takes it
+    with pytest.raises(ValueError, match="holds no layer of low-bit training"):
+        graffiti.strip(stripped)
+
+
+def test_stripped_float_frame_predicts_the_same():
+    plain = convnet()
+    x, _ = examples(plain)
+    stripped = graffiti.strip(graffiti.quantize_training(plain, "dynamic_fixed_point"))
+    np.testing.assert_array_equal(stripped(x), plain(x))
+
+
+def test_first_and_last_layers():
+    report = graffiti.quantize_training(convnet(), "large_gradients_int4").quantization_report
+    assert {line.layer for line in report.of("float")} == {"first", "last"}
+    report = graffiti.quantize_training(convnet(), "multi_level_scaling").quantization_report
+    assert {line.layer for line in report.of("float")} == {"first", "last"}
+    assert "leaves dense layers in float" in next(line.why for line in report if line.layer == "last")
+
+
+def test_signs_come_from_the_network():
+    model = graffiti.quantize_training(convnet(), "large_gradients_int4")
+    signed = {layer.name: layer.low_bit.signed for layer in model.layers if hasattr(layer, "low_bit")}
+    assert signed == {"conv": False, "depthwise": False, "transposed": True, "separable": False}
+
+
+def test_rules():
+    rules = [Rule("conv", None), Rule(keras.layers.DepthwiseConv2D, "min_max_int4"), Rule(lambda layer: layer.path == "last", graffiti.schemes.get("dorefa"))]
+    model = graffiti.quantize_training(convnet(), "adaptive_precision", rules=rules)
+    report = {line.layer: line.why for line in model.quantization_report}
+    assert report["conv"] == "a rule keeps it in float" and "min_max_int4" in report["depthwise"]
+    assert type(model.get_layer("conv")) is keras.layers.Conv2D
+    assert model.get_layer("last").low_bit.scheme.name == "dorefa"
+    with pytest.raises(ValueError, match="these rules match no layer: 'nothing' → float"):
+        graffiti.quantize_training(convnet(), "adaptive_precision", rules=[Rule("nothing", None)])
+
+
+def test_nested_and_sequential_models():
+    inner = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4, activation="relu", name="dense")], name="inner")
+    inputs = keras.Input((6,))
+    plain = keras.Model(inputs, keras.layers.Dense(2, name="head")(inner(inputs)))
+    model = graffiti.quantize_training(plain, "adaptive_precision", rules=[Rule("inner/dense", "min_max_int8")])
+    assert [line.layer for line in model.quantization_report] == ["inner/dense", "head"]
+    assert model.get_layer("inner").get_layer("dense").low_bit.scheme.name == "min_max_int8" and model.get_layer("head").low_bit.signed is False
+    assert len(list(quantizers_of(model))) == 6
+    x = np.ones((2, 6), np.float32)
+    np.testing.assert_array_equal(graffiti.strip(model)(x), plain(x))
+
+
+def test_shared_layers_stay_shared():
+    dense, a, b = keras.layers.Dense(4, name="shared"), keras.Input((6,)), keras.Input((6,))
+    plain = keras.Model([a, b], keras.layers.Add()([dense(a), dense(b)]))
+    model = graffiti.quantize_training(plain, "min_max_int8")
+    assert sum(type(layer).__name__ == "LowBitDense" for layer in model.layers) == 1
+    assert len(model.trainable_variables) == 2
+
+
+def test_what_is_refused():
+    with pytest.raises(TypeError, match="is a scheme of graffiti.quantize"):
+        graffiti.quantize_training(mlp(), "int8")
+    with pytest.raises(TypeError, match="that is a scheme of graffiti.quantize_training"):
+        graffiti.quantize(mlp(), "adaptive_precision", calibration=np.zeros((4, 6)))
+    with pytest.raises(ValueError, match="there is no training scheme 'int3'"):
+        graffiti.quantize_training(mlp(), "int3")
+    with pytest.raises(ValueError, match="engine is one of auto, native, emulated, got 'fast'"):
+        graffiti.quantize_training(mlp(), "min_max_int8", engine="fast")
+    with pytest.raises(ValueError, match="holds no layer that adaptive_precision trains in low bits"):
+        graffiti.quantize_training(keras.Sequential([keras.Input((3,)), keras.layers.ReLU()]), "adaptive_precision")
+    with pytest.raises(ValueError, match="is subclassed"):
+        class Own(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.dense = keras.layers.Dense(2)
+
+            def call(self, x):
+                return self.dense(x)
+
+        own = Own()
+        own(np.zeros((1, 3), np.float32))
+        graffiti.quantize_training(own, "min_max_int8")
+    with pytest.raises(ValueError, match="update of dynamic fixed point is"):
+        graffiti.schemes.training_schemes.get("dynamic_fixed_point", update="slow")
+    with pytest.raises(ValueError, match="error_feedback keeps what the rounding"):
+        TrainingScheme(error_feedback=True)
+    with pytest.raises(ValueError, match="kinds of a TrainingScheme are of"):
+        TrainingScheme(kinds=("dense", "graph"))
+
+
+@pytest.mark.parametrize("name", graffiti.schemes.training_names())
+def test_presets_round_trip(name):
+    scheme = graffiti.schemes.get(name)
+    assert TrainingScheme.from_config(scheme.to_config()) == scheme and graffiti.schemes.get_training(scheme.to_config()) == scheme
+
+
+@pytest.mark.parametrize("product", ["forward", "input_gradient", "weight_gradient"])
+def test_each_product_can_be_float_alone(product):
+    """The switched product equals the plain layer's; the two others are those of the quantized one."""
+    plain = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, use_bias=False)])
+    scheme = graffiti.schemes.training_schemes.get("min_max_int8").replace(gradients=TensorSpec("min_max", {"bits": 8, "rounding": "half_even"}))
+    rng = np.random.default_rng(0)
+    x, c = tf.constant(rng.normal(size=(5, 6)), tf.float32), rng.normal(size=(5, 3)).astype(np.float32)
+
+    def products(model):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = model(x, training=True)
+            loss = tf.reduce_sum(y * c)
+        dx, dw = tape.gradient(loss, [x, model.layers[-1].kernel.value])
+        return {"forward": y.numpy(), "input_gradient": dx.numpy(), "weight_gradient": dw.numpy()}
+
+    exact, low = products(plain), products(graffiti.quantize_training(plain, scheme))
+    mixed = products(graffiti.quantize_training(plain, scheme.replace(**{product: False})))
+    for name in exact:
+        assert not np.array_equal(exact[name], low[name])
+        np.testing.assert_allclose(mixed[name], exact[name] if name == product else low[name], rtol=1e-6, atol=1e-6)
