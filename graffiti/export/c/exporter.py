@@ -62,11 +62,11 @@ class CExporter(Exporter):
         border, problems = prepare(graph)
         if problems:
             raise ExportError(self.name, graph, problems)
-        self.check_target(graph)
         path = files.check_free(path, overwrite=overwrite)
         if name is not None:
             graph = graph.copy()
             graph.name = name
+        self.check_target(graph)
         program = build(graph, border, fused=fused)
         vectors = None if test_inputs is None else reference_vectors(graph, border, test_inputs)
         texts = render(program, vectors)
