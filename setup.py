@@ -90,6 +90,8 @@ setup(
         "graffiti": [
             "*.md",
             "**/*.md",
+            "recipes/*.yaml",
+            "targets/*.yaml",
             "ops/**/*.h",
             "ops/**/*.cc",
             "ops/**/*.inc",
@@ -106,13 +108,14 @@ setup(
         "numpy>=1.26",
         "absl-py",
         "tqdm>=4.60",
+        "pyyaml>=6",  # recipes and target profiles; JSON needs nothing
     ],
     extras_require={
         "onnx": ["onnx<1.23", "onnxruntime", "qonnx"],  # onnx 1.23 writes IR 14, which onnxruntime 1.31 refuses
         "litert": ["ai-edge-litert"],
         "report": ["matplotlib", "jinja2"],
         "recipes": ["scikit-learn"],
-        "dev": ["pytest", "hypothesis", "ruff", "mypy", "pytest-xdist"],
+        "dev": ["pytest", "hypothesis", "ruff", "mypy", "pytest-xdist", "types-PyYAML"],
     },
     entry_points={"console_scripts": ["graffiti=graffiti.cli:main"]},
     ext_modules=[

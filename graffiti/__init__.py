@@ -6,14 +6,16 @@ Importing this package registers every graffiti class with Keras, so that saved 
 
 import keras as _keras  # noqa: F401 - Keras first: importing tensorflow_model_optimization before it may switch tf.keras to Keras 2
 
-from graffiti import callbacks, layers, quantizers, schemes, tfmot
+from graffiti import callbacks, layers, quantizers, recipes, schemes, targets, tfmot
 from graffiti.api import calibrate, quantize, to_integer
 from graffiti.config import QuantizerSpec, ReportLine, Rule, Scheme
+from graffiti.inspection import Inspection, inspect
 from graffiti.integer_graph import IntegerGraph
 from graffiti.low_bit.convert import quantize_training, strip
 from graffiti.low_bit.optimizer import LowBitOptimizer
 from graffiti.optimizers import ALT
 from graffiti.reports import QuantizationReport
+from graffiti.targets import TargetError, TargetProfile
 from graffiti.training_config import TensorSpec, TrainingScheme
 from graffiti.transforms.lower.prove_accumulators import AccumulatorOverflow
 from graffiti.verification import VerificationReport, verify
@@ -21,7 +23,8 @@ from graffiti.verification import VerificationReport, verify
 __version__ = "0.1.0"
 
 __all__ = [
-    "ALT", "AccumulatorOverflow", "IntegerGraph", "LowBitOptimizer", "QuantizationReport", "QuantizerSpec", "ReportLine", "Rule", "Scheme",
-    "TensorSpec", "TrainingScheme", "VerificationReport", "calibrate", "callbacks", "layers", "quantize", "quantize_training",
-    "quantizers", "schemes", "strip", "tfmot", "to_integer", "verify",
+    "ALT", "AccumulatorOverflow", "Inspection", "IntegerGraph", "LowBitOptimizer", "QuantizationReport",
+    "QuantizerSpec", "ReportLine", "Rule", "Scheme", "TargetError", "TargetProfile", "TensorSpec", "TrainingScheme",
+    "VerificationReport", "calibrate", "callbacks", "inspect", "layers", "quantize", "quantize_training",
+    "quantizers", "recipes", "schemes", "strip", "targets", "tfmot", "to_integer", "verify",
 ]

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import keras
 import numpy as np
 
-from graffiti import schemes
+from graffiti import schemes, targets
 from graffiti.calibration import data as calibration_data
 from graffiti.calibration.calibrate import calibrate as _calibrate
 from graffiti.config import Rule, Scheme
+from graffiti.graph.ir import Graph
 from graffiti.integer_graph import IntegerGraph
 from graffiti.keras_io import compat
 from graffiti.keras_io.build import build
 from graffiti.keras_io.read import read
 from graffiti.reports import QuantizationReport
+from graffiti.targets import TargetProfile
 from graffiti.transforms import pipelines
 
 
 def quantize(
-    model: keras.Model, scheme: str | Scheme = "int8", calibration=None, *,
-    rules: Sequence[Rule] | None = None, steps: int | None = None, progress: bool = True,
+    model: keras.Model, scheme: str | Scheme | None = None, calibration=None, *, rules: Sequence[Rule] | None = None,
+    target: str | os.PathLike | TargetProfile | None = None, steps: int | None = None, progress: bool = True,
 ) -> keras.Model:
     """A float Keras model → a calibrated fake-quantized Keras model.
 
@@ -32,10 +35,12 @@ def quantize(
 
     Args:
         model: a built Sequential, Functional or traceable model. It is not changed.
-        scheme: a preset's name (``graffiti.schemes.names()``) or a ``Scheme``.
+        scheme: a preset's name (``graffiti.schemes.names()``) or a ``Scheme``; by default the target's, and ``int8`` without one.
         calibration: what the model takes: an array, a dict or list of arrays, a ``tf.data.Dataset`` or
             ``keras.utils.PyDataset`` or generator of batches (labels are ignored). 50 to 500 typical examples.
         rules: exceptions to the scheme for single layers, first match wins; ``Rule(match, None)`` keeps a layer in float.
+        target: what the network is for: a profile's name (``graffiti.targets.names()``), the path of a YAML or JSON file, or a
+            ``TargetProfile``. The scheme and the rules are held against it before anything is calibrated.
         steps: how many batches of ``calibration`` to use; all of them by default.
         progress: show a bar where calibration takes longer than two seconds.
 
@@ -46,6 +51,8 @@ def quantize(
     Raises:
         ValueError: for a model that is not built or quantized already, no calibration data, NaN or Inf in data or
             weights, wrong shapes, a rule that matches nothing. Nothing is changed in any of these cases.
+        TargetError: where the target cannot hold what the scheme and the rules make of the model; lists every layer and what
+            would fix it.
         TypeError: where ``model`` is not a Keras 3 model.
 
     Example:
@@ -54,7 +61,8 @@ def quantize(
     References: Jain, Gural, Wu, Dick, "Trained Quantization Thresholds ...", arXiv 1903.08066, sections 3 to 5.
     """
     compat.check_model(model)
-    scheme = schemes.get_static(scheme)
+    profile = None if target is None else targets.get(target)
+    scheme = schemes.get_static(scheme if scheme is not None else profile.scheme if profile is not None else "int8")
     if calibration is None:
         raise ValueError("quantize needs calibration data: pass calibration=, 50 to 500 typical inputs of the model")
     graph = read(model)
@@ -64,10 +72,19 @@ def quantize(
     unsigned = [name for name, array in zip(graph.inputs, arrays) if float(np.min(array)) >= 0]
     graph = pipelines.prepare(graph, training=True)
     graph, lines = pipelines.place(graph, scheme, rules or (), unsigned_inputs=unsigned)
+    if profile is not None:
+        check_target(pipelines.sketch(graph), profile, values=False)
     quantized = build(graph)
     lines = [*lines, *_calibrate(quantized, arrays, progress=progress)]
     quantized.quantization_report = QuantizationReport(lines)
     return quantized
+
+
+def check_target(graph: Graph, profile: TargetProfile, *, values: bool = True) -> None:
+    """Raise a ``TargetError`` that lists every layer of an integer graph that the target cannot take."""
+    found = targets.problems(graph, profile, values=values)
+    if found:
+        raise targets.TargetError(profile.name, graph.name, found)
 
 
 def calibrate(q: keras.Model, data, steps: int | None = None, **options) -> QuantizationReport:
@@ -87,21 +104,27 @@ def calibrate(q: keras.Model, data, steps: int | None = None, **options) -> Quan
     return QuantizationReport(_calibrate(q, calibration_data.collect(data, q, steps), **options))
 
 
-def to_integer(q: keras.Model) -> IntegerGraph:
+def to_integer(q: keras.Model, *, target: str | os.PathLike | TargetProfile | None = None) -> IntegerGraph:
     """Lower a quantized model to integers, with the proof that no accumulator overflows.
 
     Args:
         q: a model made by ``quantize``, retrained or not; it is not changed.
+        target: a target profile, as in ``quantize``: accumulators are proven for its width, and shifts and all else held against it.
 
     Returns:
         An ``IntegerGraph`` whose every tensor equals the Keras model's, bit for bit, on any input.
 
     Raises:
         ValueError: where ``q`` is not a quantized model, or not calibrated.
-        AccumulatorOverflow: names the layer whose 32-bit accumulator could overflow.
+        AccumulatorOverflow: names the layers whose 32-bit accumulator could overflow.
+        TargetError: lists every layer that the target cannot take, with what would fix it.
     """
     compat.check_model(q)
     graph = read(q)
     if graph.stage != "fakequant":
         raise ValueError(f"model {q.name!r} is not quantized; call graffiti.quantize(model, ...) first")
-    return IntegerGraph(pipelines.lower(graph))
+    if target is None:
+        return IntegerGraph(pipelines.lower(graph))
+    integer = pipelines.lower(graph, sum_bits=None)  # the target's check proves the width that it has, and lists all layers
+    check_target(integer, targets.get(target))
+    return IntegerGraph(integer)

@@ -249,20 +249,33 @@ class IntegerGraph:
             raise ValueError(damaged)
         return graph
 
-    def export(self, path: str | os.PathLike, format: str = "c", **options) -> list:
+    def export(self, path: str | os.PathLike, format: str = "c", *, target=None, **options) -> list:
         """Write the network for another tool or chip.
 
         Args:
             path: a folder (``c``) or file that does not exist yet.
             format: a name in ``graffiti.export.EXPORTERS``.
+            target: a target profile (name, path of a YAML or JSON file, ``TargetProfile``) to hold the network against too; the
+                format's own always is.
             **options: of that exporter, for instance ``test_inputs`` of ``c``.
 
         Returns:
             The files written.
-        """
-        from graffiti import export
 
-        return export.get(format).write(self.graph, path, **options)
+        Raises:
+            ExportError: lists every layer that the format or the target cannot take, and what would fix each. Nothing is written.
+            FileExistsError: where ``path`` exists and ``overwrite`` is false. Nothing is written.
+            ValueError: for an unknown format or target, or a target of another format.
+        """
+        from graffiti import export, targets
+
+        exporter = export.get(format)
+        if target is not None:
+            profile = targets.get(target)
+            if profile.export != format:
+                raise ValueError(f"the target {profile.name} is exported as {profile.export or 'nothing'}, not as {format}; choose that format or another target")
+            exporter.check(self.graph, profile)
+        return exporter.write(self.graph, path, **options)
 
 
 def _digest(text: str, constants: Mapping[str, np.ndarray]) -> str:

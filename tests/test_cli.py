@@ -8,6 +8,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ import zoo
 
 import graffiti
 from graffiti import cli
+from graffiti.cli import common
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 IMAGES = np.random.RandomState(0).normal(size=(24, 8, 8, 3)).astype(np.float32)
@@ -102,7 +104,7 @@ def test_retrain(call, made):
 
 def test_verify(call, made, tmp_path):
     code, out, _ = call("verify", "{}/q.keras", "--data={}/images.npy", "--targets=reference,python", "--report=r.json")
-    assert code == 0 and out.rstrip().endswith("all integers agree") and names(tmp_path) == ["r.json"]
+    assert code == 0 and out.rstrip().endswith("all integers agree\nwrote r.json") and names(tmp_path) == ["r.json"]
     assert json.loads((tmp_path / "r.json").read_text())["sha256"] == graffiti.IntegerGraph.load(made / "net.graffiti").digest()
     code, out, _ = call("verify", "{}/q.keras", "--graph={}/net.graffiti", "--data={}/data.npz", "--targets=python", "--limit=5", "--json")
     result = json.loads(out)
@@ -128,7 +130,7 @@ def test_export(call, made, tmp_path):
     assert code == 0 and result["format"] == "c" and all((tmp_path / file).is_file() for file in result["files"])
     assert {"net.c", "net.h", "main.c", "Makefile"} <= set(names(tmp_path / "net_c"))
     code, out, _ = call("export", "{}/q.keras", "--format=graffiti", "--output=again.graffiti")
-    assert code == 0 and out == "wrote again.graffiti\n"
+    assert code == 0 and out.startswith("wrote again.graffiti (")
     assert (tmp_path / "again.graffiti").read_bytes() == (made / "net.graffiti").read_bytes()
     before = (tmp_path / "net_c" / "net.c").read_bytes()
     (tmp_path / "net_c" / "notes").write_text("mine")
@@ -151,6 +153,123 @@ def test_inspect(call):
     code, out, _ = call("inspect", "{}/net.graffiti", "--json")
     assert code == 0 and json.loads(out)["stage"] == "integer" and len(json.loads(out)["sha256"]) == 64
     assert "requantize" in call("inspect", "{}/net.graffiti")[1]
+
+
+RECIPE = """
+name: mine
+scheme: {base: int8, weights: {bits: 6}}
+rules: [{match: d, scheme: int8_per_channel}]
+calibration: {examples: 8}
+alt: {epochs: 1, batch_size: 12, threshold_learning_rate: 5e-2}
+"""
+
+
+def test_recipes(call, made, tmp_path):
+    (tmp_path / "mine.yaml").write_text(RECIPE)
+    code, out, _ = call("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=q.keras", "--recipe=mine.yaml", "--json")
+    result = json.loads(out)
+    assert code == 0 and (result["recipe"], result["scheme"], result["target"]) == ("mine", "int8 changed", None)
+    expected = graffiti.recipes.get(tmp_path / "mine.yaml").quantize(keras.models.load_model(made / "float.keras"), IMAGES, progress=False)
+    np.testing.assert_array_equal(keras.models.load_model("q.keras").predict(IMAGES, verbose=0), expected.predict(IMAGES, verbose=0))
+    code, out, _ = call("retrain", "q.keras", "--train={}/data.npz", "--recipe=mine.yaml", "--epochs=2", "--output=r.keras", "--history=h.json", "--json")
+    result = json.loads(out)
+    assert code == 0 and result["alt"]["epochs"] == 2 and result["alt"]["batch_size"] == 12 and result["alt"]["threshold_learning_rate"] == 5e-2
+    history = graffiti.callbacks.ThresholdHistory()
+    history.load("h.json")
+    assert history.steps == [0, 1, 2, 3, 4] and "c/kernel" in history.values
+
+
+def test_targets(call, tmp_path):
+    code, out, _ = call("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=q.keras", "--target=generic_npu_16bit", "--json")
+    assert code == 0 and (json.loads(out)["scheme"], json.loads(out)["target"]) == ("graffitist_int8", "generic_npu_16bit")
+    code, out, _ = call("inspect", "q.keras", "--target=generic_npu_16bit", "--json")
+    assert code == 0 and json.loads(out)["ok"] and json.loads(out)["problems"] == []
+    assert call("export", "q.keras", "--output=net_c", "--target=generic_npu_16bit")[0] == 0
+    code, out, _ = call("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=o.keras", "--target=generic_npu_16bit", "--scheme=int8", "--json")
+    result = json.loads(out)
+    assert code == 2 and {problem["layer"] for problem in result["problems"]} == {"c", "c/product", "d/linear", "d/product"} and all(problem["fix"] for problem in result["problems"])
+    code, _, err = call("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=o.keras", "--target=generic_npu_16bit", "--scheme=int8")
+    assert code == 2 and len(err.strip().splitlines()) == 1 + len(result["problems"]) and names(tmp_path) == ["net_c", "q.keras"]
+    code, _, err = call("export", "{}/q.keras", "--output=o", "--target=generic_npu_16bit")
+    assert code == 2 and "stand against it" in err and not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("model", ["float.keras", "q.keras", "net.graffiti"])
+def test_inspect_against_a_target(call, model):
+    code, out, _ = call("inspect", f"{{}}/{model}", "--target=generic_npu_16bit", *(["--scheme=int8"] if model == "float.keras" else []), "--json")
+    result = json.loads(out)
+    assert code == 1 and result["target"] == "generic_npu_16bit" and not result["ok"] and bool(result["unchecked"]) == (model == "float.keras")
+    assert {problem["layer"] for problem in result["problems"]} == {"c", "c/product", "d/linear", "d/product"}
+    code, out, _ = call("inspect", f"{{}}/{model}", "--target=generic_npu_16bit", *(["--scheme=int8"] if model == "float.keras" else []))
+    assert code == 1 and "fix: use a scheme with accumulator_bits=16" in out
+    code, out, _ = call("inspect", f"{{}}/{model}", "--target=c99")
+    assert code == 0 and out.rstrip().endswith("everything maps to c99")
+
+
+def test_inspect_by_a_recipe(call):
+    code, out, _ = call("inspect", "{}/float.keras", "--recipe=npu_16bit", "--json")
+    assert code == 0 and json.loads(out)["scheme"] == "graffitist_int8" and json.loads(out)["target"] == "generic_npu_16bit"
+
+
+@pytest.mark.parametrize(("format", "file", "package"), [("litert", "net.tflite", "ai_edge_litert"), ("onnx", "net.onnx", "onnx"), ("qonnx", "net.onnx", "onnx")])
+def test_export_formats(call, made, tmp_path, format, file, package):
+    pytest.importorskip(package)
+    code, out, _ = call("export", "{}/q.keras", f"--format={format}", f"--output={file}", "--json")
+    result = json.loads(out)
+    assert code == 0 and result["files"] == [file] and result["bytes"] == {file: (tmp_path / file).stat().st_size}
+    assert result["sha256"] == graffiti.IntegerGraph.load(made / "net.graffiti").digest()
+    again = tmp_path / f"again.{file.rpartition('.')[2]}"
+    graffiti.IntegerGraph.load(made / "net.graffiti").export(again, format=format)
+    assert again.read_bytes() == (tmp_path / file).read_bytes()
+
+
+def test_verify_certificate(call, tmp_path):
+    code, out, _ = call("verify", "{}/net.graffiti", "--data={}/images.npy", "--targets=python, native", "--out=c.txt")
+    assert code == 0 and "wrote c.txt" in out and (tmp_path / "c.txt").read_text() in out.replace("\nwrote c.txt", "")
+    assert "keras" not in out, "a .graffiti file has no Keras model to compare"
+    assert call("verify", "{}/q.keras", "--data={}/images.npy", "--targets=python", "--out=c.json")[0] == 0
+    assert call("verify", "{}/q.keras", "--data={}/images.npy", "--targets=python", "--out=c.json")[0] == 2
+    assert call("verify", "{}/q.keras", "--data={}/images.npy", "--targets=python", "--out=c.json", "--overwrite")[0] == 0
+
+
+def test_report(call, made, tmp_path, monkeypatch):
+    """What the command hands to graffiti.report, with a stand-in for it."""
+    calls = []
+
+    def stand_in(q, data, path="report.html", *, labels=None, float_model=None, history=None, overwrite=False):
+        calls.append((q.name, data, labels, float_model.name if float_model is not None else None, history, overwrite))
+        pathlib.Path(path).write_text("<html></html>")
+
+    monkeypatch.setattr(graffiti, "report", stand_in, raising=False)
+    history = graffiti.callbacks.ThresholdHistory()
+    history.save(tmp_path / "h.json")
+    code, out, _ = call("report", "{}/q.keras", "--data={}/data.npz", "--float_model={}/float.keras", "--history=h.json", "--output=r.html", "--json")
+    assert code == 0 and json.loads(out) == {"output": "r.html", "bytes": 13, "examples": 24}
+    (name, data, labels, float_name, got, overwrite), = calls
+    assert (name, float_name, overwrite) == ("net", "net", False) and got.to_dict() == history.to_dict()
+    np.testing.assert_array_equal(data, IMAGES)
+    np.testing.assert_array_equal(labels, LABELS)
+    assert call("report", "{}/q.keras", "--data={}/images.npy", "--output=r.html")[0] == 2 and len(calls) == 1
+    assert call("report", "{}/q.keras", "--data={}/images.npy", "--output=r.html", "--overwrite")[0] == 0 and calls[1][2] is None and calls[1][5]
+
+
+def test_bench(call):
+    code, out, _ = call("bench", "{}/q.keras", "--keras={}/float.keras", "--batches=1,3", "--rounds=2", "--json")
+    result = json.loads(out)
+    assert code == 0 and [(row["threads"], row["batch"]) for row in result["rows"]] == [(1, 1), (1, 3)]
+    engines = {"graffiti", "Keras float32"} | {"LiteRT", "ONNX Runtime"} - set(result["skipped"])
+    for row in result["rows"]:
+        assert {key[:-3] for key in row if key.endswith(" ms")} == engines
+        assert all(row[f"{name} / graffiti"] > 0 for name in engines - {"graffiti"})
+
+
+def test_busy_speaks_only_after_a_while(capsys):
+    with common.busy("lowering", patience=0.05):
+        time.sleep(0.3)
+    assert "lowering" in capsys.readouterr().err
+    with common.busy("lowering", patience=5):
+        pass
+    assert capsys.readouterr().err == ""
 
 
 REFUSALS = [
@@ -179,6 +298,37 @@ REFUSALS = [
     (("export", "{}/q.keras", "--output=taken.keras"), "taken.keras exists already"),
     (("export", "{}/net.graffiti", "--output=taken.keras", "--format=graffiti"), "taken.keras exists already"),
     (("inspect", "absent.graffiti"), "there is no file absent.graffiti"),
+    (("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=o.keras", "--recipe=int8", "--scheme=int8"), "give --recipe or --scheme, not both"),
+    (("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=o.keras", "--recipe=int88"), r"there is no recipe 'int88' \(did you mean 'int8'\?\)"),
+    (("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=o.keras", "--recipe=absent.yaml"), "there is no file absent.yaml"),
+    (("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=o.keras", "--recipe=bad.yaml"), r"the recipe bad.yaml has no key 'schme' \(did you mean 'scheme'\?\)"),
+    (("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=o.keras", "--recipe=broken.yaml"), "broken.yaml is not valid YAML"),
+    (("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=o.keras", "--target=c98"), r"there is no target 'c98' \(did you mean 'c99'\?\)"),
+    (("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=o.keras", "--target=bad.yaml"), "the target profile bad.yaml has no key 'schme'"),
+    (("retrain", "{}/q.keras", "--train={}/data.npz", "--output=o.keras", "--recipe=bad.yaml"), "the recipe bad.yaml has no key 'schme'"),
+    (("retrain", "{}/q.keras", "--train={}/data.npz", "--output=o.keras", "--weight_learning_rate=-1"), "weight_learning_rate of the options of retrain is a number above 0"),
+    (("retrain", "{}/q.keras", "--train={}/data.npz", "--output=o.keras", "--history=taken.keras"), "taken.keras exists already"),
+    (("verify", "{}/q.keras", "--data={}/images.npy", "--out=c.pdf"), "--out names a .json or .txt file, got c.pdf"),
+    (("verify", "{}/net.graffiti", "--graph={}/net.graffiti", "--data={}/images.npy"), "is an integer graph already"),
+    (("verify", "{}/q.keras", "--data=small.npy"), r"small|shape"),
+    (("export", "{}/q.keras", "--output=o", "--format=onxn"), r"there is no export format 'onxn' \(did you mean 'onnx'\?\); the formats are c, litert, onnx, qonnx, graffiti"),
+    (("export", "{}/q.keras", "--output=o.onnx", "--format=litert"), "--output of the format litert names a .tflite file, got o.onnx"),
+    (("export", "{}/q.keras", "--output=o.tflite", "--format=litert", "--batch=2"), "--batch is an option of the format onnx and qonnx, not of litert"),
+    (("export", "{}/q.keras", "--output=o.tflite", "--format=litert", "--border=both"), "a border is one of float, codes, got 'both'"),
+    (("export", "{}/q.keras", "--output=o.graffiti", "--format=graffiti", "--target=c99"), "--target is for the formats of other tools"),
+    (("export", "{}/q.keras", "--output=o", "--target=litert"), "the target litert is exported as litert, not as c"),
+    (("export", "{}/float.keras", "--output=o"), "is not quantized"),
+    (("export", "cut.keras", "--output=o"), "cut.keras does not load as a Keras model"),
+    (("inspect", "{}/float.keras", "--target=c98"), "there is no target 'c98'"),
+    (("inspect", "{}/float.keras", "--scheme=int9"), "int9"),
+    (("inspect", "{}/float.keras", "--scheme=int8", "--recipe=int8"), "give --recipe or --scheme, not both"),
+    (("inspect", "cut.keras", "--target=c99"), "cut.keras does not load as a Keras model"),
+    (("report", "{}/q.keras", "--data={}/data.npz", "--output=o.pdf"), "--output names a .html file, got o.pdf"),
+    (("report", "{}/q.keras", "--data={}/data.npz", "--output=taken.html"), "taken.html exists already"),
+    (("bench", "{}/q.keras", "--keras=absent.keras"), "there is no file absent.keras; --keras names a model to run"),
+    (("bench", "{}/q.keras", "--engines=tvm"), "--engines takes litert, onnx or none, got 'tvm'"),
+    (("bench", "{}/float.keras",), "is not quantized"),
+    (("bench", "cut.keras"), "cut.keras does not load as a Keras model"),
 ]
 
 
@@ -189,6 +339,9 @@ def test_refusals_are_one_sentence_and_write_nothing(call, made, tmp_path, words
     (tmp_path / "cut.keras").write_bytes((made / "float.keras").read_bytes()[:700])
     (tmp_path / "cut.npz").write_bytes((made / "data.npz").read_bytes()[:-30])
     (tmp_path / "empty.npy").touch()
+    (tmp_path / "bad.yaml").write_text("schme: int8\n")
+    (tmp_path / "broken.yaml").write_text("scheme: [\n")
+    (tmp_path / "taken.html").write_text("precious")
     np.save("small.npy", np.zeros((4, 2)))
     np.savez("uneven.npz", images=IMAGES, labels=LABELS[:5])
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}, {p.name: p.read_bytes() for p in made.iterdir()}

@@ -22,7 +22,9 @@ RULES: dict[str, set[str]] = {
     "config": {"numerics", "training_config"},
     "schemes": {"config", "numerics", "training_config", "training_schemes"},
     "transforms": {"graph", "numerics", "config", "schemes"},
-    "export": {"graph", "numerics", "files"},
+    "documents": set(),
+    "targets": {"graph", "numerics", "documents", "transforms"},
+    "export": {"graph", "numerics", "files", "documents", "targets"},
     "runtime": {"graph", "numerics", "ops"},
     "ops": {"numerics"},
     "quantizers": {"ops", "numerics"},
@@ -31,7 +33,7 @@ RULES: dict[str, set[str]] = {
     "keras_io": {"graph", "layers", "quantizers", "numerics", "ops"},
     "low_bit": {"ops", "numerics", "quantizers", "keras_io", "config", "schemes", "training_config", "reports", "files"},  # keras_io.compat again
 }
-PLAIN = ("numerics", "graph", "transforms", "export", "runtime", "config", "schemes", "training_config", "training_schemes", "files")  # neither TensorFlow nor Keras
+PLAIN = ("numerics", "graph", "transforms", "export", "runtime", "config", "schemes", "training_config", "training_schemes", "files", "documents", "targets")  # neither TensorFlow nor Keras
 FORBIDDEN_EVERYWHERE = ("tensorflow.keras", "keras.src")
 
 

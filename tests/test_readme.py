@@ -29,9 +29,10 @@ def test_schemes_are_the_presets():
 def test_public_names():
     """A change to this list is a change to the contract."""
     assert sorted(graffiti.__all__) == [
-        "ALT", "AccumulatorOverflow", "IntegerGraph", "LowBitOptimizer", "QuantizationReport", "QuantizerSpec", "ReportLine", "Rule", "Scheme",
-        "TensorSpec", "TrainingScheme", "VerificationReport", "calibrate", "callbacks", "layers", "quantize",
-        "quantize_training", "quantizers", "schemes", "strip", "tfmot", "to_integer", "verify",
+        "ALT", "AccumulatorOverflow", "Inspection", "IntegerGraph", "LowBitOptimizer", "QuantizationReport",
+        "QuantizerSpec", "ReportLine", "Rule", "Scheme", "TargetError", "TargetProfile", "TensorSpec",
+        "TrainingScheme", "VerificationReport", "calibrate", "callbacks", "inspect", "layers", "quantize",
+        "quantize_training", "quantizers", "recipes", "schemes", "strip", "targets", "tfmot", "to_integer", "verify",
     ]
     assert all(hasattr(graffiti, name) for name in graffiti.__all__)
 

@@ -62,6 +62,15 @@ def test_metadata(tree):
     assert result.stdout.split()[-2:] == ["graffiti", "0.1.0"], result.stderr
 
 
+def test_the_package_holds_its_data(tree, tmp_path):
+    """Recipes, target profiles and pages are installed too."""
+    result = run_setup(tree, "build_py", "--build-lib", str(tmp_path / "lib"), before="sys.modules['tensorflow'] = None")
+    assert result.returncode == 0, result.stderr
+    for pattern in ("recipes/*.yaml", "targets/*.yaml", "docs/*.md", "docs/cli/*.md"):
+        expected = {path.relative_to(ROOT) for path in (ROOT / "graffiti").glob(pattern)}
+        assert expected and {path.relative_to(tmp_path / "lib") for path in (tmp_path / "lib/graffiti").glob(pattern)} == expected
+
+
 def test_compiler_errors_are_shown(tree):
     """Nothing half built stays behind, and the compiler's own words come through."""
     (tree / "graffiti/ops/kernels/build.py").write_text(

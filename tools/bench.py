@@ -10,28 +10,27 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import pathlib
-import statistics
-import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Callable
 
 import numpy as np
 from absl import app, flags
 
-from graffiti.graph import interpreter
+from graffiti import IntegerGraph, benchmark
+from graffiti.benchmark import checked, seconds
 from graffiti.graph.ir import Graph, TensorType
 from graffiti.numerics.formats import QFormat
 from graffiti.runtime import library
-from graffiti.runtime.runner import Runner, supported_tiers
+from graffiti.runtime.runner import supported_tiers
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("only", ["tiles", "layers", "network"], "which tables: tiles, layers, network")
 flags.DEFINE_string("tflite", None, "an int8 ResNet8 .tflite to run beside ours (needs ai-edge-litert)")
 flags.DEFINE_string("graph", None, "a .graffiti file to run instead of ResNet8 with random weights")
 flags.DEFINE_string("keras", None, "a float .keras model to run beside ours, in a tf.function")
+flags.DEFINE_list("engines", [], "what the graph itself is exported to and run in: litert, onnx")
 flags.DEFINE_list("batches", ["1", "32"], "batch sizes of the network table")
 flags.DEFINE_list("threads", ["1", "2"], "thread counts of the network table")
 flags.DEFINE_string("tier", "auto", "tier of the layers and network tables")
@@ -128,25 +127,7 @@ LAYERS = [  # kind, image, in, out, window, stride, signed input
 ]
 
 
-# ---- timing --------------------------------------------------------------------------------------------------------------
-def seconds(functions: dict[str, Callable[[], object]], rounds: int, budget: float = 0.02) -> dict[str, float]:
-    """Median time of one call of each; the functions take turns, so that a disturbance hits all."""
-    repeats = {}
-    for name, function in functions.items():
-        start = time.perf_counter()
-        function()
-        repeats[name] = max(1, int(budget / max(time.perf_counter() - start, 1e-7)))
-        function()
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
-                function()
-            times[name].append((time.perf_counter() - start) / repeats[name])
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
+# ---- tables ---------------------------------------------------------------------------------------------------------------
 def macs(graph: Graph) -> int:
     """Multiplications of one image."""
     total = 0
@@ -180,15 +161,6 @@ def tiles(rounds: int) -> list[dict]:
     return rows
 
 
-def checked(graph: Graph, tier: str, threads: int, image: np.ndarray) -> Runner:
-    """A runner whose answer equals the interpreter's on the image."""
-    runner = Runner(graph, tier=tier, threads=threads)
-    for got, expected in zip(runner.run(image), interpreter.run(graph, image)):
-        if not np.array_equal(got, expected):
-            raise SystemExit(f"{graph.name}: the runner (tier {tier}) and the interpreter differ; not timed")
-    return runner
-
-
 def layers(rounds: int, tier: str) -> list[dict]:
     """Single layers, batch 8, one thread."""
     rows = []
@@ -203,87 +175,25 @@ def layers(rounds: int, tier: str) -> list[dict]:
     return rows
 
 
-def litert(path: str, batch: int, threads: int) -> Callable[[], object]:
-    """A call of the LiteRT interpreter (XNNPACK) on int8 input."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    engine = Interpreter(model_path=path, num_threads=threads)
-    detail = engine.get_input_details()[0]
-    engine.resize_tensor_input(detail["index"], [batch, *detail["shape"][1:]])
-    engine.allocate_tensors()
-    image = np.random.default_rng(3).integers(-128, 128, (batch, *detail["shape"][1:])).astype(detail["dtype"])
-    output = engine.get_output_details()[0]["index"]
-
-    def call():
-        engine.set_tensor(detail["index"], image)
-        engine.invoke()
-        return engine.get_tensor(output)
-
-    return call
-
-
-def keras_float(path: str, batch: int, threads: int) -> Callable[[], object]:
-    """A call of a float32 Keras model inside a ``tf.function``."""
-    import keras
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    model = keras.models.load_model(path, compile=False)
-    images = tf.constant(np.random.default_rng(3).uniform(0, 255, (batch, *model.input_shape[1:])).astype(np.float32))
-    function = tf.function(lambda x: model(x, training=False))
-    return lambda: function(images).numpy()
-
-
-def network(rounds: int, tier: str, batches: list[int], threads: int, graph_path: str | None, tflite: str | None, keras: str | None) -> list[dict]:
-    """A whole network on so many pinned cores: float images in, float logits out (LiteRT: int8 in and out)."""
-    os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:threads]))
-    rows = []
-    if graph_path:
-        from graffiti import IntegerGraph
-
-        graph = IntegerGraph.load(graph_path).graph
-    else:
-        graph = resnet8()
-    for batch in batches:
-        images = np.random.default_rng(4).uniform(0, 255, (batch, *graph.shape(graph.inputs[0])[1:])).astype(np.float32)
-        runner = checked(graph, tier, threads, images[:2])
-        functions: dict[str, Callable[[], object]] = {"graffiti": functools.partial(runner.run, images)}
-        if tflite:
-            functions["LiteRT int8"] = litert(tflite, batch, threads)
-        if keras:
-            functions["Keras float32"] = keras_float(keras, batch, threads)
-        took = seconds(functions, rounds)
-        rows.append({
-            "threads": threads, "batch": batch, **{f"{name} ms": round(value * 1e3, 3) for name, value in took.items()},
-            **{f"{name} / graffiti": round(value / took["graffiti"], 2) for name, value in took.items() if name != "graffiti"},
-        })
-    return rows
-
-
 def networks() -> list[dict]:
-    """``network`` for each thread count, each in a process of its own: engines fix their threads when they start."""
-    if len(FLAGS.threads) == 1:
-        return network(FLAGS.rounds, FLAGS.tier, [int(b) for b in FLAGS.batches], int(FLAGS.threads[0]), FLAGS.graph, FLAGS.tflite, FLAGS.keras)
-    rows = []
-    for count in FLAGS.threads:
-        command = [sys.executable, __file__, "--only=network", f"--threads={count}", "--json"]
-        for name in ("batches", "tier", "rounds", "graph", "tflite", "keras"):
-            value = getattr(FLAGS, name)
-            if value is not None:
-                command.append(f"--{name}={','.join(value) if isinstance(value, list) else value}")
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"the bench on {count} threads failed:\n{done.stderr[-2000:]}")
-        rows += json.loads(done.stdout)["network"]
+    """A whole network beside LiteRT and float Keras, each thread count in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = FLAGS.graph
+        if path is None:
+            path = str(pathlib.Path(folder) / "resnet8.graffiti")
+            IntegerGraph(resnet8()).save(path)
+        rows, skipped = benchmark.in_processes(
+            [int(count) for count in FLAGS.threads], graph=path, keras=FLAGS.keras, tflite=FLAGS.tflite, engines=FLAGS.engines,
+            batches=[int(batch) for batch in FLAGS.batches], rounds=FLAGS.rounds, tier=FLAGS.tier,
+        )
+    for engine, why in skipped.items():
+        print(f"{engine}: not timed: {why}", file=sys.stderr)
     return rows
 
 
 def show(title: str, rows: list[dict]) -> None:
     """A Markdown table."""
-    print(f"\n{title}\n\n| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
-    for row in rows:
-        print("| " + " | ".join(str(value) for value in row.values()) + " |")
+    print(f"\n{title}\n\n{benchmark.table(rows)}")
 
 
 def main(argv: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graffiti import documents
 from graffiti.export.base import Exporter, ExportError, Problem
 from graffiti.export.c.exporter import CExporter
 from graffiti.export.litert.exporter import LiteRTExporter
@@ -17,7 +18,7 @@ def get(format: str) -> Exporter:
         ValueError: where there is none; it lists the ones there are.
     """
     if format not in EXPORTERS:
-        raise ValueError(f"there is no export format {format!r}; the formats are {', '.join(EXPORTERS)}")
+        raise ValueError(f"there is no export format {format!r}{documents.nearest(format, EXPORTERS)}; the formats are {', '.join(EXPORTERS)}")
     return EXPORTERS[format]
 
 

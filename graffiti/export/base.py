@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
 
+from graffiti import targets
 from graffiti.graph.ir import Graph
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """One thing a target cannot take: where it is, why, and what would fix it."""
-
-    layer: str
-    op: str
-    reason: str
-    fix: str
-
-    def __str__(self) -> str:
-        return f"{self.layer} ({self.op}): {self.reason}; {self.fix}"
+from graffiti.graph.problem import Problem
 
 
 class ExportError(ValueError):
@@ -39,10 +27,12 @@ class Exporter(abc.ABC):
     Attributes:
         name: the word for ``export(format=...)``.
         description: one line for lists.
+        target: the profile (``graffiti/targets``) that a graph is held against before anything is written.
     """
 
     name: str
     description: str
+    target: str
 
     @abc.abstractmethod
     def supports(self, graph: Graph) -> list[Problem]:
@@ -57,8 +47,28 @@ class Exporter(abc.ABC):
             FileExistsError: where ``path`` exists and ``overwrite`` is false. Nothing is written.
         """
 
-    def check(self, graph: Graph) -> None:
+    def problems(self, graph: Graph, target: str | os.PathLike | targets.TargetProfile | None = None) -> list[Problem]:
+        """What ``supports`` finds, and what a profile (the exporter's own by default) says besides about other layers.
+
+        Args:
+            graph: of stage ``integer``.
+            target: a profile that exports by this exporter; its limits may be narrower than the exporter's.
+        """
+        found = self.supports(graph)
+        if graph.stage != "integer":
+            return found
+        known = {problem.layer for problem in found}
+        return [*found, *(problem for problem in targets.problems(graph, targets.get(self.target if target is None else target)) if problem.layer not in known)]
+
+    def check(self, graph: Graph, target: str | os.PathLike | targets.TargetProfile | None = None) -> None:
         """Raise an ``ExportError`` that lists every problem, if there is one."""
-        problems = self.supports(graph)
+        problems = self.problems(graph, target)
         if problems:
             raise ExportError(self.name, graph, problems)
+
+    def check_target(self, graph: Graph) -> None:
+        """Hold the graph against the exporter's profile alone; ``write`` does so before it writes anything."""
+        if graph.stage == "integer":
+            problems = targets.problems(graph, targets.get(self.target))
+            if problems:
+                raise ExportError(self.name, graph, problems)

@@ -11,6 +11,7 @@ from graffiti.transforms.lower.convert import Convert
 from graffiti.transforms.lower.drop_requantize import DropRequantize
 from graffiti.transforms.lower.fold_constants import FoldConstants
 from graffiti.transforms.lower.prove_accumulators import ProveAccumulators
+from graffiti.transforms.lower.sketch import SketchThresholds
 from graffiti.transforms.lower.splice_identity import SpliceIdentity
 from graffiti.transforms.place.begin import BeginFakequant
 from graffiti.transforms.place.choose_signs import ChooseSigns
@@ -121,18 +122,19 @@ def place(
     return placed, [*plan.lines, *quantizer_lines(placed, plan)]
 
 
-def lower(graph: Graph) -> Graph:
-    """Fakequant → integer, with the proof that int32 accumulators are enough.
+def lower(graph: Graph, *, sum_bits: int | None = 32) -> Graph:
+    """Fakequant → integer, with the proof that the accumulators are wide enough.
 
     Args:
         graph: stage ``fakequant``, every threshold calibrated.
+        sum_bits: width of the register that products and sums are added in; ``None`` leaves the proof out.
 
     Returns:
         The integer graph; its tensors have the names of the fakequant graph's.
 
     Raises:
         ValueError: for a quantizer without a threshold, members of a group that differ, weights with NaN.
-        AccumulatorOverflow: names the layer whose accumulator could leave 32 bits.
+        AccumulatorOverflow: names the layers whose accumulator could leave its register.
     """
     if graph.stage != "fakequant":
         raise ValueError(f"lower takes a fakequant graph, got a {graph.stage} graph; place quantizers and calibrate first")
@@ -141,6 +143,17 @@ def lower(graph: Graph) -> Graph:
         FoldConstants(),      # before conversion: quantizers take constants
         Convert(),
         DropRequantize(),     # integer stage: compares formats
-        ProveAccumulators(),  # last: what it proves is what runs
+        *([] if sum_bits is None else [ProveAccumulators(sum_bits)]),  # last: what it proves is what runs
     ))
     return pipeline(graph).graph
+
+
+def sketch(graph: Graph) -> Graph:
+    """Fakequant → the integer graph it will be, with stand-ins for thresholds that are not calibrated and without the proof.
+
+    What a target needs to know before calibration (ops, widths, signs, sizes, weights) is as in ``lower``.
+
+    Args:
+        graph: stage ``fakequant``.
+    """
+    return lower(Pipeline("sketch", (SpliceIdentity(), FoldConstants(), SketchThresholds()))(graph).graph, sum_bits=None)

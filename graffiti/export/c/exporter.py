@@ -31,6 +31,7 @@ class CExporter(Exporter):
     """
 
     name = "c"
+    target = "c99"
     description = "C99 without dependencies, heap or floats: one .c/.h pair and a small runtime"
 
     def supports(self, graph: Graph) -> list[Problem]:
@@ -65,6 +66,7 @@ class CExporter(Exporter):
         if name is not None:
             graph = graph.copy()
             graph.name = name
+        self.check_target(graph)
         program = build(graph, border, fused=fused)
         vectors = None if test_inputs is None else reference_vectors(graph, border, test_inputs)
         texts = render(program, vectors)

@@ -24,6 +24,7 @@ class LiteRTExporter(Exporter):
     """
 
     name = "litert"
+    target = "litert"
     description = "LiteRT (TensorFlow Lite) flatbuffer, int8, with the graph's own scales"
 
     def supports(self, graph: Graph) -> list[Problem]:
@@ -55,6 +56,7 @@ class LiteRTExporter(Exporter):
         """
         path = files.check_free(path, overwrite=overwrite)
         data = self.program(graph, border=border, arithmetic=arithmetic).data
+        self.check_target(graph)
         with files.atomic_file(path, overwrite=overwrite) as temporary:
             temporary.write_bytes(data)
         return [path]

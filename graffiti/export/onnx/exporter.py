@@ -44,6 +44,7 @@ class _OnnxFile(Exporter):
         """
         path = files.check_free(path, overwrite=overwrite)
         model = self.build(graph, batch=batch).model
+        self.check_target(graph)
         with files.atomic_file(path, overwrite=overwrite) as temporary:
             temporary.write_bytes(model.SerializeToString(deterministic=True))
         return [path]
@@ -74,6 +75,7 @@ class OnnxExporter(_OnnxFile):
     """
 
     name = "onnx"
+    target = "onnx"
     description = "ONNX in QDQ form, opset 21, one .onnx file: int8 and int4 weights, equal codes in ONNX Runtime"
     style = QdqStyle()
 
@@ -87,6 +89,7 @@ class QonnxExporter(_OnnxFile):
     """
 
     name = "qonnx"
+    target = "qonnx_fpga"
     description = "QONNX, one .onnx file: Quant nodes with arbitrary bit widths, for FPGA tools"
     style = QonnxStyle()
     fixed_sizes = True

@@ -1,7 +1,8 @@
-"""The proof that int32 is enough: interval analysis over the actual weights."""
+"""The proof that the accumulator is wide enough: interval analysis over the actual weights."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -12,12 +13,21 @@ from graffiti.graph.passes import Pass, PassResult
 from graffiti.numerics.formats import QFormat
 from graffiti.numerics.rounding import shift_right
 
-INT32 = (-(1 << 31), (1 << 31) - 1)
+SUMS = ("conv", "depthwise_conv", "conv_transpose", "dense", "multiply", "bias_add", "add", "subtract")
 Interval = tuple[np.ndarray, np.ndarray]  # lowest and highest code, int64, scalar or one for each index of the last axis
 
 
 class AccumulatorOverflow(ValueError):
-    """A 32-bit accumulator could overflow for some input."""
+    """An accumulator could overflow for some input."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Overflow:
+    """A sum that may leave its register: the layer, the op, and the largest magnitude that some input may reach."""
+
+    layer: str
+    op: str
+    bound: int
 
 
 class ProveAccumulators(Pass):
@@ -27,41 +37,65 @@ class ProveAccumulators(Pass):
     ``sum_k max(w_k*l, w_k*h, 0)``, at least ``sum_k min(w_k*l, w_k*h, 0)``, per output channel. Every term's interval holds
     zero, so the bound holds for partial sums in any order, too.
 
-    1. All within int32: nothing. 2. A product, a bias, a sum or a multiply that may leave it: ``AccumulatorOverflow``
-    with the first layer's name and the bound.
+    1. All within the register: nothing. 2. A product, a bias, a sum or a multiply that may leave it: ``AccumulatorOverflow``
+    with the first layer's name and the bound, and the names of the others.
+
+    Args:
+        bits: width of the register that sums are added in.
     """
 
     stage = "integer"
 
+    def __init__(self, bits: int = 32) -> None:
+        self.bits = bits
+
     def run(self, graph: Graph) -> PassResult:
-        intervals(graph)
+        intervals(graph, self.bits)
         return PassResult(graph, False)
 
 
-def intervals(graph: Graph) -> dict[str, Interval]:
+def intervals(graph: Graph, bits: int = 32) -> dict[str, Interval]:
     """The proven range of every value of codes, constants included.
+
+    Args:
+        graph: of stage ``integer``.
+        bits: width of the register that sums are added in.
 
     Raises:
         AccumulatorOverflow: see ``ProveAccumulators``.
     """
+    found, overflows = prove(graph, bits)
+    if overflows:
+        first, others = overflows[0], [repr(overflow.layer) for overflow in overflows[1:]]
+        raise AccumulatorOverflow(
+            f"layer {first.layer!r} ({first.op}): its accumulator may reach {first.bound}, more than the {(1 << (bits - 1)) - 1} that {bits} bits hold; "
+            "use fewer bits for its weights or input, or keep it in float with a rule" + (f" (and so may {', '.join(others)})" if others else "")
+        )
+    return found
+
+
+def prove(graph: Graph, bits: int = 32) -> tuple[dict[str, Interval], list[Overflow]]:
+    """The range of every value of codes, and the sums that may leave a register of ``bits`` (cut to it for what follows)."""
+    low_end, high_end = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
     found: dict[str, Interval] = {}
+    overflows: list[Overflow] = []
     for name, array in graph.constants.items():
         if graph.format(name) is not None and array.size:
             found[name] = (np.int64(array.min()), np.int64(array.max()))
+    for name in graph.inputs:
+        format = graph.format(name)
+        if format is not None:
+            found[name] = (np.int64(format.qmin), np.int64(format.qmax))
     for node in graph.nodes:
         format = graph.types[node.name].format
         if format is None:
             continue
         low, high = _interval(graph, node, format, [found.get(value) for value in node.inputs])
-        if low.min() < INT32[0] or high.max() > INT32[1]:
-            layer = node.name.removesuffix("/product")
-            bound = max(-int(low.min()), int(high.max()))
-            raise AccumulatorOverflow(
-                f"layer {layer!r} ({node.op}): its accumulator may reach {bound}, more than the {INT32[1]} that 32 bits hold; "
-                "use fewer bits for its weights or input, or keep it in float with a rule"
-            )
+        if node.op in SUMS and (low.min() < low_end or high.max() > high_end):
+            overflows.append(Overflow(node.name.removesuffix("/product"), node.op, max(-int(low.min()), int(high.max()))))
+            low, high = np.clip(low, low_end, high_end), np.clip(high, low_end, high_end)
         found[node.name] = (low, high)
-    return found
+    return found, overflows
 
 
 def _interval(graph: Graph, node: Node, format: QFormat, inputs: list[Interval | None]) -> Interval:
