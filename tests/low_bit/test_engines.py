@@ -1,0 +1,43 @@
+"""The native engine against the emulated one: equal to the bit, layer by layer and after a hundred training steps."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from low_bit.models import compiled, convnet, examples
+
+import graffiti
+from graffiti.ops import loader
+
+pytestmark = pytest.mark.skipif(not loader.available(), reason="needs the op library (pip install --no-build-isolation -e .)")
+
+
+@pytest.mark.parametrize("scheme", ["adaptive_precision", "dynamic_fixed_point", "large_gradients_int4", "large_gradients_int8", "min_max_int8"])
+def test_a_hundred_steps_are_equal_to_the_bit(scheme):
+    keras.utils.set_random_seed(1)
+    plain = convnet()
+    x, y = examples(plain, 64)
+    models = [compiled(graffiti.quantize_training(plain, scheme, engine=engine), rate=0.02) for engine in ("native", "emulated")]
+    for model in models:
+        model.fit(x, y, batch_size=16, epochs=25, shuffle=False, verbose=0, callbacks=[graffiti.callbacks.LowBitSteps()])
+    assert int(models[0].optimizer.iterations) == 100
+    for native, emulated in zip(*(model.variables for model in models), strict=True):
+        np.testing.assert_array_equal(native, emulated, err_msg=native.path)
+    assert not np.array_equal(models[0].trainable_variables[0], plain.trainable_variables[0])
+
+
+def test_wide_gradients_are_equal_too():
+    """A threshold of zero drives every gradient to 16 and then 24 bits."""
+    plain = convnet()
+    x, y = examples(plain, 32)
+    models = []
+    for widths in ((8, 16), (16,)):
+        scheme = graffiti.schemes.training_schemes.get("adaptive_precision", widths=widths, threshold=0.0)
+        pair = [compiled(graffiti.quantize_training(plain, scheme, engine=engine), rate=0.02) for engine in ("native", "emulated")]
+        for model in pair:
+            model.fit(x, y, batch_size=16, epochs=5, shuffle=False, verbose=0)
+        for native, emulated in zip(*(model.variables for model in pair), strict=True):
+            np.testing.assert_array_equal(native, emulated, err_msg=f"{widths} {native.path}")
+        models += pair
+    assert graffiti.low_bit.callbacks.shares(models[0])[16] > 0.9
