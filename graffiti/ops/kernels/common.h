@@ -60,7 +60,7 @@ AlignedArray<T> AllocateAligned(int64_t count) {
 }
 
 // At least `bytes` of this thread, aligned to 64, kept for the next call with the same slot. Contents are undefined.
-enum ScratchSlot { kScratchInput, kScratchSums, kScratchSlots };
+enum ScratchSlot { kScratchInput, kScratchSums, kScratchPlanes, kScratchColumns, kScratchWide, kScratchSlots };
 uint8_t* Scratch(ScratchSlot slot, int64_t bytes);
 
 // fn(lo, hi) over [0, n) on the caller's threads (or here), a part at least `grain` long.

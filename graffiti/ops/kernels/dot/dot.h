@@ -32,9 +32,11 @@ struct TileArgs {
   const void* b;        // aligned to 64 bytes
   const int32_t* init;  // padded like the epilogue's arrays
   const Epilogue* epilogue;  // of run8 only
-  void* out;                 // run32: s32, run8: 8-bit codes
+  void* out;                 // run32: s32, run8: 8-bit codes, run_float: float32
   int64_t out_stride;        // bytes from row to row
   int64_t valid_rows, valid_columns;  // what is written
+  const int32_t* out_offsets;         // run_float: floats from out to each row, instead of out_stride
+  float scale;                        // run_float: what the accumulators are multiplied by
 };
 
 using TileFunction = void (*)(const TileArgs&);
@@ -44,7 +46,7 @@ enum class DotTypes { kU8S8, kS16S16 };
 struct DotKernel {
   DotTypes types;
   int tier, rows, columns;
-  TileFunction run32, run8;
+  TileFunction run32, run8, run_float;
 };
 
 // Values of the inner dimension that one 4-byte step holds.

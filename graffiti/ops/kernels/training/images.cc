@@ -195,6 +195,7 @@ class ImageProduct {
       t.out = sums;
       t.out_stride = 4 * panel.width;
       t.valid_columns = panel.width;
+      t.scale = scale_;
       for (int64_t row = 0; row < rows;) {
         const DotKernel* kernel = panel.kernels.back();
         int32_t last[kMaxTileRows];
@@ -206,7 +207,18 @@ class ImageProduct {
           t.row_offsets = last;
         }
         t.valid_rows = valid;
-        if (!one) std::memset(wide, 0, sizeof(double) * valid * panel.width);
+        if (one) {  // all in registers; a phase without taps writes its zeros the same way
+          t.segments = static_cast<int64_t>(phase.segment_offsets.size());
+          t.segment_offsets = phase.segment_offsets.data();
+          t.b = phase.weights.get() + phase.panel_weights[index];
+          t.out = out + panel.first;
+          t.out_offsets = phase.row_out.data() + row;
+          t.valid_columns = panel.columns;
+          kernel->run_float(t);
+          row += valid;
+          continue;
+        }
+        std::memset(wide, 0, sizeof(double) * valid * panel.width);
         alignas(64) static const int32_t zeros[kMaxTileColumns] = {};
         for (std::size_t chunk = 0; chunk + 1 < phase.chunks.size(); ++chunk) {
           t.segments = phase.chunks[chunk + 1] - phase.chunks[chunk];
@@ -214,18 +226,10 @@ class ImageProduct {
           t.b = phase.weights.get() + phase.panel_weights[index] + phase.chunks[chunk] * phase.steps * panel.width * 4;
           if (chunk > 0) t.init = zeros;
           kernel->run32(t);
-          if (!one) stores_.add(sums, valid * panel.width, wide);
+          stores_.add(sums, valid * panel.width, wide);
         }
         t.init = phase.init.get() + index * kMaxTileColumns;
-        for (int64_t r = 0; r < valid; ++r) {
-          float* to = out + phase.row_out[row + r] + panel.first;
-          if (phase.segment_offsets.empty())
-            std::fill(to, to + panel.columns, 0.0f * scale_);
-          else if (one)
-            stores_.scale32(sums + r * panel.width, panel.columns, scale_, to);
-          else
-            stores_.scale64(wide + r * panel.width, panel.columns, scale_, to);
-        }
+        for (int64_t r = 0; r < valid; ++r) stores_.scale64(wide + r * panel.width, panel.columns, scale_, out + phase.row_out[row + r] + panel.first);
         row += valid;
       }
     }

@@ -11,6 +11,7 @@ namespace graffiti {
 namespace {
 
 constexpr int64_t kBlockPixels = 8192;  // pixels of one pass over the tiles: planes and columns of it stay in the cache
+constexpr int64_t kTileRows = 24;       // rows of one unit of work, a multiple of every tile's
 constexpr int64_t kSlack = 64;
 
 // Pixels [pixels][channels] to [channels][pixels], destinations `plane` elements apart; `flip` is xored into bytes.
@@ -120,18 +121,22 @@ class WeightProduct {
     const int64_t segments = block_images_ * s_.out_h;
     const int64_t plane = block_images_ * image_plane_;  // elements of one channel of one residue
     const int64_t planes = static_cast<int64_t>(residues_.size()) * s_.channels;
-    auto x_planes = AllocateAligned<uint8_t>(planes * plane * element_ + kSlack);
     int64_t packed_width = 0;
-    std::vector<int64_t> panel_at;
+    std::vector<int64_t> panel_at;  // first column of each panel among all
     for (const Panel& panel : panels_) {
-      panel_at.push_back(packed_width * segments * steps_ * 4);
+      panel_at.push_back(packed_width);
       packed_width += panel.width;
     }
-    auto columns = AllocateAligned<uint8_t>(packed_width * segments * steps_ * 4);
-    AlignedArray<double> sums = AllocateAligned<double>(rows * packed_width);
-    std::vector<double> dy_sums(outs);  // of the +128 of signed x
-    std::vector<double> partial_sums(block_images_ * outs);
-    std::vector<int32_t> row_offsets(rows), segment_offsets(segments);
+    // One plane more, of ones, gives the sums of dy that take the +128 of signed x out again.
+    const int64_t plane_bytes = (planes + (offset_ ? 1 : 0)) * plane * element_ + kSlack;
+    uint8_t* x_planes = Scratch(kScratchPlanes, plane_bytes);
+    std::memset(x_planes, offset_ ? 0x80 : 0, planes * plane * element_);  // the padding, which no image writes
+    if (offset_) std::memset(x_planes + planes * plane, 1, plane + kSlack);
+    uint8_t* columns = Scratch(kScratchColumns, packed_width * segments * steps_ * 4);
+    const bool once = block_images_ == s_.batch && rows_per_sum_ >= s_.out_h;
+    double* sums = once ? nullptr : reinterpret_cast<double*>(Scratch(kScratchWide, rows * packed_width * 8));
+    if (!once) std::memset(sums, 0, rows * packed_width * 8);
+    std::vector<int32_t> row_offsets(rows), segment_offsets(segments), corrections(packed_width);
     for (int64_t u = 0; u < s_.kernel_h; ++u)
       for (int64_t v = 0; v < s_.kernel_w; ++v) {
         const int64_t at = v * s_.dilation_w - s_.pad_left, shift = FloorDiv(at, s_.stride_w);
@@ -143,39 +148,33 @@ class WeightProduct {
     for (int64_t g = 0; g < block_images_; ++g)
       for (int64_t p = 0; p < s_.out_h; ++p)
         segment_offsets[g * s_.out_h + p] = static_cast<int32_t>((g * image_plane_ + p * s_.stride_h * plane_w_) * element_);
-    const int64_t row_tiles = CeilDiv(rows, kMaxTileRows);
+    const int64_t row_tiles = CeilDiv(rows, kTileRows);
     for (int64_t first = 0; first < s_.batch; first += block_images_) {
-      const int64_t images = std::min(block_images_, s_.batch - first);
-      ParallelFor(parallel, images, std::max<int64_t>(1, 2048 / std::max<int64_t>(1, s_.out_h * s_.out_w)), [&](int64_t lo, int64_t hi) {
+      const int64_t images = std::min(block_images_, s_.batch - first), used = images * s_.out_h;
+      ParallelFor(parallel, images, std::max<int64_t>(1, 1024 / std::max<int64_t>(1, s_.out_h * s_.out_w)), [&](int64_t lo, int64_t hi) {
         for (int64_t g = lo; g < hi; ++g) {
-          Planes(x, first + g, x_planes.get() + g * image_plane_ * element_, plane);
+          Planes(x, first + g, x_planes + g * image_plane_ * element_, plane);
           for (std::size_t i = 0; i < panels_.size(); ++i)
-            Columns(dy, first + g, panels_[i], columns.get() + panel_at[i] + g * s_.out_h * steps_ * panels_[i].width * 4);
-          if (offset_) SumColumns(dy, first + g, &partial_sums[g * outs]);
+            Columns(dy, first + g, panels_[i], columns + (panel_at[i] * segments + g * s_.out_h * panels_[i].width) * steps_ * 4);
         }
       });
-      if (offset_)
-        for (int64_t g = 0; g < images; ++g)
-          for (int64_t o = 0; o < outs; ++o) dy_sums[o] += partial_sums[g * outs + o];
       const int64_t units = row_tiles * static_cast<int64_t>(panels_.size());
-      ParallelFor(parallel, units, std::max<int64_t>(1, units / 16), [&](int64_t lo, int64_t hi) {
+      if (offset_)
+        for (std::size_t i = 0; i < panels_.size(); ++i) SumOfColumns(panels_[i], x_planes + planes * plane, columns + panel_at[i] * segments * steps_ * 4, segment_offsets, used, &corrections[panel_at[i]]);
+      ParallelFor(parallel, units, std::max<int64_t>(1, units / 8), [&](int64_t lo, int64_t hi) {
         for (int64_t unit = lo; unit < hi; ++unit) {
-          const std::size_t index = static_cast<std::size_t>(unit / row_tiles);
-          Tiles(panels_[index], x_planes.get(), columns.get() + panel_at[index], row_offsets, segment_offsets, images * s_.out_h,
-                unit % row_tiles * kMaxTileRows, std::min<int64_t>(rows, (unit % row_tiles + 1) * kMaxTileRows),
-                sums.get() + panel_at[index] / (segments * steps_ * 4) * rows);
+          const std::size_t i = static_cast<std::size_t>(unit / row_tiles);
+          const int64_t row = unit % row_tiles * kTileRows;
+          Tiles(panels_[i], x_planes, columns + panel_at[i] * segments * steps_ * 4, row_offsets, segment_offsets, used, &corrections[panel_at[i]], row,
+                std::min(rows, row + kTileRows), once ? nullptr : sums + panel_at[i] * rows, dw);
         }
       });
     }
+    if (once) return;
     ParallelFor(parallel, rows, 64, [&](int64_t lo, int64_t hi) {
-      std::vector<double> line(kMaxTileColumns);
       for (int64_t r = lo; r < hi; ++r)
-        for (std::size_t index = 0; index < panels_.size(); ++index) {
-          const Panel& panel = panels_[index];
-          const double* from = sums.get() + panel_at[index] / (segments * steps_ * 4) * rows + r * panel.width;
-          for (int64_t c = 0; c < panel.columns; ++c) line[c] = offset_ ? from[c] - 128.0 * dy_sums[panel.first + c] : from[c];
-          stores_.scale64(line.data(), panel.columns, scale_, dw + r * outs + panel.first);
-        }
+        for (std::size_t i = 0; i < panels_.size(); ++i)
+          stores_.scale64(sums + panel_at[i] * rows + r * panels_[i].width, panels_[i].columns, scale_, dw + r * outs + panels_[i].first);
     });
   }
 
@@ -199,17 +198,9 @@ class WeightProduct {
         const int64_t h = r - s_.pad_top;
         // columns u of the plane hold x at (u + low_shift) * stride + residue
         const int64_t residue = residues_[index];
-        int64_t begin = plane_w_, end = plane_w_;
-        if (h >= 0 && h < s_.height) {
-          begin = std::min(plane_w_, std::max<int64_t>(0, -low_shift_));
-          const int64_t last = FloorDiv(width - 1 - residue, s_.stride_w) - low_shift_ + 1;
-          end = std::max(begin, std::min(plane_w_, last));
-        }
-        for (int64_t c = 0; c < s_.channels && (begin > 0 || end < plane_w_); ++c) {
-          uint8_t* line = row + c * plane * element_;
-          std::memset(line, zero, begin * element_);
-          if (end < plane_w_) std::memset(line + end * element_, zero, (plane_w_ - end) * element_);
-        }
+        if (h < 0 || h >= s_.height) continue;
+        const int64_t begin = std::max<int64_t>(0, -low_shift_);
+        const int64_t end = std::min(plane_w_, FloorDiv(width - 1 - residue, s_.stride_w) - low_shift_ + 1);
         if (end <= begin) continue;
         const int64_t at = (h * s_.width + (begin + low_shift_) * s_.stride_w + residue) * s_.channels, stride = s_.stride_w * s_.channels;
         if (element_ == 1)
@@ -238,35 +229,41 @@ class WeightProduct {
     }
   }
 
-  void SumColumns(const void* dy, int64_t image, double* sums) const {
-    const int8_t* from = reinterpret_cast<const int8_t*>(Image(dy, image, dy_type_, s_.out_h * s_.out_w, s_.out_channels));
-    std::vector<int32_t> own(s_.out_channels);
-    const int64_t pixels = s_.last_width == s_.width ? s_.out_h * s_.out_w : OutWidthOf(image);
-    std::fill(sums, sums + s_.out_channels, 0.0);
-    for (int64_t p = 0; p < pixels; ++p) {
-      for (int64_t o = 0; o < s_.out_channels; ++o) own[o] += from[p * s_.out_channels + o];
-      if ((p + 1) % (1 << 23) == 0 || p + 1 == pixels) {
-        for (int64_t o = 0; o < s_.out_channels; ++o) sums[o] += own[o];
-        std::fill(own.begin(), own.end(), 0);
-      }
-    }
+  // -128 times the sums of dy over the block, by a row of ones.
+  void SumOfColumns(const Panel& panel, const uint8_t* ones, const uint8_t* columns, const std::vector<int32_t>& segment_offsets, int64_t segments,
+                    int32_t* corrections) const {
+    alignas(64) static const int32_t zeros[kMaxTileColumns] = {};
+    const DotKernel* kernel = KernelFor(panel, 1);
+    const std::vector<int32_t> rows(kernel->rows, 0);
+    TileArgs t{};
+    t.base = ones;
+    t.row_offsets = rows.data();
+    t.segment_offsets = segment_offsets.data();
+    t.segments = segments;
+    t.steps = steps_;
+    t.b = columns;
+    t.init = zeros;
+    t.out = corrections;
+    t.valid_rows = 1;
+    t.valid_columns = panel.width;
+    kernel->run32(t);
+    for (int64_t c = 0; c < panel.width; ++c) corrections[c] *= -128;
   }
 
+  // Tiles of rows [row, end) of one panel: into `sums`, or, where there is one block only, right into `dw`.
   void Tiles(const Panel& panel, const uint8_t* planes, const uint8_t* columns, const std::vector<int32_t>& row_offsets,
-             const std::vector<int32_t>& segment_offsets, int64_t segments, int64_t row, int64_t end, double* sums) const {
+             const std::vector<int32_t>& segment_offsets, int64_t segments, const int32_t* corrections, int64_t row, int64_t end, double* sums, float* dw) const {
     alignas(64) int32_t tile[kMaxTileRows * kMaxTileColumns];
     alignas(64) static const int32_t zeros[kMaxTileColumns] = {};
     TileArgs t{};
     t.base = planes;
     t.steps = steps_;
-    t.init = zeros;
-    t.out = tile;
+    t.scale = scale_;
     t.out_stride = 4 * panel.width;
-    t.valid_columns = panel.width;
     const int64_t per_sum = rows_per_sum_ < s_.out_h ? rows_per_sum_ : segments;
     while (row < end) {
       const DotKernel* kernel = panel.kernels.back();
-      int32_t last[kMaxTileRows];
+      int32_t last[kMaxTileRows], out_offsets[kMaxTileRows];
       const int64_t valid = std::min<int64_t>(kernel->rows, end - row);
       t.row_offsets = row_offsets.data() + row;
       if (valid < kernel->rows) {
@@ -279,8 +276,19 @@ class WeightProduct {
         t.segments = std::min(per_sum, segments - segment);
         t.segment_offsets = segment_offsets.data() + segment;
         t.b = columns + segment * steps_ * panel.width * 4;
-        kernel->run32(t);
-        stores_.add(tile, valid * panel.width, sums + row * panel.width);
+        t.init = segment == 0 ? corrections : zeros;
+        if (sums == nullptr) {
+          for (int64_t r = 0; r < valid; ++r) out_offsets[r] = static_cast<int32_t>((row + r) * s_.out_channels);
+          t.out = dw + panel.first;
+          t.out_offsets = out_offsets;
+          t.valid_columns = panel.columns;
+          kernel->run_float(t);
+        } else {
+          t.out = tile;
+          t.valid_columns = panel.width;
+          kernel->run32(t);
+          stores_.add(tile, valid * panel.width, sums + row * panel.width);
+        }
       }
       row += valid;
     }
