@@ -111,6 +111,25 @@ def packed_case(op, shape=(5, 4, 7), channels=9, bits=4, format=None):
     return builder.finish(builder.conv(x, channels, "c", op=op, kernel=kernel, **options))
 
 
+def every_kernel_case():
+    """Products with weights of 4, 8, 16 and 32 bits, whose rows have every length from 1 to 18, and some long ones; depthwise ones too."""
+    builder = Builder((3, 2, 18))
+    outputs = []
+    wide = builder.add_input((3, 2, 18), U16(-15), "w")
+    for bits in (4, 8, 16):
+        for length in (*range(1, 19), 37):
+            x = builder.input if length == 18 else builder.node("crop", f"x{bits}_{length}", builder.input, crops=((0, 0), (0, 0), (0, max(0, 18 - length))))
+            window = (1, 1) if length < 18 else (2, 1)
+            kernel = builder.kernel(f"k{bits}_{length}", (*window, builder.graph.shape(x)[-1], 5), bits=bits, exponent=1 - bits)
+            outputs.append(builder.conv(x, 5, f"c{bits}_{length}", window=window, kernel=kernel))
+        kernel = builder.kernel(f"d{bits}/kernel", (2, 2, 18, 1), bits=bits, exponent=1 - bits)
+        outputs.append(builder.conv(builder.input, 18, f"d{bits}", op="depthwise_conv", window=(2, 2), kernel=kernel))
+        kernel = builder.kernel(f"t{bits}/kernel", (2, 2, 9, 18), bits=bits, exponent=1 - bits)
+        outputs.append(builder.conv(builder.input, 9, f"t{bits}", op="conv_transpose", window=(2, 2), kernel=kernel))
+    outputs.append(builder.conv(wide, 6, "wide", window=(2, 2)))
+    return builder.finish(*outputs)
+
+
 def in_place_case():
     """Products and pools whose outputs take the memory of their inputs, one after another."""
     builder, x = _unary((9, 8, 70))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from graffiti.export.base import Problem
 from graffiti.export.c.arena import Arena, Block, lay_out, map_text
@@ -65,20 +66,30 @@ def find_problems(graph: Graph, border: Border) -> list[Problem]:
         return [Problem(graph.name, "graph", f"it is a graph of stage {graph.stage!r}", "lower it to integers first (graffiti.to_integer)")]
     problems = list(border.problems)
     inner = border.graph
+    odd: set[str] = set()  # tensors that have no C form: what reads them is not judged
     for name in (*inner.inputs, *(out for node in inner.nodes for out in node.outputs)):
-        shape, format = inner.shape(name), inner.format(name)
-        if any(not n for n in shape[1:]):
-            problems.append(Problem(name, "tensor", f"its shape is {shape}", "build the model with fixed, positive sizes"))
-        if format is not None and not is_storable(format):
-            problems.append(Problem(name, "tensor", f"its format is {format}", "use at most 31 unsigned bits"))
-    if not problems:
-        for node in inner.nodes:
-            emitter = EMITTERS.get(node.op)
-            if emitter is None:
-                problems.append(Problem(node.name, node.op, "the C export has no emitter for this op", "add one to export/c/emit"))
-            else:
-                problems += emitter.problems(inner, node)
+        found = _tensor_problems(inner, name)
+        problems += found
+        odd.update([name] if found else ())
+    for node in inner.nodes:
+        emitter = EMITTERS.get(node.op)
+        if emitter is None:
+            problems.append(Problem(node.name, node.op, "the C export has no emitter for this op", "add one to export/c/emit"))
+        elif odd.isdisjoint((*node.inputs, *node.outputs)):
+            problems += emitter.problems(inner, node)
     return problems
+
+
+def _tensor_problems(graph: Graph, name: str) -> list[Problem]:
+    shape, format = graph.shape(name), graph.format(name)
+    if any(not n for n in shape[1:]):
+        return [Problem(name, "tensor", f"its shape is {shape}", "build the model with fixed, positive sizes")]
+    if format is not None and not is_storable(format):
+        return [Problem(name, "tensor", f"its format is {format}", "use at most 31 unsigned bits")]
+    count = math.prod(n for n in shape[1:] if n)
+    if count > 2**31 - 1:
+        return [Problem(name, "tensor", f"it has {count} elements, the C kernels count up to 2147483647", "make it smaller")]
+    return []
 
 
 def build(graph: Graph, border: Border, *, fused: bool = True) -> Program:

@@ -91,7 +91,7 @@ def build(folder: pathlib.Path, name: str, program: pathlib.Path, flags: Sequenc
         firmware = folder / "firmware"
         command += [*_FIRMWARE_FLAGS, firmware / "startup.c", firmware / "main.c", *sources]
         command += ["-nostartfiles", "--specs=nano.specs", "-Wl,--gc-sections", f"-L{firmware}", f"-T{target.linker_script}"]
-    done = subprocess.run([*map(os.fspath, command), "-o", os.fspath(program)], capture_output=True, text=True)
+    done = subprocess.run([*(os.fspath(part) for part in command), "-o", os.fspath(program)], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{target.compiler} failed on the export of {model!r} for {name}:\n{done.stderr[-4000:]}")
 

@@ -161,18 +161,29 @@ static int32_t nibble(const uint8_t *row, int32_t i) { return (int32_t)(((uint32
 
 #if defined(GRAFFITI_USE_MVE)
 /* Helium: eight products an instruction; the last, partial eight with the lanes behind the end switched off. */
-#define MVE_LOOP(LOAD_X, BODY)                                                                                           \
-    for (int32_t i = 0; i < count; i += 8) {                                                                             \
-        const mve_pred16_t lanes = vctp16q((uint32_t)(count - i));                                                       \
-        const int16x8_t xs = LOAD_X;                                                                                     \
+#define MVE_LOOP(BODY, REST)                                                                                             \
+    int32_t i = 0;                                                                                                       \
+    for (; i + 8 <= count; i += 8) {                                                                                     \
+        const int16x8_t xs = vldrhq_s16(x + i);                                                                          \
         BODY                                                                                                             \
+    }                                                                                                                    \
+    if (i < count) {                                                                                                     \
+        const mve_pred16_t lanes = vctp16q((uint32_t)(count - i));                                                       \
+        const int16x8_t xs = vldrhq_z_s16(x + i, lanes);                                                                 \
+        REST                                                                                                             \
     }
-#define MVE_S8(row, sum) sum = vmladavaq_p_s16(sum, xs, vldrbq_z_s16(row + i, lanes), lanes);
-#define MVE_S16(row, sum) sum = vmladavaq_p_s16(sum, xs, vldrhq_z_s16(row + i, lanes), lanes);
-DEFINE_ROWS(rows_s8, int16_t, int8_t, count, MVE_LOOP(vldrhq_z_s16(x + i, lanes), MVE_S8(w0, s0) MVE_S8(w1, s1) MVE_S8(w2, s2) MVE_S8(w3, s3)),
-            MVE_LOOP(vldrhq_z_s16(x + i, lanes), MVE_S8(w0, s0)))
-DEFINE_ROWS(rows_s16, int16_t, int16_t, count, MVE_LOOP(vldrhq_z_s16(x + i, lanes), MVE_S16(w0, s0) MVE_S16(w1, s1) MVE_S16(w2, s2) MVE_S16(w3, s3)),
-            MVE_LOOP(vldrhq_z_s16(x + i, lanes), MVE_S16(w0, s0)))
+#define MVE_S8(row, sum) sum = vmladavaq_s16(sum, xs, vldrbq_s16(row + i));
+#define MVE_S8_REST(row, sum) sum = vmladavaq_p_s16(sum, xs, vldrbq_z_s16(row + i, lanes), lanes);
+#define MVE_S16(row, sum) sum = vmladavaq_s16(sum, xs, vldrhq_s16(row + i));
+#define MVE_S16_REST(row, sum) sum = vmladavaq_p_s16(sum, xs, vldrhq_z_s16(row + i, lanes), lanes);
+DEFINE_ROWS(rows_s8, int16_t, int8_t, count,
+            MVE_LOOP(MVE_S8(w0, s0) MVE_S8(w1, s1) MVE_S8(w2, s2) MVE_S8(w3, s3),
+                     MVE_S8_REST(w0, s0) MVE_S8_REST(w1, s1) MVE_S8_REST(w2, s2) MVE_S8_REST(w3, s3)),
+            MVE_LOOP(MVE_S8(w0, s0), MVE_S8_REST(w0, s0)))
+DEFINE_ROWS(rows_s16, int16_t, int16_t, count,
+            MVE_LOOP(MVE_S16(w0, s0) MVE_S16(w1, s1) MVE_S16(w2, s2) MVE_S16(w3, s3),
+                     MVE_S16_REST(w0, s0) MVE_S16_REST(w1, s1) MVE_S16_REST(w2, s2) MVE_S16_REST(w3, s3)),
+            MVE_LOOP(MVE_S16(w0, s0), MVE_S16_REST(w0, s0)))
 
 /* Sixteen 4-bit weights: their low halves meet the even elements of x, their high halves the odd ones. */
 #define MVE_S4(row, sum)                                                                                                 \
