@@ -273,15 +273,25 @@ DEFINE_ROWS(rows_s4, int16_t, uint8_t, (count + 1) / 2,
 DEFINE_ROWS(rows_s8, int16_t, int8_t, count, PLAIN_LOOP(ONE(w0, s0) ONE(w1, s1) ONE(w2, s2) ONE(w3, s3)), PLAIN_LOOP(ONE(w0, s0)))
 DEFINE_ROWS(rows_s16, int16_t, int16_t, count, PLAIN_LOOP(ONE(w0, s0) ONE(w1, s1) ONE(w2, s2) ONE(w3, s3)), PLAIN_LOOP(ONE(w0, s0)))
 
-#define S4_PAIR(row, sum) sum += (int32_t)x[i] * ((int32_t)((row[i / 2] & 15u) ^ 8u) - 8) + (int32_t)x[i + 1] * ((int32_t)((uint32_t)(row[i / 2] >> 4) ^ 8u) - 8);
-#define S4_ONE(row, sum) sum += (int32_t)x[i] * nibble(row, i);
-#define S4_LOOP(BODY, REST)                                                                                              \
-    int32_t i = 0;                                                                                                       \
-    for (; i + 2 <= count; i += 2) { BODY }                                                                              \
-    if (i < count) { REST }
-DEFINE_ROWS(rows_s4, int16_t, uint8_t, (count + 1) / 2,
-            S4_LOOP(S4_PAIR(w0, s0) S4_PAIR(w1, s1) S4_PAIR(w2, s2) S4_PAIR(w3, s3), S4_ONE(w0, s0) S4_ONE(w1, s1) S4_ONE(w2, s2) S4_ONE(w3, s3)),
-            S4_LOOP(S4_PAIR(w0, s0), S4_ONE(w0, s0)))
+/* 4-bit weights become bytes in blocks, in loops that compilers vectorise. */
+static void rows_s4(const int16_t *restrict x, const uint8_t *restrict w, int32_t count, int32_t rows, int32_t *restrict sums) {
+    const int32_t width = (count + 1) / 2;
+    for (int32_t r = 0; r < rows; r++) {
+        const uint8_t *row = w + (size_t)r * (size_t)width;
+        int8_t weights[GRAFFITI_BLOCK];
+        int32_t s0 = 0;
+        for (int32_t i = 0; i < count; i += GRAFFITI_BLOCK) {
+            const int32_t block = smaller(GRAFFITI_BLOCK, count - i);
+            for (int32_t k = 0; k < (block + 1) / 2; k++) {
+                const uint8_t pair = row[i / 2 + k];
+                weights[2 * k] = (int8_t)((int32_t)((pair & 15u) ^ 8u) - 8);
+                weights[2 * k + 1] = (int8_t)((int32_t)((uint32_t)(pair >> 4) ^ 8u) - 8);
+            }
+            for (int32_t k = 0; k < block; k++) s0 += (int32_t)x[i + k] * weights[k];
+        }
+        sums[r] += s0;
+    }
+}
 #endif
 
 #define WIDE_ONE(row, sum) sum += x[i] * row[i];
