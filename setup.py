@@ -97,6 +97,8 @@ setup(
             "ops/**/*.inc",
             "export/**/*.h",
             "export/**/*.c",
+            "export/**/*.ld",
+            "export/**/*.cmake",
             "export/**/*.j2",
             "export/**/*.in",
         ]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from graffiti import files, interface
+from graffiti.export.c.targets import TARGETS as C_TARGETS
 from graffiti.graph import interpreter
 from graffiti.graph.ir import Graph
 from graffiti.integer_graph import IntegerGraph
@@ -147,7 +148,8 @@ def verify(
             runner, on every tier this CPU has; ``native:avx2`` names one), ``ops`` (the TensorFlow op library),
             ``python`` (pure TensorFlow), ``litert`` (exported and run in LiteRT with XNNPACK, its default;
             ``litert:builtin`` takes its builtin kernels, ``litert:float32`` the export that is equal in both), ``c`` (exported, compiled by
-            the host's compiler and run; once as exported and once without fusing, which has every accumulator), ``onnx`` (exported, in ONNX Runtime: ``onnx:plain`` with every
+            the host's compiler and run; once as exported and once without fusing, which has every accumulator; ``c:cortex-m4``,
+            ``c:cortex-m55``, ``c:aarch64``, ``c:riscv64`` ... cross-compiled and run in QEMU), ``onnx`` (exported, in ONNX Runtime: ``onnx:plain`` with every
             tensor, ``onnx:optimized`` rewritten by the runtime, with the tensors of codes), ``qonnx`` (in the qonnx executor).
         batch_size: examples at a time; memory grows with it.
         progress: show a bar.
@@ -294,7 +296,10 @@ def _python_runs(ig: IntegerGraph, option: str) -> dict[str, Callable]:
 
 def _c_runs(ig: IntegerGraph, option: str) -> dict[str, Callable]:
     from graffiti.export.c.harness import CModel
+    from graffiti.export.c.targets import EmulatedModel
 
+    if option in C_TARGETS:  # cross-compiled, run in an emulator
+        return {f"c:{option}": EmulatedModel(ig.graph, option).run_all}
     forms = [option] if option else ["fused", "unfused"]  # what is exported, and a build that stores the accumulators too
     return {f"c:{form}": CModel(ig.graph, fused=form == "fused").run_all for form in forms}
 
@@ -331,4 +336,4 @@ _TARGETS: dict[str, Callable[[IntegerGraph, str], dict[str, Callable]]] = {
     "onnx": _onnx_runs,
     "qonnx": _qonnx_runs,
 }
-_OPTIONS = {"native": ("", "scalar", "avx2", "avx512vnni"), "ops": ("", "scalar", "avx2", "avx512vnni"), "c": ("", "fused", "unfused"), "onnx": ("", "plain", "optimized"), "litert": ("", "xnnpack", "builtin", "float32")}
+_OPTIONS = {"native": ("", "scalar", "avx2", "avx512vnni"), "ops": ("", "scalar", "avx2", "avx512vnni"), "c": ("", "fused", "unfused", *C_TARGETS), "onnx": ("", "plain", "optimized"), "litert": ("", "xnnpack", "builtin", "float32")}

@@ -101,6 +101,46 @@ def per_channel_case(op, shape=(6, 5, 4), channels=8):
     return builder.finish(builder.conv(x, channels, "c", op=op, kernel=kernel, out=S8(-7), **options))
 
 
+def packed_case(op, shape=(5, 4, 7), channels=9, bits=4, format=None):
+    """Weights of at most 4 bits, every code of them, in rows of odd and even lengths: two to a byte."""
+    builder, x = _unary(shape, format)
+    size = {"conv": (3, 2, shape[-1], channels), "depthwise_conv": (3, 3, shape[-1], channels // shape[-1]),
+            "conv_transpose": (3, 3, channels, shape[-1]), "dense": (shape[-1], channels)}[op]
+    kernel = builder.kernel("c/kernel", size, bits=bits, exponent=-4)
+    options = {} if op == "dense" else {"window": size[:2]}
+    return builder.finish(builder.conv(x, channels, "c", op=op, kernel=kernel, **options))
+
+
+def every_kernel_case():
+    """Products with weights of 4, 8, 16 and 32 bits, whose rows have every length from 1 to 18, and some long ones; depthwise ones too."""
+    builder = Builder((3, 2, 18))
+    outputs = []
+    wide = builder.add_input((3, 2, 18), U16(-15), "w")
+    for bits in (4, 8, 16):
+        for length in (*range(1, 19), 37):
+            x = builder.input if length == 18 else builder.node("crop", f"x{bits}_{length}", builder.input, crops=((0, 0), (0, 0), (0, max(0, 18 - length))))
+            window = (1, 1) if length < 18 else (2, 1)
+            kernel = builder.kernel(f"k{bits}_{length}", (*window, builder.graph.shape(x)[-1], 5), bits=bits, exponent=1 - bits)
+            outputs.append(builder.conv(x, 5, f"c{bits}_{length}", window=window, kernel=kernel))
+        kernel = builder.kernel(f"d{bits}/kernel", (2, 2, 18, 1), bits=bits, exponent=1 - bits)
+        outputs.append(builder.conv(builder.input, 18, f"d{bits}", op="depthwise_conv", window=(2, 2), kernel=kernel))
+        kernel = builder.kernel(f"t{bits}/kernel", (2, 2, 9, 18), bits=bits, exponent=1 - bits)
+        outputs.append(builder.conv(builder.input, 9, f"t{bits}", op="conv_transpose", window=(2, 2), kernel=kernel))
+    outputs.append(builder.conv(wide, 6, "wide", window=(2, 2)))
+    return builder.finish(*outputs)
+
+
+def in_place_case():
+    """Products and pools whose outputs take the memory of their inputs, one after another."""
+    builder, x = _unary((9, 8, 70))
+    x = builder.conv(x, 70, "a", window=(1, 1))
+    x = builder.conv(x, 69, "b", window=(1, 1), strides=(1, 2))
+    x = builder.conv(x, 68, "c", window=(2, 2), padding="valid")
+    x = builder.conv(x, 68, "d", op="depthwise_conv", window=(2, 2), padding="valid")
+    x = builder.node("max_pool", "m", x, pool_size=(2, 1), strides=(1, 1), padding="same")
+    return builder.finish(builder.conv(x, 66, "e", op="dense", window=()), builder.conv(x, 3, "f", window=(1, 1)))
+
+
 def raw_accumulator_case():
     """A per-channel accumulator as the graph's output: nothing behind the bias."""
     builder, x = _unary()
@@ -276,6 +316,16 @@ CASES = {
     "moves_16": lambda: moves_case(S16(-9)),
     "moves_u8": lambda: moves_case(U8(-9)),
     "borders": borders_case,
+    "packed_conv": lambda: packed_case("conv"),
+    "packed_conv_even": lambda: packed_case("conv", (5, 4, 16), 6, format=U8(-8)),
+    "packed_conv_16_bit_input": lambda: packed_case("conv", (5, 4, 11), 5, 3, S16(-15)),
+    "packed_conv_wide_input": lambda: packed_case("conv", (5, 4, 11), 5, 4, U16(-15)),
+    "packed_depthwise": lambda: packed_case("depthwise_conv", (5, 4, 67), 67, format=U8(-8)),
+    "packed_depthwise_multiplier": lambda: packed_case("depthwise_conv", (5, 4, 5), 15),
+    "packed_depthwise_16_bit_input": lambda: packed_case("depthwise_conv", (5, 4, 130), 130, 2, S16(-15)),
+    "packed_transpose": lambda: packed_case("conv_transpose", (4, 3, 21), 5),
+    "pointwise_in_place": lambda: in_place_case(),
+    "packed_dense": lambda: packed_case("dense", (37,), 10),
 }
 
 

@@ -31,7 +31,9 @@ class Plan:
     lower_bound: int
 
 
-def plan(sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]], alignment: int = 16) -> Plan:
+def plan(
+    sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]], alignment: int | Sequence[int] = 16, shared: Collection[tuple[int, int]] = (),
+) -> Plan:
     """Place buffers so that no two that live at one step overlap, in few bytes.
 
     Greedy best fit over several orders of placement (large first, long-lived large first, ...); where none reaches the
@@ -40,7 +42,9 @@ def plan(sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]], alignment: 
     Args:
         sizes: bytes of each buffer; a size of 0 takes no place.
         lifetimes: ``(first, last)`` step of each, both included.
-        alignment: every offset is a multiple of it.
+        alignment: every offset is a multiple of it; or one number for each buffer.
+        shared: pairs of buffers that may overlap where both have one offset: an output in the memory of an input. The bound
+            does not know them.
 
     Raises:
         ValueError: where the two lists differ in length, a size is negative, a lifetime ends before it begins, or the
@@ -49,8 +53,9 @@ def plan(sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]], alignment: 
     count = len(sizes)
     if len(lifetimes) != count:
         raise ValueError(f"plan expects one lifetime for each size, got {count} sizes and {len(lifetimes)} lifetimes")
-    if alignment < 1:
-        raise ValueError(f"an alignment is a positive number of bytes, got {alignment}")
+    alignments = [alignment] * count if isinstance(alignment, int) else list(alignment)
+    if len(alignments) != count or any(a < 1 for a in alignments) or (isinstance(alignment, int) and alignment < 1):
+        raise ValueError(f"an alignment is a positive number of bytes (or one for each of the {count} buffers), got {alignment}")
     for index, (size, (first, last)) in enumerate(zip(sizes, lifetimes)):
         if size < 0 or last < first:
             raise ValueError(f"buffer {index} has {size} bytes and lives from step {first} to {last}; expected size >= 0 and first <= last")
@@ -59,6 +64,10 @@ def plan(sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]], alignment: 
         [j for j in range(count) if j != i and sizes[j] and lifetimes[j][0] <= lifetimes[i][1] and lifetimes[i][0] <= lifetimes[j][1]]
         for i in range(count)
     ]
+    partners: list[set[int]] = [set() for _ in range(count)]
+    for a, b in shared:
+        partners[a].add(b)
+        partners[b].add(a)
     duration = [last - first + 1 for first, last in lifetimes]
     keys: tuple[Callable[[int], tuple], ...] = (
         lambda i: (-sizes[i], lifetimes[i][0]),
@@ -72,7 +81,7 @@ def plan(sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]], alignment: 
     for key in keys:
         order = sorted(range(count), key=key)
         for fit in (True, False):
-            total, offsets = _place(order, sizes, rivals, alignment, fit)
+            total, offsets = _place(order, sizes, rivals, partners, alignments, fit)
             if best is None or total < best[0]:
                 best = (total, offsets, order, fit)
     assert best is not None
@@ -86,7 +95,7 @@ def plan(sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]], alignment: 
             order[a], order[b] = order[b], order[a]
         else:
             order.insert(a, order.pop(b))
-        total, offsets = _place(order, sizes, rivals, alignment, best[3])
+        total, offsets = _place(order, sizes, rivals, partners, alignments, best[3])
         if total <= best[0]:
             best = (total, offsets, order, best[3])
     return Plan(tuple(best[1]), best[0], bound)
@@ -105,14 +114,23 @@ def lower_bound(sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]]) -> i
     return most
 
 
-def _place(order: Sequence[int], sizes: Sequence[int], rivals: Sequence[Sequence[int]], alignment: int, best_fit: bool) -> tuple[int, list[int]]:
-    """Put buffers down in ``order``, each into the tightest (or the first) gap between those it shares a step with."""
+def _place(
+    order: Sequence[int], sizes: Sequence[int], rivals: Sequence[Sequence[int]], partners: Sequence[Collection[int]], alignments: Sequence[int], best_fit: bool,
+) -> tuple[int, list[int]]:
+    """Put buffers down in ``order``, each where a partner lies, or into the tightest (or the first) gap between those it shares a step with."""
     offsets = [-1] * len(sizes)
     total = 0
     for i in order:
-        size = sizes[i]
+        size, alignment = sizes[i], alignments[i]
         taken = sorted((offsets[j], offsets[j] + sizes[j]) for j in rivals[i] if offsets[j] >= 0)
         end, place, slack = 0, -1, -1
+        for partner in partners[i]:
+            at = offsets[partner]
+            if at >= 0 and size and at % alignment == 0 and all(
+                offsets[j] < 0 or offsets[j] + sizes[j] <= at or at + size <= offsets[j] or (j in partners[i] and offsets[j] == at) for j in rivals[i]
+            ):
+                place, taken = at, []
+                break
         for low, high in taken:
             gap = low - end
             if gap >= size and (place < 0 or gap < slack):

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from graffiti import export
+from graffiti.export.c.build_files import FIRMWARE
+from graffiti.export.c.emit import EMITTERS
 from graffiti.export.c.exporter import CExporter
 from graffiti.export.c.fuse import fuse
 from graffiti.export.c.harness import WARNINGS, CModel, compiler
@@ -30,8 +32,10 @@ def test_folder_builds_checks_and_traces(tmp_path):
     graph = c_graphs.resnet8()
     inputs = c_graphs.real_inputs(graph, 3)
     written = export.get("c").write(graph, tmp_path / "net_c", test_inputs=inputs)
-    names = {"resnet8.c", "resnet8.h", "resnet8.json", "main.c", "vectors.h", "Makefile", "graffiti_runtime.c", "graffiti_runtime.h"}
-    assert {p.name for p in written} == names == {p.name for p in (tmp_path / "net_c").iterdir()} and all(p.is_file() for p in written)
+    names = {"resnet8.c", "resnet8.h", "resnet8.json", "main.c", "vectors.h", "Makefile", "CMakeLists.txt", "arena_map.txt", "graffiti_runtime.c", "graffiti_runtime.h"}
+    names |= {f"firmware/{name}" for name in (*FIRMWARE, "main.c")}
+    found = {p.relative_to(tmp_path / "net_c").as_posix() for p in (tmp_path / "net_c").rglob("*") if p.is_file()}
+    assert {p.relative_to(tmp_path / "net_c").as_posix() for p in written} == names == found
     assert [p.name for p in tmp_path.iterdir()] == ["net_c"]
     done = run("make", "-s", "check", cwd=tmp_path / "net_c", text=True)
     assert done.returncode == 0 and done.stdout.strip() == "resnet8: 3 test vectors, 30 integers, 0 mismatches", done.stdout + done.stderr
@@ -100,6 +104,7 @@ def sanitized(cases, folder):
 
 def test_clean_under_sanitizers(tmp_path):
     chosen = ("conv_wide", "conv_groups", "conv_padded", "per_channel_depthwise_conv", "transpose_same_(2, 3)_(3, 4)_(1, 2)", "moves_16", "max_pool_same",
+              "packed_conv", "packed_depthwise", "packed_depthwise_multiplier", "packed_transpose",
               "requantize_half_even", "requantize_half_away", "lookup_s16", "average_pool", "conv_accumulator16", "borders", "multiply_map", "global_max_apart")
     sanitized({name: c_graphs.CASES[name]() for name in chosen} | {f"random_{s}": c_graphs.random_network(s) for s in range(3)}, tmp_path)
 
@@ -124,7 +129,9 @@ def test_no_heap_no_float_no_library_but_string_h(tmp_path):
         if path.suffix == ".c" and path.name != "main.c":
             text = path.read_text()
             assert not any(word in text for word in ("malloc", "calloc", "float ", "double ", "<math.h>", "<stdio.h>")), path
-            assert {line for line in text.splitlines() if line.startswith("#include <")} == {"#include <string.h>"}
+            simd = {"#include <arm_mve.h>", "#include <arm_acle.h>"} if path.name == "graffiti_runtime.c" else set()  # behind __ARM_FEATURE_...
+            headers = {"#include <string.h>", "#include <stdint.h>"} if path.parent.name == "firmware" else {"#include <string.h>"}
+            assert {line for line in text.splitlines() if line.startswith("#include <")} == headers | simd
 
 
 def test_an_existing_path_is_refused_before_anything_is_written(tmp_path):
@@ -158,8 +165,8 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
 def test_the_same_graph_gives_the_same_files(tmp_path):
     for folder in ("a", "b"):
         CExporter().write(c_graphs.resnet8(), tmp_path / folder, test_inputs=c_graphs.real_inputs(c_graphs.resnet8(), 1))
-    for path in (tmp_path / "a").iterdir():
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+    for path in (tmp_path / "a").rglob("*"):
+        assert path.is_dir() or path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
 
 
 # ---- what cannot be exported -----------------------------------------------------------------------------------------
@@ -234,6 +241,47 @@ def test_resnet8_arena_is_within_five_percent_of_its_bound():
     assert program.arena_bytes <= 3 * 32 * 32 * 16 + 4096, "three tensors of the first stage live at once, and scratch"
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_random_arenas_are_within_five_percent_of_their_bound(seed):
+    program = CExporter().plan(c_graphs.random_network(seed))
+    assert program.lower_bound <= program.arena_bytes <= 1.05 * program.lower_bound
+
+
+def test_the_bound_is_what_lives_at_the_fullest_step_and_is_printed(tmp_path):
+    builder = c_graphs.Builder((6, 6, 4))
+    x = builder.conv(builder.input, 8, "a")                      # 288 bytes; scratch 2 * 36
+    x = builder.conv(x, 8, "b", window=(1, 1))                   # in the memory of a: 288 bytes; scratch 2 * 8
+    y = builder.conv(x, 16, "c")                                 # grows: 288 + 576 bytes; scratch 2 * 72
+    program = CExporter().plan(builder.finish(builder.conv(y, 2, "d")))
+    assert [(load.tensors, load.scratch) for load in program.arena.loads] == [(288, 72), (288, 16), (864, 144), (576, 288), (0, 0)]
+    assert program.lower_bound == program.arena_bytes == 1008
+    CExporter().write(builder.graph, tmp_path / "net")
+    text = (tmp_path / "net" / "arena_map.txt").read_text()
+    assert text == program.arena_map() and text.startswith("Arena of net: 1008 bytes.\nBest possible for this order of steps: 1008 bytes, which live at step 2: 864 in")
+
+
+def test_products_and_pools_work_in_place_only_where_nothing_unread_is_overwritten():
+    def shares(build, shape=(6, 6, 8)):
+        builder = c_graphs.Builder(shape)
+        x = builder.conv(builder.input, shape[-1], "first", window=(1,) * (len(shape) - 1))
+        y = build(builder, x)
+        program = CExporter().plan(builder.finish(builder.conv(y, 1, "end", window=(1,) * (len(shape) - 1))))
+        step = next(step for step in program.steps if step.output == y)
+        return EMITTERS[step.op].reusable(program.graph, step) == ("first_q",)
+
+    pool = {"pool_size": (2, 2), "strides": (2, 2)}
+    assert shares(lambda b, x: b.conv(x, 8, "c", window=(1, 1)))
+    assert shares(lambda b, x: b.conv(x, 4, "c", padding="valid"))
+    assert not shares(lambda b, x: b.conv(x, 8, "c")), "padding: a window begins before its pixel"
+    assert not shares(lambda b, x: b.conv(x, 9, "c", window=(1, 1))), "the pixels grow"
+    assert not shares(lambda b, x: b.conv(x, 8, "c", window=(1, 1), groups=2)), "the second group still reads the pixel"
+    assert not shares(lambda b, x: b.conv(x, 8, "c", window=(1, 1), out=c_graphs.S16(-10))), "the codes grow"
+    assert not shares(lambda b, x: b.conv(b.node("pad", "p", x, pads=((0, 0), (0, 3), (0, 0))), 8, "c", window=(1, 1), padding="valid")), "rows grow"
+    assert shares(lambda b, x: b.node("max_pool", "m", x, padding="valid", **pool))
+    assert shares(lambda b, x: b.conv(x, 8, "c", op="depthwise_conv", padding="valid"))
+    assert not shares(lambda b, x: b.conv(x, 8, "c", op="depthwise_conv"))
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_no_two_tensors_of_one_step_overlap_in_the_arena(seed):
     program = CExporter().plan(c_graphs.random_network(seed))
@@ -241,7 +289,8 @@ def test_no_two_tensors_of_one_step_overlap_in_the_arena(seed):
         assert a.offset + a.bytes <= program.arena_bytes
         for b in program.blocks[i + 1 :]:
             apart_in_time = a.last < b.first or b.last < a.first
-            assert apart_in_time or a.offset + a.bytes <= b.offset or b.offset + b.bytes <= a.offset, (a, b)
+            in_place = a.offset == b.offset and (a.last == b.first or b.last == a.first)
+            assert apart_in_time or in_place or a.offset + a.bytes <= b.offset or b.offset + b.bytes <= a.offset, (a, b)
 
 
 def test_elementwise_outputs_take_the_memory_of_an_input_that_ends():

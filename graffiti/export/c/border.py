@@ -81,7 +81,8 @@ class _Remover:
             outputs.append(OutputPort(self.code_of[name], name, name in self.softmax))
         self.new.outputs = [port.value for port in outputs]
         self.new.inputs = [port.value for port in self.ports]
-        self.new.prune()
+        if not self.problems:  # else it stays whole, so that everything in it that stands against the export is found at once
+            self.new.prune()
         return Border(self.new, self.ports, outputs, self.problems)
 
     def _node(self, node: Node) -> None:
@@ -138,7 +139,7 @@ class _Remover:
         else:
             if not self.problems:
                 self._problem(quantize, "it rounds a float value that is neither an input nor made of codes", "quantize the layer in front of it")
-            return None
+            self.new.types[name] = TensorType(shape, format)  # never exported: what follows is looked at too
         self.made[key] = name
         return name
 

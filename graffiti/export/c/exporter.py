@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from graffiti import files
 from graffiti.export.base import Exporter, ExportError, Problem
-from graffiti.export.c.border import Border
+from graffiti.export.c.border import Border, InputPort
+from graffiti.export.c.build_files import FIRMWARE
 from graffiti.export.c.program import Program, build, prepare
 from graffiti.export.c.render import render
 from graffiti.export.c.selftest import Vectors
@@ -20,14 +21,16 @@ from graffiti.graph.ir import Graph
 from graffiti.numerics import reference
 
 RUNTIME = pathlib.Path(__file__).with_name("runtime")
+FIRMWARE_FOLDER = pathlib.Path(__file__).with_name("firmware")
 
 
 class CExporter(Exporter):
     """Plain C99: ``void <name>_run(const int8_t *input, int8_t *output)`` over codes, with all memory static.
 
     The folder holds ``<name>.c`` and ``<name>.h`` (weights as constants, one call per fused step), ``graffiti_runtime.c`` and
-    ``.h`` (the kernels; the same for every network), ``main.c`` with ``vectors.h`` (a self-test), ``Makefile`` and ``<name>.json``
-    (the interface for programs). A softmax at the output is left out: the largest code is the largest probability.
+    ``.h`` (the kernels; the same for every network), ``main.c`` with ``vectors.h`` (a self-test), ``Makefile`` and ``CMakeLists.txt``,
+    ``firmware`` (the self-test for Cortex-M boards), ``arena_map.txt`` (where every tensor lies) and ``<name>.json`` (the interface
+    for programs). A softmax at the output is left out: the largest code is the largest probability.
     """
 
     name = "c"
@@ -59,9 +62,7 @@ class CExporter(Exporter):
             ExportError: lists every layer that stands against it.
             FileExistsError: where ``path`` exists and ``overwrite`` is false.
         """
-        border, problems = prepare(graph)
-        if problems:
-            raise ExportError(self.name, graph, problems)
+        border = self.border(graph)
         path = files.check_free(path, overwrite=overwrite)
         if name is not None:
             graph = graph.copy()
@@ -71,19 +72,26 @@ class CExporter(Exporter):
         vectors = None if test_inputs is None else reference_vectors(graph, border, test_inputs)
         texts = render(program, vectors)
         with files.atomic_folder(path, overwrite=overwrite) as folder:
+            (folder / "firmware").mkdir()
             for file, text in texts.items():
                 (folder / file).write_text(text, encoding="ascii", newline="\n")
-            for source in ("graffiti_runtime.c", "graffiti_runtime.h"):
-                shutil.copyfile(RUNTIME / source, folder / source)
-            written = [*texts, "graffiti_runtime.c", "graffiti_runtime.h"]
+            copies = {source: RUNTIME / source for source in ("graffiti_runtime.c", "graffiti_runtime.h")}
+            copies |= {f"firmware/{source}": FIRMWARE_FOLDER / source for source in FIRMWARE}
+            for target, copied in copies.items():
+                shutil.copyfile(copied, folder / target)
+            written = [*texts, *copies]
         return [path / file for file in written]
 
-    def plan(self, graph: Graph, *, fused: bool = True) -> Program:
-        """The program that ``write`` would render: steps, addresses, arena."""
+    def border(self, graph: Graph) -> Border:
+        """The ports of the exported function; an ExportError where the graph cannot be exported."""
         border, problems = prepare(graph)
         if problems:
             raise ExportError(self.name, graph, problems)
-        return build(graph, border, fused=fused)
+        return border
+
+    def plan(self, graph: Graph, *, fused: bool = True) -> Program:
+        """The program that ``write`` would render: steps, addresses, arena."""
+        return build(graph, self.border(graph), fused=fused)
 
 
 def reference_vectors(graph: Graph, border: Border, inputs) -> Vectors:
@@ -94,12 +102,21 @@ def reference_vectors(graph: Graph, border: Border, inputs) -> Vectors:
         border: the same without.
         inputs: real values, ``(examples, ...)``: an array, a list, or a dict by input name.
     """
+    codes = port_codes(graph, border.inputs, inputs)
+    if any(len(array) == 0 for array in codes):
+        raise ValueError("test_inputs holds no example; give at least one, or leave it out")
+    return Vectors(codes, interpreter.run(border.graph, codes))
+
+
+def port_codes(graph: Graph, ports: Sequence[InputPort], inputs) -> list[np.ndarray]:
+    """Real inputs as the codes of every input port, by the reference.
+
+    Args:
+        graph: the graph with its float borders.
+        ports: of its border.
+        inputs: real values, ``(examples, ...)``: an array, a list, or a dict by input name.
+    """
     if not isinstance(inputs, Mapping):
         inputs = dict(zip(graph.inputs, inputs if isinstance(inputs, (list, tuple)) else [inputs], strict=True))
     real = interpreter.bind_inputs(graph, inputs)
-    if any(len(array) == 0 for array in real.values()):
-        raise ValueError("test_inputs holds no example; give at least one, or leave it out")
-    codes = [
-        reference.quantize(np.asarray(real[port.source], np.float32), port.format, port.rounding, name=f"input {port.source!r}") for port in border.inputs
-    ]
-    return Vectors(codes, interpreter.run(border.graph, codes))
+    return [reference.quantize(np.asarray(real[port.source], np.float32), port.format, port.rounding, name=f"input {port.source!r}") for port in ports]

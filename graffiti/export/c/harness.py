@@ -127,7 +127,7 @@ class CModel:
             self._check_shape(port, real)
             if np.isnan(real).any():
                 raise ValueError(f"input {port['source']!r} holds NaN, which has no code; clean the data first")
-            out = np.empty(real.shape, _dtype(port))
+            out = np.empty(real.shape, storage_dtype(port))
             self._library.driver_quantize(ctypes.c_int(index), _pointer(real), _pointer(out), ctypes.c_long(len(real)))
             codes.append(out)
         return codes
@@ -144,7 +144,7 @@ class CModel:
     def run_all(self, inputs, *, codes: bool = False) -> dict[str, np.ndarray]:
         """Every tensor that exists in the C program by its name in the graph: codes ``(batch, ...)``."""
         batch = self._ports(inputs, codes)
-        tensors = [np.empty((len(batch[0]), *entry["shape"]), _dtype(entry)) for entry in self.manifest["trace"]]
+        tensors = [np.empty((len(batch[0]), *entry["shape"]), storage_dtype(entry)) for entry in self.manifest["trace"]]
         self._run(batch, True, tensors)
         return {entry["tensor"]: array for entry, array in zip(self.manifest["trace"], tensors)}
 
@@ -152,7 +152,7 @@ class CModel:
         """Output codes as float32, by the helpers in the exported header."""
         real = []
         for index, (port, codes) in enumerate(zip(self.outputs, outputs, strict=True)):
-            codes = np.ascontiguousarray(codes, _dtype(port))
+            codes = np.ascontiguousarray(codes, storage_dtype(port))
             self._check_shape(port, codes)
             out = np.empty(codes.shape, np.float32)
             self._library.driver_dequantize(ctypes.c_int(index), _pointer(codes), _pointer(out), ctypes.c_long(len(codes)))
@@ -171,7 +171,7 @@ class CModel:
             self._check_shape(port, array)
             if array.dtype.kind not in "iu" or (array.size and not format.qmin <= array.min() <= array.max() <= format.qmax):
                 raise ValueError(f"input {port['source']!r} takes integer codes from {format.qmin} to {format.qmax}, got dtype {array.dtype} or values outside")
-            checked.append(np.ascontiguousarray(array, _dtype(port)))
+            checked.append(np.ascontiguousarray(array, storage_dtype(port)))
         return checked
 
     def _run(self, inputs, codes: bool, tensors: list[np.ndarray]) -> list[np.ndarray]:
@@ -180,7 +180,7 @@ class CModel:
         if len(counts) != 1:
             raise ValueError(f"all inputs hold as many examples, got {sorted(counts)}")
         count = counts.pop()
-        outputs = [np.empty((count, *port["shape"]), _dtype(port)) for port in self.outputs]
+        outputs = [np.empty((count, *port["shape"]), storage_dtype(port)) for port in self.outputs]
         with self._lock:
             collected = self._library.driver_run(_pointers(batch), _pointers(outputs), _pointers(tensors), ctypes.c_long(len(tensors)), ctypes.c_long(count))
         if tensors and collected != len(tensors) and count:
@@ -202,7 +202,8 @@ def read_manifest(folder: pathlib.Path) -> dict:
     raise ValueError(f"{folder} holds no network that graffiti exported as C; expected a <name>.json beside <name>.c")
 
 
-def _dtype(entry: dict) -> np.dtype:
+def storage_dtype(entry: dict) -> np.dtype:
+    """numpy's type of a tensor in the manifest."""
     return type_of(QFormat.parse(entry["format"])).dtype
 
 

@@ -10,11 +10,11 @@ KEYWORDS = frozenset(
     "auto break case char const continue default do double else enum extern float for goto if inline int long register restrict return "
     "short signed sizeof static struct switch typedef union unsigned void volatile while "  # C99, then C++ for those who include the header there
     "alignas alignof and asm bool catch class constexpr decltype delete explicit export false friend mutable namespace new noexcept not nullptr "
-    "operator or private protected public static_assert template this throw true try typeid typename using virtual wchar_t xor".split()
+    "concept constinit co_await co_return co_yield requires thread_local typeof operator or private protected public static_assert template this throw true try typeid typename using virtual wchar_t xor".split()
 )
 # File names that mean something else beside the model's own .c and .h.
 RESERVED_FILES = frozenset(
-    "main makefile vectors assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdarg stdbool stddef stdint stdio "
+    "main makefile vectors semihosting arm_mve arm_acle assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdarg stdbool stddef stdint stdio "
     "stdlib string tgmath time wchar wctype".split()
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from graffiti.export.c.build_files import cmake_text, firmware_text
 from graffiti.export.c.emit import EMITTERS
 from graffiti.export.c.names import comment, string_literal
 from graffiti.export.c.program import Program
@@ -27,6 +28,9 @@ def render(program: Program, vectors: Vectors | None) -> dict[str, str]:
         f"{program.name}.c": _source(program, writer, body),
         "main.c": main_text(program, vectors is not None),
         "Makefile": makefile_text(program),
+        "arena_map.txt": program.arena_map(),
+        "CMakeLists.txt": cmake_text(program, vectors is not None),
+        "firmware/main.c": firmware_text(program, vectors is not None),
         f"{program.name}.json": json.dumps(manifest(program, writer.flash), indent=1) + "\n",
     }
     if vectors is not None:
@@ -47,7 +51,7 @@ def manifest(program: Program, flash: int) -> dict:
         return {"tensor": value, "format": str(format), "type": type_of(format).c, "shape": list(example_shape(program.graph, value))}
 
     return {
-        "format": "graffiti-c", "version": 1, "name": program.name, "arena_bytes": program.arena_bytes, "flash_bytes": flash,
+        "format": "graffiti-c", "version": 1, "name": program.name, "arena_bytes": program.arena_bytes, "arena_lower_bound": program.lower_bound, "flash_bytes": flash,
         "inputs": [{"argument": a, "source": p.source, "rounding": p.rounding, **tensor(p.value)} for a, p in program.inputs],
         "outputs": [{"argument": a, "source": p.source, "softmax_left_out": p.softmax, **tensor(p.value)} for a, p in program.outputs],
         "trace": [tensor(value) for value in traced(program)],
@@ -61,7 +65,7 @@ def _body(program: Program, writer: Writer) -> list[str]:
     for index, step in enumerate(program.steps):
         names = " + ".join(step.nodes)
         lines.append(f"/* {index}: {comment(names)} -> {comment(str(_format(program, step.output)))} {_shape(program, step.output)} */")
-        scratch = f"AT({program.scratch[index]})" if index in program.scratch else "NULL"
+        scratch = f"AT({program.arena.scratch[index]})" if index in program.arena.scratch else "NULL"
         lines += EMITTERS[step.op].emit(writer, step, scratch)
         lines.append(_trace(program, step.output))
     for port, value in program.copies:
@@ -84,7 +88,7 @@ def _source(program: Program, writer: Writer, body: Sequence[str]) -> str:
         if len(blocks) > _MAP_LINES:
             blocks = [*blocks[:_MAP_LINES], f" *   ... and {len(blocks) - _MAP_LINES} more"]
         arena = (
-            f"\n/* The arena: {program.arena_bytes} bytes; at the fullest step {program.lower_bound} bytes live at once.\n"
+            f"\n/* The arena: {program.arena_bytes} bytes; best possible for this order of steps {program.lower_bound} (see arena_map.txt).\n"
             " *       first ... end       living in            what\n" + "\n".join(blocks) + "\n */\n"
             f"static union {{\n    int32_t alignment;\n    uint8_t bytes[{program.arena_bytes}];\n}} {name}_arena GRAFFITI_ALIGNED;\n"
             f"#define AT(offset) ((void *)({name}_arena.bytes + (offset)))\n"

@@ -53,7 +53,7 @@ def main_text(program: Program, has_vectors: bool) -> str:
         + ("        if (got == 0 && feof(stdin)) return 0;\n" if i == 0 else "")
         + f"        if (got != {upper}_{a.upper()}_COUNT) return cut_off();" for i, (a, _) in enumerate(program.inputs)
     )
-    writes = "\n".join(f"        fwrite({a}, sizeof({a}[0]), {upper}_{a.upper()}_COUNT, stdout);" for a, _ in program.outputs)
+    writes = "\n".join(f"            fwrite({a}, sizeof({a}[0]), {upper}_{a.upper()}_COUNT, stdout);" for a, _ in program.outputs)
     sources = ", ".join([f"vector_{a}[i]" for a, _ in program.inputs] + [a for a, _ in program.outputs])
     compares = "\n".join(
         f"        for (long k = 0; k < {upper}_{a.upper()}_COUNT; k++) {{\n"
@@ -86,6 +86,7 @@ def main_text(program: Program, has_vectors: bool) -> str:
  *   {name}           run the stored test vectors; exit code 1 if one integer differs
  *   {name} --batch   codes of inputs from stdin, example after example (all inputs of one, then the next); codes of outputs to stdout
  *   {name} --trace   in a build with -DGRAFFITI_TRACE: print every tensor of the first test vector
+ *   {name} --tensors in such a build: as --batch, but the codes of every tensor to stdout, in the order of {name}.json
  */
 #include <stdio.h>
 #include <string.h>
@@ -101,12 +102,14 @@ static int cut_off(void) {{
     return 1;
 }}
 
-static int batch(void) {{
+static int batch(int write_outputs) {{
     for (;;) {{
         size_t got;
 {reads}
         {name}_run({', '.join(arguments)});
+        if (write_outputs) {{
 {writes}
+        }}
         if (ferror(stdout)) return 1;
     }}
 }}
@@ -117,7 +120,26 @@ static void print_tensor(const char *tensor, const void *data, size_t count, int
     printf("%s: %lu elements of %d bytes\\n", tensor, (unsigned long)count, bytes);
     for (size_t i = 0; i < count * (size_t)bytes; i++) printf("%02x%s", byte[i], (i + 1) % 64 == 0 || i + 1 == count * (size_t)bytes ? "\\n" : "");
 }}
+
+static void write_tensor(const char *tensor, const void *data, size_t count, int bytes) {{
+    (void)tensor;
+    fwrite(data, (size_t)bytes, count, stdout);
+}}
+#else
+static int no_trace(void) {{
+    puts("{name}: build with -DGRAFFITI_TRACE to print tensors (make trace)");
+    return 2;
+}}
 #endif
+
+static int tensors(void) {{
+#ifdef GRAFFITI_TRACE
+    {name}_trace(write_tensor);
+    return batch(0);
+#else
+    return no_trace();
+#endif
+}}
 
 static int trace(void) {{
 #ifdef GRAFFITI_TRACE
@@ -125,16 +147,16 @@ static int trace(void) {{
     {trace_run}
     return 0;
 #else
-    puts("{name}: build with -DGRAFFITI_TRACE to print tensors (make trace)");
-    return 2;
+    return no_trace();
 #endif
 }}
 
 int main(int argc, char **argv) {{
     if (argc == 1) return check();
-    if (argc == 2 && strcmp(argv[1], "--batch") == 0) return batch();
+    if (argc == 2 && strcmp(argv[1], "--batch") == 0) return batch(1);
     if (argc == 2 && strcmp(argv[1], "--trace") == 0) return trace();
-    fprintf(stderr, "usage: %s [--batch | --trace]\\n", argv[0]);
+    if (argc == 2 && strcmp(argv[1], "--tensors") == 0) return tensors();
+    fprintf(stderr, "usage: %s [--batch | --trace | --tensors]\\n", argv[0]);
     return 2;
 }}
 """

@@ -9,7 +9,7 @@ import numpy as np
 
 from graffiti.export.c.fuse import INT32_MAX, INT32_MIN, Stage, Step
 from graffiti.export.c.names import Names
-from graffiti.export.c.types import S32, TYPES, CType, smallest, type_of
+from graffiti.export.c.types import S4, S32, TYPES, U8, CType, pack_nibbles, smallest, type_of
 from graffiti.graph.ir import Graph
 from graffiti.numerics.formats import QFormat
 
@@ -88,6 +88,12 @@ class Writer:
         values = np.asarray(self.graph.constants[value] if values is None else values)
         type = smallest(values, types)
         return self.array(value, values, type), type
+
+    def kernel(self, name: str, rows: np.ndarray, type: CType) -> str:
+        """Define a kernel of ``rows`` (the last axis is what a row holds), packed two to a byte where ``type`` is S4."""
+        if type == S4:
+            return self.array(name, pack_nibbles(rows.reshape(-1, rows.shape[-1])), U8)
+        return self.array(name, rows, type)
 
     def struct(self, type: str, name: str, body: str) -> str:
         """Define a constant struct (once for equal contents); returns its identifier."""

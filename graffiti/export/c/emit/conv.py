@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from graffiti.export.c.emit.base import Emitter
-from graffiti.export.c.emit.window import front_pads, kernel_type, patch_bytes, window_struct
+from graffiti.export.c.emit.window import front_pads, kernel_type, patch_bytes, shrinking, window_struct
 from graffiti.export.c.fuse import Step
 from graffiti.export.c.writer import Writer
 from graffiti.graph.ir import Graph
@@ -21,7 +21,13 @@ class Conv(Emitter):
 
     def scratch(self, graph: Graph, step: Step) -> int:
         shape = graph.constants[step.inputs[1]].shape
-        return patch_bytes(kernel_type(graph, step), shape[-1] // attr(step.node, "groups"), math.prod(shape[:-1]))
+        return patch_bytes(kernel_type(graph, step), 0, math.prod(shape[:-1]))
+
+    def reusable(self, graph: Graph, step: Step) -> tuple[str, ...]:
+        sizes = graph.constants[step.inputs[1]].shape[:-2]
+        pads = front_pads(graph, step, sizes, attr(step.node, "strides"), attr(step.node, "dilation"))
+        in_place = attr(step.node, "groups") == 1 and not any(pads) and shrinking(graph, step)
+        return step.inputs[:1] if in_place else ()
 
     def emit(self, writer: Writer, step: Step, scratch: str) -> list[str]:
         graph, node, (x, kernel) = writer.graph, step.node, step.inputs
@@ -30,7 +36,7 @@ class Conv(Emitter):
         pads = front_pads(graph, step, values.shape[:-2], strides, dilation)
         window = window_struct(writer, step, values.shape[:-2], strides, dilation, pads, groups)
         type = kernel_type(graph, step)
-        packed = writer.array(kernel, values.reshape(-1, values.shape[-1]).T, type)
+        packed = writer.kernel(kernel, values.reshape(-1, values.shape[-1]).T, type)
         return [
             f"graffiti_conv({window}, {writer.read(x)}, {writer.type(x).enum}, {packed}, {type.enum}, "
             f"{writer.epilogue(step)}, {writer.write(step.output)}, {scratch});"

@@ -30,6 +30,6 @@ class ConvTranspose(Emitter):
         window = window_struct(writer, step, sizes, strides, (1,) * len(sizes), pads)
         type = kernel_type(graph, step)
         return [
-            f"graffiti_conv_transpose({window}, {writer.read(x)}, {writer.type(x).enum}, {writer.array(kernel, values, type)}, {type.enum}, "
+            f"graffiti_conv_transpose({window}, {writer.read(x)}, {writer.type(x).enum}, {writer.kernel(kernel, values, type)}, {type.enum}, "
             f"{writer.epilogue(step)}, {writer.write(step.output)}, {scratch});"
         ]

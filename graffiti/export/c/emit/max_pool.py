@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from graffiti.export.c.emit.base import Emitter
-from graffiti.export.c.emit.window import front_pads, window_struct
+from graffiti.export.c.emit.window import front_pads, shrinking, window_struct
 from graffiti.export.c.fuse import Step
 from graffiti.export.c.types import type_of
 from graffiti.export.c.writer import Writer, example_shape, format_of
@@ -18,6 +18,11 @@ class MaxPool(Emitter):
 
     ops = ("max_pool",)
     ranks = (3, 4)
+
+    def reusable(self, graph: Graph, step: Step) -> tuple[str, ...]:
+        size = attr(step.node, "pool_size")
+        in_place = not any(front_pads(graph, step, size, attr(step.node, "strides"), (1,) * len(size))) and shrinking(graph, step)
+        return step.inputs[:1] if in_place else ()
 
     def emit(self, writer: Writer, step: Step, scratch: str) -> list[str]:
         size, strides = attr(step.node, "pool_size"), attr(step.node, "strides")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from graffiti.export.c.fuse import Step
-from graffiti.export.c.types import S8, S16, S32, U8, CType, smallest, type_of
+from graffiti.export.c.types import S4, S8, S16, S32, U8, CType, smallest, type_of
 from graffiti.export.c.writer import Writer, example_shape, format_of
 from graffiti.graph.ir import Graph
 from graffiti.graph.ops import attr, window_pads
@@ -44,10 +44,33 @@ def window_struct(writer: Writer, step: Step, window, strides, dilation, pads, g
 
 
 def kernel_type(graph: Graph, step: Step) -> CType:
-    """How a kernel that is multiplied with gathered patches is stored: 8 or 16 bits where it and the input allow, else 32."""
+    """How a kernel that is multiplied with gathered patches is stored: 4, 8 or 16 bits where it and the input allow, else 32."""
     if type_of(format_of(graph, step.inputs[0])) not in (S8, U8, S16):
         return S32
+    if fits_nibbles(graph, step.inputs[1]):
+        return S4
     return smallest(np.asarray(graph.constants[step.inputs[1]]), (S8, S16, S32))
+
+
+def fits_nibbles(graph: Graph, kernel: str) -> bool:
+    """Whether a kernel's format has signed codes of at most 4 bits: it is stored two weights to a byte."""
+    format = format_of(graph, kernel)
+    return format.signed and format.bits <= 4
+
+
+def shrinking(graph: Graph, step: Step) -> bool:
+    """Whether the output has no more rows and columns than the input, and a pixel of it takes no more bytes.
+
+    Without padding in front, the window of output pixel ``n`` begins at input pixel ``n`` or behind it. An output that is
+    written after its whole window was read then overwrites nothing that is still to be read, and may take the input's memory.
+    """
+    def pixel(value: str) -> int:
+        return example_shape(graph, value)[-1] * type_of(format_of(graph, value)).bytes
+
+    x = step.inputs[0]
+    if graph.is_constant(x) or pixel(step.output) > pixel(x):
+        return False
+    return all(out <= given for out, given in zip(example_shape(graph, step.output)[:-1], example_shape(graph, x)[:-1]))
 
 
 def patch_bytes(type: CType, sums: int, elements: int) -> int:

@@ -3,6 +3,15 @@
 
 #include <string.h>
 
+/* Loops for the SIMD of Cortex-M where the compiler says that it is there; -DGRAFFITI_PORTABLE keeps to the plain ones. */
+#if !defined(GRAFFITI_PORTABLE) && defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1) && !defined(__ARM_BIG_ENDIAN)
+#define GRAFFITI_USE_MVE
+#include <arm_mve.h>
+#elif !defined(GRAFFITI_PORTABLE) && defined(__ARM_FEATURE_DSP) && defined(__ARM_FEATURE_SIMD32) && !defined(__ARM_BIG_ENDIAN)
+#define GRAFFITI_USE_DSP
+#include <arm_acle.h>
+#endif
+
 /* Rounding shifts rely on an arithmetic right shift of negative integers, which C99 leaves to the compiler. */
 typedef char graffiti_needs_arithmetic_right_shift[(((int32_t)-3) >> 1) == -2 ? 1 : -1];
 
@@ -24,6 +33,7 @@ static void load(const void *x, graffiti_type type, size_t start, int32_t step, 
         case GRAFFITI_S16: WIDEN(int16_t); break;
         case GRAFFITI_U16: WIDEN(uint16_t); break;
         case GRAFFITI_S32: WIDEN(int32_t); break;
+        case GRAFFITI_S4: break; /* kernels only */
     }
 }
 
@@ -49,6 +59,7 @@ static void store(void *out, graffiti_type type, size_t start, int32_t count, co
         case GRAFFITI_S16: NARROW(int16_t); break;
         case GRAFFITI_U16: NARROW(uint16_t); break;
         case GRAFFITI_S32: NARROW(int32_t); break;
+        case GRAFFITI_S4: break; /* kernels only */
     }
 }
 
@@ -123,37 +134,175 @@ static void finish(const graffiti_epilogue *epilogue, int32_t channel, int32_t c
 
 /* ---- products -------------------------------------------------------------------------------------------------------- */
 
-/* sums[r] = x . w[r] for rows of w; four rows at a time share the loads of x. */
-#define DEFINE_ROWS(name, x_type, w_type)                                                                                \
+/* A 4-bit weight: element i of a row that was packed two to a byte, the even one in the low half. */
+static int32_t nibble(const uint8_t *row, int32_t i) { return (int32_t)(((uint32_t)row[i >> 1] >> ((i & 1) * 4) & 15u) ^ 8u) - 8; }
+
+/* sums[r] += x . w[r] for rows of w; four rows at a time share the loads of x. DOT(x, w, sum, more) adds up the products of one
+ * row, DOT4 those of four; a row takes `width` elements of w. */
+#define DEFINE_ROWS(name, x_type, w_type, width, DOT4, DOT)                                                              \
     static void name(const x_type *restrict x, const w_type *restrict w, int32_t count, int32_t rows, int32_t *restrict sums) { \
         int32_t r = 0;                                                                                                   \
         for (; r + 4 <= rows; r += 4) {                                                                                  \
-            const w_type *w0 = w + (size_t)r * (size_t)count, *w1 = w0 + count, *w2 = w1 + count, *w3 = w2 + count;      \
+            const w_type *w0 = w + (size_t)r * (size_t)(width), *w1 = w0 + (width), *w2 = w1 + (width), *w3 = w2 + (width); \
             int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;                                                                      \
-            for (int32_t i = 0; i < count; i++) {                                                                        \
-                s0 += (int32_t)x[i] * w0[i];                                                                             \
-                s1 += (int32_t)x[i] * w1[i];                                                                             \
-                s2 += (int32_t)x[i] * w2[i];                                                                             \
-                s3 += (int32_t)x[i] * w3[i];                                                                             \
-            }                                                                                                            \
+            DOT4;                                                                                                        \
             sums[r] += s0;                                                                                               \
             sums[r + 1] += s1;                                                                                           \
             sums[r + 2] += s2;                                                                                           \
             sums[r + 3] += s3;                                                                                           \
         }                                                                                                                \
         for (; r < rows; r++) {                                                                                          \
-            const w_type *w0 = w + (size_t)r * (size_t)count;                                                            \
+            const w_type *w0 = w + (size_t)r * (size_t)(width);                                                          \
             int32_t s0 = 0;                                                                                              \
-            for (int32_t i = 0; i < count; i++) s0 += (int32_t)x[i] * w0[i];                                             \
+            DOT;                                                                                                         \
             sums[r] += s0;                                                                                               \
         }                                                                                                                \
     }
-DEFINE_ROWS(rows_s8, int16_t, int8_t)
-DEFINE_ROWS(rows_s16, int16_t, int16_t)
-DEFINE_ROWS(rows_s32, int32_t, int32_t)
 
-static void rows(const void *patch, const void *kernel, graffiti_type kernel_type, size_t start, int32_t count, int32_t row_count, int32_t *sums) {
+#if defined(GRAFFITI_USE_MVE)
+/* Helium: eight products an instruction; the last, partial eight with the lanes behind the end switched off. */
+#define MVE_LOOP(BODY, REST)                                                                                             \
+    int32_t i = 0;                                                                                                       \
+    for (; i + 8 <= count; i += 8) {                                                                                     \
+        const int16x8_t xs = vldrhq_s16(x + i);                                                                          \
+        BODY                                                                                                             \
+    }                                                                                                                    \
+    if (i < count) {                                                                                                     \
+        const mve_pred16_t lanes = vctp16q((uint32_t)(count - i));                                                       \
+        const int16x8_t xs = vldrhq_z_s16(x + i, lanes);                                                                 \
+        REST                                                                                                             \
+    }
+#define MVE_S8(row, sum) sum = vmladavaq_s16(sum, xs, vldrbq_s16(row + i));
+#define MVE_S8_REST(row, sum) sum = vmladavaq_p_s16(sum, xs, vldrbq_z_s16(row + i, lanes), lanes);
+#define MVE_S16(row, sum) sum = vmladavaq_s16(sum, xs, vldrhq_s16(row + i));
+#define MVE_S16_REST(row, sum) sum = vmladavaq_p_s16(sum, xs, vldrhq_z_s16(row + i, lanes), lanes);
+DEFINE_ROWS(rows_s8, int16_t, int8_t, count,
+            MVE_LOOP(MVE_S8(w0, s0) MVE_S8(w1, s1) MVE_S8(w2, s2) MVE_S8(w3, s3),
+                     MVE_S8_REST(w0, s0) MVE_S8_REST(w1, s1) MVE_S8_REST(w2, s2) MVE_S8_REST(w3, s3)),
+            MVE_LOOP(MVE_S8(w0, s0), MVE_S8_REST(w0, s0)))
+DEFINE_ROWS(rows_s16, int16_t, int16_t, count,
+            MVE_LOOP(MVE_S16(w0, s0) MVE_S16(w1, s1) MVE_S16(w2, s2) MVE_S16(w3, s3),
+                     MVE_S16_REST(w0, s0) MVE_S16_REST(w1, s1) MVE_S16_REST(w2, s2) MVE_S16_REST(w3, s3)),
+            MVE_LOOP(MVE_S16(w0, s0), MVE_S16_REST(w0, s0)))
+
+/* Sixteen 4-bit weights: their low halves meet the even elements of x, their high halves the odd ones. */
+#define MVE_S4(row, sum)                                                                                                 \
+    do {                                                                                                                 \
+        const int16x8_t pairs = vldrbq_s16((const int8_t *)row + i / 2);                                                 \
+        sum = vmladavaq_s16(sum, xs.val[0], vshrq_n_s16(vshlq_n_s16(pairs, 12), 12));                                    \
+        sum = vmladavaq_s16(sum, xs.val[1], vshrq_n_s16(pairs, 4));                                                      \
+    } while (0);
+#define MVE_S4_LOOP(BODY, REST)                                                                                          \
+    int32_t i = 0;                                                                                                       \
+    for (; i + 16 <= count; i += 16) {                                                                                   \
+        const int16x8x2_t xs = vld2q_s16(x + i);                                                                         \
+        BODY                                                                                                             \
+    }                                                                                                                    \
+    for (; i < count; i++) { REST }
+#define S4_ONE(row, sum) sum += (int32_t)x[i] * nibble(row, i);
+DEFINE_ROWS(rows_s4, int16_t, uint8_t, (count + 1) / 2,
+            MVE_S4_LOOP(MVE_S4(w0, s0) MVE_S4(w1, s1) MVE_S4(w2, s2) MVE_S4(w3, s3), S4_ONE(w0, s0) S4_ONE(w1, s1) S4_ONE(w2, s2) S4_ONE(w3, s3)),
+            MVE_S4_LOOP(MVE_S4(w0, s0), S4_ONE(w0, s0)))
+#elif defined(GRAFFITI_USE_DSP)
+/* SMLAD: two products an instruction. SXTB16 widens bytes 0 and 2, so the elements of x are paired the same way. */
+static uint32_t word(const void *at) {
+    uint32_t value;
+    memcpy(&value, at, sizeof value);
+    return value;
+}
+static uint32_t low_halves(uint32_t a, uint32_t b) { return (a & 0xffffu) | b << 16; }      /* PKHBT */
+static uint32_t high_halves(uint32_t a, uint32_t b) { return a >> 16 | (b & 0xffff0000u); } /* PKHTB */
+static int32_t smlad(uint32_t a, uint32_t b, int32_t sum) { return __smlad((int16x2_t)a, (int16x2_t)b, sum); }
+static uint32_t sxtb16(uint32_t bytes) { return (uint32_t)__sxtb16((int8x4_t)bytes); }
+
+#define DSP_S8(row, sum)                                                                                                 \
+    do {                                                                                                                 \
+        const uint32_t bytes = word(row + i);                                                                            \
+        sum = smlad(even, sxtb16(bytes), sum);                                                                           \
+        sum = smlad(odd, sxtb16(bytes >> 8), sum);                                                                       \
+    } while (0);
+#define DSP_S8_LOOP(BODY, REST)                                                                                          \
+    int32_t i = 0;                                                                                                       \
+    for (; i + 4 <= count; i += 4) {                                                                                     \
+        const uint32_t a = word(x + i), b = word(x + i + 2), even = low_halves(a, b), odd = high_halves(a, b);           \
+        BODY                                                                                                             \
+    }                                                                                                                    \
+    for (; i < count; i++) { REST }
+#define ONE(row, sum) sum += (int32_t)x[i] * row[i];
+DEFINE_ROWS(rows_s8, int16_t, int8_t, count,
+            DSP_S8_LOOP(DSP_S8(w0, s0) DSP_S8(w1, s1) DSP_S8(w2, s2) DSP_S8(w3, s3), ONE(w0, s0) ONE(w1, s1) ONE(w2, s2) ONE(w3, s3)),
+            DSP_S8_LOOP(DSP_S8(w0, s0), ONE(w0, s0)))
+
+#define DSP_S16(row, sum) sum = smlad(pair, word(row + i), sum);
+#define DSP_S16_LOOP(BODY, REST)                                                                                         \
+    int32_t i = 0;                                                                                                       \
+    for (; i + 2 <= count; i += 2) {                                                                                     \
+        const uint32_t pair = word(x + i);                                                                               \
+        BODY                                                                                                             \
+    }                                                                                                                    \
+    for (; i < count; i++) { REST }
+DEFINE_ROWS(rows_s16, int16_t, int16_t, count,
+            DSP_S16_LOOP(DSP_S16(w0, s0) DSP_S16(w1, s1) DSP_S16(w2, s2) DSP_S16(w3, s3), ONE(w0, s0) ONE(w1, s1) ONE(w2, s2) ONE(w3, s3)),
+            DSP_S16_LOOP(DSP_S16(w0, s0), ONE(w0, s0)))
+
+/* Eight 4-bit weights in a word: low halves are elements 0, 2, 4, 6, high halves 1, 3, 5, 7, each made a signed byte. */
+static uint32_t signed_nibbles(uint32_t four) { return (uint32_t)__ssub8((int8x4_t)((four & 0x0f0f0f0fu) ^ 0x08080808u), (int8x4_t)0x08080808u); }
+#define DSP_S4(row, sum)                                                                                                 \
+    do {                                                                                                                 \
+        const uint32_t packed = word(row + i / 2), low = signed_nibbles(packed), high = signed_nibbles(packed >> 4);     \
+        sum = smlad(x04, sxtb16(low), sum);                                                                              \
+        sum = smlad(x26, sxtb16(low >> 8), sum);                                                                         \
+        sum = smlad(x15, sxtb16(high), sum);                                                                             \
+        sum = smlad(x37, sxtb16(high >> 8), sum);                                                                        \
+    } while (0);
+#define DSP_S4_LOOP(BODY, REST)                                                                                          \
+    int32_t i = 0;                                                                                                       \
+    for (; i + 8 <= count; i += 8) {                                                                                     \
+        const uint32_t a = word(x + i), b = word(x + i + 2), c = word(x + i + 4), d = word(x + i + 6);                   \
+        const uint32_t x04 = low_halves(a, c), x15 = high_halves(a, c), x26 = low_halves(b, d), x37 = high_halves(b, d); \
+        BODY                                                                                                             \
+    }                                                                                                                    \
+    for (; i < count; i++) { REST }
+#define S4_ONE(row, sum) sum += (int32_t)x[i] * nibble(row, i);
+DEFINE_ROWS(rows_s4, int16_t, uint8_t, (count + 1) / 2,
+            DSP_S4_LOOP(DSP_S4(w0, s0) DSP_S4(w1, s1) DSP_S4(w2, s2) DSP_S4(w3, s3), S4_ONE(w0, s0) S4_ONE(w1, s1) S4_ONE(w2, s2) S4_ONE(w3, s3)),
+            DSP_S4_LOOP(DSP_S4(w0, s0), S4_ONE(w0, s0)))
+#else
+#define ONE(row, sum) sum += (int32_t)x[i] * row[i];
+#define PLAIN_LOOP(BODY) for (int32_t i = 0; i < count; i++) { BODY }
+DEFINE_ROWS(rows_s8, int16_t, int8_t, count, PLAIN_LOOP(ONE(w0, s0) ONE(w1, s1) ONE(w2, s2) ONE(w3, s3)), PLAIN_LOOP(ONE(w0, s0)))
+DEFINE_ROWS(rows_s16, int16_t, int16_t, count, PLAIN_LOOP(ONE(w0, s0) ONE(w1, s1) ONE(w2, s2) ONE(w3, s3)), PLAIN_LOOP(ONE(w0, s0)))
+
+/* 4-bit weights become bytes in blocks, in loops that compilers vectorise. */
+static void rows_s4(const int16_t *restrict x, const uint8_t *restrict w, int32_t count, int32_t rows, int32_t *restrict sums) {
+    const int32_t width = (count + 1) / 2;
+    for (int32_t r = 0; r < rows; r++) {
+        const uint8_t *row = w + (size_t)r * (size_t)width;
+        int8_t weights[GRAFFITI_BLOCK];
+        int32_t s0 = 0;
+        for (int32_t i = 0; i < count; i += GRAFFITI_BLOCK) {
+            const int32_t block = smaller(GRAFFITI_BLOCK, count - i);
+            for (int32_t k = 0; k < (block + 1) / 2; k++) {
+                const uint8_t pair = row[i / 2 + k];
+                weights[2 * k] = (int8_t)((int32_t)((pair & 15u) ^ 8u) - 8);
+                weights[2 * k + 1] = (int8_t)((int32_t)((uint32_t)(pair >> 4) ^ 8u) - 8);
+            }
+            for (int32_t k = 0; k < block; k++) s0 += (int32_t)x[i + k] * weights[k];
+        }
+        sums[r] += s0;
+    }
+}
+#endif
+
+#define WIDE_ONE(row, sum) sum += x[i] * row[i];
+#define WIDE_LOOP(BODY) for (int32_t i = 0; i < count; i++) { BODY }
+DEFINE_ROWS(rows_s32, int32_t, int32_t, count, WIDE_LOOP(WIDE_ONE(w0, s0) WIDE_ONE(w1, s1) WIDE_ONE(w2, s2) WIDE_ONE(w3, s3)), WIDE_LOOP(WIDE_ONE(w0, s0)))
+
+/* Rows of a kernel from the row `first` on. */
+static void rows(const void *patch, const void *kernel, graffiti_type kernel_type, size_t first, int32_t count, int32_t row_count, int32_t *sums) {
+    const size_t start = first * (size_t)count;
     if (kernel_type == GRAFFITI_S8) rows_s8((const int16_t *)patch, (const int8_t *)kernel + start, count, row_count, sums);
+    else if (kernel_type == GRAFFITI_S4) rows_s4((const int16_t *)patch, (const uint8_t *)kernel + first * (size_t)((count + 1) / 2), count, row_count, sums);
     else if (kernel_type == GRAFFITI_S16) rows_s16((const int16_t *)patch, (const int16_t *)kernel + start, count, row_count, sums);
     else rows_s32((const int32_t *)patch, (const int32_t *)kernel + start, count, row_count, sums);
 }
@@ -195,20 +344,22 @@ static void gather(const graffiti_window *v, const void *x, graffiti_type x_type
 }
 
 void graffiti_conv(const graffiti_window *window, const void *x, graffiti_type x_type, const void *kernel, graffiti_type kernel_type,
-                   const graffiti_epilogue *epilogue, void *out, int32_t *scratch) {
+                   const graffiti_epilogue *epilogue, void *out, void *scratch) {
     const graffiti_window *v = window;
     const int32_t outputs = v->out_channels / v->groups, taps = v->kernel_height * v->kernel_width * (v->in_channels / v->groups);
     const int wide = kernel_type == GRAFFITI_S32;
-    int32_t *sums = scratch;
-    void *patch = scratch + outputs;
+    int32_t sums[GRAFFITI_BLOCK];
     size_t at = 0;
     for (int32_t row = 0; row < v->out_height; row++) {
         for (int32_t column = 0; column < v->out_width; column++) {
             for (int32_t group = 0; group < v->groups; group++, at += (size_t)outputs) {
-                gather(v, x, x_type, row, column, group, wide, patch);
-                memset(sums, 0, (size_t)outputs * sizeof(int32_t));
-                rows(patch, kernel, kernel_type, (size_t)group * (size_t)outputs * (size_t)taps, taps, outputs, sums);
-                finish(epilogue, group * outputs, outputs, sums, out, at);
+                gather(v, x, x_type, row, column, group, wide, scratch);
+                for (int32_t c = 0; c < outputs; c += GRAFFITI_BLOCK) {
+                    const int32_t count = smaller(GRAFFITI_BLOCK, outputs - c), channel = group * outputs + c;
+                    memset(sums, 0, (size_t)count * sizeof(int32_t));
+                    rows(scratch, kernel, kernel_type, (size_t)channel, taps, count, sums);
+                    finish(epilogue, channel, count, sums, out, at + (size_t)c);
+                }
             }
         }
     }
@@ -231,7 +382,7 @@ void graffiti_conv_transpose(const graffiti_window *window, const void *x, graff
                     const int32_t c = column + v->pad_left - kx;
                     if (c < 0 || c % v->stride_x != 0 || c / v->stride_x >= v->in_width) continue;
                     const size_t pixel = (size_t)(y / v->stride_y) * (size_t)v->in_width + (size_t)(c / v->stride_x);
-                    const size_t tap = (size_t)(ky * v->kernel_width + kx) * (size_t)v->out_channels * (size_t)v->in_channels;
+                    const size_t tap = (size_t)(ky * v->kernel_width + kx) * (size_t)v->out_channels;
                     append(patch, 0, wide, x, x_type, pixel * (size_t)v->in_channels, v->in_channels);
                     rows(patch, kernel, kernel_type, tap, v->in_channels, v->out_channels, sums);
                 }
@@ -252,20 +403,63 @@ void graffiti_conv_transpose(const graffiti_window *window, const void *x, graff
                 for (int32_t m = 0; m < multiplier; m++) sums[m] += (int32_t)x[c] * w[m];                                \
         }                                                                                                                \
     }
+#if defined(GRAFFITI_USE_MVE)
+/* Four channels at a time; channels behind the end are switched off. */
+#define DEFINE_MVE_TAP(name, x_type, LOAD_X)                                                                             \
+    static void name(const x_type *restrict x, const int8_t *restrict w, int32_t channels, int32_t multiplier, int32_t *restrict sums) { \
+        if (multiplier == 1) {                                                                                           \
+            for (int32_t c = 0; c < channels; c += 4) {                                                                  \
+                const mve_pred16_t lanes = vctp32q((uint32_t)(channels - c));                                            \
+                const int32x4_t product = vmulq_s32(LOAD_X, vldrbq_z_s32(w + c, lanes));                                 \
+                vstrwq_p_s32(sums + c, vaddq_s32(vldrwq_z_s32(sums + c, lanes), product), lanes);                        \
+            }                                                                                                            \
+        } else {                                                                                                         \
+            for (int32_t c = 0; c < channels; c++, w += multiplier, sums += multiplier)                                  \
+                for (int32_t m = 0; m < multiplier; m++) sums[m] += (int32_t)x[c] * w[m];                                \
+        }                                                                                                                \
+    }
+DEFINE_MVE_TAP(tap_s8_s8, int8_t, vldrbq_z_s32(x + c, lanes))
+DEFINE_MVE_TAP(tap_u8_s8, uint8_t, vreinterpretq_s32_u32(vldrbq_z_u32(x + c, lanes)))
+DEFINE_MVE_TAP(tap_s16_s8, int16_t, vldrhq_z_s32(x + c, lanes))
+#else
 DEFINE_TAP(tap_s8_s8, int8_t, int8_t)
 DEFINE_TAP(tap_u8_s8, uint8_t, int8_t)
 DEFINE_TAP(tap_s16_s8, int16_t, int8_t)
+#endif
 DEFINE_TAP(tap_s8_s16, int8_t, int16_t)
 DEFINE_TAP(tap_u8_s16, uint8_t, int16_t)
 DEFINE_TAP(tap_s16_s16, int16_t, int16_t)
 DEFINE_TAP(tap_s32_s32, int32_t, int32_t)
 
+/* Element i of a row of 4-bit weights as a signed byte, for `count` of them. */
+static void unpack(const uint8_t *row, int32_t start, int32_t count, int8_t *restrict out) {
+    for (int32_t i = 0; i < count; i++) out[i] = (int8_t)nibble(row, start + i);
+}
+
 /* sums += x[pixel] * kernel[tap], channel by channel; whatever has no loop of its own goes through int32 in blocks. */
 static void tap(const graffiti_window *v, const void *x, graffiti_type x_type, size_t x_start, const void *kernel, graffiti_type kernel_type,
-                size_t k_start, int32_t *sums) {
+                size_t tap_index, int32_t *sums) {
     const int32_t channels = v->in_channels, multiplier = v->out_channels / v->in_channels;
+    const size_t k_start = tap_index * (size_t)v->out_channels;
     const int16_t *x16 = (const int16_t *)x;
-    if (kernel_type == GRAFFITI_S8 && x_type == GRAFFITI_S8) tap_s8_s8((const int8_t *)x + x_start, (const int8_t *)kernel + k_start, channels, multiplier, sums);
+    if (kernel_type == GRAFFITI_S4) { /* S8, U8 and S16 inputs: a block of weights at a time becomes bytes */
+        const uint8_t *row = (const uint8_t *)kernel + tap_index * (size_t)((v->out_channels + 1) / 2);
+        int8_t weights[GRAFFITI_BLOCK];
+        for (int32_t c = 0; c < channels; c++) {
+            if (multiplier == 1) {
+                const int32_t count = smaller(GRAFFITI_BLOCK, channels - c);
+                unpack(row, c, count, weights);
+                if (x_type == GRAFFITI_S8) tap_s8_s8((const int8_t *)x + x_start + (size_t)c, weights, count, 1, sums + c);
+                else if (x_type == GRAFFITI_U8) tap_u8_s8((const uint8_t *)x + x_start + (size_t)c, weights, count, 1, sums + c);
+                else tap_s16_s8(x16 + x_start + (size_t)c, weights, count, 1, sums + c);
+                c += count - 1;
+            } else {
+                int32_t value = 0;
+                load(x, x_type, x_start + (size_t)c, 1, 1, &value);
+                for (int32_t m = 0; m < multiplier; m++) sums[c * multiplier + m] += value * nibble(row, c * multiplier + m);
+            }
+        }
+    } else if (kernel_type == GRAFFITI_S8 && x_type == GRAFFITI_S8) tap_s8_s8((const int8_t *)x + x_start, (const int8_t *)kernel + k_start, channels, multiplier, sums);
     else if (kernel_type == GRAFFITI_S8 && x_type == GRAFFITI_U8) tap_u8_s8((const uint8_t *)x + x_start, (const int8_t *)kernel + k_start, channels, multiplier, sums);
     else if (kernel_type == GRAFFITI_S8 && x_type == GRAFFITI_S16) tap_s16_s8(x16 + x_start, (const int8_t *)kernel + k_start, channels, multiplier, sums);
     else if (kernel_type == GRAFFITI_S16 && x_type == GRAFFITI_S8) tap_s8_s16((const int8_t *)x + x_start, (const int16_t *)kernel + k_start, channels, multiplier, sums);
@@ -299,7 +493,7 @@ void graffiti_depthwise_conv(const graffiti_window *window, const void *x, graff
                     const int32_t c = column * v->stride_x - v->pad_left + kx * v->dilation_x;
                     if (c < 0 || c >= v->in_width) continue;
                     tap(v, x, x_type, ((size_t)y * (size_t)v->in_width + (size_t)c) * (size_t)v->in_channels,
-                        kernel, kernel_type, (size_t)(ky * v->kernel_width + kx) * (size_t)v->out_channels, scratch);
+                        kernel, kernel_type, (size_t)(ky * v->kernel_width + kx), scratch);
                 }
             }
             finish(epilogue, 0, v->out_channels, scratch, out, at);

@@ -6,6 +6,9 @@
  * Every kernel computes rows of int32 accumulators, sends them through the stages of an epilogue (bias, rounding shift,
  * clamp) and stores them in the type of its output, so that accumulators never stand in memory as a tensor.
  * The exporter proves that no accumulator leaves int32.
+ *
+ * Where the compiler defines __ARM_FEATURE_MVE or __ARM_FEATURE_DSP the inner loops of products use those instructions
+ * (-DGRAFFITI_PORTABLE keeps to plain C); integers do not depend on it.
  */
 #ifndef GRAFFITI_RUNTIME_H
 #define GRAFFITI_RUNTIME_H
@@ -20,8 +23,9 @@ extern "C" {
 #define GRAFFITI_MAX_RANK 8
 #define GRAFFITI_BLOCK 64 /* elements that elementwise kernels hold on the stack as int32 */
 
-/* How codes are stored. */
-typedef enum { GRAFFITI_S8, GRAFFITI_U8, GRAFFITI_S16, GRAFFITI_U16, GRAFFITI_S32 } graffiti_type;
+/* How codes are stored. S4 is for kernels only: two weights to a byte, the first in the low half, every row of them (the last axis
+ * of a kernel) from a fresh byte on. */
+typedef enum { GRAFFITI_S8, GRAFFITI_U8, GRAFFITI_S16, GRAFFITI_U16, GRAFFITI_S32, GRAFFITI_S4 } graffiti_type;
 
 /* What a right shift does with the bits that fall off. */
 typedef enum { GRAFFITI_HALF_EVEN, GRAFFITI_HALF_UP, GRAFFITI_HALF_AWAY, GRAFFITI_FLOOR } graffiti_rounding;
@@ -66,14 +70,15 @@ typedef enum { GRAFFITI_ADD, GRAFFITI_SUBTRACT, GRAFFITI_MULTIPLY, GRAFFITI_MAXI
 /* round(value / 2^shift) with int64 inside, clamped to [low, high]; shift in -32...62. */
 int32_t graffiti_requantize_one(int32_t value, int32_t shift, graffiti_rounding rounding, int32_t low, int32_t high);
 
-/* Convolution. kernel: [out_channels][kernel_height][kernel_width][in_channels / groups]. A dense layer is a 1x1 window.
- * kernel_type S8 and S16 take S8, U8 and S16 inputs; kernel_type S32 takes every input.
- * scratch: int32[out_channels / groups], then int16[taps * in_channels / groups] (int32 where kernel_type is S32). */
+/* Convolution. kernel: [out_channels][kernel_height * kernel_width * in_channels / groups]. A dense layer is a 1x1 window.
+ * kernel_type S4, S8 and S16 take S8, U8 and S16 inputs; kernel_type S32 takes every input.
+ * scratch: int16[taps * in_channels / groups] (int32 where kernel_type is S32), aligned to 4 bytes. With one group, no padding and
+ * pixels that do not grow `out` may be the memory of x: an output is written after everything that it and those before it read. */
 void graffiti_conv(const graffiti_window *window, const void *x, graffiti_type x_type, const void *kernel, graffiti_type kernel_type,
-                   const graffiti_epilogue *epilogue, void *out, int32_t *scratch);
+                   const graffiti_epilogue *epilogue, void *out, void *scratch);
 
 /* Depthwise convolution; out_channels = in_channels * multiplier. kernel: [kernel_height][kernel_width][out_channels], S8, S16 or
- * S32. scratch: int32[out_channels]. */
+ * S32, or S4 with S8, U8 and S16 inputs. scratch: int32[out_channels]. */
 void graffiti_depthwise_conv(const graffiti_window *window, const void *x, graffiti_type x_type, const void *kernel, graffiti_type kernel_type,
                              const graffiti_epilogue *epilogue, void *out, int32_t *scratch);
 
@@ -83,7 +88,8 @@ void graffiti_sum_pool(const graffiti_window *window, const void *x, graffiti_ty
                        const graffiti_epilogue *epilogue, void *out, int32_t *scratch);
 
 /* Transposed convolution; pad_top, pad_left are rows and columns cut from the front of the full result.
- * kernel: [kernel_height][kernel_width][out_channels][in_channels]; types and scratch as graffiti_conv with one tap. */
+ * kernel: [kernel_height][kernel_width][out_channels][in_channels]; types as graffiti_conv. scratch:
+ * int32[out_channels], then int16[in_channels] (int32 where kernel_type is S32). */
 void graffiti_conv_transpose(const graffiti_window *window, const void *x, graffiti_type x_type, const void *kernel, graffiti_type kernel_type,
                              const graffiti_epilogue *epilogue, void *out, int32_t *scratch);
 
