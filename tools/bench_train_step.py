@@ -21,7 +21,7 @@ import graffiti
 
 _THREADS = flags.DEFINE_integer("threads", 1, "threads of every contender; the process is pinned to as many processors")
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "measured steps of each contender")
-_WARM_UP = flags.DEFINE_integer("warm_up", 12, "steps before the first measurement (adaptive precision settles)")
+_WARM_UP = flags.DEFINE_integer("warm_up", 12, "steps before the first measurement (adaptive precision updates in the first, as in a first epoch; then, as later, once per epoch)")
 _NETWORKS = flags.DEFINE_list("networks", ["resnet20", "vgg"], "of resnet20, vgg, resnet50")
 _SCHEME = flags.DEFINE_string("scheme", "adaptive_precision", "the low-bit contender")
 _XLA = flags.DEFINE_bool("xla", False, "also float32 with XLA (slow to compile)")
@@ -123,7 +123,7 @@ def main(_) -> None:
         fused = keras.models.clone_model(model, clone_function=lambda layer: (
             TensorFlowBatchNorm if type(layer) is layers.BatchNormalization else type(layer)).from_config(layer.get_config()))
         fused.set_weights(model.get_weights())
-        scheme = graffiti.schemes.training_schemes.get(_SCHEME.value, **({"steps_per_epoch": 200, "init_fraction": 0.01} if _SCHEME.value == "adaptive_precision" else {}))
+        scheme = graffiti.schemes.training_schemes.get(_SCHEME.value, **({"steps_per_epoch": 2, "interval_cap": 10_000} if _SCHEME.value == "adaptive_precision" else {}))
         low = graffiti.quantize_training(model, scheme, engine="native")
         contenders = {"float32": step_of(model, x, y), "float32, fused batch norm": step_of(fused, x, y), f"{scheme.name}, int8 kernels": step_of(low, x, y)}
         if _XLA.value:

@@ -3,11 +3,14 @@
 
 #include "loops/loops.h"
 #include "training/panels.h"
+#include "training/transposes.h"
 
 namespace graffiti {
 namespace {
 
 constexpr int64_t kStripBytes = 192 * 1024;  // gathered source that stays in the second-level cache
+constexpr int64_t kBlockRows = 24;           // a multiple of every tile's rows
+constexpr int64_t kCachedWeights = 512 * 1024;
 constexpr int64_t kSlack = 64;               // bytes a tile may read past the end
 
 struct Tap {
@@ -42,7 +45,7 @@ class ImageProduct {
   int64_t row_step_h = 1, row_step_w = 1, out_step_h = 1, out_step_w = 1;
   std::vector<Phase> phases;
 
-  // weight(tap, d, column) gives the s8 weights.
+  // weight(tap) gives the s8 weights of a tap: rows of the source's depth, `columns` contiguous values each.
   template <typename Weight>
   void Plan(const graffiti_parallel* parallel, const Weight& weight) {
     low_h_ = low_w_ = high_h_ = high_w_ = 0;
@@ -121,33 +124,38 @@ class ImageProduct {
     }
     phase.weights = AllocateAligned<uint8_t>(bytes);
     phase.init = AllocateAligned<int32_t>(static_cast<int64_t>(panels_.size()) * kMaxTileColumns);
-    std::vector<int64_t> corrections(panels_.size() * kMaxTileColumns);
     ParallelFor(parallel, static_cast<int64_t>(panels_.size()), 1, [&](int64_t lo, int64_t hi) {
       for (int64_t index = lo; index < hi; ++index) {
         const Panel& panel = panels_[index];
         uint8_t* out = phase.weights.get() + phase.panel_weights[index];
-        std::vector<int32_t> sums(panel.width);
         for (int64_t segment = 0; segment < segments; ++segment) {
-          const int64_t begin = segment % pieces * phase.run, count = std::min(phase.run, whole - begin);
+          const int64_t begin = segment % pieces * phase.run, end = std::min(begin + phase.run, whole);
           uint8_t* block = out + segment * phase.steps * panel.width * 4;
-          for (int64_t i = 0; i < count; ++i) {
-            const Tap& tap = phase.taps[segment / pieces * merge + (begin + i) / depth_];
-            int64_t stride;
-            const int8_t* row = weight(tap, (begin + i) % depth_, panel.first, &stride);
-            uint8_t* to = block + (i / group_) * panel.width * 4 + i % group_ * element_;
-            if (element_ == 1) {
-              for (int64_t c = 0; c < panel.columns; ++c) {
-                const int8_t value = row[c * stride];
-                reinterpret_cast<int8_t*>(to)[c * 4] = value;
-                sums[c] += value;
+          for (int64_t i = begin; i < end;) {  // the part of the run that is one tap's
+            const int8_t* rows = weight(phase.taps[segment / pieces * merge + i / depth_]) + i % depth_ * columns_;
+            const int64_t count = std::min(end - i, depth_ - i % depth_), at = i - begin;
+            if (at % group_ == 0 && (count % group_ == 0 || i + count == end)) {
+              uint8_t* to = block + at / group_ * panel.width * 4;
+              if (element_ == 1)
+                ToColumns8(rows, count, columns_, panel.first, panel.columns, panel.width, reinterpret_cast<int8_t*>(to));
+              else
+                ToColumns16(rows, count, columns_, panel.first, panel.columns, panel.width, reinterpret_cast<int16_t*>(to));
+            } else {  // groups that reach over two taps
+              for (int64_t k = 0; k < count; ++k) {
+                uint8_t* to = block + (at + k) / group_ * panel.width * 4 + (at + k) % group_ * element_;
+                const int8_t* row = rows + k * columns_ + panel.first;
+                for (int64_t c = 0; c < panel.columns; ++c) {
+                  if (element_ == 1)
+                    reinterpret_cast<int8_t*>(to)[c * 4] = row[c];
+                  else
+                    reinterpret_cast<int16_t*>(to)[c * 2] = row[c];
+                }
               }
-            } else {
-              for (int64_t c = 0; c < panel.columns; ++c) reinterpret_cast<int16_t*>(to)[c * 2] = row[c * stride];
             }
+            i += count;
           }
         }
-        if (offset_)
-          for (int64_t c = 0; c < panel.columns; ++c) phase.init[index * kMaxTileColumns + c] = -128 * sums[c];
+        if (offset_) Correct(phase, panel, out, segments, phase.init.get() + index * kMaxTileColumns);
       }
     });
     for (int64_t u = 0; u < rows_; ++u)
@@ -155,6 +163,27 @@ class ImageProduct {
         phase.row_in.push_back(static_cast<int32_t>((u * row_step_h * strip_width_ + v * row_step_w) * depth_ * element_));
         phase.row_out.push_back(static_cast<int32_t>(((u * out_step_h + phase.first_h) * out_w_ + v * out_step_w + phase.first_w) * columns_));
       }
+  }
+
+  // -128 times the columns' sums, by a row of ones.
+  void Correct(const Phase& phase, const Panel& panel, const uint8_t* packed, int64_t segments, int32_t* init) const {
+    alignas(64) static const int32_t zeros[kMaxTileColumns] = {};
+    const DotKernel* kernel = KernelFor(panel, 1);
+    const std::vector<int32_t> rows(kernel->rows, 0), offsets(segments, 0);
+    const std::vector<uint8_t> ones(phase.steps * 4 + kSlack, 1);
+    TileArgs t{};
+    t.base = ones.data();
+    t.row_offsets = rows.data();
+    t.segment_offsets = offsets.data();
+    t.segments = segments;
+    t.steps = phase.steps;
+    t.b = packed;
+    t.init = zeros;
+    t.out = init;
+    t.valid_rows = 1;
+    t.valid_columns = panel.width;
+    kernel->run32(t);
+    for (int64_t c = 0; c < panel.width; ++c) init[c] *= -128;
   }
 
   void Convert(const uint8_t* from, int64_t n, uint8_t* to) const {
@@ -182,7 +211,14 @@ class ImageProduct {
     }
   }
 
+  // Rows in blocks that write whole output rows where the weights stay in the cache; else one panel after the other, so that weights are read once.
   void RunPhase(const Phase& phase, const uint8_t* strip, int64_t rows, float* out) const {
+    const int64_t weights = static_cast<int64_t>(phase.segment_offsets.size()) * phase.steps * 4 * columns_;
+    const int64_t block = panels_.size() > 1 && weights <= kCachedWeights ? kBlockRows : rows;
+    for (int64_t first = 0; first < rows; first += block) RunRows(phase, strip, first, std::min(rows, first + block), out);
+  }
+
+  void RunRows(const Phase& phase, const uint8_t* strip, int64_t first, int64_t end, float* out) const {
     alignas(64) int32_t sums[kMaxTileRows * kMaxTileColumns];
     double wide[kMaxTileRows * kMaxTileColumns];
     const bool one = phase.chunks.size() <= 2;
@@ -196,10 +232,10 @@ class ImageProduct {
       t.out_stride = 4 * panel.width;
       t.valid_columns = panel.width;
       t.scale = scale_;
-      for (int64_t row = 0; row < rows;) {
+      for (int64_t row = first; row < end;) {
         const DotKernel* kernel = panel.kernels.back();
         int32_t last[kMaxTileRows];
-        const int64_t valid = std::min<int64_t>(kernel->rows, rows - row);
+        const int64_t valid = std::min<int64_t>(kernel->rows, end - row);
         t.row_offsets = phase.row_in.data() + row;
         if (valid < kernel->rows) {  // the last rows: the smallest tile that has them; rows past the end repeat the last one
           kernel = KernelFor(panel, valid);
@@ -282,10 +318,7 @@ void RunFlat(int tier, int type, int64_t rows, int64_t depth, int64_t columns, f
 
 int TrainingForward(const graffiti_conv_shape& s, int64_t batch, const void* x, int x_type, const int8_t* w, float scale, float* y, int tier,
                     const graffiti_parallel* parallel) {
-  const auto weight = [&](const Tap& tap, int64_t c, int64_t o, int64_t* stride) {
-    *stride = 1;
-    return w + ((tap.kernel_h * s.kernel_width + tap.kernel_w) * s.channels + c) * s.out_channels + o;
-  };
+  const auto weight = [&](const Tap& tap) { return w + (tap.kernel_h * s.kernel_width + tap.kernel_w) * s.channels * s.out_channels; };
   if (IsFlat(s)) {
     RunFlat(tier, x_type, batch * s.height * s.width, s.channels, s.out_channels, scale, x, y, parallel, weight);
     return GRAFFITI_OK;
@@ -305,10 +338,13 @@ int TrainingForward(const graffiti_conv_shape& s, int64_t batch, const void* x, 
 
 int TrainingInputGradient(const graffiti_conv_shape& s, int64_t batch, const void* dy, int dy_type, const int8_t* w, float scale, float* dx, int tier,
                           const graffiti_parallel* parallel) {
-  const auto weight = [&](const Tap& tap, int64_t o, int64_t c, int64_t* stride) {
-    *stride = s.out_channels;
-    return w + ((tap.kernel_h * s.kernel_width + tap.kernel_w) * s.channels + c) * s.out_channels + o;
-  };
+  const int64_t taps = s.kernel_height * s.kernel_width, size = s.channels * s.out_channels;
+  uint8_t* transposed = Scratch(kScratchColumns, taps * size + kSlack);  // [tap][out_channels][channels]
+  ParallelFor(parallel, taps, std::max<int64_t>(1, 16384 / size), [&](int64_t lo, int64_t hi) {
+    for (int64_t t = lo; t < hi; ++t)
+      ToPlanes8(reinterpret_cast<const uint8_t*>(w) + t * size, s.channels, s.out_channels, s.out_channels, 0, transposed + t * size, s.channels);
+  });
+  const auto weight = [&](const Tap& tap) { return reinterpret_cast<const int8_t*>(transposed) + (tap.kernel_h * s.kernel_width + tap.kernel_w) * size; };
   if (IsFlat(s)) {
     RunFlat(tier, dy_type, batch * s.height * s.width, s.out_channels, s.channels, scale, dy, dx, parallel, weight);
     return GRAFFITI_OK;

@@ -1,11 +1,8 @@
 // Weight gradient: pixels are the inner dimension. Channels of x become planes of pixels, dy becomes packed columns of pixel groups.
 #include <cstring>
 
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
-
 #include "training/panels.h"
+#include "training/transposes.h"
 
 namespace graffiti {
 namespace {
@@ -13,70 +10,6 @@ namespace {
 constexpr int64_t kBlockPixels = 8192;  // pixels of one pass over the tiles: planes and columns of it stay in the cache
 constexpr int64_t kTileRows = 24;       // rows of one unit of work, a multiple of every tile's
 constexpr int64_t kSlack = 64;
-
-// Pixels [pixels][channels] to [channels][pixels], destinations `plane` elements apart; `flip` is xored into bytes.
-void ToPlanes8(const uint8_t* from, int64_t pixels, int64_t pixel_stride, int64_t channels, uint8_t flip, uint8_t* to, int64_t plane) {
-  int64_t c = 0;
-#if defined(__SSE2__)
-  const __m128i mask = _mm_set1_epi8(static_cast<char>(flip));
-  for (; c + 16 <= channels; c += 16) {
-    int64_t p = 0;
-    for (; p + 16 <= pixels; p += 16) {
-      __m128i a[16], b[16];
-      for (int i = 0; i < 16; ++i) a[i] = _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + (p + i) * pixel_stride + c)), mask);
-      for (int i = 0; i < 8; ++i) { b[2 * i] = _mm_unpacklo_epi8(a[i], a[i + 8]); b[2 * i + 1] = _mm_unpackhi_epi8(a[i], a[i + 8]); }
-      for (int i = 0; i < 8; ++i) { a[2 * i] = _mm_unpacklo_epi8(b[i], b[i + 8]); a[2 * i + 1] = _mm_unpackhi_epi8(b[i], b[i + 8]); }
-      for (int i = 0; i < 8; ++i) { b[2 * i] = _mm_unpacklo_epi8(a[i], a[i + 8]); b[2 * i + 1] = _mm_unpackhi_epi8(a[i], a[i + 8]); }
-      for (int i = 0; i < 8; ++i) { a[2 * i] = _mm_unpacklo_epi8(b[i], b[i + 8]); a[2 * i + 1] = _mm_unpackhi_epi8(b[i], b[i + 8]); }
-      for (int i = 0; i < 16; ++i) _mm_storeu_si128(reinterpret_cast<__m128i*>(to + (c + i) * plane + p), a[i]);
-    }
-    for (; p < pixels; ++p)
-      for (int i = 0; i < 16; ++i) to[(c + i) * plane + p] = from[p * pixel_stride + c + i] ^ flip;
-  }
-#endif
-  for (; c < channels; ++c)
-    for (int64_t p = 0; p < pixels; ++p) to[c * plane + p] = from[p * pixel_stride + c] ^ flip;
-}
-
-template <typename From>
-void ToPlanes16(const From* from, int64_t pixels, int64_t pixel_stride, int64_t channels, int16_t* to, int64_t plane) {
-  for (int64_t c = 0; c < channels; ++c)
-    for (int64_t p = 0; p < pixels; ++p) to[c * plane + p] = from[p * pixel_stride + c];
-}
-
-// Pixels [pixels][channels] to [pixels / 4][width][4] bytes, zeros behind the last pixel and column.
-void ToColumns8(const int8_t* from, int64_t pixels, int64_t channels, int64_t first, int64_t columns, int64_t width, int8_t* to) {
-  for (int64_t p = 0; p < pixels; p += 4, to += 4 * width) {
-    const int64_t valid = std::min<int64_t>(4, pixels - p);
-    int64_t c = 0;
-#if defined(__SSE2__)
-    if (valid == 4) {
-      const int8_t* base = from + p * channels + first;
-      for (; c + 16 <= columns; c += 16) {
-        const auto load = [&](int64_t i) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(base + i * channels + c)); };
-        const __m128i a = load(0), b = load(1), d = load(2), e = load(3);
-        const __m128i ab0 = _mm_unpacklo_epi8(a, b), ab1 = _mm_unpackhi_epi8(a, b), de0 = _mm_unpacklo_epi8(d, e), de1 = _mm_unpackhi_epi8(d, e);
-        __m128i* out = reinterpret_cast<__m128i*>(to + 4 * c);
-        _mm_storeu_si128(out, _mm_unpacklo_epi16(ab0, de0));
-        _mm_storeu_si128(out + 1, _mm_unpackhi_epi16(ab0, de0));
-        _mm_storeu_si128(out + 2, _mm_unpacklo_epi16(ab1, de1));
-        _mm_storeu_si128(out + 3, _mm_unpackhi_epi16(ab1, de1));
-      }
-    }
-#endif
-    for (int64_t k = c; k < columns; ++k)
-      for (int64_t i = 0; i < 4; ++i) to[4 * k + i] = i < valid ? from[(p + i) * channels + first + k] : 0;
-    for (int64_t k = columns; k < width; ++k) std::memset(to + 4 * k, 0, 4);
-  }
-}
-
-template <typename From>
-void ToColumns16(const From* from, int64_t pixels, int64_t channels, int64_t first, int64_t columns, int64_t width, int16_t* to) {
-  for (int64_t p = 0; p < pixels; p += 2, to += 2 * width) {
-    for (int64_t k = 0; k < width; ++k)
-      for (int64_t i = 0; i < 2; ++i) to[2 * k + i] = p + i < pixels && k < columns ? from[(p + i) * channels + first + k] : 0;
-  }
-}
 
 // One shape of the product after flat products have been cut into rows of pixels.
 struct Shape {
@@ -106,19 +39,34 @@ class WeightProduct {
     plane_h_ = (s.out_h - 1) * s.stride_h + (s.kernel_h - 1) * s.dilation_h + 1;
     steps_ = CeilDiv(s.out_w, group_);
     image_plane_ = plane_h_ * plane_w_;
+    // Small images: the images of a block side by side are the inner dimension, so that a step is four images at one position.
+    inner_ = s.last_width == s.width && s.out_w < 32 && s.batch >= 16;
+    if (inner_) {
+      const int64_t safe = SafeTerms(types_, x_type, dy_type), many = std::min(kBlockPixels / (s.out_h * s.out_w), safe);
+      block_images_ = std::min(RoundUp(s.batch, group_), std::max<int64_t>(16, many / 16 * 16));
+      plane_w_ = (s.out_w - 1) * s.stride_w + (s.kernel_w - 1) * s.dilation_w + 1;
+      image_plane_ = plane_h_ * plane_w_;
+      residues_.assign(1, 0);
+      steps_ = block_images_ / group_;
+      segments_ = s.out_h * s.out_w;
+      rows_per_sum_ = std::max<int64_t>(1, std::min(segments_, safe / block_images_));
+      return;
+    }
     // images of one block: enough pixels to be worth it, few enough for 32-bit sums and the cache
     const int64_t pixels = s.out_h * steps_ * group_, safe = SafeTerms(types_, x_type, dy_type);
     rows_per_sum_ = std::max<int64_t>(1, std::min(s.out_h, safe / std::max<int64_t>(1, steps_ * group_)));
     block_images_ = std::max<int64_t>(1, std::min(kBlockPixels, safe) / std::max<int64_t>(1, pixels));
     block_images_ = std::min(block_images_, s.batch);
+    segments_ = block_images_ * s.out_h;
+    rows_per_sum_ = rows_per_sum_ < s.out_h ? rows_per_sum_ : segments_;
   }
 
   // Whether one output row alone may leave a 32-bit sum: then the caller cuts the rows.
-  bool RowTooLong() const { return steps_ * group_ > SafeTerms(types_, x_type_, dy_type_); }
+  bool RowTooLong() const { return !inner_ && steps_ * group_ > SafeTerms(types_, x_type_, dy_type_); }
 
   void Run(const void* x, const void* dy, float* dw, const graffiti_parallel* parallel) {
     const int64_t rows = s_.kernel_h * s_.kernel_w * s_.channels, outs = s_.out_channels;
-    const int64_t segments = block_images_ * s_.out_h;
+    const int64_t segments = segments_;
     const int64_t plane = block_images_ * image_plane_;  // elements of one channel of one residue
     const int64_t planes = static_cast<int64_t>(residues_.size()) * s_.channels;
     int64_t packed_width = 0;
@@ -133,31 +81,32 @@ class WeightProduct {
     std::memset(x_planes, offset_ ? 0x80 : 0, planes * plane * element_);  // the padding, which no image writes
     if (offset_) std::memset(x_planes + planes * plane, 1, plane + kSlack);
     uint8_t* columns = Scratch(kScratchColumns, packed_width * segments * steps_ * 4);
-    const bool once = block_images_ == s_.batch && rows_per_sum_ >= s_.out_h;
+    const bool once = block_images_ >= s_.batch && rows_per_sum_ >= segments;
     double* sums = once ? nullptr : reinterpret_cast<double*>(Scratch(kScratchWide, rows * packed_width * 8));
     if (!once) std::memset(sums, 0, rows * packed_width * 8);
     std::vector<int32_t> row_offsets(rows), segment_offsets(segments), corrections(packed_width);
     for (int64_t u = 0; u < s_.kernel_h; ++u)
-      for (int64_t v = 0; v < s_.kernel_w; ++v) {
-        const int64_t at = v * s_.dilation_w - s_.pad_left, shift = FloorDiv(at, s_.stride_w);
-        const int64_t residue = std::find(residues_.begin(), residues_.end(), at - shift * s_.stride_w) - residues_.begin();
+      for (int64_t v = 0; v < s_.kernel_w; ++v)
         for (int64_t c = 0; c < s_.channels; ++c)
-          row_offsets[(u * s_.kernel_w + v) * s_.channels + c] = static_cast<int32_t>(
-              (((residue * s_.channels + c) * plane) + u * s_.dilation_h * plane_w_ + shift - low_shift_) * element_);
-      }
-    for (int64_t g = 0; g < block_images_; ++g)
-      for (int64_t p = 0; p < s_.out_h; ++p)
-        segment_offsets[g * s_.out_h + p] = static_cast<int32_t>((g * image_plane_ + p * s_.stride_h * plane_w_) * element_);
+          row_offsets[(u * s_.kernel_w + v) * s_.channels + c] = static_cast<int32_t>(TapOffset(u, v, c, plane) * element_);
+    for (int64_t i = 0; i < segments; ++i) {
+      const int64_t at = inner_ ? (i / s_.out_w * s_.stride_h * plane_w_ + i % s_.out_w * s_.stride_w) * block_images_
+                                : i / s_.out_h * image_plane_ + i % s_.out_h * s_.stride_h * plane_w_;
+      segment_offsets[i] = static_cast<int32_t>(at * element_);
+    }
     const int64_t row_tiles = CeilDiv(rows, kTileRows);
     for (int64_t first = 0; first < s_.batch; first += block_images_) {
-      const int64_t images = std::min(block_images_, s_.batch - first), used = images * s_.out_h;
-      ParallelFor(parallel, images, std::max<int64_t>(1, 1024 / std::max<int64_t>(1, s_.out_h * s_.out_w)), [&](int64_t lo, int64_t hi) {
-        for (int64_t g = lo; g < hi; ++g) {
-          Planes(x, first + g, x_planes + g * image_plane_ * element_, plane);
-          for (std::size_t i = 0; i < panels_.size(); ++i)
-            Columns(dy, first + g, panels_[i], columns + (panel_at[i] * segments + g * s_.out_h * panels_[i].width) * steps_ * 4);
-        }
-      });
+      const int64_t images = std::min(block_images_, s_.batch - first), used = inner_ ? segments : images * s_.out_h;
+      if (inner_)
+        GatherInner(x, dy, first, images, x_planes, plane, columns, panel_at, parallel);
+      else
+        ParallelFor(parallel, images, std::max<int64_t>(1, 1024 / std::max<int64_t>(1, s_.out_h * s_.out_w)), [&](int64_t lo, int64_t hi) {
+          for (int64_t g = lo; g < hi; ++g) {
+            Planes(x, first + g, x_planes + g * image_plane_ * element_, plane);
+            for (std::size_t i = 0; i < panels_.size(); ++i)
+              Columns(dy, first + g, panels_[i], columns + (panel_at[i] * segments + g * s_.out_h * panels_[i].width) * steps_ * 4);
+          }
+        });
       const int64_t units = row_tiles * static_cast<int64_t>(panels_.size());
       if (offset_)
         for (std::size_t i = 0; i < panels_.size(); ++i) SumOfColumns(panels_[i], x_planes + planes * plane, columns + panel_at[i] * segments * steps_ * 4, segment_offsets, used, &corrections[panel_at[i]]);
@@ -185,6 +134,56 @@ class WeightProduct {
 
   const uint8_t* Image(const void* x, int64_t image, int type, int64_t pixels, int64_t channels) const {
     return static_cast<const uint8_t*>(x) + image * pixels * channels * TypeSize(type);
+  }
+
+  // Where tap (u, v) of channel c begins among the planes, in elements.
+  int64_t TapOffset(int64_t u, int64_t v, int64_t c, int64_t plane) const {
+    if (inner_) return c * plane + (u * s_.dilation_h * plane_w_ + v * s_.dilation_w) * block_images_;
+    const int64_t at = v * s_.dilation_w - s_.pad_left, shift = FloorDiv(at, s_.stride_w);
+    const int64_t residue = std::find(residues_.begin(), residues_.end(), at - shift * s_.stride_w) - residues_.begin();
+    return (residue * s_.channels + c) * plane + u * s_.dilation_h * plane_w_ + shift - low_shift_;
+  }
+
+  // Planes and columns of a block with the images innermost.
+  void GatherInner(const void* x, const void* dy, int64_t first, int64_t images, uint8_t* planes, int64_t plane, uint8_t* columns,
+                   const std::vector<int64_t>& panel_at, const graffiti_parallel* parallel) const {
+    const uint8_t zero = offset_ ? 0x80 : 0;
+    const int64_t x_image = s_.height * s_.width * s_.channels, dy_image = s_.out_h * s_.out_w * s_.out_channels;
+    const uint8_t* xs = static_cast<const uint8_t*>(x) + first * x_image * TypeSize(x_type_);
+    const uint8_t* dys = static_cast<const uint8_t*>(dy) + first * dy_image * TypeSize(dy_type_);
+    ParallelFor(parallel, image_plane_, std::max<int64_t>(1, image_plane_ / 8), [&](int64_t lo, int64_t hi) {
+      for (int64_t i = lo; i < hi; ++i) {
+        const int64_t h = i / plane_w_ - s_.pad_top, w = i % plane_w_ - s_.pad_left;
+        if (h < 0 || h >= s_.height || w < 0 || w >= s_.width) continue;
+        const int64_t at = (h * s_.width + w) * s_.channels;
+        uint8_t* to = planes + i * block_images_ * element_;
+        if (element_ == 1)
+          ToPlanes8(xs + at, images, x_image, s_.channels, zero, to, plane);
+        else if (x_type_ == GRAFFITI_U8)
+          ToPlanes16(xs + at, images, x_image, s_.channels, reinterpret_cast<int16_t*>(to), plane);
+        else
+          ToPlanes16(reinterpret_cast<const int8_t*>(xs) + at, images, x_image, s_.channels, reinterpret_cast<int16_t*>(to), plane);
+      }
+    });
+    ParallelFor(parallel, segments_, std::max<int64_t>(1, segments_ / 8), [&](int64_t lo, int64_t hi) {
+      for (int64_t i = lo; i < hi; ++i)
+        for (std::size_t k = 0; k < panels_.size(); ++k) {
+          const Panel& panel = panels_[k];
+          uint8_t* to = columns + (panel_at[k] * segments_ + i * panel.width) * steps_ * 4;
+          if (images < block_images_) std::memset(to, 0, steps_ * panel.width * 4);
+          PackColumns(dys, i * s_.out_channels, images, dy_image, panel, to);
+        }
+    });
+  }
+
+  // dy from element `at` on, `pixels` of them `stride` apart, as packed columns.
+  void PackColumns(const uint8_t* dy, int64_t at, int64_t pixels, int64_t stride, const Panel& panel, uint8_t* to) const {
+    if (element_ == 1)
+      ToColumns8(reinterpret_cast<const int8_t*>(dy) + at, pixels, stride, panel.first, panel.columns, panel.width, reinterpret_cast<int8_t*>(to));
+    else if (dy_type_ == GRAFFITI_S16)
+      ToColumns16(reinterpret_cast<const int16_t*>(dy) + at, pixels, stride, panel.first, panel.columns, panel.width, reinterpret_cast<int16_t*>(to));
+    else
+      ToColumns16(reinterpret_cast<const int8_t*>(dy) + at, pixels, stride, panel.first, panel.columns, panel.width, reinterpret_cast<int16_t*>(to));
   }
 
   // All channels of one image into the planes of its place in the block.
@@ -220,12 +219,7 @@ class WeightProduct {
     for (int64_t p = 0; p < s_.out_h; ++p, to += row_bytes) {
       const int64_t at = p * s_.out_w * s_.out_channels;
       if (width < s_.out_w) std::memset(to, 0, row_bytes);
-      if (element_ == 1)
-        ToColumns8(reinterpret_cast<const int8_t*>(from) + at, width, s_.out_channels, panel.first, panel.columns, panel.width, reinterpret_cast<int8_t*>(to));
-      else if (dy_type_ == GRAFFITI_S16)
-        ToColumns16(reinterpret_cast<const int16_t*>(from) + at, width, s_.out_channels, panel.first, panel.columns, panel.width, reinterpret_cast<int16_t*>(to));
-      else
-        ToColumns16(reinterpret_cast<const int8_t*>(from) + at, width, s_.out_channels, panel.first, panel.columns, panel.width, reinterpret_cast<int16_t*>(to));
+      PackColumns(from, at, width, s_.out_channels, panel, to);
     }
   }
 
@@ -260,7 +254,6 @@ class WeightProduct {
     t.steps = steps_;
     t.scale = scale_;
     t.out_stride = 4 * panel.width;
-    const int64_t per_sum = rows_per_sum_ < s_.out_h ? rows_per_sum_ : segments;
     while (row < end) {
       const DotKernel* kernel = panel.kernels.back();
       int32_t last[kMaxTileRows], out_offsets[kMaxTileRows];
@@ -272,8 +265,8 @@ class WeightProduct {
         t.row_offsets = last;
       }
       t.valid_rows = valid;
-      for (int64_t segment = 0; segment < segments; segment += per_sum) {
-        t.segments = std::min(per_sum, segments - segment);
+      for (int64_t segment = 0; segment < segments; segment += rows_per_sum_) {
+        t.segments = std::min(rows_per_sum_, segments - segment);
         t.segment_offsets = segment_offsets.data() + segment;
         t.b = columns + segment * steps_ * panel.width * 4;
         t.init = segment == 0 ? corrections : zeros;
@@ -303,6 +296,8 @@ class WeightProduct {
   bool offset_ = false;
   std::vector<Panel> panels_;
   std::vector<int64_t> residues_;
+  bool inner_ = false;
+  int64_t segments_ = 1;
   int64_t low_shift_ = 0, plane_w_ = 0, plane_h_ = 0, steps_ = 0, image_plane_ = 0, block_images_ = 1, rows_per_sum_ = 1;
 };
 
