@@ -123,8 +123,8 @@ def main(_) -> None:
         fused = keras.models.clone_model(model, clone_function=lambda layer: (
             TensorFlowBatchNorm if type(layer) is layers.BatchNormalization else type(layer)).from_config(layer.get_config()))
         fused.set_weights(model.get_weights())
-        scheme = graffiti.schemes.training_schemes.get(_SCHEME.value, **({"steps_per_epoch": 2, "interval_cap": 10_000} if _SCHEME.value == "adaptive_precision" else {}))
-        low = graffiti.quantize_training(model, scheme, engine="native")
+        scheme = graffiti.schemes.training_schemes.get(_SCHEME.value, **({"steps_per_epoch": 2, "interval_cap": 10_000, "widths": (8,)} if _SCHEME.value == "adaptive_precision" else {}))
+        low = graffiti.quantize_training(model, scheme, engine="native")  # adaptive precision held at 8 bits
         contenders = {"float32": step_of(model, x, y), "float32, fused batch norm": step_of(fused, x, y), f"{scheme.name}, int8 kernels": step_of(low, x, y)}
         if _XLA.value:
             contenders["float32, XLA"] = step_of(keras.models.clone_model(model), x, y, xla=True)

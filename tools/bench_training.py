@@ -67,13 +67,13 @@ def bench_products() -> None:
         strides = [1, s, s, 1]
         functions = {
             "forward": (lambda x=x, kernel=kernel, strides=strides: tf.nn.conv2d(x, kernel, strides, "SAME"),
-                        lambda codes=codes, geometry=geometry: products.conv2d(codes[0], codes[1], scale, **geometry)),
+                        lambda codes=codes, geometry=geometry, scale=scale: products.conv2d(codes[0], codes[1], scale, **geometry)),
             "input gradient": (lambda x=x, kernel=kernel, dy=dy, strides=strides: tf.raw_ops.Conv2DBackpropInput(
                 input_sizes=x.shape, filter=kernel, out_backprop=dy, strides=strides, padding="SAME"),
-                lambda codes=codes, geometry=geometry, x=x: products.conv2d_input_gradient(codes[2], codes[1], scale, input_shape=x.shape, **geometry)),
+                lambda codes=codes, geometry=geometry, x=x, scale=scale: products.conv2d_input_gradient(codes[2], codes[1], scale, input_shape=x.shape, **geometry)),
             "weight gradient": (lambda x=x, kernel=kernel, dy=dy, strides=strides: tf.raw_ops.Conv2DBackpropFilter(
                 input=x, filter_sizes=kernel.shape, out_backprop=dy, strides=strides, padding="SAME"),
-                lambda codes=codes, geometry=geometry, k=k: products.conv2d_weight_gradient(codes[0], codes[2], scale, kernel_shape=(k, k), **geometry)),
+                lambda codes=codes, geometry=geometry, k=k, scale=scale: products.conv2d_weight_gradient(codes[0], codes[2], scale, kernel_shape=(k, k), **geometry)),
         }
 
         def low_bit_step(x=x, kernel=kernel, dy=dy, geometry=geometry, k=k, inverse=inverse, scale=scale, seed=seed):
@@ -104,8 +104,9 @@ def bench_quantize() -> None:
             native, twin = (quantization.quantize(x[:100_003], inverse, low=-128, high=127, rounding=rounding, seed=seed, engine=e)[0] for e in ("native", "python"))
             assert np.array_equal(native, twin), rounding
         copy, near, random, ends = medians([
-            lambda x=x: tf.raw_ops.DeepCopy(x=x), lambda x=x: quantization.quantize(x, inverse, low=-128, high=127),
-            lambda x=x: quantization.quantize(x, inverse, low=-128, high=127, rounding="stochastic", seed=seed), lambda x=x: quantization.extremes(x)])
+            lambda x=x: tf.raw_ops.DeepCopy(x=x), lambda x=x, inverse=inverse: quantization.quantize(x, inverse, low=-128, high=127),
+            lambda x=x, inverse=inverse, seed=seed: quantization.quantize(x, inverse, low=-128, high=127, rounding="stochastic", seed=seed),
+            lambda x=x: quantization.extremes(x)])
         speed = 8 * count / copy / 1e6
         for name, ms, size in (("copy of the floats", copy, 8), ("half to even", near, 5), ("stochastic", random, 5), ("extremes alone", ends, 4)):
             print(f"| {count:,} | {name} | {ms:.3f} | {size * count / ms / 1e6:.1f} | {size * count / ms / 1e6 / speed:.0%} |", flush=True)

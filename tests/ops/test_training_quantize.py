@@ -116,8 +116,6 @@ def test_batch_norm_against_float64(engine, shape, relu):
 
     found = run(tf.float32, lambda *a: batch_norm.batch_norm(*a, 1e-3, relu=relu, engine=engine)[:3])
     want = run(tf.float64, exact)
-    edge = relu and np.any(np.abs((np.asarray(run(tf.float64, lambda *a: (exact(*a)[0], *exact(*a)[1:]))[0]))) < 0)
-    assert not edge
     for name, a, b in zip(("y", "mean", "variance", "dx", "dgamma", "dbeta"), found, want):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3 * max(1.0, float(np.abs(b).max())), err_msg=name)
 
