@@ -28,6 +28,7 @@ _VALIDATION = flags.DEFINE_integer("validation_images", None, "the first so many
 _BATCH = flags.DEFINE_integer("batch_size", 128, "training batch")
 _RATE = flags.DEFINE_float("learning_rate", 0.1, "SGD's first rate; cosine decay to 0, momentum 0.9")
 _ENGINE = flags.DEFINE_string("engine", "auto", "auto, native or emulated")
+_STOP_AFTER = flags.DEFINE_integer("stop_after", None, "stop every run after so many epochs; the same command without it goes on")
 _OUT = flags.DEFINE_string("out", "low_bit_out", "folder of the runs")
 _VERBOSE = flags.DEFINE_integer("verbose", 2, "of Keras' fit")
 
@@ -89,7 +90,7 @@ def run(scheme: str, seed: int, train: data.Examples, validation: data.Examples,
     if checkpoint.exists():
         model = keras.models.load_model(checkpoint)
     inputs = validation.inputs.astype(np.float32)
-    for epoch in range(len(record["history"]), _EPOCHS.value):
+    for epoch in range(len(record["history"]), min(_EPOCHS.value, _STOP_AFTER.value or _EPOCHS.value)):
         begin = time.perf_counter()
         print(f"{scheme}, seed {seed}, epoch {epoch + 1}/{_EPOCHS.value}", flush=True)
         log = model.fit(Batches(train, seed, epoch), verbose=_VERBOSE.value, shuffle=False, callbacks=[graffiti.callbacks.LowBitSteps()]).history

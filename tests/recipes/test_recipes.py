@@ -96,3 +96,29 @@ def test_quickstart(tmp_path):
     assert accuracy["after ALT"] == accuracy["integer graph"] and accuracy["integer graph"] > accuracy["float"] - 10 > 20
     assert f"unequal integers: 0 of {report['compared']:,}" in done.stdout
     assert recipe("quickstart.py", "--out=out", cwd=tmp_path).returncode != 0
+
+
+def test_train_low_bit_resumes_to_the_same_bits_and_prints_one_table(records, tmp_path):
+    words = (f"--data_dir={records}", "--network=resnet8", "--batch_size=16", "--images=32", "--validation_images=16", "--verbose=0")
+    whole = recipe("train_low_bit.py", *words, "--scheme=float32,large_gradients_int4", "--epochs=2", "--out=whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    assert re.search(r"\| resnet8 \| 2 × 32 \| float32 \| 1 \| [\d.]+ % \| ±0.00 \| 0.00 \|", whole.stdout)
+    assert re.search(r"\| resnet8 \| 2 × 32 \| large_gradients_int4 \| 1 \|", whole.stdout)
+    folder = tmp_path / "whole" / "resnet8" / "large_gradients_int4-0"
+    record = json.loads((folder / "results.json").read_text())
+    assert len(record["history"]) == 2 and record["images"] == 32
+    # take the second epoch away and go on from the first epoch's checkpoint
+    first = recipe("train_low_bit.py", *words, "--scheme=large_gradients_int4", "--epochs=2", "--stop_after=1", "--out=parts", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr[-3000:]
+    second = recipe("train_low_bit.py", *words, "--scheme=large_gradients_int4", "--epochs=2", "--out=parts", cwd=tmp_path)
+    assert second.returncode == 0, second.stderr[-3000:]
+    parts = json.loads((tmp_path / "parts" / "resnet8" / "large_gradients_int4-0" / "results.json").read_text())
+    drop = [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in parts["history"]]
+    assert drop == [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in record["history"]]
+    other = recipe("train_low_bit.py", *words, "--scheme=large_gradients_int4", "--epochs=3", "--out=parts", cwd=tmp_path)
+    assert other.returncode != 0 and "was made with other settings" in other.stderr + other.stdout
+
+
+def test_train_low_bit_refuses_unknown_schemes(records, tmp_path):
+    done = recipe("train_low_bit.py", f"--data_dir={records}", "--scheme=int3", cwd=tmp_path)
+    assert done.returncode != 0 and "--scheme takes float32, adaptive_precision" in done.stderr + done.stdout and list(tmp_path.iterdir()) == []
