@@ -10,6 +10,7 @@ from graffiti import callbacks, layers, quantizers, recipes, schemes, targets, t
 from graffiti.api import calibrate, quantize, to_integer
 from graffiti.config import QuantizerSpec, ReportLine, Rule, Scheme
 from graffiti.inspection import Inspection, inspect
+from graffiti.cost import cost
 from graffiti.integer_graph import IntegerGraph
 from graffiti.low_bit.convert import quantize_training, strip
 from graffiti.low_bit.optimizer import LowBitOptimizer
@@ -25,6 +26,6 @@ __version__ = "0.1.0"
 __all__ = [
     "ALT", "AccumulatorOverflow", "Inspection", "IntegerGraph", "LowBitOptimizer", "QuantizationReport",
     "QuantizerSpec", "ReportLine", "Rule", "Scheme", "TargetError", "TargetProfile", "TensorSpec", "TrainingScheme",
-    "VerificationReport", "calibrate", "callbacks", "inspect", "layers", "quantize", "quantize_training",
+    "VerificationReport", "calibrate", "callbacks", "cost", "inspect", "layers", "quantize", "quantize_training",
     "quantizers", "recipes", "schemes", "strip", "targets", "tfmot", "to_integer", "verify",
 ]

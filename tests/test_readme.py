@@ -31,7 +31,7 @@ def test_public_names():
     assert sorted(graffiti.__all__) == [
         "ALT", "AccumulatorOverflow", "Inspection", "IntegerGraph", "LowBitOptimizer", "QuantizationReport",
         "QuantizerSpec", "ReportLine", "Rule", "Scheme", "TargetError", "TargetProfile", "TensorSpec",
-        "TrainingScheme", "VerificationReport", "calibrate", "callbacks", "inspect", "layers", "quantize",
+        "TrainingScheme", "VerificationReport", "calibrate", "callbacks", "cost", "inspect", "layers", "quantize",
         "quantize_training", "quantizers", "recipes", "schemes", "strip", "targets", "tfmot", "to_integer", "verify",
     ]
     assert all(hasattr(graffiti, name) for name in graffiti.__all__)

@@ -1,0 +1,66 @@
+"""``graffiti.cost`` against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+import graffiti
+
+L = keras.layers
+
+
+def network() -> keras.Model:
+    inputs = keras.Input((8, 8, 3))
+    x = L.Conv2D(4, 3, padding="same", activation="relu", name="conv")(inputs)     # 8*8*4 outputs of 27 terms
+    x = L.DepthwiseConv2D(3, strides=2, padding="same", name="depthwise")(x)        # 4*4*4 outputs of 9 terms
+    x = L.Conv2DTranspose(2, 2, strides=2, name="transposed")(x)                    # 4*4*4 inputs that meet 2*2*2 weights
+    return keras.Model(inputs, L.Dense(5, name="dense")(L.Flatten()(x)))            # 128 -> 5
+
+
+EXPECTED = {"conv": 8 * 8 * 4 * 27, "depthwise": 4 * 4 * 4 * 9, "transposed": 4 * 4 * 4 * 8, "dense": 640}
+WEIGHTS = {"conv": 108, "depthwise": 36, "transposed": 32, "dense": 640}
+
+
+def test_float_model():
+    found = graffiti.cost(network())
+    assert {row.layer: row.macs for row in found.layers} == EXPECTED
+    assert found.macs == sum(EXPECTED.values()) and found.bops == 1024 * found.macs
+    assert {row.layer: row.weight_bytes for row in found.layers} == {name: 4 * count for name, count in WEIGHTS.items()}
+    assert found.bias_bytes == 4 * (4 + 4 + 2 + 5)
+    assert found.peak_activation_bytes >= 4 * (8 * 8 * 3 + 8 * 8 * 4)
+    assert str(found).count("\n") == 6 and found.to_dict()["macs"] == found.macs
+
+
+def test_quantized_model_and_integer_graph_agree():
+    q = graffiti.quantize(network(), "int4", calibration=np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype(np.float32))
+    model, graph = graffiti.cost(q), graffiti.cost(graffiti.to_integer(q))
+    assert model == graph
+    assert {row.layer: row.macs for row in graph.layers} == EXPECTED
+    assert {row.layer: row.bits for row in graph.layers} == {"conv": (8, 8), "depthwise": (8, 4), "transposed": (8, 4), "dense": (8, 8)}
+    assert {row.layer: row.weight_bytes for row in graph.layers} == {"conv": 108, "depthwise": 18, "transposed": 16, "dense": 640}
+    assert graph.bias_bytes == 4 * 15
+
+
+def test_low_bit_training_counts_three_products():
+    model = graffiti.quantize_training(network(), graffiti.schemes.get("large_gradients_int4").replace(weight_gradient=False))
+    found = graffiti.cost(model)
+    assert found.macs == 3 * sum(EXPECTED.values())
+    bits = {(row.layer, row.product): row.bits for row in found.layers}
+    assert bits["depthwise", "forward"] == bits["depthwise", "input_gradient"] == (4, 4) and bits["depthwise", "weight_gradient"] == (32, 32)
+    assert bits["conv", "forward"] == (32, 32)  # the first layer stays in float
+    adaptive = graffiti.cost(graffiti.quantize_training(network(), "adaptive_precision"))
+    assert {row.bits for row in adaptive.layers} == {(8, 8)}
+    small = {row.layer: row.bits for row in graffiti.cost(graffiti.quantize_training(network(), "multi_level_scaling")).layers}
+    assert small["transposed"] == (4, 4) and small["dense"] == (32, 32)
+
+
+def test_resnet8_is_what_mlperf_tiny_says(shared_dir):
+    found = graffiti.cost(graffiti.tfmot.convert(str(shared_dir / "models" / "resnet8_cifar10.h5")))
+    assert 12.4e6 < found.macs < 12.6e6
+
+
+def test_what_is_refused():
+    with pytest.raises(TypeError, match="cost takes a Keras 3 model or an IntegerGraph, got list"):
+        graffiti.cost([])
