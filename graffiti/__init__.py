@@ -9,8 +9,8 @@ import keras as _keras  # noqa: F401 - Keras first: importing tensorflow_model_o
 from graffiti import callbacks, layers, quantizers, recipes, schemes, targets, tfmot
 from graffiti.api import calibrate, quantize, to_integer
 from graffiti.config import QuantizerSpec, ReportLine, Rule, Scheme
-from graffiti.inspection import Inspection, inspect
 from graffiti.cost import cost
+from graffiti.inspection import Inspection, inspect
 from graffiti.integer_graph import IntegerGraph
 from graffiti.low_bit.convert import quantize_training, strip
 from graffiti.low_bit.optimizer import LowBitOptimizer

@@ -109,7 +109,7 @@ def cost(model_or_graph: keras.Model | IntegerGraph) -> Cost:
 
     Raises:
         TypeError: for anything else.
-        ValueError: where the model is not built, or quantized and not calibrated.
+        ValueError: where the model is not built, has a size that is not known, or is quantized and not calibrated.
 
     Example:
         >>> print(graffiti.cost(model))
@@ -148,11 +148,19 @@ def _bits(graph: Graph, value: str) -> int:
     return FLOAT_BITS if format is None else format.bits
 
 
+def _elements(graph: Graph, value: str) -> int:
+    """How many numbers one example of a value has."""
+    sizes = graph.shape(value)[1:]
+    if None in sizes:
+        raise ValueError(f"cost needs sizes that are known: the tensor {value!r} has the shape {graph.shape(value)}; build the model with a fixed input shape")
+    return math.prod(int(size) for size in sizes if size is not None)
+
+
 def _macs(graph: Graph, node: Node, kernel: np.ndarray) -> int:
     if node.op == "conv_transpose":  # each input value meets the whole window of every output channel
-        return math.prod(graph.shape(node.inputs[0])[1:]) * kernel.size // kernel.shape[-1]
+        return _elements(graph, node.inputs[0]) * kernel.size // kernel.shape[-1]
     outputs = kernel.shape[-2] * kernel.shape[-1] if node.op == "depthwise_conv" else kernel.shape[-1]
-    return math.prod(graph.shape(node.output)[1:]) * kernel.size // outputs
+    return _elements(graph, node.output) * kernel.size // outputs
 
 
 def _peak(graph: Graph) -> int | None:

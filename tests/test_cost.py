@@ -64,3 +64,6 @@ def test_resnet8_is_what_mlperf_tiny_says(shared_dir):
 def test_what_is_refused():
     with pytest.raises(TypeError, match="cost takes a Keras 3 model or an IntegerGraph, got list"):
         graffiti.cost([])
+    inputs = keras.Input((None, None, 3))
+    with pytest.raises(ValueError, match="cost needs sizes that are known"):
+        graffiti.cost(keras.Model(inputs, L.Conv2D(2, 3)(inputs)))
