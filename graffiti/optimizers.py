@@ -176,6 +176,14 @@ def _staircase(initial, interval: int, rate: float):
     return keras.optimizers.schedules.ExponentialDecay(float(initial), interval, rate, staircase=True)
 
 
+def deserialized(config: dict[str, Any], custom_objects=None) -> dict[str, Any]:
+    """A config with its serialized optimizers made into objects; the config stays as it is."""
+    return {
+        key: keras.saving.deserialize_keras_object(value, custom_objects=custom_objects) if isinstance(value, dict) else value
+        for key, value in copy.deepcopy(config).items()  # Keras writes into the configs that it reads
+    }
+
+
 @keras.saving.register_keras_serializable(package="graffiti")
 class ALT(keras.optimizers.MultiOptimizer):
     r"""Adaptive-gradient log-domain threshold training (ALT, later called TQT): one Adam for weights, one for thresholds.
@@ -284,8 +292,4 @@ class ALT(keras.optimizers.MultiOptimizer):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects=None) -> ALT:
         """The inverse of ``get_config``."""
-        made = {
-            key: keras.saving.deserialize_keras_object(value, custom_objects=custom_objects) if isinstance(value, dict) else value
-            for key, value in copy.deepcopy(config).items()  # Keras writes into the configs that it reads
-        }
-        return cls(**made)
+        return cls(**deserialized(config, custom_objects))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import keras
+
+from graffiti.optimizers import deserialized
 
 SCALE_PATTERN = r"(.*/)?learned_scale"
 
@@ -56,8 +57,4 @@ class LowBitOptimizer(keras.optimizers.MultiOptimizer):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects=None) -> LowBitOptimizer:
         """The inverse of ``get_config``."""
-        made = {
-            key: keras.saving.deserialize_keras_object(value, custom_objects=custom_objects) if isinstance(value, dict) else value
-            for key, value in copy.deepcopy(config).items()  # Keras writes into the configs that it reads
-        }
-        return cls(**made)
+        return cls(**deserialized(config, custom_objects))
