@@ -232,27 +232,6 @@ def test_verify_certificate(call, tmp_path):
     assert call("verify", "{}/q.keras", "--data={}/images.npy", "--targets=python", "--out=c.json", "--overwrite")[0] == 0
 
 
-def test_report(call, made, tmp_path, monkeypatch):
-    """What the command hands to graffiti.report, with a stand-in for it."""
-    calls = []
-
-    def stand_in(q, data, path="report.html", *, labels=None, float_model=None, history=None, overwrite=False):
-        calls.append((q.name, data, labels, float_model.name if float_model is not None else None, history, overwrite))
-        pathlib.Path(path).write_text("<html></html>")
-
-    monkeypatch.setattr(graffiti, "report", stand_in, raising=False)
-    history = graffiti.callbacks.ThresholdHistory()
-    history.save(tmp_path / "h.json")
-    code, out, _ = call("report", "{}/q.keras", "--data={}/data.npz", "--float_model={}/float.keras", "--history=h.json", "--output=r.html", "--json")
-    assert code == 0 and json.loads(out) == {"output": "r.html", "bytes": 13, "examples": 24}
-    (name, data, labels, float_name, got, overwrite), = calls
-    assert (name, float_name, overwrite) == ("net", "net", False) and got.to_dict() == history.to_dict()
-    np.testing.assert_array_equal(data, IMAGES)
-    np.testing.assert_array_equal(labels, LABELS)
-    assert call("report", "{}/q.keras", "--data={}/images.npy", "--output=r.html")[0] == 2 and len(calls) == 1
-    assert call("report", "{}/q.keras", "--data={}/images.npy", "--output=r.html", "--overwrite")[0] == 0 and calls[1][2] is None and calls[1][5]
-
-
 def test_bench(call):
     code, out, _ = call("bench", "{}/q.keras", "--keras={}/float.keras", "--batches=1,3", "--rounds=2", "--json")
     result = json.loads(out)
@@ -323,8 +302,6 @@ REFUSALS = [
     (("inspect", "{}/float.keras", "--scheme=int9"), "int9"),
     (("inspect", "{}/float.keras", "--scheme=int8", "--recipe=int8"), "give --recipe or --scheme, not both"),
     (("inspect", "cut.keras", "--target=c99"), "cut.keras does not load as a Keras model"),
-    (("report", "{}/q.keras", "--data={}/data.npz", "--output=o.pdf"), "--output names a .html file, got o.pdf"),
-    (("report", "{}/q.keras", "--data={}/data.npz", "--output=taken.html"), "taken.html exists already"),
     (("bench", "{}/q.keras", "--keras=absent.keras"), "there is no file absent.keras; --keras names a model to run"),
     (("bench", "{}/q.keras", "--engines=tvm"), "--engines takes litert, onnx or none, got 'tvm'"),
     (("bench", "{}/float.keras",), "is not quantized"),

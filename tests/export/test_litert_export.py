@@ -22,6 +22,7 @@ from graffiti.numerics.formats import QFormat
 EXPORTER = EXPORTERS["litert"]
 S8, U8, S16 = QFormat(8, True, -7), QFormat(8, False, -8), QFormat(16, True, -12)
 REFUSED = {  # case -> a word of the reason
+    "packed_conv_wide_input": "u16",
     "conv_dilated_valid": "half away", "conv_16_bit_kernel": "accumulator", "conv_wide": "u16", "depthwise_dilated": "accumulator",
     "depthwise_16_bit_both": "accumulator", "average_pool_half_even": "accumulator", "add_half_away": "half away", "subtract_half_away": "half away",
     "maximum_u16": "u16", "multiply_map": "half away", "requantize_half_even": "u16", "requantize_half_up": "u16", "requantize_half_away": "half away",
