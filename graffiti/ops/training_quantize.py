@@ -51,7 +51,7 @@ def quantize(x: tf.Tensor, inverse_step: tf.Tensor, *, low: int, high: int, roun
     if rounding == "stochastic" and seed is None:
         raise ValueError("stochastic rounding takes a seed of two uint32, got none")
     if loader.engine_of(engine) == "native":
-        seed = tf.zeros([2], tf.uint32) if seed is None else tf.cast(seed, tf.uint32)
+        seed = tf.constant((0, 0), tf.uint32) if seed is None else tf.cast(seed, tf.uint32)
         return loader.load().graffiti_training_quantize(x, inverse_step, seed, low=low, high=high, stochastic=rounding == "stochastic", codes_type=dtype)
     v = x * inverse_step
     v = tf.round(v) if rounding == "half_even" else tf.floor(v + noise.uniform(tf.shape(x), seed))
@@ -65,3 +65,10 @@ def extremes(x: tf.Tensor, *, engine: str = "auto") -> tf.Tensor:
     ends = tf.stack([tf.reduce_min(x), tf.reduce_max(x)])
     ends = tf.where(tf.equal(tf.size(x), 0), tf.zeros(2), ends)
     return tf.where(tf.reduce_all(tf.math.is_finite(x)), ends, tf.fill([2], float("nan")))
+
+
+def count_above(x: tf.Tensor, bound: tf.Tensor, *, engine: str = "auto") -> tf.Tensor:
+    """How many ``|x| > bound``, int64; NaN is not counted."""
+    if loader.engine_of(engine) == "native":
+        return loader.load().graffiti_count_above(x, bound)
+    return tf.math.count_nonzero(tf.abs(x) > bound)

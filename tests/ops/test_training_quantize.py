@@ -135,3 +135,30 @@ def test_batch_norm_tiers_agree_and_nan_shows():
     x[7, 3] = np.nan
     y, mean, variance, _ = batch_norm.batch_norm(tf.constant(x), gamma, beta, 1e-3, relu=True)
     assert np.isnan(mean[3]) and np.isnan(variance[3]) and np.all(np.isnan(y[:, 3])) and not np.any(np.isnan(y[:, 4]))
+
+
+@pytest.mark.parametrize("engine", ["python", pytest.param("native", marks=native)])
+@pytest.mark.parametrize("outliers", [[0], [0, 127, 255], [-1], range(0, 100_000, 256)])
+def test_batch_norm_is_precise_behind_outliers(engine, outliers):
+    """Sums are of differences from a row: one that lies far out must not cost the precision of all others."""
+    if engine == "python" and len(outliers) > 1:
+        pytest.skip("TensorFlow's own kernel subtracts its first row")
+    x = np.random.default_rng(0).normal(size=(100_000, 3)).astype(np.float32)
+    x[list(outliers)] = 1000.0
+    exact = (x - x.mean(0, dtype=np.float64)) / np.sqrt(x.var(0, dtype=np.float64) + 1e-3)
+    y, _, variance, _ = batch_norm.batch_norm(tf.constant(x), tf.ones(3), tf.zeros(3), 1e-3, engine=engine)
+    np.testing.assert_allclose(variance, x.var(0, dtype=np.float64), rtol=5e-5 if engine == "native" else 5e-3)
+    if engine == "native":
+        np.testing.assert_allclose(y, exact, rtol=5e-5, atol=1e-5)
+
+
+@native
+def test_elements_above_a_bound():
+    for count in (0, 1, 31, 5000, 70_001):
+        x = values(count)
+        x[-1:] = np.nan
+        for bound in (0.0, 0.5, 20.0, 1e30):
+            want = np.count_nonzero(np.abs(x) > np.float32(bound))
+            assert int(quantization.count_above(tf.constant(x), tf.constant(bound), engine="python")) == want
+            for tier in ("scalar", "avx2", "avx512"):
+                assert int(loader.load().graffiti_count_above(x, bound, tier=tier)) == want

@@ -114,7 +114,7 @@ class LargeGradients(TensorQuantizer):
         top = 2 ** (self.bits - 1) - 1
         codes, _ = training_quantize.quantize(x, 1.0 / step, low=-top, high=top, rounding="stochastic", seed=self.next_seed())
         if training and (self.beta or self.initial_factor == "search"):
-            clipped = replicas.mean(tf.math.count_nonzero(tf.abs(x) > factor * largest, dtype=tf.int32) / tf.size(x))
+            clipped = replicas.mean(training_quantize.count_above(x, factor * largest) / tf.size(x, tf.int64))
             moved = next_factor(factor, tf.cast(clipped, tf.float32), target, self.beta)
             self.factor.assign(tf.where(largest > 0, moved, factor))  # not where all is zero or something is NaN
         return Quantized(codes, self.finite_scale(step, ends), -top, top)

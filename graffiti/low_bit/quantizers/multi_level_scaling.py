@@ -10,8 +10,8 @@ import tensorflow as tf
 from graffiti.low_bit import replicas
 from graffiti.low_bit.quantized import Quantized
 from graffiti.low_bit.quantizers.base import TensorQuantizer, check_bits, check_choice
+from graffiti.ops import loader, multi_level, training_quantize
 from graffiti.ops import noise as counter_noise
-from graffiti.ops import training_quantize
 from graffiti.quantizers.base import power_of_two
 
 GROUPINGS = ("none", "first", "second", "both")
@@ -88,9 +88,12 @@ def quantize(x: tf.Tensor, group_axes: tuple[int, ...], element: tuple[int, int]
     safe = tf.where(tensor_scale > 0, tensor_scale, tf.ones_like(tensor_scale))
     scales = group_scale(groups / safe, *group)
     elements = quantize_element(magnitude / (safe * scales), *element, noise, carry=carry, top_exponent=top_exponent)
-    if rescale:
-        safe = safe / ((1.0 - 2.0 ** -(element[1] + 1)) * 2.0 ** (top_exponent + 1))
-    return tf.sign(x) * elements, scales, tf.where(tensor_scale > 0, safe, tf.zeros_like(safe))
+    return tf.sign(x) * elements, scales, tensor_factor(tensor_scale, element, top_exponent, rescale)
+
+
+def tensor_factor(largest: tf.Tensor, element: tuple[int, int], top_exponent: int = -1, rescale: bool = False) -> tf.Tensor:
+    """The tensor's scale ``max|x|``; with ``rescale`` divided by the largest element."""
+    return largest / ((1.0 - 2.0 ** -(element[1] + 1)) * 2.0 ** (top_exponent + 1)) if rescale else largest
 
 
 @keras.saving.register_keras_serializable(package="graffiti")
@@ -142,11 +145,35 @@ class MultiLevelScaling(TensorQuantizer):
         """The real values."""
         ends = training_quantize.extremes(x)
         largest = replicas.maximum(tf.maximum(-ends[0], ends[1]))
-        noise = counter_noise.uniform(tf.shape(x), self.next_seed()) - 0.5 if self.stochastic else 0.0
+        seed = self.next_seed() if self.stochastic else None
+        if loader.engine_of("auto") == "native" and len(x.shape) >= 2:
+            return Quantized(self._native(x, largest, seed, ends))
+        noise = 0.0 if seed is None else counter_noise.uniform(tf.shape(x), seed) - 0.5
         elements, groups, scale = quantize(
             x, self.group_axes(len(x.shape)), self.element, self.group, noise, carry=self.carry, top_exponent=self.top_exponent, rescale=self.rescale,
             largest=largest)
         return Quantized(elements * (groups * self.finite_scale(scale, ends)))
+
+    def _native(self, x, largest, seed, ends):
+        """The same in two native passes."""
+        layout = self.layout(x)
+        safe = tf.where(largest > 0, largest, tf.ones_like(largest))
+        groups = group_scale(multi_level.group_maximum(x, layout) / safe, *self.group)
+        scale = self.finite_scale(tensor_factor(largest, self.element, self.top_exponent, self.rescale), ends)
+        return multi_level.quantize(x, safe * groups, groups * scale, layout, self.element, carry=self.carry, top_exponent=self.top_exponent, seed=seed)
+
+    def layout(self, x: tf.Tensor) -> tf.Tensor:
+        """``x`` as ``[outer, rows, groups, inner]`` with one group for each (outer, group); at least two axes."""
+        sizes = tf.shape(x, tf.int64)
+        one, middle = tf.constant(1, tf.int64), tf.reduce_prod(sizes[1:-1])
+        by_first, by_second = self.grouping in ("both", "first"), self.grouping in ("both", "second")
+        if self.role == "weights":  # [..., second, first]
+            window, second, first = tf.reduce_prod(sizes[:-2]), sizes[-2], sizes[-1]
+            if by_first:
+                return tf.stack([one, window, second * first, one] if by_second else [one, window * second, first, one])
+            return tf.stack([one, window, second, first] if by_second else [one, window * second, one, first])
+        outer, rows = (sizes[0], middle) if by_first else (one, sizes[0] * middle)  # [first, ..., second]
+        return tf.stack([outer, rows, sizes[-1], one] if by_second else [outer, rows, one, sizes[-1]])
 
     def get_config(self) -> dict[str, Any]:
         """Plain values."""

@@ -1,8 +1,10 @@
-// GraffitiTrainingQuantize, GraffitiExtremes, GraffitiBatchNorm and its gradient: the float side of low-bit training (training/training.h).
+// GraffitiTrainingQuantize, GraffitiExtremes, GraffitiCountAbove, GraffitiMultiLevel, GraffitiBatchNorm and its gradient: the float side of low-bit training (training/training.h).
 #include "training/training.h"
 
 #include <cmath>
 #include <limits>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -60,6 +62,47 @@ REGISTER_OP("GraffitiExtremes")
       return absl::OkStatus();
     })
     .Doc("(min(x), max(x)), both NaN where x holds a NaN or Inf.");
+
+REGISTER_OP("GraffitiCountAbove")
+    .Input("x: float")
+    .Input("bound: float")
+    .Output("count: int64")
+    .Attr(kTier)
+    .SetShapeFn([](InferenceContext* c) {
+      c->set_output(0, c->Scalar());
+      return absl::OkStatus();
+    })
+    .Doc("How many |x| > bound.");
+
+REGISTER_OP("GraffitiGroupMaximum")
+    .Input("x: float")
+    .Input("layout: int64")
+    .Output("largest: float")
+    .Attr(kTier)
+    .SetShapeFn([](InferenceContext* c) {
+      c->set_output(0, c->UnknownShapeOfRank(2));
+      return absl::OkStatus();
+    })
+    .Doc("max |x| of each group [outer, groups]; x is read as [outer, rows, groups, inner] = layout.");
+
+REGISTER_OP("GraffitiMultiLevel")
+    .Input("x: float")
+    .Input("divisors: float")
+    .Input("factors: float")
+    .Input("seed: uint32")
+    .Input("layout: int64")
+    .Output("y: float")
+    .Attr("exponent_bits: int")
+    .Attr("mantissa_bits: int")
+    .Attr("carry: bool = true")
+    .Attr("top_exponent: int = -1")
+    .Attr("stochastic: bool = false")
+    .Attr(kTier)
+    .SetShapeFn([](InferenceContext* c) {
+      c->set_output(0, c->input(0));
+      return absl::OkStatus();
+    })
+    .Doc("sign(x) * element(|x| / divisor) * factor, divisor and factor one a group [outer, groups]; x is read as [outer, rows, groups, inner] = layout.");
 
 absl::Status NormShapes(InferenceContext* c, int x, std::initializer_list<int> vectors, std::initializer_list<int> vector_outputs) {
   tf::shape_inference::ShapeHandle shape, unused;
@@ -132,6 +175,13 @@ uint32_t Mix(uint32_t w, uint32_t extra) {
   return w ^ (w >> 14);
 }
 
+// The two words behind a seed (numerics/noise.py).
+std::pair<uint32_t, uint32_t> KeysOf(const tf::Tensor& seed) {
+  const auto words = seed.flat<uint32_t>();
+  const uint32_t first = Mix(words(0) + 0x9E3779B9u, words(1));
+  return {first, Mix(first + 0x9E3779B9u, words(1) ^ 0x5BD1E995u)};
+}
+
 class WithLoops : public tf::OpKernel {
  public:
   explicit WithLoops(tf::OpKernelConstruction* context) : OpKernel(context) {
@@ -168,16 +218,14 @@ class QuantizeOp : public WithLoops {
     tf::Tensor *codes, *extremes;
     OP_REQUIRES_OK(context, context->allocate_output(0, x.shape(), &codes));
     OP_REQUIRES_OK(context, context->allocate_output(1, tf::TensorShape({2}), &extremes));
-    const auto words = seed.flat<uint32_t>();
-    QuantizeParams p{context->input(1).flat<float>()(0), low_, high_, stochastic_, 0, 0};
-    p.key0 = Mix(words(0) + 0x9E3779B9u, words(1));
-    p.key1 = Mix(p.key0 + 0x9E3779B9u, words(1) ^ 0x5BD1E995u);
+    const auto keys_of = KeysOf(seed);
+    const QuantizeParams p{context->input(1).flat<float>()(0), low_, high_, stochastic_, keys_of.first, keys_of.second};
     const float* from = x.flat<float>().data();
     const int64_t n = x.NumElements();
     std::vector<ExtremeKeys> keys((n + kQuantizeBlock - 1) / kQuantizeBlock);
     ForEachPart(context, n, kQuantizeBlock, 4, [&](int64_t lo, int64_t hi) {
       ExtremeKeys* own = &keys[lo / kQuantizeBlock];
-      const uint32_t first = static_cast<uint32_t>(lo);
+      const uint32_t first = static_cast<uint32_t>(lo / 2);
       switch (type_) {
         case tf::DT_INT8: return loops_->quantize8(p, from + lo, hi - lo, first, codes->flat<int8_t>().data() + lo, own);
         case tf::DT_UINT8: return loops_->quantize8u(p, from + lo, hi - lo, first, codes->flat<uint8_t>().data() + lo, own);
@@ -209,6 +257,114 @@ class ExtremesOp : public WithLoops {
   }
 };
 
+class CountAboveOp : public WithLoops {
+ public:
+  using WithLoops::WithLoops;
+
+  void Compute(tf::OpKernelContext* context) override {
+    const tf::Tensor& x = context->input(0);
+    OP_REQUIRES(context, context->input(1).NumElements() == 1, absl::InvalidArgumentError("count_above takes one bound"));
+    tf::Tensor* count;
+    OP_REQUIRES_OK(context, context->allocate_output(0, tf::TensorShape({}), &count));
+    const float *from = x.flat<float>().data(), bound = context->input(1).flat<float>()(0);
+    std::vector<int64_t> counts((x.NumElements() + kQuantizeBlock - 1) / kQuantizeBlock);
+    ForEachPart(context, x.NumElements(), kQuantizeBlock, 4,
+                [&](int64_t lo, int64_t hi) { counts[lo / kQuantizeBlock] = loops_->count_above(from + lo, hi - lo, bound); });
+    int64_t all = 0;
+    for (const int64_t own : counts) all += own;
+    count->scalar<int64_t>()() = all;
+  }
+};
+
+// x as [outer, rows, groups, inner], one group for each (outer, group).
+struct GroupLayout {
+  int64_t outer, rows, groups, inner;
+  int64_t width() const { return groups * inner; }
+};
+
+bool ReadLayout(tf::OpKernelContext* context, int input, int64_t elements, GroupLayout* layout) {
+  const tf::Tensor& given = context->input(input);
+  bool fits = given.NumElements() == 4;
+  if (fits) {
+    const auto sizes = given.flat<int64_t>();
+    *layout = {sizes(0), sizes(1), sizes(2), sizes(3)};
+    fits = sizes(0) >= 0 && sizes(1) >= 0 && sizes(2) >= 0 && sizes(3) >= 0 && sizes(0) * sizes(1) * sizes(2) * sizes(3) == elements;
+  }
+  if (!fits) context->CtxFailure(absl::InvalidArgumentError(absl::StrCat("layout is [outer, rows, groups, inner] with the product ", elements, ", got ", given.DebugString(4))));
+  return fits;
+}
+
+class GroupMaximumOp : public WithLoops {
+ public:
+  using WithLoops::WithLoops;
+
+  void Compute(tf::OpKernelContext* context) override {
+    const tf::Tensor& x = context->input(0);
+    GroupLayout layout;
+    if (!ReadLayout(context, 1, x.NumElements(), &layout)) return;
+    tf::Tensor* largest;
+    OP_REQUIRES_OK(context, context->allocate_output(0, tf::TensorShape({layout.outer, layout.groups}), &largest));
+    std::vector<int32_t> most(layout.outer * layout.groups);
+    const float* from = x.flat<float>().data();
+    const int64_t each = layout.rows * layout.width();
+    ForEachPart(context, layout.outer, 1, std::max<int64_t>(1, 65536 / std::max<int64_t>(1, each)), [&](int64_t a, int64_t) {
+      loops_->group_maximum(from + a * each, layout.rows, layout.width(), layout.inner, &most[a * layout.groups]);
+    });
+    std::copy_n(reinterpret_cast<const char*>(most.data()), most.size() * 4, reinterpret_cast<char*>(largest->flat<float>().data()));
+  }
+};
+
+class MultiLevelOp : public WithLoops {
+ public:
+  explicit MultiLevelOp(tf::OpKernelConstruction* context) : WithLoops(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("exponent_bits", &format_.exponent_bits));
+    OP_REQUIRES_OK(context, context->GetAttr("mantissa_bits", &format_.mantissa_bits));
+    OP_REQUIRES_OK(context, context->GetAttr("carry", &format_.carry));
+    OP_REQUIRES_OK(context, context->GetAttr("top_exponent", &format_.top_exponent));
+    OP_REQUIRES_OK(context, context->GetAttr("stochastic", &format_.stochastic));
+    const bool fits = format_.exponent_bits >= 0 && format_.exponent_bits <= 5 && format_.mantissa_bits >= 1 && format_.mantissa_bits <= 10 &&
+                      (format_.top_exponent == -1 || format_.top_exponent == 0);
+    OP_REQUIRES(context, fits, absl::InvalidArgumentError("an element has 0...5 exponent bits, 1...10 mantissa bits and a top exponent of -1 or 0"));
+  }
+
+  void Compute(tf::OpKernelContext* context) override {
+    const tf::Tensor& x = context->input(0);
+    GroupLayout layout;
+    if (!ReadLayout(context, 4, x.NumElements(), &layout)) return;
+    const int64_t groups = layout.outer * layout.groups;
+    OP_REQUIRES(context, context->input(1).NumElements() == groups && context->input(2).NumElements() == groups && context->input(3).NumElements() == 2,
+                absl::InvalidArgumentError("multi_level takes a divisor and a factor for each group and two words of seed"));
+    tf::Tensor* y;
+    OP_REQUIRES_OK(context, context->allocate_output(0, x.shape(), &y));
+    if (x.NumElements() == 0) return;
+    const float *from = x.flat<float>().data(), *divisors = context->input(1).flat<float>().data(), *factors = context->input(2).flat<float>().data();
+    float* to = y->flat<float>().data();
+    ElementFormat format = format_;
+    std::tie(format.key0, format.key1) = KeysOf(context->input(3));
+    // Units of whole rows of one outer part, about a block each.
+    const int64_t width = layout.width(), unit_rows = std::max<int64_t>(1, std::min(layout.rows, kQuantizeBlock / width));
+    const int64_t units = (layout.rows + unit_rows - 1) / unit_rows;
+    ForEachPart(context, layout.outer * units, 1, std::max<int64_t>(1, 2 * kQuantizeBlock / (unit_rows * width)), [&](int64_t part, int64_t) {
+      const int64_t a = part / units, row = part % units * unit_rows, rows = std::min(unit_rows, layout.rows - row);
+      const int64_t repeats = std::min(rows, (kPeriod * 8 + width - 1) / width), period = repeats * width;
+      std::vector<float> by(period), times(period);
+      for (int64_t i = 0; i < width; ++i) {
+        by[i] = divisors[a * layout.groups + i / layout.inner];
+        times[i] = factors[a * layout.groups + i / layout.inner];
+      }
+      for (int64_t i = width; i < period; ++i) {
+        by[i] = by[i - width];
+        times[i] = times[i - width];
+      }
+      const int64_t first = (a * layout.rows + row) * width;
+      loops_->multi_level(format, from + first, rows * width, first, by.data(), times.data(), period, to + first);
+    });
+  }
+
+ private:
+  ElementFormat format_;
+};
+
 // One float per channel, repeated so that flat loops are long enough to vectorize.
 std::vector<float> Repeated(const float* values, int64_t channels, int64_t period) {
   std::vector<float> out(period);
@@ -231,23 +387,18 @@ class NormBase : public WithLoops {
     return fits;
   }
 
-  // Double sums over blocks of rows, in the order of the blocks.
+  static int64_t Blocks(int64_t rows) { return (rows + kNormRows - 1) / kNormRows; }
+
+  // Two float sums per channel of each block of rows: block(first row, rows, sums, second sums) -> [blocks, 2, channels].
   template <typename Block>
-  static void SumBlocks(tf::OpKernelContext* context, int64_t rows, int64_t channels, double* sum, double* second, const Block& block) {
-    const int64_t blocks = (rows + kNormRows - 1) / kNormRows;
-    std::vector<float> partial(2 * blocks * channels);
+  static std::vector<float> PartialSums(tf::OpKernelContext* context, int64_t rows, int64_t channels, const Block& block) {
+    std::vector<float> partial(2 * Blocks(rows) * channels);
     const int64_t serial = std::max<int64_t>(1, 32768 / (kNormRows * channels));
     ForEachPart(context, rows, kNormRows, serial, [&](int64_t lo, int64_t hi) {
       float* own = &partial[lo / kNormRows * 2 * channels];
       block(lo, hi - lo, own, own + channels);
     });
-    std::fill(sum, sum + channels, 0.0);
-    std::fill(second, second + channels, 0.0);
-    for (int64_t b = 0; b < blocks; ++b)
-      for (int64_t c = 0; c < channels; ++c) {
-        sum[c] += partial[b * 2 * channels + c];
-        second[c] += partial[(b * 2 + 1) * channels + c];
-      }
+    return partial;
   }
 
   static int64_t Period(int64_t channels) { return channels * ((kPeriod + channels - 1) / channels); }
@@ -273,20 +424,33 @@ class BatchNormOp : public NormBase {
     OP_REQUIRES_OK(context, context->allocate_output(0, x.shape(), &outputs[0]));
     for (int i = 1; i < 4; ++i) OP_REQUIRES_OK(context, context->allocate_output(i, tf::TensorShape({channels}), &outputs[i]));
     const float* from = x.flat<float>().data();
-    std::vector<double> sum(channels), square(channels);
-    const float* shift = from;  // the first row: sums of differences do not cancel where the mean is large
-    SumBlocks(context, rows, channels, sum.data(), square.data(), [&](int64_t row, int64_t count, float* s, float* q) {
-      loops_->moments(from + row * channels, count, channels, shift, s, q);
+    // Each block's sums are of differences from a row of its own (per channel the median of three rows, so that an outlier is not taken), and the
+    // blocks are merged in double: the spread of a block never drowns in the distance between rows of different blocks.
+    std::vector<float> shifts(Blocks(rows) * channels);
+    const std::vector<float> partial = PartialSums(context, rows, channels, [&](int64_t row, int64_t count, float* s, float* q) {
+      const float *first = from + row * channels, *middle = first + count / 2 * channels, *last = first + (count - 1) * channels;
+      float* shift = &shifts[row / kNormRows * channels];
+      for (int64_t c = 0; c < channels; ++c) shift[c] = std::max(std::min(first[c], middle[c]), std::min(std::max(first[c], middle[c]), last[c]));
+      loops_->moments(first, count, channels, shift, s, q);
     });
+    const auto rows_of = [&](int64_t b) { return static_cast<double>(std::min(kNormRows, rows - b * kNormRows)); };
+    std::vector<double> means_of(channels), squares(channels);
+    for (int64_t b = 0; b < Blocks(rows); ++b)
+      for (int64_t c = 0; c < channels; ++c) means_of[c] += partial[b * 2 * channels + c] + rows_of(b) * shifts[b * channels + c];
+    for (int64_t c = 0; c < channels; ++c) means_of[c] /= rows;
+    for (int64_t b = 0; b < Blocks(rows); ++b)
+      for (int64_t c = 0; c < channels; ++c) {
+        const double own = partial[b * 2 * channels + c] / rows_of(b), away = shifts[b * channels + c] + own - means_of[c];
+        squares[c] += partial[(b * 2 + 1) * channels + c] + rows_of(b) * (away * away - own * own);
+      }
     float *mean = outputs[1]->flat<float>().data(), *variance = outputs[2]->flat<float>().data(), *inverse = outputs[3]->flat<float>().data();
     const float *gamma = context->input(1).flat<float>().data(), *beta = context->input(2).flat<float>().data();
     std::vector<float> scale(channels);
     for (int64_t c = 0; c < channels; ++c) {
-      const double m = sum[c] / rows, v = std::max(0.0, square[c] / rows - m * m);
-      const double i = 1.0 / std::sqrt(v + static_cast<double>(epsilon_));
-      mean[c] = static_cast<float>(m + shift[c]);
-      variance[c] = square[c] != square[c] ? std::numeric_limits<float>::quiet_NaN() : static_cast<float>(v);
-      inverse[c] = square[c] != square[c] ? std::numeric_limits<float>::quiet_NaN() : static_cast<float>(i);
+      const double v = squares[c] != squares[c] ? squares[c] : std::max(0.0, squares[c] / rows);  // a NaN stays
+      mean[c] = static_cast<float>(means_of[c]);
+      variance[c] = static_cast<float>(v);
+      inverse[c] = static_cast<float>(1.0 / std::sqrt(v + static_cast<double>(epsilon_)));
       scale[c] = gamma[c] * inverse[c];
     }
     const int64_t period = Period(channels);
@@ -321,10 +485,15 @@ class BatchNormGradOp : public NormBase {
     std::vector<float> scale(channels), mean_dy(channels), mean_dyx(channels);
     for (int64_t c = 0; c < channels; ++c) scale[c] = gamma[c] * inverse[c];
     const NormParams own{mean, scale.data(), beta, nullptr, nullptr, nullptr, channels, relu_};
-    std::vector<double> sum(channels), product(channels);
-    SumBlocks(context, rows, channels, sum.data(), product.data(), [&](int64_t row, int64_t count, float* s, float* q) {
+    const std::vector<float> partial = PartialSums(context, rows, channels, [&](int64_t row, int64_t count, float* s, float* q) {
       loops_->norm_sums(own, g + row * channels, from + row * channels, count, channels, s, q);
     });
+    std::vector<double> sum(channels), product(channels);
+    for (int64_t b = 0; b < Blocks(rows); ++b)
+      for (int64_t c = 0; c < channels; ++c) {
+        sum[c] += partial[b * 2 * channels + c];
+        product[c] += partial[(b * 2 + 1) * channels + c];
+      }
     for (int64_t c = 0; c < channels; ++c) {
       const double of_normal = product[c] * inverse[c];
       dbeta->flat<float>()(c) = static_cast<float>(sum[c]);
@@ -343,6 +512,9 @@ class BatchNormGradOp : public NormBase {
 
 REGISTER_KERNEL_BUILDER(Name("GraffitiTrainingQuantize").Device(tf::DEVICE_CPU), QuantizeOp);
 REGISTER_KERNEL_BUILDER(Name("GraffitiExtremes").Device(tf::DEVICE_CPU), ExtremesOp);
+REGISTER_KERNEL_BUILDER(Name("GraffitiCountAbove").Device(tf::DEVICE_CPU), CountAboveOp);
+REGISTER_KERNEL_BUILDER(Name("GraffitiGroupMaximum").Device(tf::DEVICE_CPU), GroupMaximumOp);
+REGISTER_KERNEL_BUILDER(Name("GraffitiMultiLevel").Device(tf::DEVICE_CPU), MultiLevelOp);
 REGISTER_KERNEL_BUILDER(Name("GraffitiBatchNorm").Device(tf::DEVICE_CPU), BatchNormOp);
 REGISTER_KERNEL_BUILDER(Name("GraffitiBatchNormGrad").Device(tf::DEVICE_CPU), BatchNormGradOp);
 

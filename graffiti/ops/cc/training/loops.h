@@ -78,11 +78,11 @@ inline void StoreCodes(uint8_t* out, __m512i x) { _mm_storeu_si128(reinterpret_c
 inline void StoreCodes(int16_t* out, __m512i x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_cvtepi32_epi16(x)); }
 #endif
 
-// Elements in groups of 32: element k of a group has the low half of word k (k < 16) or the high half of word k - 16. `first` is a multiple of 32.
+// Elements in groups of 32: element k of a group has the low half of word k (k < 16) or the high half of word k - 16. `half_first` is half the first index, a multiple of 16.
 template <typename Code, bool kStochastic>
-void QuantizeRun(const QuantizeParams& p, const float* __restrict x, int64_t n, uint32_t first, Code* __restrict codes, ExtremeKeys* keys) {
+void QuantizeRun(const QuantizeParams& p, const float* __restrict x, int64_t n, uint32_t half_first, Code* __restrict codes, ExtremeKeys* keys) {
   const float inverse = p.inverse_step, low = p.low, high = p.high;
-  const uint32_t key0 = p.key0 + first / 2, key1 = p.key1;
+  const uint32_t key0 = p.key0 + half_first, key1 = p.key1;
   int32_t least = keys->low, most = keys->high;
   int64_t i = 0;
 #ifdef __AVX512BW__
@@ -129,11 +129,11 @@ void QuantizeRun(const QuantizeParams& p, const float* __restrict x, int64_t n, 
 }
 
 template <typename Code>
-void Quantize(const QuantizeParams& p, const float* x, int64_t n, uint32_t first, Code* codes, ExtremeKeys* keys) {
+void Quantize(const QuantizeParams& p, const float* x, int64_t n, uint32_t half_first, Code* codes, ExtremeKeys* keys) {
   if (p.stochastic)
-    QuantizeRun<Code, true>(p, x, n, first, codes, keys);
+    QuantizeRun<Code, true>(p, x, n, half_first, codes, keys);
   else
-    QuantizeRun<Code, false>(p, x, n, first, codes, keys);
+    QuantizeRun<Code, false>(p, x, n, half_first, codes, keys);
 }
 
 void Extremes(const float* __restrict x, int64_t n, ExtremeKeys* keys) {
@@ -145,6 +145,96 @@ void Extremes(const float* __restrict x, int64_t n, ExtremeKeys* keys) {
   }
   keys->low = least;
   keys->high = most;
+}
+
+int64_t CountAbove(const float* __restrict x, int64_t n, float bound) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < n; i += 4096) {
+    const int64_t end = n < i + 4096 ? n : i + 4096;
+    int32_t own = 0;
+    for (int64_t k = i; k < end; ++k) own += __builtin_fabsf(x[k]) > bound;
+    count += own;
+  }
+  return count;
+}
+
+void GroupMaximum(const float* __restrict x, int64_t rows, int64_t width, int64_t inner, int32_t* __restrict most) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* row = x + r * width;
+    if (inner == 1) {
+      for (int64_t c = 0; c < width; ++c) {
+        const int32_t bits = Bits(row[c]) & 0x7fffffff;
+        most[c] = bits > most[c] ? bits : most[c];
+      }
+      continue;
+    }
+    for (int64_t g = 0; g < width / inner; ++g) {
+      int32_t own = most[g];
+      for (int64_t s = 0; s < inner; ++s) {
+        const int32_t bits = Bits(row[g * inner + s]) & 0x7fffffff;
+        own = bits > own ? bits : own;
+      }
+      most[g] = own;
+    }
+  }
+}
+
+inline float FromBits(int32_t bits) {
+  float x;
+  __builtin_memcpy(&x, &bits, 4);
+  return x;
+}
+
+constexpr int64_t kNoiseRun = 512;
+
+// The generator's numbers of kNoiseRun + 32 elements from `first`, a multiple of 32, less one half.
+inline void CenteredNoise(uint32_t key0, uint32_t key1, int64_t first, float* __restrict out) {
+  for (int64_t g = 0; g < kNoiseRun + 32; g += 32) {
+    const uint32_t counter = static_cast<uint32_t>((first + g) / 2) + key0;
+    for (int k = 0; k < 16; ++k) {
+      const uint32_t word = Mix(counter + k, key1);
+      out[g + k] = static_cast<float>(static_cast<int32_t>(word & 0xffff)) * kTwoToMinus16 - 0.5f;
+      out[g + 16 + k] = static_cast<float>(static_cast<int32_t>(word >> 16)) * kTwoToMinus16 - 0.5f;
+    }
+  }
+}
+
+void MultiLevel(const ElementFormat& f, const float* __restrict x, int64_t n, int64_t first, const float* __restrict divisor,
+                const float* __restrict factor, int64_t period, float* __restrict y) {
+  const int shift = f.top_exponent + 1, mantissa = f.mantissa_bits;
+  const bool fixed = f.exponent_bits == 0;
+  const int32_t highest = fixed ? shift : shift - 1, lowest = fixed ? shift : 1 - (1 << f.exponent_bits) + shift;
+  const float unit = shift ? 2.0f : 1.0f;
+  const float largest = (1.0f - FromBits((127 - mantissa - !fixed) << 23)) * unit;
+  const float top_code = fixed || f.carry ? 1e9f : FromBits((128 + mantissa) << 23) - 1.0f;
+  const float magic = 12582912.0f;
+  float noise[kNoiseRun + 32] = {};
+  for (int64_t i = 0, j = 0; i < n;) {
+    int64_t count = n - i < period - j ? n - i : period - j;
+    if (count > kNoiseRun) count = kNoiseRun;
+    const int64_t aligned = (first + i) & ~int64_t{31};
+    const float* own = noise;
+    if (f.stochastic) {
+      CenteredNoise(f.key0, f.key1, aligned, noise);
+      own = noise + (first + i - aligned);
+    }
+    const float *from = x + i, *by = divisor + j, *times = factor + j;
+    float* to = y + i;
+    for (int64_t k = 0; k < count; ++k) {
+      const float m = __builtin_fabsf(from[k]) / by[k];
+      int32_t e = (Bits(m) >> 23) - 127;
+      e = e < lowest ? lowest : e;
+      e = e > highest ? highest : e;
+      float code = (m * FromBits((mantissa - e + 127) << 23) + own[k] + magic) - magic;
+      code = code > 0.0f ? code : 0.0f;
+      code = code < top_code ? code : top_code;
+      float element = code * FromBits((e - mantissa + 127) << 23);
+      element = element < largest ? element : largest;
+      to[k] = FromBits(Bits(element * times[k]) ^ (Bits(from[k]) & static_cast<int32_t>(0x80000000)));
+    }
+    i += count;
+    j = j + count == period ? 0 : j + count;
+  }
 }
 
 // Sums over rows in groups of four: ((a + b) + (c + d)), so that the additions do not wait for each other.
@@ -270,7 +360,7 @@ void NormGradient(const NormParams& p, const float* dy, const float* x, int64_t 
 }
 
 const TrainingLoops kLoops = {
-    Quantize<int8_t>, Quantize<uint8_t>, Quantize<int16_t>, Extremes, Moments, Normalize, NormSums, NormGradient,
+    Quantize<int8_t>, Quantize<uint8_t>, Quantize<int16_t>, Extremes, CountAbove, GroupMaximum, MultiLevel, Moments, Normalize, NormSums, NormGradient,
 };
 
 }  // namespace

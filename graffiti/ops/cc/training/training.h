@@ -1,5 +1,7 @@
 // Loops of low-bit training over short runs of floats: quantization with the tensor's extremes, and fused batch norm.
 //
+// Multi-level scaling (elements of a small float format under a scale per group) and the count of large elements are here too.
+//
 // Compiled once per tier (scalar.cc, x86_avx2.cc, x86_avx512.cc) from loops.h. Every sum has one order, whatever the tier and the number of threads:
 // float32 over a block of rows in lanes of kLanes channels, then double over the blocks. No fused multiply-adds.
 #ifndef GRAFFITI_OPS_CC_TRAINING_TRAINING_H_
@@ -34,12 +36,27 @@ struct NormParams {
   bool relu;
 };
 
+// The small float format of multi-level scaling: exponent_bits = 0 is fixed point of mantissa_bits.
+struct ElementFormat {
+  int exponent_bits, mantissa_bits;
+  bool carry;        // whether rounding may reach the next binade
+  int top_exponent;  // -1 or 0
+  bool stochastic;
+  uint32_t key0, key1;
+};
+
 struct TrainingLoops {
-  // codes[i] = clip(r(x[i] * inverse_step)), element i has the index `first + i`; widens `keys`
-  void (*quantize8)(const QuantizeParams& p, const float* x, int64_t n, uint32_t first, int8_t* codes, ExtremeKeys* keys);
-  void (*quantize8u)(const QuantizeParams& p, const float* x, int64_t n, uint32_t first, uint8_t* codes, ExtremeKeys* keys);
-  void (*quantize16)(const QuantizeParams& p, const float* x, int64_t n, uint32_t first, int16_t* codes, ExtremeKeys* keys);
+  // codes[i] = clip(r(x[i] * inverse_step)), element i has the index `2 * half_first + i`; widens `keys`
+  void (*quantize8)(const QuantizeParams& p, const float* x, int64_t n, uint32_t half_first, int8_t* codes, ExtremeKeys* keys);
+  void (*quantize8u)(const QuantizeParams& p, const float* x, int64_t n, uint32_t half_first, uint8_t* codes, ExtremeKeys* keys);
+  void (*quantize16)(const QuantizeParams& p, const float* x, int64_t n, uint32_t half_first, int16_t* codes, ExtremeKeys* keys);
   void (*extremes)(const float* x, int64_t n, ExtremeKeys* keys);
+  // how many |x[i]| > bound
+  int64_t (*count_above)(const float* x, int64_t n, float bound);
+  // most[c / inner] = max(most[c / inner], |x[r][c]|) over rows of `width` elements, as the bits of non-negative floats
+  void (*group_maximum)(const float* x, int64_t rows, int64_t width, int64_t inner, int32_t* most);
+  // y[i] = sign(x[i]) * element(|x[i]| / divisor[j]) * factor[j], j = i mod period; element i has the flat index `first + i`
+  void (*multi_level)(const ElementFormat& f, const float* x, int64_t n, int64_t first, const float* divisor, const float* factor, int64_t period, float* y);
   // sums over rows of x[r][c] - shift[c] and of its square
   void (*moments)(const float* x, int64_t rows, int64_t channels, const float* shift, float* sum, float* square);
   // y = (x - mean) * scale + beta, then perhaps max(y, 0), over n floats; x starts at channel 0
