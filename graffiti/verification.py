@@ -6,137 +6,29 @@ compared with it on each tensor they have, with ``==``.
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
-import os
+import hashlib
+import importlib.metadata
+import platform
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from graffiti import files, interface
+from graffiti import interface
+from graffiti.certificate import MAX_OFFENDERS, Bound, TensorResult, VerificationReport
 from graffiti.export.c.targets import TARGETS as C_TARGETS
 from graffiti.graph import interpreter
 from graffiti.graph.ir import Graph
 from graffiti.integer_graph import IntegerGraph
 from graffiti.numerics.formats import QFormat
 
-MAX_OFFENDERS = 5
 DEFAULT_TARGETS = ("reference", "native", "python")
-
-
-@dataclasses.dataclass
-class TensorResult:
-    """The comparison of one tensor on one target.
-
-    Attributes:
-        target: ``keras``, ``native:avx2``, ``c`` ...
-        tensor: the value's name in the integer graph.
-        compared: how many integers were compared.
-        unequal: how many of them differ from the reference.
-        worst: the largest difference in steps.
-        offenders: the first few as ``(index, expected, got)``; the index counts from the first example of the data.
-    """
-
-    target: str
-    tensor: str
-    compared: int = 0
-    unequal: int = 0
-    worst: int = 0
-    offenders: list[tuple[tuple[int, ...], int, float]] = dataclasses.field(default_factory=list)
-
-    def add(self, expected: np.ndarray, got: np.ndarray, first_example: int) -> None:
-        """Compare one batch."""
-        if expected.shape != got.shape:
-            raise ValueError(f"{self.target}: tensor {self.tensor!r} has shape {got.shape}, the reference {expected.shape}")
-        self.compared += expected.size
-        unequal = np.not_equal(expected, got)
-        count = int(np.count_nonzero(unequal))
-        if count:
-            self.unequal += count
-            difference = np.abs(expected.astype(np.float64) - got.astype(np.float64))
-            self.worst = max(self.worst, math.ceil(float(np.nanmax(np.where(np.isnan(difference), np.inf, difference)))) if
-                             np.isfinite(difference).all() else 2**31)
-            for index in np.argwhere(unequal)[: MAX_OFFENDERS - len(self.offenders)]:
-                place = (int(index[0]) + first_example, *map(int, index[1:]))
-                value = float(got[tuple(index)])
-                self.offenders.append((place, int(expected[tuple(index)]), int(value) if value.is_integer() else value))
-
-
-@dataclasses.dataclass
-class VerificationReport:
-    """What ``verify`` found.
-
-    Attributes:
-        model: the model's name.
-        digest: SHA-256 of the integer graph.
-        examples: how many inputs went through.
-        results: one ``TensorResult`` per target and tensor.
-        skipped: target → why it was not run.
-    """
-
-    model: str
-    digest: str
-    examples: int
-    results: list[TensorResult]
-    skipped: dict[str, str] = dataclasses.field(default_factory=dict)
-
-    @property
-    def mismatches(self) -> int:
-        """Unequal integers over all targets and tensors."""
-        return sum(result.unequal for result in self.results)
-
-    @property
-    def compared(self) -> int:
-        """Compared integers over all targets and tensors."""
-        return sum(result.compared for result in self.results)
-
-    @property
-    def targets(self) -> list[str]:
-        """The targets that were compared, in order."""
-        return list(dict.fromkeys(result.target for result in self.results))
-
-    @property
-    def ok(self) -> bool:
-        """Whether something was compared, nothing differs and nothing asked for was skipped."""
-        return self.compared > 0 and self.mismatches == 0 and not self.skipped
-
-    def to_config(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {
-            "model": self.model, "sha256": self.digest, "examples": self.examples, "compared": self.compared,
-            "mismatches": self.mismatches, "ok": self.ok, "skipped": self.skipped,
-            "results": [dataclasses.asdict(result) for result in self.results],
-        }
-
-    def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
-        """Write the report as JSON, atomically."""
-        with files.atomic_file(path, overwrite=overwrite) as temporary:
-            temporary.write_text(json.dumps(self.to_config(), indent=1) + "\n")
-
-    def __str__(self) -> str:
-        lines = [
-            f"verify {self.model}: {self.examples} examples, integer graph sha256 {self.digest[:16]}",
-            f"{'target':<20} {'tensors':>8} {'integers compared':>18} {'unequal':>9} {'worst':>6}",
-        ]
-        for target in self.targets:
-            of_target = [result for result in self.results if result.target == target]
-            lines.append(
-                f"{target:<20} {len(of_target):>8} {sum(r.compared for r in of_target):>18,} "
-                f"{sum(r.unequal for r in of_target):>9,} {max(r.worst for r in of_target):>6}"
-            )
-        lines += [f"{target:<20} skipped: {why}" for target, why in self.skipped.items()]
-        for result in (r for r in self.results if r.unequal):
-            lines.append(f"  {result.target} {result.tensor}: {result.unequal} of {result.compared} differ, at most {result.worst} steps")
-            lines += [f"    at {place}: expected {expected}, got {got}" for place, expected, got in result.offenders]
-        failure = f"{self.mismatches} unequal integers, {len(self.skipped)} targets skipped" if self.compared else "nothing was compared"
-        lines.append("all integers agree" if self.ok else f"NOT proven: {failure}")
-        return "\n".join(lines)
 
 
 def verify(
     q, ig: IntegerGraph, data, targets: Sequence[str] = DEFAULT_TARGETS, *, batch_size: int = 100, progress: bool = True,
+    timestamp: str = "",
 ) -> VerificationReport:
     """Compare the Keras model and every target with the numpy reference, on every tensor.
 
@@ -153,9 +45,11 @@ def verify(
             tensor, ``onnx:optimized`` rewritten by the runtime, with the tensors of codes), ``qonnx`` (in the qonnx executor).
         batch_size: examples at a time; memory grows with it.
         progress: show a bar.
+        timestamp: goes into the certificate as it is; none by default, so that equal runs give equal files.
 
     Returns:
-        A ``VerificationReport``; ``report.mismatches`` is the number of unequal integers.
+        A ``VerificationReport``; ``report.mismatches`` is the number of unequal integers. Where a target's own arithmetic cannot be equal, ``report.bounds``
+        names the tensors and by how much they may differ at most.
 
     Raises:
         ValueError: for an unknown target, a ``q`` that is not quantized or was never lowered to ``ig``, or where there is no data.
@@ -181,6 +75,11 @@ def verify(
             runs.update(_TARGETS[kind](ig, option))
         except (ImportError, OSError, RuntimeError, ValueError) as error:  # not built, not on this CPU, not exportable
             skipped[target] = " ".join(str(error).split())
+    report = VerificationReport(
+        ig.graph.name, ig.digest(), examples, [], skipped, _bounds(ig, runs), {output: _codes_of(ig.graph, output) for output in ig.graph.outputs},
+        model_digest="" if q is None else _model_digest(q), data_digest=_data_digest(ig, arrays), formats=_formats(ig.graph),
+        environment=_environment(runs), timestamp=timestamp)
+    classes = _class_outputs(ig.graph)
     results: dict[tuple[str, str], TensorResult] = {}
     # computed in float from equal integers, by each runtime's own kernels; what follows from them is compared again
     in_float = {name for node in ig.graph.nodes if node.op in ("softmax", "island") for name in node.outputs}
@@ -194,17 +93,23 @@ def verify(
         batch = [array[start : start + batch_size] for array in arrays]
         reference = interpreter.run(ig.graph, batch, values=True, island=island)
         for target, run in runs.items():
-            for tensor, got in run(batch).items():
+            values = run(batch)
+            if classes and all(output in values for output in classes):
+                same = [np.argmax(reference[output], -1) == np.argmax(values[output], -1) for output in classes]
+                report.top1[target] = report.top1.get(target, 0) + int(np.all(same, 0).sum())
+            for tensor, got in values.items():
                 if tensor not in reference or tensor in in_float:
                     continue
                 result = results.setdefault((target, tensor), TensorResult(target, tensor))
                 expected, got = _comparable(ig.graph, tensor, reference[tensor], got, target)
                 result.add(expected, got, start)
-    report = VerificationReport(ig.graph.name, ig.digest(), examples, list(results.values()), skipped)
-    ends = {output: _codes_of(ig.graph, output) for output in ig.graph.outputs}
+    report.results = list(results.values())
+    wrong = dict.fromkeys(place[0] for result in report.results for place, _, _ in result.offenders)
+    for example in list(wrong)[:MAX_OFFENDERS]:
+        report.inputs[example] = {name: array[example].tolist() for name, array in zip(ig.graph.inputs, arrays)}
     for target in runs:
         compared = {result.tensor for result in results.values() if result.target == target}
-        unproven = [output for output, codes in ends.items() if codes and compared.isdisjoint((output, *codes))]
+        unproven = [output for output, codes in report.ends.items() if codes and compared.isdisjoint((output, *codes))]
         if unproven or not compared:
             report.skipped[target] = f"it has no tensor for the network's output {', '.join(unproven)}; pass the model that was lowered"
     return report
@@ -216,6 +121,77 @@ def _codes_of(graph: Graph, output: str) -> list[str]:
     while chain[-1] in producers and producers[chain[-1]].op in ("dequantize", "softmax", "reshape", "permute"):
         chain.append(producers[chain[-1]].inputs[0])
     return [value for value in chain if graph.format(value) is not None]
+
+
+def _class_outputs(graph: Graph) -> list[str]:
+    """Outputs ``[batch, classes]``."""
+    return [output for output in graph.outputs if len(graph.shape(output)) == 2 and (graph.shape(output)[-1] or 0) > 1]
+
+
+def _bounds(ig: IntegerGraph, runs) -> list[Bound]:
+    """Where a runtime rounds otherwise than the graph, and how far that can reach (``export/litert/difference.py``)."""
+    from graffiti.export.litert.exporter import LiteRTExporter
+
+    found = []
+    for target in runs:
+        kind, _, runtime = target.partition(":")
+        if kind == "litert":
+            arithmetic, kernels = ("float32", "builtin") if runtime == "float32" else ("int8", runtime)
+            why = f"an operator of LiteRT's {kernels} kernels at or before it rounds ties otherwise than the graph"
+            steps = LiteRTExporter().expected_difference(ig.graph, runtime=kernels, arithmetic=arithmetic)
+            found += [Bound(target, tensor, most, why) for tensor, most in steps.items()]
+    return found
+
+
+def _model_digest(q) -> str:
+    """SHA-256 of architecture and weights."""
+    digest = hashlib.sha256(q.to_json().encode())
+    for weight in q.weights:
+        value = np.ascontiguousarray(weight.numpy())
+        digest.update(f"{value.dtype.str}{value.shape}".encode() + value.tobytes())
+    return digest.hexdigest()
+
+
+def _data_digest(ig: IntegerGraph, arrays: list[np.ndarray]) -> str:
+    """SHA-256 of the inputs, with names, types and shapes."""
+    digest = hashlib.sha256()
+    for name, array in zip(ig.graph.inputs, arrays):
+        digest.update(f"{name}{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _formats(graph: Graph) -> dict[str, dict[str, int]]:
+    """How many tensors of each width: the scheme, as the graph holds it."""
+    found: dict[str, Counter[str]] = {"weights": Counter(), "activations": Counter(), "accumulators": Counter()}
+    kernels = {node.inputs[1] for node in graph.nodes if node.op in ("conv", "depthwise_conv", "dense", "conv_transpose")}
+    for kernel in kernels:
+        if (format := graph.format(kernel)) is not None:
+            found["weights"][f"int{format.bits}{' per channel' if len(format.exponents) > 1 else ''}"] += 1
+    for value in (output for node in graph.nodes for output in node.outputs):
+        if (format := graph.format(value)) is not None:
+            found["accumulators" if format.bits > 16 else "activations"][f"{'' if format.signed else 'u'}int{format.bits}"] += 1
+    return {role: dict(sorted(counts.items())) for role, counts in found.items()}
+
+
+_PACKAGES = {"litert": "ai-edge-litert", "onnx": "onnxruntime", "qonnx": "qonnx"}
+
+
+def _environment(runs) -> dict[str, Any]:
+    """Versions of everything that took part, and what the processor has."""
+    from graffiti.runtime import runner
+
+    needed = ["graffiti", "numpy", "tensorflow", "keras", *dict.fromkeys(_PACKAGES[kind] for kind in (t.partition(":")[0] for t in runs) if kind in _PACKAGES)]
+    versions: dict[str, Any] = {"python": platform.python_version()}
+    for package in needed:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "unknown"
+    try:
+        tiers = list(runner.supported_tiers())
+    except (ImportError, OSError, RuntimeError):  # no kernel library
+        tiers = []
+    return {**versions, "machine": platform.machine(), "tiers": tiers}
 
 
 def _arrays(ig: IntegerGraph, data) -> list[np.ndarray]:

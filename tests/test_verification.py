@@ -10,11 +10,11 @@ import pytest
 import zoo
 
 import graffiti
-from graffiti import verification
+from graffiti import certificate, verification
+from graffiti.certificate import Bound, TensorResult, VerificationReport
 from graffiti.graph import interpreter
 from graffiti.numerics.formats import QFormat
 from graffiti.runtime import library
-from graffiti.verification import TensorResult, VerificationReport
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_one_changed_weight_is_found(net):
     result = next(r for r in report.results if r.tensor == wrong[0])
     assert result.unequal == np.count_nonzero(here != there) and result.compared == here.size
     assert result.worst == np.abs(here.astype(np.int64) - there).max()
-    assert 1 <= len(result.offenders) == min(verification.MAX_OFFENDERS, result.unequal)
+    assert 1 <= len(result.offenders) == min(certificate.MAX_OFFENDERS, result.unequal)
     for index, expected, got in result.offenders:
         assert (expected, got) == (here[index], there[index]) and expected != got
     text = str(report)
@@ -202,6 +202,68 @@ def test_json(net, tmp_path):
         report.save(tmp_path / "r.json")
     report.save(tmp_path / "r.json", overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+    loaded = VerificationReport.load(tmp_path / "r.json")
+    assert loaded == report and str(loaded) == str(report)
+    # the first offenders come with the inputs that show them
+    wrong = {place[0] for r in report.results for place, _, _ in r.offenders}
+    assert report.inputs and set(report.inputs) <= wrong
+    for example, values in loaded.inputs.items():
+        np.testing.assert_array_equal(np.float32(values[ig.graph.inputs[0]]), images[example])
+
+
+def test_the_certificate_says_what_was_proven_with_what(net):
+    q, ig, images = net
+    report = graffiti.verify(q, ig, images, ["python"], progress=False, timestamp="2026-01-01")
+    assert report == graffiti.verify(q, ig, images, ["python"], progress=False, timestamp="2026-01-01"), "equal runs give equal certificates"
+    assert len(report.model_digest) == len(report.data_digest) == 64 and report.timestamp == "2026-01-01" and report.verdict == "equal" and not report.inputs
+    assert report.top1 == {"python": 12} or report.top1 == {"keras": 12, "python": 12}
+    assert report.environment["numpy"] == np.__version__ and report.environment["keras"] == keras.__version__
+    products = sum(node.op in ("conv", "dense", "depthwise_conv") for node in ig.graph.nodes)
+    assert sum(report.formats["weights"].values()) == products and set(report.formats["accumulators"]) == {"int32"}
+    changed = images.copy()
+    changed.flat[0] += 1e-3
+    clone = keras.models.clone_model(q)
+    clone.set_weights([w * 1.5 if i == 0 else w for i, w in enumerate(q.get_weights())])
+    assert graffiti.verify(None, ig, changed, ["python"], progress=False).data_digest != report.data_digest
+    assert verification._model_digest(clone) != report.model_digest
+    assert graffiti.verify(None, ig, images, ["python"], progress=False).model_digest == ""
+
+
+def test_verdicts():
+    def report(worst, bounds, **more):
+        result = TensorResult("litert:builtin", "a", 1000, int(worst > 0), worst, [((0, 1), 4, 4 + worst)] if worst else [])
+        end = TensorResult("litert:builtin", "y", 1000, int(worst > 0), 77_000 * worst)
+        return VerificationReport("m", "d", 1000, [result, end], bounds=bounds, ends={"y": ["a"]}, **more)
+
+    one = [Bound("litert:builtin", "a", 1, "ties")]
+    assert report(0, one).verdict == "equal"
+    assert report(1, one).verdict == "bounded" and "within the stated bounds" in str(report(1, one)) and not report(1, one).ok
+    assert report(2, one).verdict == "failed" and report(1, []).verdict == "failed"
+    assert report(1, [Bound("litert:xnnpack", "a", 1, "another runtime")]).verdict == "failed"
+    assert report(1, one, top1={"litert:builtin": 999}).verdict == "bounded" and report(1, one, top1={"litert:builtin": 998}).verdict == "failed"
+    assert report(1, one, skipped={"c": "no compiler"}).verdict == "failed"
+
+
+def test_a_runtime_that_rounds_otherwise_is_bounded_and_named(net):
+    pytest.importorskip("ai_edge_litert")
+    q, ig, images = net
+    report = graffiti.verify(q, ig, images, ["litert:xnnpack", "litert:builtin"], progress=False)
+    assert {b.target for b in report.bounds} <= {"litert:builtin", "litert:xnnpack"} and any(b.target == "litert:builtin" for b in report.bounds)
+    assert report.verdict in ("equal", "bounded"), str(report)
+    assert report.environment["ai-edge-litert"] != "unknown"
+
+
+def test_files_that_are_no_certificate(tmp_path, net):
+    _, ig, images = net
+    path = tmp_path / "r.json"
+    for content, message in (("{", "r.json: "), ("{}", "no certificate of graffiti.verify"), ("[]", "no certificate of graffiti.verify")):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            VerificationReport.load(path)
+    config = graffiti.verify(None, ig, images, ["python"], progress=False).to_config()
+    config["mismatches"] = 3
+    with pytest.raises(ValueError, match="says mismatches = 3, and its results give 0"):
+        VerificationReport.from_config(config)
 
 
 # ---- accumulators beyond 24 bits ---------------------------------------------------------------------------------------------

@@ -18,11 +18,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     common.add_data(parser, "--data", "inputs")
     parser.add_argument("--targets", default="reference,native,python", help="comma-separated: reference, native, ops, python, c, litert, onnx, qonnx, ... (an unknown one lists all)")
     parser.add_argument("--out", "--report", dest="out", help="also write the certificate to this file: .json, or .txt for its text form")
+    parser.add_argument("--timestamp", action="store_true", help="write the time (UTC) into the certificate")
     parser.add_argument("--overwrite", action="store_true", help="replace the certificate where it exists")
 
 
 def run(args: argparse.Namespace) -> common.Result:
     """Verify; 1 where anything differs or could not be compared."""
+    import datetime
+
     import graffiti
     from graffiti import files
 
@@ -38,7 +41,8 @@ def run(args: argparse.Namespace) -> common.Result:
         q = common.load_model(args.model)
         graph = graffiti.IntegerGraph.load(args.graph) if args.graph else common.lowered(q)
     examples = common.load_data(args.data, args.limit)
-    report = graffiti.verify(q, graph, examples.inputs, [target.strip() for target in args.targets.split(",")])
+    stamp = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds") if args.timestamp else ""
+    report = graffiti.verify(q, graph, examples.inputs, [target.strip() for target in args.targets.split(",")], timestamp=stamp)
     if args.out:
         if args.out.endswith(".txt"):
             with files.atomic_file(args.out, overwrite=args.overwrite) as temporary:
