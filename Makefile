@@ -27,7 +27,7 @@ $(STAMP): setup.py $(KERNELS)
 	touch $@
 
 quickstart: install
-	@echo "== quickstart: float -> static int8 -> ALT -> integer graph -> C"
+	@echo "== quickstart: float -> static int8 -> ALT -> integer graph -> C -> report"
 	rm -rf quickstart_out
 	$(BIN)/python recipes/quickstart.py --out=quickstart_out
 

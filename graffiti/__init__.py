@@ -11,6 +11,7 @@ from graffiti.api import calibrate, quantize, to_integer
 from graffiti.certificate import VerificationReport
 from graffiti.config import QuantizerSpec, ReportLine, Rule, Scheme
 from graffiti.cost import cost
+from graffiti.html_report import report
 from graffiti.inspection import Inspection, inspect
 from graffiti.integer_graph import IntegerGraph
 from graffiti.low_bit.convert import quantize_training, strip
@@ -28,5 +29,5 @@ __all__ = [
     "ALT", "AccumulatorOverflow", "Inspection", "IntegerGraph", "LowBitOptimizer", "QuantizationReport",
     "QuantizerSpec", "ReportLine", "Rule", "Scheme", "TargetError", "TargetProfile", "TensorSpec", "TrainingScheme",
     "VerificationReport", "calibrate", "callbacks", "cost", "inspect", "layers", "quantize", "quantize_training",
-    "quantizers", "recipes", "schemes", "strip", "targets", "tfmot", "to_integer", "verify",
+    "quantizers", "recipes", "report", "schemes", "strip", "targets", "tfmot", "to_integer", "verify",
 ]

@@ -3,7 +3,7 @@
     python recipes/quickstart.py --out=quickstart_out
 
 Prints a table of accuracies and the number of unequal integers (0). Writes to --out: float.keras, quantized.keras,
-retrained.keras, net.graffiti, verification.json and net_c/ (C99 with a main.c that checks itself on stored vectors).
+retrained.keras, net.graffiti, verification.json, report.html and net_c/ (C99 with a main.c that checks itself on stored vectors).
 """
 
 import subprocess
@@ -60,7 +60,8 @@ def main(_) -> None:
     print("3. retrain weights and thresholds with ALT", flush=True)
     alt = graffiti.ALT(steps_per_epoch=-(-1400 // 32), batch_size=32, weight_learning_rate=3e-5)
     q.compile(alt, "sparse_categorical_crossentropy", metrics=["accuracy"])
-    q.fit(*train, epochs=_EPOCHS.value, batch_size=32, verbose=2, callbacks=graffiti.callbacks.alt())
+    history = graffiti.callbacks.ThresholdHistory()
+    q.fit(*train, epochs=_EPOCHS.value, batch_size=32, verbose=2, callbacks=graffiti.callbacks.alt(history=history))
     q.save(out / "retrained.keras")
 
     print("4. integers, proven equal", flush=True)
@@ -74,12 +75,15 @@ def main(_) -> None:
     ig.export(out / "net_c", format="c", test_inputs=test[0][:16])
     subprocess.run(["make", "-s", "-C", str(out / "net_c"), "check"], check=True)
 
+    print("6. the report", flush=True)
+    graffiti.report(q, test[0], out / "report.html", labels=test[1], float_model=model, history=history, verification=report)
+
     rows = [("float", model.evaluate(*test, verbose=0)[1]), (f"static {_SCHEME.value}", static),
             ("after ALT", q.evaluate(*test, verbose=0)[1]), ("integer graph", ig.evaluate(*test)["accuracy"])]
     print(f"\n| network | accuracy on {len(test[1])} digits |\n|---|---|")
     print("\n".join(f"| {name} | {100 * value:.2f} % |" for name, value in rows))
     print(f"\nunequal integers: {report.mismatches} of {report.compared:,} over {', '.join(report.targets)}")
-    print(f"look at {out}/net_c (C99), {out}/verification.json and {out}/net.graffiti")
+    print(f"look at {out}/report.html, {out}/net_c (C99), {out}/verification.json and {out}/net.graffiti")
     if not report.ok:
         raise SystemExit("the executors do not agree; see verification.json")
 

@@ -226,10 +226,28 @@ def test_export_formats(call, made, tmp_path, format, file, package):
 def test_verify_certificate(call, tmp_path):
     code, out, _ = call("verify", "{}/net.graffiti", "--data={}/images.npy", "--targets=python, native", "--out=c.txt")
     assert code == 0 and "wrote c.txt" in out and (tmp_path / "c.txt").read_text() in out.replace("\nwrote c.txt", "")
-    assert "keras" not in out, "a .graffiti file has no Keras model to compare"
+    assert "\nkeras " not in out, "a .graffiti file has no Keras model to compare"
     assert call("verify", "{}/q.keras", "--data={}/images.npy", "--targets=python", "--out=c.json")[0] == 0
     assert call("verify", "{}/q.keras", "--data={}/images.npy", "--targets=python", "--out=c.json")[0] == 2
     assert call("verify", "{}/q.keras", "--data={}/images.npy", "--targets=python", "--out=c.json", "--overwrite")[0] == 0
+
+
+def test_report(call, tmp_path):
+    history = graffiti.callbacks.ThresholdHistory()
+    history.steps, history.values = [0, 1], {"conv/kernel": [0.0, 0.5]}
+    history.save(tmp_path / "h.json")
+    assert call("verify", "{}/q.keras", "--data={}/data.npz", "--targets=python", "--out=c.json", "--timestamp")[0] == 0
+    certificate = graffiti.VerificationReport.load(tmp_path / "c.json")
+    assert certificate.timestamp.endswith("+00:00") and certificate.ok
+    code, out, _ = call(
+        "report", "{}/q.keras", "--data={}/data.npz", "--float_model={}/float.keras", "--history=h.json", "--verification=c.json", "--output=r.html", "--json")
+    text = (tmp_path / "r.html").read_text()
+    assert code == 0 and json.loads(out) == {"output": "r.html", "bytes": len(text.encode()), "examples": 24}
+    assert certificate.timestamp in text and "Thresholds in training" in text and "accuracy, float" in text and "<h2>Sensitivity</h2>" in text
+    assert call("report", "{}/q.keras", "--data={}/images.npy", "--output=r.html")[0] == 2 and (tmp_path / "r.html").read_text() == text
+    assert call("report", "{}/q.keras", "--data={}/images.npy", "--output=r.html", "--overwrite", "--nosensitivity")[0] == 0
+    text = (tmp_path / "r.html").read_text()
+    assert "accuracy, float" not in text and "<h2>Sensitivity</h2>" not in text
 
 
 def test_bench(call):
@@ -302,6 +320,9 @@ REFUSALS = [
     (("inspect", "{}/float.keras", "--scheme=int9"), "int9"),
     (("inspect", "{}/float.keras", "--scheme=int8", "--recipe=int8"), "give --recipe or --scheme, not both"),
     (("inspect", "cut.keras", "--target=c99"), "cut.keras does not load as a Keras model"),
+    (("report", "{}/q.keras", "--data={}/data.npz", "--output=o.pdf"), "--output names a .html file, got o.pdf"),
+    (("report", "{}/q.keras", "--data={}/data.npz", "--output=taken.html"), "taken.html exists already"),
+    (("report", "{}/q.keras", "--data={}/data.npz", "--output=o.html", "--verification=absent.json"), "there is no file absent.json"),
     (("bench", "{}/q.keras", "--keras=absent.keras"), "there is no file absent.keras; --keras names a model to run"),
     (("bench", "{}/q.keras", "--engines=tvm"), "--engines takes litert, onnx or none, got 'tvm'"),
     (("bench", "{}/float.keras",), "is not quantized"),

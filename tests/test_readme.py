@@ -32,7 +32,7 @@ def test_public_names():
         "ALT", "AccumulatorOverflow", "Inspection", "IntegerGraph", "LowBitOptimizer", "QuantizationReport",
         "QuantizerSpec", "ReportLine", "Rule", "Scheme", "TargetError", "TargetProfile", "TensorSpec",
         "TrainingScheme", "VerificationReport", "calibrate", "callbacks", "cost", "inspect", "layers", "quantize",
-        "quantize_training", "quantizers", "recipes", "schemes", "strip", "targets", "tfmot", "to_integer", "verify",
+        "quantize_training", "quantizers", "recipes", "report", "schemes", "strip", "targets", "tfmot", "to_integer", "verify",
     ]
     assert all(hasattr(graffiti, name) for name in graffiti.__all__)
 

@@ -5,6 +5,7 @@
     graffiti verify retrained.keras --data=images.npz --targets=reference,native,python,c --out=certificate.json
     graffiti export retrained.keras --format=c --output=net_c
     graffiti inspect model.keras --target=cortex_m
+    graffiti report retrained.keras --data=images.npz --output=report.html
     graffiti bench retrained.keras --keras=model.keras
 
 Every command exits with 0 only when it did what it says (1: it ran, and the answer is no; 2: it could not), never overwrites a file
@@ -22,7 +23,7 @@ from types import ModuleType
 from absl import app
 from absl.flags import argparse_flags
 
-from graffiti.cli import bench, export, inspect, quantize, retrain, verify
+from graffiti.cli import bench, export, inspect, quantize, report, retrain, verify
 
 # A command is a module with HELP (one line), add_options(parser) and run(arguments) -> (what --json prints, text, exit code).
 COMMANDS: dict[str, ModuleType] = {
@@ -31,6 +32,7 @@ COMMANDS: dict[str, ModuleType] = {
     "verify": verify,
     "export": export,
     "inspect": inspect,
+    "report": report,
     "bench": bench,
 }
 

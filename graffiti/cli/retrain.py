@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threshold_learning_rate", type=float, help="default: ALT's")
     parser.add_argument("--from_logits", action="store_true", help="the outputs are logits (found out by itself: a model without softmax at its end)")
     parser.add_argument("--seed", type=int, default=0, help="of shuffling and dropout")
-    parser.add_argument("--history", help="also write the thresholds' way through training to this JSON file")
+    parser.add_argument("--history", help="also write the thresholds' way through training to this JSON file, for graffiti report")
     common.add_output(parser, "the .keras file to write")
 
 

@@ -21,7 +21,9 @@ from graffiti.numerics.rounding import round_real
 from graffiti.numerics.windows import window_slices
 
 
-def run_float(graph: Graph, inputs, *, values: bool = False, dtype=np.float64, island: Island | None = None):
+def run_float(
+    graph: Graph, inputs, *, values: bool = False, dtype=np.float64, island: Island | None = None, active: Callable[[Node], bool] | None = None,
+):
     """Run a float or fakequant graph.
 
     Args:
@@ -30,6 +32,7 @@ def run_float(graph: Graph, inputs, *, values: bool = False, dtype=np.float64, i
         values: whether to return every tensor.
         dtype: float64 or float32, of all arithmetic.
         island: computes a Keras layer left opaque, as in ``interpreter.run``.
+        active: which quantizers (``fake_quantize`` and ``quantize_bias`` nodes) quantize; the others pass their input on. All by default.
 
     Returns:
         The list of output arrays in ``dtype``; with ``values`` a dict of every input and node output by name.
@@ -50,6 +53,8 @@ def run_float(graph: Graph, inputs, *, values: bool = False, dtype=np.float64, i
     def compute(node: Node, arrays: list[np.ndarray]):
         if node.op == "island":
             return run_island(node, [np.asarray(a, np.float32) for a in arrays], island)
+        if active is not None and node.op in ("fake_quantize", "quantize_bias") and not active(node):
+            return [np.asarray(arrays[0], dtype)]
         if node.op not in RULES:
             raise ValueError(f"node {node.name!r}: there is no float meaning for the op {node.op!r}")
         return [RULES[node.op](_Call(graph, node, attributes(node), formats), *(np.asarray(a, dtype) for a in arrays))]

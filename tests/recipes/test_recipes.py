@@ -87,7 +87,7 @@ def test_quickstart(tmp_path):
     done = recipe("quickstart.py", "--out=out", "--float_epochs=2", "--epochs=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     out = tmp_path / "out"
-    assert {p.name for p in out.iterdir()} == {"float.keras", "quantized.keras", "retrained.keras", "net.graffiti", "verification.json", "net_c"}
+    assert {p.name for p in out.iterdir()} == {"float.keras", "quantized.keras", "retrained.keras", "net.graffiti", "verification.json", "report.html", "net_c"}
     report = json.loads((out / "verification.json").read_text())
     assert report["ok"] and report["mismatches"] == 0 and {"keras", "native", "ops", "python", "c"} <= {r["target"].split(":")[0] for r in report["results"]}
     rows = dict(line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ") and line.endswith("% |"))

@@ -1,0 +1,179 @@
+"""The numbers of a report."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from graffiti.graph.float_interpreter import quantizer_format, run_float
+from graffiti.graph.ir import Graph, Node
+
+BINS = 48
+
+
+@dataclasses.dataclass
+class QuantizerRow:
+    """One quantizer on the examples.
+
+    Attributes:
+        name: of the quantized value.
+        role: ``input``, ``activation``, ``weight`` ...
+        bits: width; ``signed`` or not.
+        exponents: exponents of the step, one or one per channel.
+        low, high: the range that is represented, of the widest channel.
+        least, most: extremes of the value.
+        clipped: part of the elements outside the range.
+        sqnr: of this rounding alone, dB; infinite where nothing was lost.
+        cosine: between the value and its quantized form.
+        float_sqnr, float_cosine: between the float model's tensor of the same name and the one here; ``None`` where there is none.
+        histogram: ``(counts, edges)`` of the value.
+    """
+
+    name: str
+    role: str
+    bits: int
+    signed: bool
+    exponents: tuple[int, ...]
+    low: float
+    high: float
+    least: float
+    most: float
+    clipped: float
+    sqnr: float
+    cosine: float
+    float_sqnr: float | None
+    float_cosine: float | None
+    histogram: tuple[np.ndarray, np.ndarray]
+
+
+@dataclasses.dataclass
+class Sensitivity:
+    """The outputs where one quantizer alone is at work, against the same network without any.
+
+    Attributes:
+        name, role: of the quantizer.
+        noise: ``sum (y - y_q)^2 / sum y^2`` over the outputs.
+        moved: part of the examples whose largest output is another one.
+    """
+
+    name: str
+    role: str
+    noise: float
+    moved: float
+
+
+def sqnr(x: np.ndarray, y: np.ndarray) -> float:
+    """``10 log10(sum x^2 / sum (x - y)^2)`` in dB; infinite where they are equal."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    noise, signal = float(np.sum((x - y) ** 2)), float(np.sum(x**2))
+    if noise == 0.0:
+        return float("inf")
+    return 10.0 * float(np.log10(signal / noise)) if signal else float("-inf")
+
+
+def cosine(x: np.ndarray, y: np.ndarray) -> float:
+    """``<x, y> / (|x| |y|)``; 1 for two zeros, 0 for one."""
+    x, y = np.ravel(np.asarray(x, np.float64)), np.ravel(np.asarray(y, np.float64))
+    sizes = float(np.linalg.norm(x)), float(np.linalg.norm(y))
+    if 0.0 in sizes:
+        return float(sizes[0] == sizes[1])
+    return float(x @ y) / (sizes[0] * sizes[1])
+
+
+def classes_of(labels: Any, examples: int) -> np.ndarray:
+    """Labels as whole numbers ``[examples]``.
+
+    Raises:
+        ValueError: for another number or shape.
+    """
+    labels = np.asarray(labels)
+    labels = labels.argmax(-1) if labels.ndim == 2 and labels.shape[-1] > 1 else np.ravel(labels)
+    if len(labels) != examples:
+        raise ValueError(f"one label for each example: expected {examples}, got {len(labels)}")
+    return labels
+
+
+def accuracies(networks: dict[str, Any], inputs, classes: np.ndarray) -> list[tuple[str, float]]:
+    """Top-1 accuracy of each network, 0 to 1."""
+    found = []
+    for name, network in networks.items():
+        options = {"verbose": 0} if hasattr(network, "layers") else {}
+        found.append((name, float(np.mean(np.asarray(network.predict(inputs, **options)).argmax(-1) == classes))))
+    return found
+
+
+def quantizers(graph: Graph, inputs: list[np.ndarray], island, float_graph: Graph | None) -> list[QuantizerRow]:
+    """Every quantizer of the network, on its own input in the quantized network."""
+    values = run_float(graph, inputs, values=True, dtype=np.float32, island=island)
+    plain: dict[str, np.ndarray] = {}
+    if float_graph is not None and not any(node.op == "island" for node in float_graph.nodes) and len(float_graph.inputs) == len(inputs):
+        plain = run_float(float_graph, inputs, values=True, dtype=np.float32)
+    rows = []
+    for node in graph.nodes:
+        if node.op != "fake_quantize":
+            continue
+        source, format = node.inputs[0], quantizer_format(node)
+        x = np.asarray(values[source] if source in values else graph.constants[source], np.float32)
+        y = np.asarray(values[node.output], np.float32)
+        steps = np.ldexp(1.0, np.asarray(format.exponents))
+        ends = [(format.qmin * step, format.qmax * step) for step in steps]
+        low, high = min(end[0] for end in ends), max(end[1] for end in ends)
+        step = steps.max()
+        outside = np.abs(x - y) > (np.ldexp(1.0, _per_channel(format.exponents, x, node)) if len(steps) > 1 else step)
+        other = plain.get(source)
+        beside = None if other is None or other.shape != x.shape else (sqnr(other, y), cosine(other, y))
+        counts, edges = np.histogram(x, BINS)
+        rows.append(QuantizerRow(
+            node.output, str(node.attrs["role"]), format.bits, format.signed, tuple(format.exponents), float(low), float(high), float(x.min()), float(x.max()),
+            float(np.mean(outside)), sqnr(x, y), cosine(x, y), *(beside or (None, None)), (counts, edges)))
+    return rows
+
+
+def _per_channel(exponents: tuple[int, ...], x: np.ndarray, node: Node) -> np.ndarray:
+    """Exponents in the shape that broadcasts over ``x``."""
+    axis = int(node.attrs["channel_axis"])
+    shape = [1] * x.ndim
+    if len(exponents) == x.shape[axis]:
+        shape[axis] = -1
+        return np.asarray(exponents).reshape(shape)
+    return np.full(shape, max(exponents))
+
+
+def sensitivities(graph: Graph, inputs: list[np.ndarray], island, *, progress: bool = True) -> list[Sensitivity]:
+    """What each quantizer alone costs the outputs, the most expensive first."""
+    ends = [_before_softmax(graph, output) for output in graph.outputs]
+
+    def run(active) -> list[np.ndarray]:
+        values = run_float(graph, inputs, values=True, dtype=np.float32, island=island, active=active)
+        return [np.asarray(values[end], np.float64) for end in ends]
+
+    nodes: Any = [node for node in graph.nodes if node.op == "fake_quantize"]
+    base = run(lambda node: False)
+    power = sum(float(np.sum(y**2)) for y in base) or 1.0
+    if progress and len(nodes) > 8:
+        from tqdm import tqdm
+
+        nodes = tqdm(nodes, desc="sensitivity", unit="quantizer")
+    found = []
+    for only in nodes:
+        got = run(lambda node, only=only: node.name == only.name)
+        noise = sum(float(np.sum((a - b) ** 2)) for a, b in zip(base, got)) / power
+        moved = [np.mean(a.argmax(-1) != b.argmax(-1)) for a, b in zip(base, got) if a.ndim == 2 and a.shape[-1] > 1]
+        found.append(Sensitivity(only.output, str(only.attrs["role"]), noise, float(max(moved, default=0.0))))
+    return sorted(found, key=lambda s: -s.noise)
+
+
+def _before_softmax(graph: Graph, output: str) -> str:
+    node = graph.producers().get(output)
+    return node.inputs[0] if node is not None and node.op == "softmax" else output
+
+
+def left_in_float(q, graph: Graph) -> list[tuple[str, str]]:
+    """``(layer, why)`` of everything that computes in float."""
+    lines = {node.name: str(node.attrs.get("reason") or "no integer form") for node in graph.nodes if node.op == "island"}
+    for line in getattr(q, "quantization_report", None) or ():
+        if line.what == "float":
+            lines[line.layer] = line.why
+    return list(lines.items())
