@@ -123,11 +123,11 @@ def quantizers(graph: Graph, inputs: list[np.ndarray], island, float_graph: Grap
         step = steps.max()
         outside = np.abs(x - y) > (np.ldexp(1.0, _per_channel(format.exponents, x, node)) if len(steps) > 1 else step)
         other = plain.get(source)
-        beside = None if other is None or other.shape != x.shape else (sqnr(other, y), cosine(other, y))
+        beside = (None, None) if other is None or other.shape != x.shape else (sqnr(other, y), cosine(other, y))
         counts, edges = np.histogram(x, BINS)
         rows.append(QuantizerRow(
             node.output, str(node.attrs["role"]), format.bits, format.signed, tuple(format.exponents), float(low), float(high), float(x.min()), float(x.max()),
-            float(np.mean(outside)), sqnr(x, y), cosine(x, y), *(beside or (None, None)), (counts, edges)))
+            float(np.mean(outside)), sqnr(x, y), cosine(x, y), beside[0], beside[1], (counts, edges)))
     return rows
 
 
