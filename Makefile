@@ -21,7 +21,7 @@ $(STAMP): setup.py $(KERNELS)
 	@echo "== setting up $(VENV) (a few minutes the first time)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip setuptools wheel
-	GRAFFITI_SKIP_OPS=1 $(BIN)/python -m pip install -q --no-build-isolation -e ".[dev,recipes,litert,onnx]"
+	GRAFFITI_SKIP_OPS=1 $(BIN)/python -m pip install -q --no-build-isolation -e ".[dev,recipes,litert,onnx,hls4ml]"
 	@echo "== building the op library"
 	$(BIN)/python -m pip install -q --no-build-isolation --no-deps -e .
 	touch $@

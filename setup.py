@@ -115,7 +115,8 @@ setup(
     extras_require={
         "onnx": ["onnx<1.23", "onnxruntime", "qonnx"],  # onnx 1.23 writes IR 14, which onnxruntime 1.31 refuses
         "litert": ["ai-edge-litert"],
-        "report": ["matplotlib", "jinja2"],
+        "hls4ml": ["hls4ml>=1.3"],
+        "report": ["matplotlib"],
         "recipes": ["scikit-learn"],
         "dev": ["pytest", "hypothesis", "ruff", "mypy", "pytest-xdist", "types-PyYAML"],
     },
