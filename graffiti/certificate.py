@@ -82,7 +82,7 @@ class VerificationReport:
         results: one ``TensorResult`` per target and tensor.
         skipped: target → why it was not run.
         bounds: where targets may differ, stated before anything was run.
-        ends: output of the network → the tensors of codes that it is made of.
+        ends: output of the network, or a real value right before it → the tensors of codes that it is made of.
         top1: target → examples whose largest output is the reference's; networks with classes only.
         inputs: example → name of an input → its values, for the first offenders.
         model_digest: SHA-256 of the Keras model (architecture and weights); empty where there was none.

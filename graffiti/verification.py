@@ -76,7 +76,7 @@ def verify(
         except (ImportError, OSError, RuntimeError, ValueError) as error:  # not built, not on this CPU, not exportable
             skipped[target] = " ".join(str(error).split())
     report = VerificationReport(
-        ig.graph.name, ig.digest(), examples, [], skipped, _bounds(ig, runs), {output: _codes_of(ig.graph, output) for output in ig.graph.outputs},
+        ig.graph.name, ig.digest(), examples, [], skipped, _bounds(ig, runs), {value: _codes_of(ig.graph, value) for value in _reals(ig.graph)},
         model_digest="" if q is None else _model_digest(q), data_digest=_data_digest(ig, arrays), formats=_formats(ig.graph),
         environment=_environment(runs), timestamp=timestamp)
     classes = _class_outputs(ig.graph)
@@ -109,16 +109,29 @@ def verify(
         report.inputs[example] = {name: array[example].tolist() for name, array in zip(ig.graph.inputs, arrays)}
     for target in runs:
         compared = {result.tensor for result in results.values() if result.target == target}
-        unproven = [output for output, codes in report.ends.items() if codes and compared.isdisjoint((output, *codes))]
+        unproven = [output for output, codes in ((output, report.ends[output]) for output in ig.graph.outputs) if codes and compared.isdisjoint((output, *codes))]
         if unproven or not compared:
             report.skipped[target] = f"it has no tensor for the network's output {', '.join(unproven)}; pass the model that was lowered"
     return report
 
 
+def _reals(graph: Graph) -> list[str]:
+    """The outputs, and what lies between them and their codes."""
+    found, producers = [], graph.producers()
+    for output in graph.outputs:
+        found.append(output)
+        while found[-1] in producers and producers[found[-1]].op in _MOVES and graph.format(producers[found[-1]].inputs[0]) is None:
+            found.append(producers[found[-1]].inputs[0])
+    return found
+
+
+_MOVES = ("dequantize", "softmax", "reshape", "permute")  # without further computing on the codes
+
+
 def _codes_of(graph: Graph, output: str) -> list[str]:
     """The codes that an output is made of without further computing, behind dequantize, softmax and moves; none behind an island."""
     chain, producers = [output], graph.producers()
-    while chain[-1] in producers and producers[chain[-1]].op in ("dequantize", "softmax", "reshape", "permute"):
+    while chain[-1] in producers and producers[chain[-1]].op in _MOVES:
         chain.append(producers[chain[-1]].inputs[0])
     return [value for value in chain if graph.format(value) is not None]
 
@@ -137,7 +150,7 @@ def _bounds(ig: IntegerGraph, runs) -> list[Bound]:
         kind, _, runtime = target.partition(":")
         if kind == "litert":
             arithmetic, kernels = ("float32", "builtin") if runtime == "float32" else ("int8", runtime)
-            why = f"an operator of LiteRT's {kernels} kernels at or before it rounds ties otherwise than the graph"
+            why = f"an operator of LiteRT's {kernels} kernels at or before it rounds ties otherwise than the graph; the export with arithmetic='float32' is equal there"
             steps = LiteRTExporter().expected_difference(ig.graph, runtime=kernels, arithmetic=arithmetic)
             found += [Bound(target, tensor, most, why) for tensor, most in steps.items()]
     return found

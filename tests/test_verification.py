@@ -304,3 +304,22 @@ def test_accumulators_beyond_float32_are_compared_exactly():
     report = graffiti.verify(q, ig, data, ["python"], progress=False)
     assert report.ok, str(report)
     assert accumulator in {r.tensor for r in report.results if r.target == "keras"}
+
+
+def test_real_values_before_a_softmax_are_as_good_as_their_codes():
+    """The dequantized logits differ by whole steps where their codes do: a bound on the codes is one on them."""
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, keras.layers.Dense(4, activation="softmax")(inputs))
+    data = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)
+    ig = graffiti.to_integer(graffiti.quantize(model, calibration=data, progress=False))
+    report = graffiti.verify(None, ig, data, ["python"], progress=False)
+    (codes,) = {name for names in report.ends.values() for name in names}
+    logits = next(node.output for node in ig.graph.nodes if node.op == "dequantize")
+    assert report.ends == {ig.graph.outputs[0]: [codes], logits: [codes]} and ig.graph.format(codes) is not None and ig.graph.format(logits) is None
+    report.bounds = [Bound("python", codes, 1, "made up")]
+    for name, worst in ((codes, 1), (logits, 1 << 22)):
+        result = next(r for r in report.results if r.tensor == name)
+        result.unequal, result.worst = 1, worst
+    assert report.verdict == "bounded"
+    report.bounds = []
+    assert report.verdict == "failed"

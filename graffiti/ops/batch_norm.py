@@ -10,7 +10,8 @@ from graffiti.ops import loader
 def batch_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float, *, relu: bool = False, engine: str = "auto"):
     """``y = (x - mean) * gamma / sqrt(variance + epsilon) + beta`` over all axes but the last, then perhaps ``max(y, 0)``.
 
-    Differentiable in ``x``, ``gamma`` and ``beta``. Sums have one order, whatever the number of threads. In pure TensorFlow the same function up to the order of
+    ``y`` is differentiable in ``x``, ``gamma`` and ``beta``; the other outputs are for moving statistics and pass no gradient on. Sums have one order, whatever the
+    number of threads: float32 over blocks of 256 rows, less a row of the block, merged in float64 (Chan et al., 1979). In pure TensorFlow the same function up to the order of
     float32 sums: these are no integers, so the two engines differ in last bits.
 
     Args:
