@@ -109,6 +109,17 @@ def test_clipped_counts_what_lies_outside():
     assert row.role == "input" and row.clipped == pytest.approx((1 + 1) / 8) and (signed or row.low == 0)
 
 
+def test_per_channel_scales_of_a_depthwise_kernel():
+    """Its channels are the last two axes together (``channel_axis`` = ``flat``)."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6, 6, 4)), keras.layers.DepthwiseConv2D(3, depth_multiplier=2), keras.layers.Conv2D(3, 1)])
+    data = np.random.default_rng(0).normal(size=(8, 6, 6, 4)).astype(np.float32)
+    q = graffiti.quantize(model, "int8_per_channel", calibration=data, progress=False)
+    rows = [row for row in measures.quantizers(read(q), [data], None, None) if row.role == "weight"]
+    assert [len(row.exponents) for row in rows] == [8, 3] and all(row.type == "int8" and row.sqnr > 30 and row.clipped < 0.05 for row in rows)
+    assert all(row.low == -127 * 2.0 ** max(row.exponents) == -row.high for row in rows)
+
+
 def test_sensitivity_is_that_of_one_quantizer_alone(net):
     _, q, images, _ = net
     graph = read(q)

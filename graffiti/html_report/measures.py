@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 
 from graffiti.graph.float_interpreter import quantizer_format, run_float
-from graffiti.graph.ir import Graph, Node
+from graffiti.graph.ir import Graph
+from graffiti.numerics import fold
 
 BINS = 48
 
@@ -46,6 +48,11 @@ class QuantizerRow:
     float_sqnr: float | None
     float_cosine: float | None
     histogram: tuple[np.ndarray, np.ndarray]
+
+    @property
+    def type(self) -> str:
+        """``int8``, ``uint4`` ..."""
+        return f"{'' if self.signed else 'u'}int{self.bits}"
 
 
 @dataclasses.dataclass
@@ -117,28 +124,16 @@ def quantizers(graph: Graph, inputs: list[np.ndarray], island, float_graph: Grap
         source, format = node.inputs[0], quantizer_format(node)
         x = np.asarray(values[source] if source in values else graph.constants[source], np.float32)
         y = np.asarray(values[node.output], np.float32)
-        steps = np.ldexp(1.0, np.asarray(format.exponents))
-        ends = [(format.qmin * step, format.qmax * step) for step in steps]
-        low, high = min(end[0] for end in ends), max(end[1] for end in ends)
-        step = steps.max()
-        outside = np.abs(x - y) > (np.ldexp(1.0, _per_channel(format.exponents, x, node)) if len(steps) > 1 else step)
+        widest = max(format.exponents)
+        step = np.ldexp(1.0, fold.per_channel(np.asarray(format.exponent), x.shape, node.attrs["channel_axis"]) if format.per_channel else widest)
         other = plain.get(source)
         beside = (None, None) if other is None or other.shape != x.shape else (sqnr(other, y), cosine(other, y))
         counts, edges = np.histogram(x, BINS)
         rows.append(QuantizerRow(
-            node.output, str(node.attrs["role"]), format.bits, format.signed, tuple(format.exponents), float(low), float(high), float(x.min()), float(x.max()),
-            float(np.mean(outside)), sqnr(x, y), cosine(x, y), beside[0], beside[1], (counts, edges)))
+            node.output, str(node.attrs["role"]), format.bits, format.signed, tuple(format.exponents),
+            math.ldexp(format.qmin, widest), math.ldexp(format.qmax, widest), float(x.min()), float(x.max()),
+            float(np.mean(np.abs(x - y) > step)), sqnr(x, y), cosine(x, y), beside[0], beside[1], (counts, edges)))
     return rows
-
-
-def _per_channel(exponents: tuple[int, ...], x: np.ndarray, node: Node) -> np.ndarray:
-    """Exponents in the shape that broadcasts over ``x``."""
-    axis = int(node.attrs["channel_axis"])
-    shape = [1] * x.ndim
-    if len(exponents) == x.shape[axis]:
-        shape[axis] = -1
-        return np.asarray(exponents).reshape(shape)
-    return np.full(shape, max(exponents))
 
 
 def sensitivities(graph: Graph, inputs: list[np.ndarray], island, *, progress: bool = True) -> list[Sensitivity]:

@@ -103,7 +103,7 @@ def _layers(c: Content) -> str:
     for r in c.rows:
         exponents = str(r.exponents[0]) if len(set(r.exponents)) == 1 else f"{min(r.exponents)} … {max(r.exponents)}"
         rows.append([
-            r.name, r.role, f"{'' if r.signed else 'u'}int{r.bits}", exponents, f"{charts.number(r.low)} … {charts.number(r.high)}",
+            r.name, r.role, r.type, exponents, f"{charts.number(r.low)} … {charts.number(r.high)}",
             f"{charts.number(r.least)} … {charts.number(r.most)}", f"{r.clipped:.3%}", _db(r.sqnr), f"{r.cosine:.5f}",
             *([_db(r.float_sqnr), "" if r.float_cosine is None else f"{r.float_cosine:.5f}"] if compared else [])])
     note = "SQNR and cosine compare a value with its rounded form; clipped is what lies more than a step outside the range."
@@ -134,7 +134,7 @@ def _trajectories(c: Content) -> str:
 def _histograms(c: Content) -> str:
     figures = "".join(
         f"<figure>{charts.histogram(*r.histogram, r.low, r.high, f'histogram of {r.name}')}<figcaption><b>{_e(r.name)}</b>, {_e(r.role)}, "
-        f"{'' if r.signed else 'u'}int{r.bits}, {charts.number(r.low)} … {charts.number(r.high)}</figcaption></figure>" for r in c.rows)
+        f"{r.type}, {charts.number(r.low)} … {charts.number(r.high)}</figcaption></figure>" for r in c.rows)
     return f'<h2>Histograms</h2><p class="note">Dashed lines: the range that is represented. Heights on a square-root scale.</p><div class="grid">{figures}</div>'
 
 
