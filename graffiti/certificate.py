@@ -171,8 +171,8 @@ class VerificationReport:
                 config["data_sha256"], config["formats"], config["environment"], config["timestamp"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"this is no certificate of graffiti.verify: {type(error).__name__} {error}") from error
-        for key, value in report.to_config().items():
-            if key in ("compared", "mismatches", "ok", "verdict") and config.get(key) != value:
+        for key in ("compared", "mismatches", "ok", "verdict"):
+            if config.get(key) != (value := getattr(report, key)):
                 raise ValueError(f"the certificate says {key} = {config.get(key)!r}, and its results give {value!r}; it was changed by hand")
         return report
 

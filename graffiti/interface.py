@@ -14,6 +14,23 @@ import numpy as np
 from graffiti.graph.ir import Graph
 
 
+def arrays_of(graph: Graph, x: Any, who: str) -> list[np.ndarray]:
+    """All of the user's data, one array for each input of the graph.
+
+    Args:
+        graph, x: as in ``batches``.
+        who: the verb, for the message.
+
+    Raises:
+        ValueError: where there is no example; and as in ``batches``.
+    """
+    parts = list(batches(graph, x, 1 << 30))
+    arrays = [np.concatenate(part) for part in zip(*parts)]
+    if not arrays or not len(arrays[0]):
+        raise ValueError(f"{who} got no data: expected at least one example")
+    return arrays
+
+
 def batches(graph: Graph, x: Any, batch_size: int) -> Iterator[list[np.ndarray]]:
     """The user's data, batch by batch.
 

@@ -54,10 +54,8 @@ def verify(
     Raises:
         ValueError: for an unknown target, a ``q`` that is not quantized or was never lowered to ``ig``, or where there is no data.
     """
-    arrays = _arrays(ig, data)
+    arrays = interface.arrays_of(ig.graph, data, "verify")
     examples = len(arrays[0])
-    if examples == 0:
-        raise ValueError("verify got no data: expected at least one example")
     if isinstance(targets, str):
         targets = [targets]
     runs: dict[str, Callable[[list[np.ndarray]], dict[str, np.ndarray]]] = {}
@@ -205,13 +203,6 @@ def _environment(runs) -> dict[str, Any]:
     except (ImportError, OSError, RuntimeError):  # no kernel library
         tiers = []
     return {**versions, "machine": platform.machine(), "tiers": tiers}
-
-
-def _arrays(ig: IntegerGraph, data) -> list[np.ndarray]:
-    batches = list(interface.batches(ig.graph, data, 1 << 30))
-    if not batches:
-        raise ValueError("verify got no data: expected at least one example")
-    return [np.concatenate(parts) for parts in zip(*batches)]
 
 
 def _comparable(graph: Graph, tensor: str, expected: np.ndarray, got: np.ndarray, target: str) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,6 @@ import pathlib
 from typing import Any
 
 import keras
-import numpy as np
 
 from graffiti import files, interface
 from graffiti.api import to_integer
@@ -15,7 +14,7 @@ from graffiti.callbacks import ThresholdHistory
 from graffiti.certificate import VerificationReport
 from graffiti.cost import cost
 from graffiti.html_report import measures, page
-from graffiti.keras_io.read import read, read_with_tensors
+from graffiti.keras_io.read import read
 from graffiti.verification import verify
 
 TENSOR_EXAMPLES = 64  # for histograms, SQNR and cosine
@@ -57,14 +56,11 @@ def report(
         raise ValueError(f"a report is an .html file, got {path}")
     files.check_free(path, overwrite=overwrite)
     ig = to_integer(q)
-    batches = list(interface.batches(ig.graph, data, 1 << 30))
-    if not batches or not len(batches[0][0]):
-        raise ValueError("report got no data: expected at least one example")
-    arrays = [np.concatenate(parts) for parts in zip(*batches)]
+    arrays = interface.arrays_of(ig.graph, data, "report")
     classes = None if labels is None else measures.classes_of(labels, len(arrays[0]))
     if classes is not None and len(ig.graph.outputs) != 1:
         raise ValueError(f"labels are for a classifier with one output, and {q.name!r} has {len(ig.graph.outputs)}; leave them out")
-    graph = read_with_tensors(q)[0]
+    graph = read(q)
     island = ig._island()
     if verification is None:
         verification = verify(q, ig, arrays, progress=progress)
