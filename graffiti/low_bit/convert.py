@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import keras
@@ -16,6 +17,9 @@ from graffiti.low_bit.layers import (
     FusedBatchNormalization,
     LowBitLayer,
     QuantizedBatchNormalization,
+    inner_layers,
+    low_bit_class,
+    rewrap,
 )
 from graffiti.low_bit.network import Place, analyse
 from graffiti.low_bit.product_layer import Settings
@@ -91,7 +95,16 @@ def quantize_training(
             if place.relu is not None:
                 absorbed[id(place.relu)] = layer
             return FusedBatchNormalization.from_config({**layer.get_config(), "relu": place.relu is not None})
+        inner = {name: low_bit(part, dataclasses.replace(place, path=f"{place.path}/{part.name}")) for name, part in inner_layers(layer).items()}
+        if any(inner.values()):
+            return rewrap(layer, {name: part for name, part in inner.items() if part is not None})
+        return low_bit(layer, place)
+
+    def low_bit(layer, place: Place):
         if type(layer) not in LOW_BIT_LAYERS:
+            return None
+        if low_bit_class(layer) is None:
+            lines.append(ReportLine(place.path, "float", f"{type(layer).__name__} over a {type(layer.cell).__name__} is not trained in low bits"))
             return None
         own, why = scheme_of(layer, place)
         lines.append(ReportLine(place.path, "float" if own is None else "quantized", why))
@@ -129,6 +142,9 @@ def strip(model: keras.Model) -> keras.Model:
     def replace(layer):
         if isinstance(layer, AbsorbedReLU):
             return layer.plain_layer()
+        inner = {name: replace(part) for name, part in inner_layers(layer).items()}
+        if any(inner.values()):
+            return rewrap(layer, {name: part for name, part in inner.items() if part is not None})
         if not hasattr(layer, "plain_config"):
             return None
         found.append(layer)
@@ -150,7 +166,7 @@ def rebuild(model: keras.Model, replace: Callable[[keras.layers.Layer], keras.la
     pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
 
     def clone(layer):
-        if isinstance(layer, keras.layers.InputLayer):
+        if isinstance(layer, keras.layers.InputLayer) or not isinstance(layer, keras.layers.Layer):  # the latter compute masks
             return layer.__class__.from_config(layer.get_config())
         new = replace(layer)
         new = layer.__class__.from_config(layer.get_config()) if new is None else new
@@ -182,7 +198,7 @@ def _copy_weights(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
 
 
 def _plain_weights(layer: keras.layers.Layer) -> list:
-    own = {id(variable) for variable in layer.low_bit_state()} if hasattr(layer, "low_bit_state") else set()
+    own = {id(variable) for part in layer._flatten_layers() if hasattr(part, "low_bit_state") for variable in part.low_bit_state()}
     return [variable for variable in layer.weights if id(variable) not in own]
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import keras
 
 from graffiti.keras_io import compat
-from graffiti.low_bit.layers import LOW_BIT_LAYERS
+from graffiti.low_bit.layers import computes
 
 _POSITIVE_FUNCTIONS = ("relu", "relu6", "sigmoid", "hard_sigmoid", "softmax", "softplus", "exponential")
 _POSITIVE_OPERATIONS = ("Relu", "Relu6", "Sigmoid", "Softmax", "Softplus", "Exp", "Absolute", "Square")
@@ -79,7 +79,7 @@ def _after(operation, before: list[_Facts], prefix: str, places: dict[int, Place
     if isinstance(operation, keras.Model) and compat.is_functional(operation):
         return _walk(operation, before, f"{path}/", places)
     place = places.setdefault(id(operation), Place(path))
-    if type(operation) in LOW_BIT_LAYERS:
+    if computes(operation):
         place.first |= not sources
         place.signed |= signed
         return [_Facts(frozenset([id(operation)]), not _positive(getattr(operation, "activation", None)))] * outputs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -14,6 +14,8 @@ from graffiti.low_bit import observation, quantizers
 from graffiti.low_bit.products import Product
 from graffiti.low_bit.quantized import Quantized, as_real
 from graffiti.training_config import TrainingScheme
+
+ROLES = ("weights", "activations", "gradients", "bias", "weight_gradients", "stored_weights")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +58,14 @@ class LowBitProduct(keras.layers.Layer):
         layer_name: for messages.
     """
 
+    roles: tuple[str, ...] = ROLES
+
     def __init__(self, settings: Settings, kind: str, layer_name: str, name: str = "low_bit") -> None:
         super().__init__(name=name, dtype="float32")
         self.settings, self.kind, self.layer_name = settings, kind, layer_name
         self.supports_jit = False
-        for index, role in enumerate(("weights", "activations", "gradients", "bias", "weight_gradients", "stored_weights")):
-            spec = getattr(settings.scheme, role)
+        for index, role in enumerate(ROLES):
+            spec = getattr(settings.scheme, role) if role in self.roles else None
             made = None if spec is None else quantizers.get(
                 spec.quantizer, **spec.arguments, role=role, kind=kind, layer_name=layer_name, seed=settings.seed * 8 + index,
                 signed=settings.signed if role == "activations" else True, name=f"{role}_quantizer")
@@ -103,66 +107,14 @@ class LowBitProduct(keras.layers.Layer):
         bias = None if bias is None else tf.cast(tf.convert_to_tensor(bias), tf.float32)
         inside = bias is not None and self.bias_quantizer is not None
         operands = [(self.activations_quantizer, x), (self.weights_quantizer, w)] + ([(self.bias_quantizer, bias)] if inside else [])
-        parameters = []
-        for quantizer, tensor in operands:
-            if quantizer is None:
-                parameters.append(())
-                continue
-            quantizer.prepare(tensor, training)
-            parameters.append(tuple(tf.convert_to_tensor(p) for p in quantizer.parameters()))
-        y = self._with_gradient(product, operands, parameters, training)
+        y = multiply(product, operands, self.settings, training, Backward(
+            lambda dy, consume: consume(as_real(dy)) if self.gradients_quantizer is None else self.gradients_quantizer.use(dy, training, consume),
+            lambda dw: self.finish_weight_gradient(dw, training, self.gradients_quantizer)), observer=self)
         return y if bias is None or inside else y + bias
 
-    def _with_gradient(self, product, operands, parameters, training) -> tf.Tensor:
-        scheme, engine = self.settings.scheme, self.settings.engine
-        static_x = operands[0][1].shape
-        count = len(operands)
-
-        @tf.custom_gradient
-        def run(*arguments):
-            tensors, rest, given = arguments[:count], list(arguments[count:]), []
-            for own in parameters:
-                given.append(tuple(rest[: len(own)]))
-                del rest[: len(own)]
-            quantized = [
-                as_real(tensor) if quantizer is None else quantizer.encode(tensor, training, own)
-                for (quantizer, _), tensor, own in zip(operands, tensors, given)
-            ]
-            observation.record(self, quantized, tensors)
-            x, w = tensors[:2]
-            xq, wq = quantized[:2]
-            x_shape = tf.shape(x)
-            y = engines.forward(product, xq, wq, engine) if scheme.forward else product.forward(x, w)
-            if count == 3:
-                y += quantized[2].real()
-
-            def gradient(dy):
-                def consume(dyq: Quantized):
-                    observation.record_gradient(self, dyq, dy)
-                    if scheme.input_gradient:
-                        dx = engines.input_gradient(product, dyq, wq, x_shape, static_x, engine)
-                    else:
-                        dx = product.input_gradient(dy, w, x_shape)
-                    dw = engines.weight_gradient(product, xq, dyq, engine) if scheme.weight_gradient else product.weight_gradient(x, dy)
-                    return (dx, dw) if count == 2 else (dx, dw, sum_of(dyq))
-
-                results = consume(as_real(dy)) if self.gradients_quantizer is None else self.gradients_quantizer.use(dy, training, consume)
-                results = [tf.reshape(result, tf.shape(tensor)) for result, tensor in zip(results, tensors)]
-                results[1] = self._finish_weight_gradient(results[1], training)
-                own_gradients = []
-                for index, ((quantizer, _), tensor, own) in enumerate(zip(operands, tensors, given)):
-                    if quantizer is not None:
-                        results[index], of_parameters = quantizer.gradient(tensor, results[index], own)
-                        own_gradients += of_parameters
-                return (*results, *own_gradients)
-
-            return y, gradient
-
-        return run(*(tensor for _, tensor in operands), *(p for own in parameters for p in own))
-
-    def _finish_weight_gradient(self, dw: tf.Tensor, training: bool) -> tf.Tensor:
-        """The learning rate's factor, rounding, and error feedback."""
-        factor = None if self.gradients_quantizer is None else self.gradients_quantizer.weight_gradient_factor()
+    def finish_weight_gradient(self, dw: tf.Tensor, training: bool, gradients) -> tf.Tensor:
+        """The learning rate's factor of the ``gradients`` quantizer, rounding, and error feedback."""
+        factor = None if gradients is None else gradients.weight_gradient_factor()
         dw = dw if factor is None else dw * factor
         if self.weight_gradients_quantizer is None:
             return dw
@@ -173,6 +125,81 @@ class LowBitProduct(keras.layers.Layer):
         if training:
             self.residual.assign(total - rounded)
         return rounded
+
+
+@dataclasses.dataclass(frozen=True)
+class Backward:
+    """How the backward products of one call go.
+
+    Attributes:
+        quantize: ``(dy, consume) -> consume(q(dy))``.
+        finish: the weight gradient's last change.
+    """
+
+    quantize: Callable[[tf.Tensor, Callable[[Quantized], Any]], Any]
+    finish: Callable[[tf.Tensor], tf.Tensor]
+
+
+def multiply(product: Product, operands: list, settings: Settings, training: bool, backward: Backward, observer: LowBitProduct | None = None) -> tf.Tensor:
+    """``q(x)·q(w)`` (and ``+ q(bias)``) with the gradients of low-bit training.
+
+    Args:
+        product: the geometry.
+        operands: pairs of a quantizer (or ``None``) and a float32 tensor: ``x``, ``w`` and perhaps the bias.
+        settings: scheme and engine.
+        training: whether the states of the operands' quantizers move on.
+        backward: see there.
+        observer: whose records are kept while someone looks.
+    """
+    scheme, engine = settings.scheme, settings.engine
+    static_x, count, parameters = operands[0][1].shape, len(operands), []
+    for quantizer, tensor in operands:
+        if quantizer is not None:
+            quantizer.prepare(tensor, training)
+        parameters.append(() if quantizer is None else tuple(tf.convert_to_tensor(p) for p in quantizer.parameters()))
+
+    @tf.custom_gradient
+    def run(*arguments):
+        tensors, rest, given = arguments[:count], list(arguments[count:]), []
+        for own in parameters:
+            given.append(tuple(rest[: len(own)]))
+            del rest[: len(own)]
+        quantized = [
+            as_real(tensor) if quantizer is None else quantizer.encode(tensor, training, own)
+            for (quantizer, _), tensor, own in zip(operands, tensors, given)
+        ]
+        if observer is not None:
+            observation.record(observer, quantized, tensors)
+        x, w = tensors[:2]
+        xq, wq = quantized[:2]
+        x_shape = tf.shape(x)
+        y = engines.forward(product, xq, wq, engine) if scheme.forward else product.forward(x, w)
+        if count == 3:
+            y += quantized[2].real()
+
+        def gradient(dy):
+            def consume(dyq: Quantized):
+                if observer is not None:
+                    observation.record_gradient(observer, dyq, dy)
+                if scheme.input_gradient:
+                    dx = engines.input_gradient(product, dyq, wq, x_shape, static_x, engine)
+                else:
+                    dx = product.input_gradient(dy, w, x_shape)
+                dw = engines.weight_gradient(product, xq, dyq, engine) if scheme.weight_gradient else product.weight_gradient(x, dy)
+                return (dx, dw) if count == 2 else (dx, dw, sum_of(dyq))
+
+            results = [tf.reshape(result, tf.shape(tensor)) for result, tensor in zip(backward.quantize(dy, consume), tensors)]
+            results[1] = backward.finish(results[1])
+            own_gradients = []
+            for index, ((quantizer, _), tensor, own) in enumerate(zip(operands, tensors, given)):
+                if quantizer is not None:
+                    results[index], of_parameters = quantizer.gradient(tensor, results[index], own)
+                    own_gradients += of_parameters
+            return (*results, *own_gradients)
+
+        return y, gradient
+
+    return run(*(tensor for _, tensor in operands), *(p for own in parameters for p in own))
 
 
 def sum_of(dyq: Quantized) -> tf.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 
+from graffiti.low_bit.layers.attention import LowBitGroupQueryAttention, LowBitMultiHeadAttention
 from graffiti.low_bit.layers.base import LowBitLayer
 from graffiti.low_bit.layers.batch_norm import AbsorbedReLU, FusedBatchNormalization, QuantizedBatchNormalization
 from graffiti.low_bit.layers.convolution import (
@@ -17,6 +18,8 @@ from graffiti.low_bit.layers.convolution import (
     LowBitSeparableConv2D,
 )
 from graffiti.low_bit.layers.dense import LowBitDense, LowBitEinsumDense
+from graffiti.low_bit.layers.recurrent import LowBitGRU, LowBitLSTM, LowBitRNN, LowBitSimpleRNN
+from graffiti.low_bit.layers.wrappers import inner_layers, rewrap
 
 LOW_BIT_LAYERS: dict[type[keras.layers.Layer], type[LowBitLayer]] = {
     keras.layers.Conv1D: LowBitConv1D,
@@ -27,8 +30,28 @@ LOW_BIT_LAYERS: dict[type[keras.layers.Layer], type[LowBitLayer]] = {
     keras.layers.DepthwiseConv1D: LowBitDepthwiseConv1D,
     keras.layers.DepthwiseConv2D: LowBitDepthwiseConv2D,
     keras.layers.EinsumDense: LowBitEinsumDense,
+    keras.layers.GRU: LowBitGRU,
+    keras.layers.GroupQueryAttention: LowBitGroupQueryAttention,
+    keras.layers.LSTM: LowBitLSTM,
+    keras.layers.MultiHeadAttention: LowBitMultiHeadAttention,
+    keras.layers.RNN: LowBitRNN,
     keras.layers.SeparableConv1D: LowBitSeparableConv1D,
     keras.layers.SeparableConv2D: LowBitSeparableConv2D,
+    keras.layers.SimpleRNN: LowBitSimpleRNN,
 }
 
-__all__ = ["AbsorbedReLU", "FusedBatchNormalization", "LOW_BIT_LAYERS", "LowBitLayer", "QuantizedBatchNormalization"]
+
+def low_bit_class(layer: keras.layers.Layer) -> type | None:
+    """What replaces a layer in low-bit training; ``None`` where nothing does. A wrapper's own layers are asked, see ``inner_layers``."""
+    found = LOW_BIT_LAYERS.get(type(layer))
+    return found if found is not None and found.covers(layer) else None
+
+
+def computes(layer: keras.layers.Layer) -> bool:
+    """Whether a layer, or the one that it wraps, is replaced in low-bit training."""
+    return any(low_bit_class(part) is not None for part in (layer, *inner_layers(layer).values()))
+
+
+__all__ = [
+    "AbsorbedReLU", "FusedBatchNormalization", "LOW_BIT_LAYERS", "LowBitLayer", "QuantizedBatchNormalization", "computes", "inner_layers", "low_bit_class", "rewrap",
+]

@@ -28,6 +28,11 @@ class LowBitLayer(_Base):
         self.low_bit = Settings.get(low_bit)
         self.supports_jit = False
 
+    @classmethod
+    def covers(cls, layer) -> bool:
+        """Whether a Keras layer of the class that this one stands for can be trained in low bits."""
+        return True
+
     def build(self, input_shape) -> None:
         """The Keras layer's weights, then the quantizers' state."""
         super().build(input_shape)

@@ -153,7 +153,15 @@ class AdaptivePrecision(TensorQuantizer):
 
     def current(self, x: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
         """Bits and shift of this step."""
-        return self.adjust(x) if training else (tf.convert_to_tensor(self.bits), tf.convert_to_tensor(self.shift))
+        if training:
+            return self.adjust(x)
+
+        def one_shot():  # before the first step
+            ends = training_quantize.extremes(x)
+            bits, exponent, _ = choose_bits(x, tf.maximum(-ends[0], ends[1]), self.widths[0], self.error_threshold, self.widths)
+            return bits, exponent
+
+        return tf.cond(self.read(self.ranged), lambda: (self.read(self.bits), self.read(self.shift)), one_shot)
 
     def at_width(self, x: tf.Tensor, width: int, exponent: tf.Tensor) -> Quantized:
         """``x`` at a width that is known while tracing."""

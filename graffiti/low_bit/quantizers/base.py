@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -12,7 +14,21 @@ from graffiti.low_bit import replicas
 from graffiti.low_bit.quantized import Quantized
 
 ROLES = ("weights", "activations", "gradients", "bias", "weight_gradients", "stored_weights")
+GOLDEN = 0x9E3779B9  # odd, 2**32 over the golden ratio
 KINDS = ("convolution", "depthwise", "dense", "recurrent", "batch_norm")
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """A time step of a loop.
+
+    Attributes:
+        time: int32, its number.
+        state: a quantizer's ``state()`` before the loop.
+    """
+
+    time: tf.Tensor
+    state: dict[int, tf.Tensor]
 
 
 class TensorQuantizer(keras.layers.Layer):
@@ -44,6 +60,7 @@ class TensorQuantizer(keras.layers.Layer):
         super().__init__(name=name or f"{role}_quantizer", dtype="float32", trainable=trainable)
         self.role, self.kind, self.signed, self.layer_name, self.seed = role, kind, bool(signed), layer_name, int(seed)
         self.supports_jit = False
+        self._moment: Moment | None = None
 
     # ---- what a method says -------------------------------------------------------------------------------------
     def encode(self, x: tf.Tensor, training: bool, parameters: tuple[tf.Tensor, ...] = ()) -> Quantized:
@@ -76,6 +93,23 @@ class TensorQuantizer(keras.layers.Layer):
         return None
 
     # ---- helpers ------------------------------------------------------------------------------------------------
+    def read(self, variable) -> tf.Tensor:
+        """The value of a variable of the state: now, or inside ``at`` what it was when ``state`` was called."""
+        return tf.convert_to_tensor(variable) if self._moment is None else self._moment.state[id(variable)]
+
+    def state(self) -> dict[int, tf.Tensor]:
+        """The values of all variables, by ``id``."""
+        return {id(variable): tf.convert_to_tensor(variable) for variable in self.variables}
+
+    @contextlib.contextmanager
+    def at(self, moment: Moment) -> Iterator[None]:
+        """Inside, the state is read as it was before a loop, and random numbers differ from time step to time step. Nothing may be written (``training=False``)."""
+        self._moment = moment
+        try:
+            yield
+        finally:
+            self._moment = None
+
     def add_state(self, name: str, value, dtype: str = "float32", shape: tuple[int, ...] = ()) -> Any:
         """A variable that is saved and not trained; every replica computes the same value for it."""
         return self.add_weight(
@@ -89,7 +123,9 @@ class TensorQuantizer(keras.layers.Layer):
 
     def next_seed(self) -> tf.Tensor:
         """Two uint32 that no other call and no other replica gets."""
-        state = tf.identity(self.noise)
+        state = tf.identity(self.read(self.noise))
+        if self._moment is not None:
+            return replicas.own_seed(tf.stack([state[0] + tf.constant(GOLDEN, tf.uint32) * (tf.cast(self._moment.time, tf.uint32) + 1), state[1]]))
         self.noise.assign(state + tf.constant([0, 1], tf.uint32))
         return replicas.own_seed(state)
 

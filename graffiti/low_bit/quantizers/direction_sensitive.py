@@ -56,7 +56,7 @@ class DirectionSensitive(MinMax):
     def largest(self, x, training):
         """The chosen part of the maximum."""
         largest, ends = super().largest(x, training)
-        fraction = tf.convert_to_tensor(self.fraction)
+        fraction = self.read(self.fraction)
         if training:
             step, distance = tf.convert_to_tensor(self.step), tf.convert_to_tensor(self.distance)
             usable = largest > 0

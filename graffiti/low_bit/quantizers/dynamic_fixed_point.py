@@ -109,15 +109,15 @@ class DynamicFixedPoint(TensorQuantizer):
     def current_exponent(self, x: tf.Tensor) -> tf.Tensor:
         """The exponent of this step; before the first update that of the tensor itself."""
         if self.initial_exponent is not None:
-            return tf.convert_to_tensor(self.exponent)
+            return self.read(self.exponent)
 
         def one_shot():
             ends = training_quantize.extremes(x)
             return one_shot_exponent(tf.maximum(-ends[0], ends[1]), self.bits)
 
         if replicas.count() == 1:
-            return tf.cond(tf.convert_to_tensor(self.started), lambda: tf.convert_to_tensor(self.exponent), one_shot)
-        return tf.where(self.started, self.exponent, replicas.maximum(one_shot()))
+            return tf.cond(self.read(self.started), lambda: self.read(self.exponent), one_shot)
+        return tf.where(self.read(self.started), self.read(self.exponent), replicas.maximum(one_shot()))
 
     def update(self, x: tf.Tensor, exponent: tf.Tensor, extremes: tf.Tensor) -> None:
         """Move the exponent for the next step; a NaN leaves it, and so does a gradient of zeros."""

@@ -104,7 +104,7 @@ class LargeGradients(TensorQuantizer):
         ends = replicas.extremes(ends)
         largest = tf.maximum(-ends[0], ends[1])
         target = target_rate(self.alpha, self.bits)
-        factor = tf.convert_to_tensor(self.factor)
+        factor = self.read(self.factor)
         if training and self.initial_factor == "search":
             search = ~tf.convert_to_tensor(self.searched) & (largest > 0)
             factor = tf.cond(search, lambda: first_factor(x, target, self.beta), lambda: factor)
