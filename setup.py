@@ -117,7 +117,7 @@ setup(
         "litert": ["ai-edge-litert"],
         "hls4ml": ["hls4ml>=1.3"],
         "report": ["matplotlib"],
-        "recipes": ["scikit-learn"],
+        "recipes": ["sacrebleu", "scikit-learn"],
         "dev": ["pytest", "hypothesis", "ruff", "mypy", "pytest-xdist", "types-PyYAML"],
     },
     entry_points={"console_scripts": ["graffiti=graffiti.cli:main"]},

@@ -20,6 +20,8 @@ from graffiti.low_bit.quantizers import TensorQuantizer
 from graffiti.transforms import pipelines
 
 FLOAT_BITS = 32
+_RECURRENT, _ATTENTION, _WRAPPERS = ("LSTM", "GRU", "SimpleRNN", "RNN"), ("MultiHeadAttention", "GroupedQueryAttention"), ("Bidirectional", "TimeDistributed")
+_PROJECTIONS = ("query", "key", "value", "attention_output")
 _PRODUCTS = ("conv", "depthwise_conv", "dense", "conv_transpose")
 
 
@@ -135,7 +137,33 @@ def _of_graph(graph: Graph) -> Cost:
             layers.append(LayerCost(_layer_name(graph, node), node.op, "forward", _macs(graph, node, kernel), bits, kernel.size * bits[1] / 8))
         elif node.op == "bias_add" and graph.is_constant(node.inputs[1]):
             bias_bytes += graph.constants[node.inputs[1]].size * _bits(graph, node.inputs[1]) / 8
+        elif node.op == "island":
+            products = _of_island(graph, node)
+            if products:
+                bias_bytes += sum(graph.constants[name].size for name in node.attrs["weights"] if "bias" in name.rsplit("/", 1)[-1]) * FLOAT_BITS / 8
+            for name, op, macs, weights in products:
+                layers.append(LayerCost(f"{node.name}/{name}", op, "forward", macs, (FLOAT_BITS, FLOAT_BITS), weights * FLOAT_BITS / 8))
     return Cost(tuple(layers), _peak(graph), bias_bytes)
+
+
+def _of_island(graph: Graph, node: Node) -> list[tuple[str, str, int, int]]:
+    """``(product, op, MACs, weights)`` of each product in a recurrent or attention layer, which the graph holds as a whole."""
+    layer = node.attrs["layer"]
+    kernels = [graph.constants[name] for name in node.attrs["weights"] if "kernel" in name.rsplit("/", 1)[-1]]
+    steps = [_elements(graph, name) // kernels[0].shape[0] for name in node.inputs] if kernels else []
+    if layer["class_name"] in _ATTENTION and len(kernels) == len(_PROJECTIONS):
+        queries, values = steps[0], steps[min(1, len(steps) - 1)]
+        rows = [(name, "einsum", (values if name in ("key", "value") else queries) * k.size, k.size) for name, k in zip(_PROJECTIONS, kernels)]
+        heads = [math.prod(kernels[0].shape[1:]), kernels[3].size // kernels[3].shape[-1]]
+        return [*rows, *((name, "matmul", queries * values * size, 0) for name, size in zip(("scores", "mixture"), heads))]
+    inner = [layer["config"][key] for key in ("layer", "backward_layer") if key in layer["config"]] if layer["class_name"] in _WRAPPERS else [layer]
+    if [part["class_name"] for part in inner] == ["Dense"]:
+        return [(inner[0]["config"]["name"], "dense", steps[0] * k.size, k.size) for k in kernels]
+    if any(part["class_name"] not in _RECURRENT for part in inner):
+        return []
+    prefixes = [""] if inner == [layer] else [f"{part['config']['name']}/" for part in inner]
+    names = [f"{prefix}{name}" for prefix in prefixes for name in ("input", "recurrent")]
+    return [(name, "dense", steps[0] * k.size, k.size) for name, k in zip(names, kernels)] if len(names) == len(kernels) else []
 
 
 def _layer_name(graph: Graph, node: Node) -> str:
@@ -176,16 +204,26 @@ def _of_training(plain: Cost, trained: dict[str, Any]) -> Cost:
     """Each layer three times: forward, input gradient, weight gradient, at the widths of its quantizers."""
     rows = []
     for row in plain.layers:
-        layer = trained.get(row.layer.split("/")[-1], trained.get(row.layer.split("/")[0]))
+        layer = next((trained[part] for part in reversed(row.layer.split("/")) if part in trained), None)
         products = [] if layer is None else layer.low_bit_products()
-        product = next((p for p in products if row.layer.endswith(p.layer_name.split("/")[-1])), products[0] if products else None)
-        width = {role: FLOAT_BITS if product is None else _width(product.quantizer(role)) for role in ("activations", "weights", "gradients")}
+        product = _product_of(row, products)
+        of = {role: product for role in ("activations", "weights", "gradients")}
+        if product is not None and "gradients" not in product.roles:
+            of["gradients"] = products[0]  # a recurrent product shares the gradients of the input product
+        width = {role: FLOAT_BITS if found is None else _width(found.quantizer(role)) for role, found in of.items()}
         pairs = {"forward": ("activations", "weights"), "input_gradient": ("gradients", "weights"), "weight_gradient": ("activations", "gradients")}
         for name, (first, second) in pairs.items():
             low = product is not None and getattr(product.settings.scheme, name)
             bits = (width[first], width[second]) if low else (FLOAT_BITS, FLOAT_BITS)
             rows.append(LayerCost(row.layer, row.op, name, row.macs, bits, row.weight_bytes * width["weights"] / FLOAT_BITS if name == "forward" else 0.0))
     return Cost(tuple(rows), plain.peak_activation_bytes, plain.bias_bytes)
+
+
+def _product_of(row: LayerCost, products: list):
+    """The one of a layer's products that a row counts; ``None`` for a row that the layer computes in float."""
+    if len(products) == 1:
+        return products[0]
+    return next((p for p in products if row.layer.split("/")[-1] == p.layer_name.split("/")[-1]), None)
 
 
 def _width(quantizer: TensorQuantizer | None) -> int:

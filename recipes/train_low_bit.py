@@ -8,15 +8,15 @@ is a checkpoint in OUT/<network>/<scheme>-<seed>, and a run that was stopped goe
 
 import json
 import pathlib
-import time
 
 import keras
 import networks
 import numpy as np
+import runs
 from absl import app, flags
 
 import graffiti
-from graffiti import data, files
+from graffiti import data
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "folder of the TFRecord shards", required=True)
 _NETWORK = flags.DEFINE_enum("network", "resnet8", sorted(networks.NETWORKS), "what to train")
@@ -78,48 +78,36 @@ def prepare(scheme: str, seed: int, steps: int) -> keras.Model:
 
 def run(scheme: str, seed: int, train: data.Examples, validation: data.Examples, folder: pathlib.Path) -> dict:
     """Train one row, or go on with it; returns what results.json holds."""
-    results, checkpoint = folder / "results.json", folder / "last.keras"
-    record = json.loads(results.read_text()) if results.exists() else {"scheme": scheme, "network": _NETWORK.value, "seed": seed, "history": []}
-    expected = {"epochs": _EPOCHS.value, "images": len(train), "validation_images": len(validation), "batch_size": _BATCH.value, "learning_rate": _RATE.value}
-    if record["history"] and {key: record[key] for key in expected} != expected:
-        raise app.UsageError(f"{results} was made with other settings ({ {key: record[key] for key in expected} }); choose another --out")
-    if len(record["history"]) >= _EPOCHS.value:
-        return record
-    folder.mkdir(parents=True, exist_ok=True)
-    model = prepare(scheme, seed, len(train) // _BATCH.value)
-    if checkpoint.exists():
-        model = keras.models.load_model(checkpoint)
     inputs = validation.inputs.astype(np.float32)
-    for epoch in range(len(record["history"]), min(_EPOCHS.value, _STOP_AFTER.value or _EPOCHS.value)):
-        begin = time.perf_counter()
-        print(f"{scheme}, seed {seed}, epoch {epoch + 1}/{_EPOCHS.value}", flush=True)
+    settings = {
+        "scheme": scheme, "network": _NETWORK.value, "seed": seed, "images": len(train), "validation_images": len(validation), "batch_size": _BATCH.value,
+        "learning_rate": _RATE.value, "engine": _ENGINE.value,
+    }
+
+    def fit(model, epoch):
         log = model.fit(Batches(train, seed, epoch), verbose=_VERBOSE.value, shuffle=False, callbacks=[graffiti.callbacks.LowBitSteps()]).history
-        seconds = time.perf_counter() - begin
-        accuracy = 100 * float(np.mean(model.predict(inputs, batch_size=250, verbose=0).argmax(-1) == validation.labels))
-        record["history"].append({"loss": log["loss"][0], "train_accuracy": 100 * log["accuracy"][0], "accuracy": accuracy, "seconds": round(seconds, 1)})
-        record.update(expected, accuracy=accuracy, engine=_ENGINE.value)
-        if scheme == "adaptive_precision":
-            record["steps_at_bits"] = graffiti.low_bit.callbacks.shares(model)
-        with files.atomic_file(checkpoint, overwrite=True) as temporary:
-            model.save(temporary)
-        with files.atomic_file(results, overwrite=True) as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n")
-        print(f"  validation {accuracy:.2f} %, {seconds:.0f} s", flush=True)
-    return record
+        return {"loss": log["loss"][0], "train_accuracy": 100 * log["accuracy"][0]}
+
+    def evaluate(model):
+        found = {"accuracy": 100 * float(np.mean(model.predict(inputs, batch_size=250, verbose=0).argmax(-1) == validation.labels))}
+        return {**found, "steps_at_bits": graffiti.low_bit.callbacks.shares(model)} if scheme == "adaptive_precision" else found
+
+    return runs.train(
+        folder, f"{scheme}, seed {seed}", settings, _EPOCHS.value, lambda: prepare(scheme, seed, len(train) // _BATCH.value), fit, evaluate, _STOP_AFTER.value)
 
 
 def table(folder: pathlib.Path) -> str:
     """Everything in the folder, finished runs only: mean and spread over seeds, drop against float32 of the same network and settings."""
-    runs: dict[tuple, dict[str, list[float]]] = {}
+    found: dict[tuple, dict[str, list[float]]] = {}
     shares: dict[tuple, list] = {}
     for path in sorted(folder.glob("*/*/results.json")):
         r = json.loads(path.read_text())
         if len(r["history"]) == r.get("epochs"):
             key = (r["network"], r["epochs"], r["images"])
-            runs.setdefault(key, {}).setdefault(r["scheme"], []).append(r["accuracy"])
+            found.setdefault(key, {}).setdefault(r["scheme"], []).append(r["accuracy"])
             shares.setdefault((*key, r["scheme"]), []).append(r.get("steps_at_bits"))
     lines = ["| network | epochs × images | scheme | seeds | top-1 | spread | drop | gradients at 8 / 16 / 24 bits |", "|---|---|---|---|---|---|---|---|"]
-    for (network, epochs, images), rows in runs.items():
+    for (network, epochs, images), rows in found.items():
         base = np.mean(rows["float32"]) if "float32" in rows else np.nan
         for scheme, values in sorted(rows.items(), key=lambda item: (item[0] != "float32", item[0])):
             widths = [s for s in shares[network, epochs, images, scheme] if s]
@@ -129,17 +117,14 @@ def table(folder: pathlib.Path) -> str:
 
 
 def main(_) -> None:
-    known = ("float32", *graffiti.schemes.training_names())
-    for scheme in _SCHEME.value:
-        if scheme not in known:
-            raise app.UsageError(f"--scheme takes {', '.join(known)}, got {scheme!r}")
+    schemes = runs.schemes_of(_SCHEME.value)
     train = data.load(_DATA_DIR.value, split="train", limit=_IMAGES.value)
     validation = data.load(_DATA_DIR.value, split="validation", limit=_VALIDATION.value)
     if len(train) < _BATCH.value:
         raise app.UsageError(f"{len(train)} training images are fewer than one batch of {_BATCH.value}; give a smaller --batch_size")
     out = pathlib.Path(_OUT.value)
     for seed in map(int, _SEEDS.value):
-        for scheme in _SCHEME.value:
+        for scheme in schemes:
             run(scheme, seed, train, validation, out / _NETWORK.value / f"{scheme}-{seed}")
             keras.utils.clear_session()
     print(table(out))

@@ -56,6 +56,24 @@ def test_low_bit_training_counts_three_products():
     assert small["transposed"] == (4, 4) and small["dense"] == (32, 32)
 
 
+def test_recurrent_and_attention_layers():
+    layers = keras.layers
+    inputs = keras.Input((6, 5))
+    x = layers.TimeDistributed(layers.Dense(6, name="each"), name="steps")(layers.MultiHeadAttention(2, 4, name="attention")(inputs, inputs))
+    x = layers.Bidirectional(layers.LSTM(8, return_sequences=True, name="lstm"), name="both")(x)
+    model = keras.Model(inputs, layers.Dense(3, name="last")(layers.GRU(7, name="gru")(x)))
+    plain = {row.layer: row.macs for row in graffiti.cost(model).layers}
+    cell = {"input": 6 * 6 * 32, "recurrent": 6 * 8 * 32}
+    assert plain == {
+        **{f"attention/{name}": 6 * 5 * 8 for name in ("query", "key", "value", "attention_output")}, "attention/scores": 6 * 6 * 8, "attention/mixture": 6 * 6 * 8,
+        "steps/each": 6 * 5 * 6, **{f"both/{way}_lstm/{name}": macs for way in ("forward", "backward") for name, macs in cell.items()},
+        "gru/input": 6 * 16 * 21, "gru/recurrent": 6 * 7 * 21, "last": 7 * 3}
+    found = graffiti.cost(graffiti.quantize_training(model, "dynamic_fixed_point"))
+    assert found.macs == 3 * sum(plain.values())
+    assert {row.bits for row in found.layers if row.layer.split("/")[-1] not in ("scores", "mixture")} == {(8, 8)}
+    assert {row.bits for row in found.layers if row.layer.split("/")[-1] in ("scores", "mixture")} == {(32, 32)}
+
+
 def test_resnet8_is_what_mlperf_tiny_says(shared_dir):
     found = graffiti.cost(graffiti.tfmot.convert(str(shared_dir / "models" / "resnet8_cifar10.h5")))
     assert 12.4e6 < found.macs < 12.6e6

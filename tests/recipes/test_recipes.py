@@ -1,7 +1,9 @@
-"""Both recipes from beginning to end, as a user runs them, with tiny settings."""
+"""The recipes from beginning to end, as a user runs them, with tiny settings."""
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import json
 import os
 import pathlib
@@ -122,3 +124,68 @@ def test_train_low_bit_resumes_to_the_same_bits_and_prints_one_table(records, tm
 def test_train_low_bit_refuses_unknown_schemes(records, tmp_path):
     done = recipe("train_low_bit.py", f"--data_dir={records}", "--scheme=int3", cwd=tmp_path)
     assert done.returncode != 0 and "--scheme takes float32, adaptive_precision" in done.stderr + done.stdout and list(tmp_path.iterdir()) == []
+
+
+def test_train_translation_resumes_to_the_same_bits_and_prints_one_table(tmp_path):
+    words = ("--pairs=96", "--test_pairs=8", "--units=16", "--batch_size=32", "--beam=2", "--verbose=0")
+    whole = recipe("train_translation.py", *words, "--scheme=float32,dynamic_fixed_point", "--epochs=2", "--out=whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    assert re.search(r"\| 2 × 96 \| float32 \| 1 \| [\d.]+ \| ±0.00 \| 0.00 \|", whole.stdout) and "| 2 × 96 | dynamic_fixed_point | 1 |" in whole.stdout
+    for more in ("--stop_after=1", "--stop_after=2"):
+        part = recipe("train_translation.py", *words, "--scheme=dynamic_fixed_point", "--epochs=2", more, "--out=parts", cwd=tmp_path)
+        assert part.returncode == 0, part.stderr[-3000:]
+    first, second = (json.loads((tmp_path / out / "dynamic_fixed_point-0" / "results.json").read_text())["history"] for out in ("whole", "parts"))
+    assert len(first) == 2 and [e["loss"] for e in first] == [e["loss"] for e in second] and [e["bleu"] for e in first] == [e["bleu"] for e in second]
+
+
+@pytest.fixture(scope="module")
+def translation():
+    """The recipe as a module."""
+    sys.path.insert(0, str(ROOT / "recipes"))
+    try:
+        return importlib.import_module("train_translation"), importlib.import_module("translation_task")
+    finally:
+        sys.path.remove(str(ROOT / "recipes"))
+
+
+def test_the_translation_task(translation):
+    _, task = translation
+    assert task.number(9999) == ("nine thousand nine hundred and ninety nine", "neun tausend neun hundert neun und neunzig")
+    assert task.number(1021) == ("one thousand and twenty one", "ein tausend ein und zwanzig") and task.number(80) == ("eighty", "achtzig")
+    pairs = task.pairs(3000, seed=1)
+    assert pairs == task.pairs(3000, seed=1) and len({english for english, _ in pairs}) == 3000
+    german = task.Vocabulary([german for _, german in pairs])
+    rows = german.encode([german for _, german in pairs])
+    assert [german.decode(row) for row in rows] == [german for _, german in pairs]
+
+
+def test_beam_search_finds_what_it_should(translation):
+    """A wide beam finds the most likely of all sentences, a beam of one the greedy sentence."""
+    import keras
+
+    recipe_module, task = translation
+    keras.utils.set_random_seed(4)
+    words, longest = 5, 3
+    model = recipe_module.network(7, words, 8)
+    for variable in model.trainable_variables:
+        variable.assign(variable * 3.0)
+    source = np.array([[1, 4, 5, 2], [1, 6, 2, 0]], np.int32)
+    translate = recipe_module.Translator(model)
+
+    def log_p(row, sentence):
+        logits = model([source[row:row + 1], np.array([[task.START, *sentence[:-1]]], np.int32)]).numpy()[0].astype(np.float64)
+        each = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        return sum(each[t, word] for t, word in enumerate(sentence))
+
+    for alpha in (0.0, 1.0):
+        found = translate(source, 64, alpha, longest)
+        for row in range(2):
+            complete = [(*middle, task.END) for length in range(longest) for middle in itertools.product((1, 3, 4), repeat=length)]
+            best = max(complete, key=lambda s: log_p(row, s) / ((5 + len(s)) / 6) ** alpha)
+            assert tuple(found[row][: len(best)]) == best
+    greedy = translate(source, 1, 0.0, longest)
+    for row in range(2):
+        sentence = ()
+        while len(sentence) < longest and task.END not in sentence:
+            sentence = max(((*sentence, word) for word in range(1, words)), key=lambda s: log_p(row, s))
+        assert tuple(greedy[row][: len(sentence)]) == sentence
