@@ -22,7 +22,7 @@ from graffiti.ops import training_quantize as quantization
 
 _THREADS = flags.DEFINE_integer("threads", 1, "threads of every contender; the process is pinned to as many processors")
 _ROUNDS = flags.DEFINE_integer("rounds", 15, "measurements of each contender")
-_ONLY = flags.DEFINE_list("only", ["products", "quantize", "batch_norm"], "tables to print")
+_ONLY = flags.DEFINE_list("only", ["products", "depthwise", "quantize", "batch_norm"], "tables to print")
 
 # batch, height, width, channels, outputs, window, stride
 LAYERS = [
@@ -30,6 +30,8 @@ LAYERS = [
     (128, 16, 16, 32, 32, 3, 1), (128, 8, 8, 64, 64, 3, 1), (32, 56, 56, 64, 256, 1, 1), (32, 14, 14, 1024, 256, 1, 1), (128, 32, 32, 16, 32, 3, 2),
     (512, 1, 1, 2048, 512, 1, 1),
 ]
+# the same with the multiplier in the place of the outputs
+DEPTHWISE = [(64, 32, 32, 96, 1, 3, 1), (64, 32, 32, 144, 1, 3, 2), (64, 16, 16, 192, 1, 3, 1), (64, 8, 8, 384, 1, 3, 1), (64, 112, 112, 32, 1, 3, 1)]
 NORMS = [(128, 32, 32, 16), (128, 16, 16, 32), (128, 8, 8, 64), (64, 32, 32, 64), (8, 56, 56, 256)]
 
 
@@ -52,36 +54,41 @@ def same_padding(size: int, window: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def bench_products() -> None:
+def bench_products(layers=LAYERS, depthwise: bool = False) -> None:
     """Forward, input gradient, weight gradient and the whole layer step, quantization included."""
+    own = [getattr(products, f"{'depthwise_' if depthwise else ''}conv2d{name}") for name in ("", "_input_gradient", "_weight_gradient")]
+    raw = tf.raw_ops
+    forward, input_gradient, weight_gradient = (
+        (tf.nn.depthwise_conv2d, raw.DepthwiseConv2dNativeBackpropInput, raw.DepthwiseConv2dNativeBackpropFilter) if depthwise else
+        (tf.nn.conv2d, raw.Conv2DBackpropInput, raw.Conv2DBackpropFilter))
     print("| layer | pass | float32 ms | int8 ms | ratio | int8 Gop/s |\n|---|---|---|---|---|---|")
     rng = np.random.default_rng(0)
-    for n, h, w, c, o, k, s in LAYERS:
+    for n, h, w, c, o, k, s in layers:
         x, kernel = (tf.constant(rng.normal(size=shape).astype(np.float32)) for shape in ((n, h, w, c), (k, k, c, o)))
         p, q = -(-h // s), -(-w // s)
-        dy = tf.constant(rng.normal(size=(n, p, q, o)).astype(np.float32))
+        dy = tf.constant(rng.normal(size=(n, p, q, c * o if depthwise else o)).astype(np.float32))
         pads = (same_padding(h, k, s), same_padding(w, k, s))
         geometry = {"strides": (s, s), "padding": pads, "dilations": (1, 1)}
         inverse, scale, seed = tf.constant(32.0), tf.constant(2.0**-10), tf.constant([1, 2], tf.uint32)
         codes = [quantization.quantize(v, inverse, low=-128, high=127)[0] for v in (x, kernel, dy)]
         strides = [1, s, s, 1]
         functions = {
-            "forward": (lambda x=x, kernel=kernel, strides=strides: tf.nn.conv2d(x, kernel, strides, "SAME"),
-                        lambda codes=codes, geometry=geometry, scale=scale: products.conv2d(codes[0], codes[1], scale, **geometry)),
-            "input gradient": (lambda x=x, kernel=kernel, dy=dy, strides=strides: tf.raw_ops.Conv2DBackpropInput(
+            "forward": (lambda x=x, kernel=kernel, strides=strides: forward(x, kernel, strides, "SAME"),
+                        lambda codes=codes, geometry=geometry, scale=scale: own[0](codes[0], codes[1], scale, **geometry)),
+            "input gradient": (lambda x=x, kernel=kernel, dy=dy, strides=strides: input_gradient(
                 input_sizes=x.shape, filter=kernel, out_backprop=dy, strides=strides, padding="SAME"),
-                lambda codes=codes, geometry=geometry, x=x, scale=scale: products.conv2d_input_gradient(codes[2], codes[1], scale, input_shape=x.shape, **geometry)),
-            "weight gradient": (lambda x=x, kernel=kernel, dy=dy, strides=strides: tf.raw_ops.Conv2DBackpropFilter(
+                lambda codes=codes, geometry=geometry, x=x, scale=scale: own[1](codes[2], codes[1], scale, input_shape=x.shape, **geometry)),
+            "weight gradient": (lambda x=x, kernel=kernel, dy=dy, strides=strides: weight_gradient(
                 input=x, filter_sizes=kernel.shape, out_backprop=dy, strides=strides, padding="SAME"),
-                lambda codes=codes, geometry=geometry, k=k, scale=scale: products.conv2d_weight_gradient(codes[0], codes[2], scale, kernel_shape=(k, k), **geometry)),
+                lambda codes=codes, geometry=geometry, k=k, scale=scale: own[2](codes[0], codes[2], scale, kernel_shape=(k, k), **geometry)),
         }
 
         def low_bit_step(x=x, kernel=kernel, dy=dy, geometry=geometry, k=k, inverse=inverse, scale=scale, seed=seed):
             xq, wq = (quantization.quantize(v, inverse, low=-128, high=127)[0] for v in (x, kernel))
-            y = products.conv2d(xq, wq, scale, **geometry)
+            y = own[0](xq, wq, scale, **geometry)
             dyq, _ = quantization.quantize(dy, inverse, low=-128, high=127, rounding="stochastic", seed=seed)
-            return (y, products.conv2d_input_gradient(dyq, wq, scale, input_shape=x.shape, **geometry),
-                    products.conv2d_weight_gradient(xq, dyq, scale, kernel_shape=(k, k), **geometry))
+            return (y, own[1](dyq, wq, scale, input_shape=x.shape, **geometry),
+                    own[2](xq, dyq, scale, kernel_shape=(k, k), **geometry))
 
         functions["step"] = (lambda f=dict(functions): tuple(pair[0]() for pair in f.values()), low_bit_step)
         for name, pair in functions.items():
@@ -90,9 +97,10 @@ def bench_products() -> None:
                 a, b = np.asarray(exact[0]()).ravel(), np.asarray(exact[1]()).ravel()
                 cosine = float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
                 assert cosine > 0.999, f"{name} of {(n, h, w, c, o, k, s)} is wrong: cosine {cosine} with float32"
-            reference, own = medians([lambda f=exact[0]: tf.nest.flatten(f())[-1].numpy(), lambda f=exact[1]: tf.nest.flatten(f())[-1].numpy()])
+            reference, ms = medians([lambda f=exact[0]: tf.nest.flatten(f())[-1].numpy(), lambda f=exact[1]: tf.nest.flatten(f())[-1].numpy()])
             operations = 2.0 * n * p * q * o * c * k * k * (3 if name == "step" else 1)
-            print(f"| {n}x{h}x{w}x{c}→{o} {k}x{k}/{s} | {name} | {reference:.2f} | {own:.2f} | {reference / own:.2f} | {operations / own / 1e6:.0f} |", flush=True)
+            outputs = f"·{o} depthwise" if depthwise else f"→{o}"
+            print(f"| {n}x{h}x{w}x{c}{outputs} {k}x{k}/{s} | {name} | {reference:.2f} | {ms:.2f} | {reference / ms:.2f} | {operations / ms / 1e6:.0f} |", flush=True)
 
 
 def bench_quantize() -> None:
@@ -132,7 +140,12 @@ def bench_batch_norm() -> None:
         print(f"| {'x'.join(map(str, shape))} | {reference:.2f} | {ms:.2f} | {reference / ms:.2f} |", flush=True)
 
 
-TABLES = {"products": bench_products, "quantize": bench_quantize, "batch_norm": bench_batch_norm}
+def bench_depthwise() -> None:
+    """The same for depthwise convolutions."""
+    bench_products(DEPTHWISE, depthwise=True)
+
+
+TABLES = {"products": bench_products, "depthwise": bench_depthwise, "quantize": bench_quantize, "batch_norm": bench_batch_norm}
 
 
 def main(_) -> None:

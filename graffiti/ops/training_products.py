@@ -39,6 +39,26 @@ def conv2d_weight_gradient(x, dy, scale, *, kernel_shape, strides=(1, 1), paddin
     return loader.load().graffiti_training_conv2d_weight_grad(x, dy, scale, window=list(kernel_shape[:2]), **_geometry(strides, padding, dilations, tier))
 
 
+def depthwise_conv2d(x, w, scale, *, strides=(1, 1), padding: Pads = ((0, 0), (0, 0)), dilations=(1, 1), tier: str = "auto") -> tf.Tensor:
+    """``y[N,P,Q,C*M]`` of ``x[N,H,W,C]`` (int8 or uint8) and ``w[kh,kw,C,M]`` (int8); arguments as of ``conv2d``."""
+    return loader.load().graffiti_training_conv2d(x, w, scale, depthwise=True, **_geometry(strides, padding, dilations, tier))
+
+
+def depthwise_conv2d_input_gradient(
+    dy, w, scale, *, input_shape, strides=(1, 1), padding: Pads = ((0, 0), (0, 0)), dilations=(1, 1), tier: str = "auto",
+) -> tf.Tensor:
+    """``dx`` of shape ``input_shape`` from ``dy[N,P,Q,C*M]`` (int8 or int16) and ``w`` (int8)."""
+    return loader.load().graffiti_training_conv2d_input_grad(dy, w, scale, input_shape, depthwise=True, **_geometry(strides, padding, dilations, tier))
+
+
+def depthwise_conv2d_weight_gradient(
+    x, dy, scale, *, kernel_shape, strides=(1, 1), padding: Pads = ((0, 0), (0, 0)), dilations=(1, 1), tier: str = "auto",
+) -> tf.Tensor:
+    """``dw[kh,kw,C,M]`` from ``x`` (int8 or uint8) and ``dy`` (int8 or int16)."""
+    return loader.load().graffiti_training_conv2d_weight_grad(
+        x, dy, scale, window=list(kernel_shape[:2]), depthwise=True, **_geometry(strides, padding, dilations, tier))
+
+
 def matmul(x, w, scale, *, tier: str = "auto") -> tf.Tensor:
     """``y[M,N]`` of ``x[M,K]`` and ``w[K,N]``."""
     return tf.squeeze(conv2d(x[None, None], w[None, None], scale, tier=tier), [0, 1])

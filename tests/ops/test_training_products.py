@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from graffiti.low_bit.products import ConvolutionProduct, Padding
+from graffiti.low_bit.products import ConvolutionProduct, DepthwiseProduct, Padding
 from graffiti.ops import loader
 
 pytestmark = pytest.mark.skipif(not loader.available(), reason="needs the op library (pip install --no-build-isolation -e .)")
@@ -33,6 +33,19 @@ SHAPES = [
     (40, 6, 4, 20, 70, (3, 2), (1, 1), "valid", (2, 1)),
     (150, 5, 5, 3, 6, (2, 2), (2, 1), "same", (1, 1)),
 ]
+# batch, height, width, channels, multiplier, window, strides, padding, dilations
+DEPTHWISE = [
+    (2, 8, 8, 16, 1, (3, 3), (1, 1), "same", (1, 1)),
+    (3, 7, 9, 24, 1, (3, 3), (2, 2), "same", (1, 1)),
+    (2, 9, 8, 5, 3, (3, 2), (2, 2), "same", (1, 1)),           # fewer channels than a vector, three outputs for each
+    (2, 9, 12, 37, 2, (3, 3), (1, 1), "valid", (2, 3)),        # dilated
+    (2, 12, 12, 8, 1, (2, 2), (3, 3), "valid", (1, 1)),        # inputs that no window sees
+    (1, 5, 5, 100, 1, (5, 5), (1, 1), "same", (1, 1)),
+    (9, 4, 4, 70, 4, (7, 7), (1, 1), "same", (1, 1)),          # windows larger than the image
+    (1, 1, 1, 64, 1, (1, 1), (1, 1), "valid", (1, 1)),
+    (1, 2, 300, 19, 2, (1, 3), (1, 1), "same", (1, 1)),        # more pixels in a row than one sum of 16-bit products holds
+    (1, 1, 700, 6, 1, (1, 600), (1, 1), "same", (1, 1)),       # more taps than that
+]
 TIERS = ("avx512vnni", "avx2", "scalar")
 
 
@@ -43,11 +56,12 @@ def codes(kind, shape, extreme: bool) -> np.ndarray:
     return np.random.default_rng(sum(shape)).integers(info.min, info.max + 1, shape).astype(kind)
 
 
-def check(shape, x_type, dy_type, extreme: bool = False, tiers=TIERS) -> None:
+def check(shape, x_type, dy_type, extreme: bool = False, tiers=TIERS, kind=ConvolutionProduct) -> None:
     from graffiti.ops import training_products as kernels
 
     n, h, w, c, o, window, strides, padding, dilations = shape
-    product = ConvolutionProduct((*window, c, o), strides, Padding(padding), dilations)
+    product = kind((*window, c, o), strides, Padding(padding), dilations)
+    forward, input_gradient, weight_gradient = (getattr(kernels, product.kernel_name + name) for name in ("", "_input_gradient", "_weight_gradient"))
     x, kernel = codes(x_type, (n, h, w, c), extreme), codes(np.int8, (*window, c, o), extreme)
     wide = [tf.constant(value, tf.float64) for value in (x, kernel)]
     y = product.forward(*wide)
@@ -60,9 +74,9 @@ def check(shape, x_type, dy_type, extreme: bool = False, tiers=TIERS) -> None:
     for tier in tiers:
         try:
             found = {
-                "forward": kernels.conv2d(x, kernel, SCALE, tier=tier, **geometry),
-                "input gradient": kernels.conv2d_input_gradient(dy, kernel, SCALE, input_shape=x.shape, tier=tier, **geometry),
-                "weight gradient": kernels.conv2d_weight_gradient(x, dy, SCALE, kernel_shape=window, tier=tier, **geometry)}
+                "forward": forward(x, kernel, SCALE, tier=tier, **geometry),
+                "input gradient": input_gradient(dy, kernel, SCALE, input_shape=x.shape, tier=tier, **geometry),
+                "weight gradient": weight_gradient(x, dy, SCALE, kernel_shape=window, tier=tier, **geometry)}
         except tf.errors.InvalidArgumentError as error:
             assert "this processor has no" in str(error), error
             continue
@@ -77,6 +91,14 @@ def check(shape, x_type, dy_type, extreme: bool = False, tiers=TIERS) -> None:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_products_are_exact_on_every_tier(shape, x_type, dy_type):
     check(shape, x_type, dy_type)
+
+
+@pytest.mark.parametrize("dy_type", [np.int8, np.int16])
+@pytest.mark.parametrize("x_type", [np.int8, np.uint8])
+@pytest.mark.parametrize("shape", DEPTHWISE, ids=str)
+def test_depthwise_products_are_exact_on_every_tier(shape, x_type, dy_type):
+    check(shape, x_type, dy_type, kind=DepthwiseProduct)
+    check(shape, x_type, dy_type, kind=DepthwiseProduct, extreme=True)
 
 
 @pytest.mark.parametrize(("shape", "dy_type"), [
@@ -106,6 +128,12 @@ def test_empty_batch_and_nan_scale():
         assert np.all(np.isnan(result))
 
 
+DEPTHWISE_PROGRAM = (
+    "dy, w = dy[..., :24], w[..., :1]\n"
+    "out += [k.depthwise_conv2d(x, w, 0.1, **g), k.depthwise_conv2d_input_gradient(dy, w, 0.1, input_shape=x.shape, **g)]\n"
+    "out += [k.depthwise_conv2d_weight_gradient(x, dy, 0.1, kernel_shape=(3, 3), **g)]\n")
+
+
 def test_one_thread_as_many():
     import subprocess
     import sys
@@ -118,6 +146,7 @@ def test_one_thread_as_many():
         "w = r.integers(-128, 128, (3, 3, 24, 40)).astype(np.int8); g = {'padding': ((1, 1), (1, 1))}\n"
         "out = [k.conv2d(x, w, 0.1, **g), k.conv2d_input_gradient(dy, w, 0.1, input_shape=x.shape, **g), k.conv2d_weight_gradient(x, dy, 0.1, kernel_shape=(3, 3), **g)]\n"
         "import hashlib; print(hashlib.sha256(b''.join(np.asarray(o).tobytes() for o in out)).hexdigest())\n")
+    program = program.replace("import hashlib", DEPTHWISE_PROGRAM + "import hashlib")
     hashes = [subprocess.run([sys.executable, "-c", program, threads], capture_output=True, text=True, check=True).stdout for threads in ("1", "3")]
     assert hashes[0] == hashes[1] and len(hashes[0]) > 60
 

@@ -193,10 +193,6 @@ class DepthwiseProduct(_Windowed):
             input=self.padding.pad(x), filter_sizes=self.spread_shape(*self.kernel_shape[2:]), out_backprop=dy,
             strides=[1, *self.strides, 1], padding=self.padding.name))
 
-    def native(self, pass_name, x_shape):
-        """``None``: depthwise products have no int8 training kernels yet; they are a few operations per value."""
-        return None
-
     def terms(self, pass_name, x_shape, y_shape):
         """kh·kw, kh·kw·M, or the number of output pixels."""
         if pass_name == "weight_gradient":

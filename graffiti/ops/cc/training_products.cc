@@ -9,6 +9,7 @@ namespace {
       .Attr("strides: list(int) = [1, 1]")       \
       .Attr("pads: list(int) = [0, 0, 0, 0]")    \
       .Attr("dilations: list(int) = [1, 1]")     \
+      .Attr("depthwise: bool = false")           \
       .Attr(GRAFFITI_TIERS)
 
 REGISTER_OP("GraffitiTrainingConv2D")
@@ -33,10 +34,14 @@ REGISTER_OP("GraffitiTrainingConv2D")
         const int64_t size = c->Value(c->Dim(x, axis + 1)) + pads[2 * axis] + pads[2 * axis + 1];
         if (size >= reach) out[axis] = c->MakeDim((size - reach) / strides[axis] + 1);
       }
-      c->set_output(0, c->MakeShape({c->Dim(x, 0), out[0], out[1], c->Dim(kernel, 3)}));
+      bool depthwise;
+      TF_RETURN_IF_ERROR(c->GetAttr("depthwise", &depthwise));
+      DimensionHandle channels = c->Dim(kernel, 3);
+      if (depthwise) TF_RETURN_IF_ERROR(c->Multiply(c->Dim(kernel, 2), channels, &channels));
+      c->set_output(0, c->MakeShape({c->Dim(x, 0), out[0], out[1], channels}));
       return absl::OkStatus();
     })
-    .Doc("scale * convolution of codes; every sum exact, rounded once to float32. pads: top, bottom, left, right.");
+    .Doc("scale * convolution of codes; every sum exact, rounded once to float32. pads: top, bottom, left, right. depthwise: the kernel is [height, width, channels, multiplier].");
 
 REGISTER_OP("GraffitiTrainingConv2DInputGrad")
     .Input("dy: T")
@@ -69,7 +74,11 @@ REGISTER_OP("GraffitiTrainingConv2DWeightGrad")
       std::vector<int32_t> window;
       TF_RETURN_IF_ERROR(c->GetAttr("window", &window));
       if (window.size() != 2) return Invalid("a window has a height and a width");
-      c->set_output(0, c->MakeShape({c->MakeDim(window[0]), c->MakeDim(window[1]), c->Dim(x, 3), c->Dim(dy, 3)}));
+      bool depthwise;
+      TF_RETURN_IF_ERROR(c->GetAttr("depthwise", &depthwise));
+      DimensionHandle last = c->Dim(dy, 3);
+      if (depthwise) TF_RETURN_IF_ERROR(c->Divide(last, c->Dim(x, 3), /*evenly_divisible=*/true, &last));
+      c->set_output(0, c->MakeShape({c->MakeDim(window[0]), c->MakeDim(window[1]), c->Dim(x, 3), last}));
       return absl::OkStatus();
     })
     .Doc("scale * weight gradient of GraffitiTrainingConv2D.");
@@ -81,6 +90,7 @@ class TrainingConv : public tf::OpKernel {
     OP_REQUIRES_OK(context, context->GetAttr("strides", &strides_));
     OP_REQUIRES_OK(context, context->GetAttr("pads", &pads_));
     OP_REQUIRES_OK(context, context->GetAttr("dilations", &dilations_));
+    OP_REQUIRES_OK(context, context->GetAttr("depthwise", &depthwise_));
     OP_REQUIRES(context, strides_.size() == 2 && pads_.size() == 4 && dilations_.size() == 2,
                 Invalid("expected two strides, four pads (top, bottom, left, right) and two dilations"));
     for (int32_t n : strides_) OP_REQUIRES(context, n >= 1, Invalid("strides are at least 1, got ", n));
@@ -89,8 +99,9 @@ class TrainingConv : public tf::OpKernel {
   }
 
  protected:
-  // The shape for x [.., H, W, C] and a window to O channels, with the sizes that follow.
-  absl::Status Shape(int64_t height, int64_t width, int64_t channels, int64_t window_h, int64_t window_w, int64_t out_channels, graffiti_conv_shape* s) const {
+  // The shape for x [.., H, W, C] and a kernel [.., last], with the sizes that follow.
+  absl::Status Shape(int64_t height, int64_t width, int64_t channels, int64_t window_h, int64_t window_w, int64_t last, graffiti_conv_shape* s) const {
+    const int64_t out_channels = depthwise_ ? channels * last : last;
     *s = graffiti_conv_shape{};
     s->height = height;
     s->width = width;
@@ -104,7 +115,8 @@ class TrainingConv : public tf::OpKernel {
     s->dilation_w = dilations_[1];
     s->pad_top = pads_[0];
     s->pad_left = pads_[2];
-    s->groups = s->spread_h = s->spread_w = 1;
+    s->groups = depthwise_ ? channels : 1;
+    s->spread_h = s->spread_w = 1;
     const int64_t reach_h = (window_h - 1) * dilations_[0] + 1, reach_w = (window_w - 1) * dilations_[1] + 1;
     const int64_t padded_h = height + pads_[0] + pads_[1], padded_w = width + pads_[2] + pads_[3];
     if (padded_h < reach_h || padded_w < reach_w) return Invalid("a window that reaches over ", reach_h, "x", reach_w, " does not fit a padded image of ", padded_h, "x", padded_w);
@@ -128,6 +140,7 @@ class TrainingConv : public tf::OpKernel {
   }
 
   int32_t tier_;
+  bool depthwise_;
   std::vector<int32_t> strides_, pads_, dilations_;
 };
 
@@ -177,10 +190,13 @@ class WeightGradient : public TrainingConv {
     OP_REQUIRES(context, x.dims() == 4 && dy.dims() == 4 && window_.size() == 2,
                 Invalid("expected x and dy of rank 4, got ", x.shape().DebugString(), " and ", dy.shape().DebugString()));
     graffiti_conv_shape shape;
-    OP_REQUIRES_OK(context, Shape(x.dim_size(1), x.dim_size(2), x.dim_size(3), window_[0], window_[1], dy.dim_size(3), &shape));
+    OP_REQUIRES(context, !depthwise_ || (x.dim_size(3) > 0 && dy.dim_size(3) % x.dim_size(3) == 0),
+                Invalid("expected a gradient with a multiple of ", x.dim_size(3), " channels, got ", dy.dim_size(3)));
+    const int64_t last = depthwise_ ? dy.dim_size(3) / x.dim_size(3) : dy.dim_size(3);
+    OP_REQUIRES_OK(context, Shape(x.dim_size(1), x.dim_size(2), x.dim_size(3), window_[0], window_[1], last, &shape));
     OP_REQUIRES_OK(context, Gradient(dy, x.dim_size(0), shape));
     tf::Tensor* dw;
-    OP_REQUIRES_OK(context, context->allocate_output(0, tf::TensorShape({window_[0], window_[1], x.dim_size(3), dy.dim_size(3)}), &dw));
+    OP_REQUIRES_OK(context, context->allocate_output(0, tf::TensorShape({window_[0], window_[1], x.dim_size(3), last}), &dw));
     OP_REQUIRES_OK(context, Run(context, GRAFFITI_WEIGHT_GRADIENT, shape, x.dim_size(0), dw));
   }
 

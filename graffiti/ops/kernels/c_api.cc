@@ -10,6 +10,7 @@
 #include "conv.h"
 #include "elementwise.h"
 #include "program.h"
+#include "training/depthwise.h"
 #include "training/training.h"
 
 struct graffiti_conv {
@@ -124,13 +125,16 @@ int32_t graffiti_training_conv(int32_t pass, const graffiti_conv_shape* shape, i
                   TypeName(first_type), TypeName(second_type), pass);
     for (int64_t v : {s.channels, s.out_channels, s.kernel_height, s.kernel_width, s.stride_h, s.stride_w, s.dilation_h, s.dilation_w})
       if (v < 1) return Fail(GRAFFITI_INVALID_ARGUMENT, "training products: channels, window, strides and dilation are at least 1, got %lld", static_cast<long long>(v));
-    if (batch < 0 || s.height < 0 || s.width < 0 || s.out_height < 0 || s.out_width < 0 || s.groups != 1 || s.spread_h != 1 || s.spread_w != 1)
-      return Fail(GRAFFITI_INVALID_ARGUMENT, "training products take sizes of at least 0, one group and no spread");
+    if (batch < 0 || s.height < 0 || s.width < 0 || s.out_height < 0 || s.out_width < 0 || s.spread_h != 1 || s.spread_w != 1)
+      return Fail(GRAFFITI_INVALID_ARGUMENT, "training products take sizes of at least 0 and no spread");
+    if (s.groups != 1 && (s.groups != s.channels || s.out_channels % s.channels != 0))
+      return Fail(GRAFFITI_INVALID_ARGUMENT, "training products take one group, or as many as channels with a whole number of outputs for each");
     int64_t unused;
     if (!CheckedProduct({s.height + s.kernel_height * s.dilation_h, s.width + s.kernel_width * s.dilation_w, s.channels, 4}, INT32_MAX, &unused) ||
         !CheckedProduct({s.out_height + 1, s.out_width + 1, s.out_channels, 4}, INT32_MAX, &unused) ||
         !CheckedProduct({s.kernel_height, s.kernel_width, s.channels, s.out_channels, 8}, INT32_MAX, &unused))
       return Fail(GRAFFITI_INVALID_ARGUMENT, "training products: one image or the kernel takes more than 2 GiB");
+    if (s.groups != 1) return TrainingDepthwise(pass, s, batch, first, first_type, second, second_type, scale, out, resolved, parallel);
     if (pass == GRAFFITI_FORWARD)
       return TrainingForward(s, batch, first, first_type, static_cast<const int8_t*>(second), scale, out, resolved, parallel);
     if (pass == GRAFFITI_INPUT_GRADIENT)

@@ -102,7 +102,8 @@ GRAFFITI_API int32_t graffiti_requantize(int64_t count, int64_t channels, const 
                                          const graffiti_requantization* to, void* y, int32_t tier,
                                          const graffiti_parallel* parallel);
 
-/* The three products of a training step on codes, to float32: scale * (exact integer), see training/training.h. One group, no spread. pass: FORWARD (first: x s8 or u8,
+/* The three products of a training step on codes, to float32: scale * (exact integer), see training/training.h. One group or a
+ * depthwise convolution (groups == channels), no spread. pass: FORWARD (first: x s8 or u8,
  * second: kernel s8, out: y), INPUT_GRADIENT (first: dy s8 or s16, second: kernel s8, out: dx), WEIGHT_GRADIENT (first: x s8 or u8, second: dy s8 or s16, out: dw). */
 enum graffiti_training_pass { GRAFFITI_FORWARD = 0, GRAFFITI_INPUT_GRADIENT = 1, GRAFFITI_WEIGHT_GRADIENT = 2 };
 GRAFFITI_API int32_t graffiti_training_conv(int32_t pass, const graffiti_conv_shape* shape, int64_t batch, const void* first, int32_t first_type,

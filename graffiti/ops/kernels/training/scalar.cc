@@ -1,12 +1,19 @@
+#include <algorithm>
+#include <cstring>
+
+#include "training/depthwise.h"
 #include "training/training.h"
 
 namespace graffiti {
 namespace {
 
+constexpr int kLanes = 4;
+#include "training/depthwise.inc"
 #include "training/stores.inc"
 
 }  // namespace
 
+const DepthwiseLoops& DepthwiseLoopsScalar() { return kDepthwise; }
 const TrainingStores& TrainingStoresScalar() { return kStores; }
 
 }  // namespace graffiti

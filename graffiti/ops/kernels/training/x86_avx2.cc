@@ -1,12 +1,21 @@
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "training/depthwise.h"
 #include "training/training.h"
 
 namespace graffiti {
 namespace {
 
+constexpr int kLanes = 8;
+#include "training/depthwise.inc"
 #include "training/stores.inc"
 
 }  // namespace
 
+const DepthwiseLoops& DepthwiseLoopsAvx2() { return kDepthwise; }
 const TrainingStores& TrainingStoresAvx2() { return kStores; }
 
 }  // namespace graffiti

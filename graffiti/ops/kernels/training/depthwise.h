@@ -1,0 +1,51 @@
+// The three products of a depthwise convolution's training step, see training.h: sums over a window's taps and over pixels, channel by channel.
+#ifndef GRAFFITI_OPS_KERNELS_TRAINING_DEPTHWISE_H_
+#define GRAFFITI_OPS_KERNELS_TRAINING_DEPTHWISE_H_
+
+#include <cstdint>
+
+#include "c_api.h"
+
+namespace graffiti {
+
+// Where a tap reads its two operands, in elements.
+struct Tap {
+  int64_t a, w;
+};
+
+// One row of outputs. out[column * out_stride + c * out_step] = scale * sum over the row's and the column's taps of a[row.a + tap.a + c] * w[row.w + tap.w + c].
+struct GatherArgs {
+  const void* a;
+  const int32_t* w;
+  const Tap* rows;
+  int64_t row_count;
+  const Tap* taps;
+  const int64_t* first_tap;  // of each column, and one past the last
+  int64_t columns, channels;
+  float scale;
+  float* out;
+  int64_t out_stride, out_step;
+};
+
+// sums[c] += sum over q of x[q * x_stride + c] * dy[q * dy_stride + c]
+struct CorrelateArgs {
+  const void *x, *dy;
+  int64_t pixels, x_stride, dy_stride, channels;
+  int32_t* sums;
+};
+
+struct DepthwiseLoops {
+  void (*gather[3][2])(const GatherArgs&);       // by the type of a; sums in 32 or 64 bits
+  void (*correlate[2][3])(const CorrelateArgs&);  // by the types of x and dy
+};
+const DepthwiseLoops& DepthwiseLoopsScalar();
+const DepthwiseLoops& DepthwiseLoopsAvx2();
+const DepthwiseLoops& DepthwiseLoopsAvx512Vnni();
+
+// shape.groups == shape.channels, kernel (h, w, channels, multiplier); the arguments are those of graffiti_training_conv.
+int TrainingDepthwise(int pass, const graffiti_conv_shape& shape, int64_t batch, const void* first, int first_type, const void* second, int second_type, float scale,
+                      float* out, int tier, const graffiti_parallel* parallel);
+
+}  // namespace graffiti
+
+#endif  // GRAFFITI_OPS_KERNELS_TRAINING_DEPTHWISE_H_
