@@ -11,6 +11,7 @@ import numpy as np
 
 from graffiti.graph import memory
 from graffiti.graph.ir import Graph, Node
+from graffiti.graph.ops import PRODUCTS
 from graffiti.integer_graph import IntegerGraph
 from graffiti.keras_io import compat
 from graffiti.keras_io.read import read
@@ -22,7 +23,6 @@ from graffiti.transforms import pipelines
 FLOAT_BITS = 32
 _RECURRENT, _ATTENTION, _WRAPPERS = ("LSTM", "GRU", "SimpleRNN", "RNN"), ("MultiHeadAttention", "GroupedQueryAttention"), ("Bidirectional", "TimeDistributed")
 _PROJECTIONS = ("query", "key", "value", "attention_output")
-_PRODUCTS = ("conv", "depthwise_conv", "dense", "conv_transpose")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +131,7 @@ def cost(model_or_graph: keras.Model | IntegerGraph) -> Cost:
 def _of_graph(graph: Graph) -> Cost:
     layers, bias_bytes = [], 0.0
     for node in graph.nodes:
-        if node.op in _PRODUCTS:
+        if node.op in PRODUCTS:
             kernel = graph.constants[node.inputs[1]]
             bits = _bits(graph, node.inputs[0]), _bits(graph, node.inputs[1])
             layers.append(LayerCost(_layer_name(graph, node), node.op, "forward", _macs(graph, node, kernel), bits, kernel.size * bits[1] / 8))

@@ -17,11 +17,9 @@ import tensorflow as tf
 from graffiti import files
 from graffiti.graph import interpreter
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import attr, transpose_pads
+from graffiti.graph.ops import PRODUCTS, attr, transpose_pads
 from graffiti.ops import integer_ops as ops
 from graffiti.ops import loader
-
-PRODUCTS = ("conv", "depthwise_conv", "conv_transpose", "dense")
 
 
 class TensorFlowExecutor:

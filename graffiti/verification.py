@@ -20,6 +20,7 @@ from graffiti.certificate import MAX_OFFENDERS, Bound, TensorResult, Verificatio
 from graffiti.export.c.targets import TARGETS as C_TARGETS
 from graffiti.graph import interpreter
 from graffiti.graph.ir import Graph
+from graffiti.graph.ops import PRODUCTS
 from graffiti.integer_graph import IntegerGraph
 from graffiti.numerics.formats import QFormat
 
@@ -174,7 +175,7 @@ def _data_digest(ig: IntegerGraph, arrays: list[np.ndarray]) -> str:
 def _formats(graph: Graph) -> dict[str, dict[str, int]]:
     """How many tensors of each width: the scheme, as the graph holds it."""
     found: dict[str, Counter[str]] = {"weights": Counter(), "activations": Counter(), "accumulators": Counter()}
-    kernels = {node.inputs[1] for node in graph.nodes if node.op in ("conv", "depthwise_conv", "dense", "conv_transpose")}
+    kernels = {node.inputs[1] for node in graph.nodes if node.op in PRODUCTS}
     for kernel in kernels:
         if (format := graph.format(kernel)) is not None:
             found["weights"][f"int{format.bits}{' per channel' if len(format.exponents) > 1 else ''}"] += 1

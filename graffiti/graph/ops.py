@@ -177,6 +177,7 @@ class OpRow:
 _WINDOW = {"strides": REQUIRED, "padding": "valid", "dilation": REQUIRED}
 _POOL = {"pool_size": REQUIRED, "strides": REQUIRED, "padding": "valid"}
 
+PRODUCTS = ("conv", "depthwise_conv", "conv_transpose", "dense")  # ops that multiply by a kernel
 OPS: dict[str, OpRow] = {row.name: row for row in (
     # products; in an integer graph the output is a 32-bit accumulator at e_x + e_kernel
     OpRow("conv", "x kernel", {**_WINDOW, "groups": 1}, ALL, _conv, "1-D or 2-D convolution", _product_format),

@@ -13,13 +13,13 @@ import numpy as np
 
 from graffiti.graph import ops
 from graffiti.graph.ir import STAGES, Graph, Node, TensorType
+from graffiti.graph.ops import PRODUCTS
 from graffiti.graph.printer import type_text
 from graffiti.numerics.formats import QFormat
 from graffiti.numerics.rounding import ROUNDING_MODES
 
 PADDINGS = ("same", "valid")
 _WINDOW_OPS = ("conv", "depthwise_conv", "separable_conv", "conv_transpose", "max_pool", "average_pool")
-_PRODUCTS = ("conv", "depthwise_conv", "conv_transpose", "dense")
 
 
 class GraphError(ValueError):
@@ -215,7 +215,7 @@ def _quantizer(graph: Graph, node: Node, attrs: dict[str, Any]) -> Iterator[str]
 
 def _shapes(graph: Graph, node: Node, attrs: dict[str, Any]) -> Iterator[str]:
     shapes = [graph.shape(value) for value in node.inputs]
-    if node.op in ("conv", "depthwise_conv", "separable_conv", "conv_transpose", "dense"):
+    if node.op in (*PRODUCTS, "separable_conv"):
         x, kernel = shapes[:2]
         if node.op != "dense" and len(x) != len(kernel):
             yield f"the kernel {kernel} has another rank than the input {x}; expected both of rank 3 or 4"
@@ -267,7 +267,7 @@ def _formats(graph: Graph, node: Node, attrs: dict[str, Any]) -> Iterator[str]:
     if len(formats) != len(given):
         return
     first, second = formats[0], formats[-1]
-    if node.op in (*_PRODUCTS, "multiply"):
+    if node.op in (*PRODUCTS, "multiply"):
         if first.per_channel:
             yield f"the input {node.inputs[0]!r} has an exponent per channel; requantize it to one exponent first"
         if node.op == "multiply" and second.per_channel:

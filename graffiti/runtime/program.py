@@ -13,12 +13,11 @@ from collections.abc import Callable
 import numpy as np
 
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import attr, transpose_pads, window_pads
+from graffiti.graph.ops import PRODUCTS, attr, transpose_pads, window_pads
 from graffiti.numerics.formats import QFormat
 from graffiti.numerics.rounding import shift_right
 from graffiti.runtime.blob import ProgramWriter, Rounding, Tensor, View
 
-PRODUCTS = ("conv", "depthwise_conv", "conv_transpose", "dense")
 BINARIES = ("add", "subtract", "multiply", "maximum", "bias_add")
 PYTHON_OPS = ("island", "softmax")  # a Keras layer; float: numpy computes it, so that all targets agree to the bit
 

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import OPS, attr
+from graffiti.graph.ops import OPS, PRODUCTS, attr
 from graffiti.graph.problem import Problem
 from graffiti.numerics.formats import QFormat
 from graffiti.numerics.rounding import shift_right
 from graffiti.targets.profile import TargetProfile, TensorLimits
 from graffiti.transforms.lower.prove_accumulators import prove
 
-PRODUCTS = ("conv", "depthwise_conv", "conv_transpose", "dense")
 WINDOWS = ("conv", "depthwise_conv", "conv_transpose", "max_pool", "upsample")
 STORING = ("quantize", "requantize", "lookup")
 BORDER = ("quantize", "dequantize", "softmax", "island")

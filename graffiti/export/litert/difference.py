@@ -11,9 +11,9 @@ from collections.abc import Collection
 
 import numpy as np
 
-from graffiti.export.litert.products import PRODUCTS, channel_sums
+from graffiti.export.litert.products import channel_sums
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import attr
+from graffiti.graph.ops import PRODUCTS, attr
 
 
 def bounds(graph: Graph, inexact: Collection[str]) -> dict[str, int]:

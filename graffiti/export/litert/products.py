@@ -17,7 +17,6 @@ from graffiti.graph.ir import Node
 from graffiti.graph.ops import attr, attributes
 from graffiti.numerics.windows import transpose_pads
 
-PRODUCTS = ("conv", "depthwise_conv", "conv_transpose", "dense")
 SAME, VALID = 0, 1
 NONE, RELU, RELU6 = 0, 1, 3
 

@@ -10,14 +10,15 @@ from graffiti.export.litert import chains, moves, products, reals
 from graffiti.export.litert.emitter import Emitter, Unsupported
 from graffiti.export.litert.layout import Layout, layout_of
 from graffiti.graph.ir import Graph, Node
+from graffiti.graph.ops import PRODUCTS
 
 CHAINS: dict[str, Callable[[Emitter, Node], list[Node] | None]] = {
-    **dict.fromkeys(products.PRODUCTS, chains.try_product),
+    **dict.fromkeys(PRODUCTS, chains.try_product),
     **dict.fromkeys(chains.SUMS, chains.try_sum),
     "requantize": chains.try_requantize,
 }
 RULES: dict[str, Callable[[Emitter, Node], None]] = {
-    **dict.fromkeys(products.PRODUCTS, products.real_product),
+    **dict.fromkeys(PRODUCTS, products.real_product),
     **dict.fromkeys(reals.BINARY, reals.binary),
     "quantize": reals.store, "requantize": reals.store, "relu": reals.relu, "maximum": reals.maximum, "dequantize": reals.dequantize,
     "softmax": reals.softmax, "reshape": moves.reshape, "permute": moves.permute, "pad": moves.zeros_around, "crop": moves.crop,

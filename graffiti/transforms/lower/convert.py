@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import OPS
+from graffiti.graph.ops import OPS, PRODUCTS
 from graffiti.graph.passes import Pass, PassResult
 from graffiti.transforms.lower.activation_tables import lower_activation
 from graffiti.transforms.lower.context import Lowering
@@ -49,7 +49,7 @@ def _copy_or_float(context: Lowering, node: Node, agree: bool = True) -> None:
 RULES: dict[str, Callable[[Lowering, Node], None]] = {
     "fake_quantize": lower_fake_quantize,
     "quantize_bias": lower_quantize_bias,
-    **dict.fromkeys(("conv", "depthwise_conv", "conv_transpose", "dense", "multiply", "bias_add"), lower_product),
+    **dict.fromkeys((*PRODUCTS, "multiply", "bias_add"), lower_product),
     **dict.fromkeys(("add", "subtract", "maximum"), lower_meeting),
     **{name: lower_move for name, row in OPS.items() if row.moves_codes and "integer" in row.stages},
     "relu": lower_relu,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import attributes, infer
+from graffiti.graph.ops import PRODUCTS, attributes, infer
 from graffiti.transforms.lower.context import Lowering
 
 
@@ -132,7 +132,6 @@ def _listed(value):
     return [_listed(part) for part in value] if isinstance(value, tuple) else value
 
 
-PRODUCTS = ("conv", "depthwise_conv", "conv_transpose", "dense")
 WITH_WEIGHTS = (*PRODUCTS, "multiply", "batch_norm")  # ops whose operands but the first are arrays of the layer
 CONFIGS: dict[str, Callable[[Graph, Node, dict, bool], tuple[str, dict[str, Any]]]] = {
     "conv": _conv, "depthwise_conv": _depthwise_conv, "conv_transpose": _conv_transpose, "dense": _dense,

@@ -8,12 +8,12 @@ import math
 import numpy as np
 
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import attr
+from graffiti.graph.ops import PRODUCTS, attr
 from graffiti.graph.passes import Pass, PassResult
 from graffiti.numerics.formats import QFormat
 from graffiti.numerics.rounding import shift_right
 
-SUMS = ("conv", "depthwise_conv", "conv_transpose", "dense", "multiply", "bias_add", "add", "subtract")
+SUMS = (*PRODUCTS, "multiply", "bias_add", "add", "subtract")
 Interval = tuple[np.ndarray, np.ndarray]  # lowest and highest code, int64, scalar or one for each index of the last axis
 
 
@@ -99,7 +99,7 @@ def prove(graph: Graph, bits: int = 32) -> tuple[dict[str, Interval], list[Overf
 
 
 def _interval(graph: Graph, node: Node, format: QFormat, inputs: list[Interval | None]) -> Interval:
-    if node.op in ("conv", "depthwise_conv", "conv_transpose", "dense"):
+    if node.op in PRODUCTS:
         return _product(graph, node, _whole(inputs[0]))
     if node.op == "multiply":
         corners = [a * b for a in _whole(inputs[0]) for b in _whole(inputs[1])]

@@ -7,8 +7,7 @@ from typing import Any
 
 from graffiti.config import QuantizerSpec
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import OPS
-from graffiti.transforms.place.layers import PRODUCTS
+from graffiti.graph.ops import OPS, PRODUCTS
 from graffiti.transforms.place.plan import FLOAT_OPS, Plan
 
 CODES, ACCUMULATOR, REAL, PARAMETER = "codes", "accumulator", "real", "parameter"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from graffiti.config import LayerInfo
 from graffiti.graph.ir import Graph, Node
-
-PRODUCTS = ("conv", "depthwise_conv", "conv_transpose", "dense")
+from graffiti.graph.ops import PRODUCTS
 
 # op -> Keras classes that read as it; ("op", rank of the output) where the rank decides
 CLASSES: dict[str | tuple[str, int], tuple[str, ...]] = {

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable
 from graffiti import schemes
 from graffiti.config import QuantizerSpec, ReportLine, Rule, Scheme
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import OPS
-from graffiti.transforms.place.layers import PRODUCTS, is_average_pool, is_window_sum, layer_of, layers
+from graffiti.graph.ops import OPS, PRODUCTS
+from graffiti.transforms.place.layers import is_average_pool, is_window_sum, layer_of, layers
 
 FLOAT_OPS = ("island", "softmax")  # compute on real values whatever the scheme says
 UNPREPARED = ("separable_conv", "batch_norm", "rescaling", "leaky_relu", "average_pool", "mean", "dropout")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from graffiti.config import QuantizerSpec, Scheme
 from graffiti.graph.ir import Graph, Node
+from graffiti.graph.ops import PRODUCTS
 from graffiti.graph.passes import Pass, PassResult
 from graffiti.transforms.place.insert import attributes
-from graffiti.transforms.place.layers import PRODUCTS, is_average_pool, is_leaky_relu, is_window_sum
+from graffiti.transforms.place.layers import is_average_pool, is_leaky_relu, is_window_sum
 from graffiti.transforms.place.plan import Plan
 
 CHANNEL_AXES: dict[str, int | str] = {"conv": -1, "dense": -1, "conv_transpose": -2, "depthwise_conv": "flat"}
