@@ -43,14 +43,19 @@ def observing() -> Iterator[list[Record]]:
         _records = before
 
 
+def active() -> bool:
+    """Whether someone looks."""
+    return _records is not None and tf.executing_eagerly()
+
+
 def record(product, quantized, tensors) -> None:
     """Note the operands of a forward product."""
-    if _records is not None and tf.executing_eagerly():
+    if _records is not None and active():
         for role, q, tensor in zip(("activations", "weights", "bias"), quantized, tensors):
             _records.append(Record(product, role, q, tensor))
 
 
 def record_gradient(product, quantized, tensor) -> None:
     """Note the gradient of a backward product."""
-    if _records is not None and tf.executing_eagerly():
+    if _records is not None and active():
         _records.append(Record(product, "gradients", quantized, tensor))

@@ -124,6 +124,8 @@ class RecurrentProduct(LowBitProduct):
             xs: all time steps of ``x``.
             kernel: of ``quantize_outside``; for the record.
         """
+        if not training and not observation.active():
+            return
         quantizer, xs = self.activations_quantizer, tf.stop_gradient(xs)
         if quantizer is None:
             quantized = as_real(xs)

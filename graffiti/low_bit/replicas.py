@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
+_apart = False
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """Inside, statistics are those of one replica: replicas may not talk inside a loop."""
+    global _apart
+    before, _apart = _apart, True
+    try:
+        yield
+    finally:
+        _apart = before
+
 
 def count() -> int:
-    """How many replicas compute this step; 1 outside ``tf.distribute``."""
+    """How many replicas compute this step and may talk about it; 1 outside ``tf.distribute`` and inside ``apart``."""
+    return 1 if _apart else _in_sync()
+
+
+def _in_sync() -> int:
     context = tf.distribute.get_replica_context()
     return 1 if context is None else context.num_replicas_in_sync
 
@@ -51,7 +69,7 @@ def when(condition: tf.Tensor, compute: Callable[[], tuple], otherwise: tuple) -
 
 def own_seed(seed: tf.Tensor) -> tf.Tensor:
     """A seed (two uint32) made different on every replica."""
-    if count() == 1:
+    if _in_sync() == 1:
         return seed
     replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.uint32)
     return tf.stack([tf.bitwise.bitwise_xor(seed[0], replica * tf.constant(0x9E3779B9, tf.uint32)), seed[1]])

@@ -130,19 +130,20 @@ class _Recurrent(LowBitLayer):
     def build(self, input_shape) -> None:
         """The cell's weights, then the state of the products."""
         super(LowBitLayer, self).build(input_shape)
-        cell, signed = self.cell, dataclasses.replace(self.low_bit, signed=True)
+        cell = self.cell
+        recurrent, candidate = (dataclasses.replace(self.low_bit, signed=True, seed=self.low_bit.seed + (n << 20)) for n in (1, 2))  # noise of their own
         bias_shape = cell.recurrent_kernel.shape[-1:] if cell.use_bias else None
         self.input_product = LowBitProduct(self.low_bit, "recurrent", f"{self.name}/input", name="low_bit_input")
         self.input_product.build(tuple(cell.kernel.shape), bias_shape)
         self.input_product.constrain(cell.kernel)
-        self.recurrent_product = RecurrentProduct(signed, "recurrent", f"{self.name}/recurrent", name="low_bit_recurrent")
+        self.recurrent_product = RecurrentProduct(recurrent, "recurrent", f"{self.name}/recurrent", name="low_bit_recurrent")
         units, outputs = cell.recurrent_kernel.shape
         own_candidate = isinstance(cell, keras.layers.GRUCell) and not cell.reset_after
         self.recurrent_product.build((units, 2 * units if own_candidate else outputs), bias_shape)
         self.recurrent_product.constrain(cell.recurrent_kernel)
         self.candidate_product = None
         if own_candidate:
-            self.candidate_product = RecurrentProduct(signed, "recurrent", f"{self.name}/candidate", name="low_bit_candidate")
+            self.candidate_product = RecurrentProduct(candidate, "recurrent", f"{self.name}/candidate", name="low_bit_candidate")
             self.candidate_product.build((units, units), (units,))
 
     def low_bit_products(self):

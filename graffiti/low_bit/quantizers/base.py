@@ -103,10 +103,11 @@ class TensorQuantizer(keras.layers.Layer):
 
     @contextlib.contextmanager
     def at(self, moment: Moment) -> Iterator[None]:
-        """Inside, the state is read as it was before a loop, and random numbers differ from time step to time step. Nothing may be written (``training=False``)."""
+        """Inside, the state is read as it was before a loop, random numbers differ from time step to time step, and each replica is on its own. Nothing may be written."""
         self._moment = moment
         try:
-            yield
+            with replicas.apart():
+                yield
         finally:
             self._moment = None
 
