@@ -1,10 +1,11 @@
-"""The three shared MLPerf Tiny networks with real inputs, as ``chip_report.py`` and ``verify_targets.py`` take them."""
+"""The three shared MLPerf Tiny networks with real inputs, as ``chip_report.py`` and ``verify_targets.py`` take them; ``random_0`` … ``random_9`` are those of ``random_models.py``."""
 
 from __future__ import annotations
 
 import pathlib
 
 import numpy as np
+import random_models
 
 MODELS = ("resnet8_cifar10", "mobilenet_v1_025_vww", "autoencoder_ad")
 
@@ -32,6 +33,10 @@ def inputs(name: str, shared: pathlib.Path, count: int) -> tuple[np.ndarray, np.
     """Calibration inputs (200, or 100 where there are few) and ``count`` inputs to verify with, as the network takes them."""
     from graffiti import data
 
+    if name.startswith("random_"):
+        images = random_models.inputs(200 + count)
+        return images[:200], images[200:]
+
     if name == "autoencoder_ad":
         windows = log_mel_windows(200 + count)
         return windows[:200], windows[200:]
@@ -47,11 +52,11 @@ def inputs(name: str, shared: pathlib.Path, count: int) -> tuple[np.ndarray, np.
 
 
 def integer_graph(name: str, scheme: str, shared: pathlib.Path, calibration: np.ndarray):
-    """The ``.h5`` file → Keras 3 → calibrated → ``IntegerGraph``."""
+    """The ``.h5`` file (or the random network) → Keras 3 → calibrated → ``IntegerGraph``."""
     import graffiti
     from graffiti import tfmot
 
-    model = tfmot.convert(shared / "models" / f"{name}.h5")
+    model = random_models.network(int(name.removeprefix("random_"))) if name.startswith("random_") else tfmot.convert(shared / "models" / f"{name}.h5")
     ig = graffiti.to_integer(graffiti.quantize(model, scheme, calibration, progress=False))
     ig.graph.name = name
     return ig

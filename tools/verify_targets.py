@@ -1,6 +1,7 @@
 """Exports the three MLPerf Tiny networks to every format and proves the files equal to the integer graph: every tensor, on real inputs.
 
     python tools/verify_targets.py --shared=../shared
+    python tools/verify_targets.py --models=random --schemes=int8,int8_per_channel --targets=c:fused,onnx,qonnx,litert:float32
     python tools/verify_targets.py --shared=../shared --models=resnet8_cifar10 --schemes=int8 --targets=c:cortex-m4 --count=50
 
 Needs arm-none-eabi-gcc, aarch64-linux-gnu-gcc, riscv64-linux-gnu-gcc and QEMU for the emulated targets. Prints two Markdown tables: integers, then bytes of the
@@ -15,12 +16,13 @@ import tempfile
 import time
 
 import chip_models
+import random_models
 from absl import app, flags
 
 import graffiti
 
 _SHARED = flags.DEFINE_string("shared", "../shared", "folder that holds models/ and data/")
-_MODELS = flags.DEFINE_list("models", list(chip_models.MODELS), "which networks")
+_MODELS = flags.DEFINE_list("models", list(chip_models.MODELS), "which networks; random stands for the ten of random_models.py")
 _SCHEMES = flags.DEFINE_list("schemes", ["int8", "int8_per_channel", "int4"], "which schemes")
 _TARGETS = flags.DEFINE_list("targets", ["native", "c:fused", "onnx", "qonnx", "litert:xnnpack", "litert:builtin", "litert:float32", "c:cortex-m3", "c:cortex-m4", "c:cortex-m55", "c:aarch64", "c:riscv64"], "as in graffiti.verify")
 _COUNT = flags.DEFINE_integer("count", 500, "inputs for each network")
@@ -45,7 +47,7 @@ def sizes(ig: graffiti.IntegerGraph) -> dict[str, int]:
 def main(_) -> None:
     print("| network | scheme | target | inputs | tensors | integers compared | unequal | worst | same class | verdict |\n|---|---|---|---|---|---|---|---|---|---|", flush=True)
     failed, second = False, []
-    for name in _MODELS.value:
+    for name in [n for given in _MODELS.value for n in ([f"random_{i}" for i in range(random_models.COUNT)] if given == "random" else [given])]:
         calibration, inputs = chip_models.inputs(name, pathlib.Path(_SHARED.value), _COUNT.value)
         for scheme in _SCHEMES.value:
             ig = chip_models.integer_graph(name, scheme, pathlib.Path(_SHARED.value), calibration)

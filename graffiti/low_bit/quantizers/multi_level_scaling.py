@@ -107,7 +107,7 @@ class MultiLevelScaling(TensorQuantizer):
         element: ``(E_x, M_x)``, exponent and mantissa bits of an element, sign not counted.
         group: ``(E_g, M_g)``.
         grouping: ``both``, ``first`` (image or output channel), ``second`` (channel or input channel) or ``none``.
-        stochastic: stochastic rounding, for all three operands; false rounds to nearest.
+        stochastic: stochastic rounding in training, for all three operands; false rounds to nearest there too.
         carry, top_exponent, rescale: see ``quantize``.
         **kwargs: see ``TensorQuantizer``.
 
@@ -142,10 +142,10 @@ class MultiLevelScaling(TensorQuantizer):
         return tuple(sorted(axes))
 
     def encode(self, x, training, parameters=()):
-        """The real values."""
+        """The real values; outside training rounded to nearest, so that a trained network predicts the same twice."""
         ends = training_quantize.extremes(x)
         largest = replicas.maximum(tf.maximum(-ends[0], ends[1]))
-        seed = self.next_seed() if self.stochastic else None
+        seed = self.next_seed() if self.stochastic and training else None
         if loader.engine_of("auto") == "native" and len(x.shape) >= 2:
             return Quantized(self._native(x, largest, seed, ends))
         noise = 0.0 if seed is None else counter_noise.uniform(tf.shape(x), seed) - 0.5

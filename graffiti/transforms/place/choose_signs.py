@@ -6,7 +6,7 @@ from graffiti.graph.ir import Graph, Node
 from graffiti.graph.passes import Pass, PassResult
 from graffiti.transforms.place.insert import source
 from graffiti.transforms.place.insert_rescale import MEETING, owner
-from graffiti.transforms.place.layers import is_average_pool, is_leaky_relu, is_window_sum
+from graffiti.transforms.place.layers import is_average_pool, is_leaky_relu
 from graffiti.transforms.place.plan import Plan
 
 
@@ -47,7 +47,7 @@ class ChooseSigns(Pass):
         value = quantizer.inputs[0]
         if quantizer.attrs["role"] == "activation":
             pool = graph.producer(value)
-            if pool is None or not (is_average_pool(graph, pool) or _sums_for_pool(graph, pool)):
+            if pool is None or not is_average_pool(graph, pool):
                 return False
             value = pool.inputs[0]
         origin = source(graph, value)
@@ -55,13 +55,3 @@ class ChooseSigns(Pass):
             return False
         quantizer.attrs["signed"] = True
         return True
-
-
-def _sums_for_pool(graph: Graph, node: Node) -> bool:
-    """``is_window_sum`` through the 16-bit quantizer behind the sum."""
-    if is_window_sum(graph, node):
-        return True
-    readers = graph.consumers(node.name)
-    if node.op != "depthwise_conv" or len(readers) != 1 or readers[0].op != "fake_quantize":
-        return False
-    return any(is_average_pool(graph, reader) and reader.op == "multiply" for reader in graph.consumers(readers[0].name))

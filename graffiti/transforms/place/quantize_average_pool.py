@@ -58,5 +58,6 @@ class QuantizeAveragePool(Pass):
         q = graph.insert("fake_quantize", (window_sum.inputs[1],), f"{window_sum.name}/q_kernel", attrs, before=window_sum)
         window_sum.inputs = (window_sum.inputs[0], q.name)
         wide = QuantizerSpec(16, trainable=activations.trainable, calibration="max", quantizer=activations.quantizer)
-        attrs = attributes(wide, signed=False, rounding="half_even", role="activation")
+        # signed also for sums that cannot be negative: 15 of 16 bits are plenty, and int16 is what LiteRT and most chips hold
+        attrs = attributes(wide, signed=True, rounding="half_even", role="activation")
         insert_after(graph, window_sum.name, f"{window_sum.name}_q", attrs, (pool,))
