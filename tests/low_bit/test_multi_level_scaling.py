@@ -140,5 +140,12 @@ def test_options():
     assert float(method.quantize_element(tf.constant([0.24]), 2, 1, 0.4)[0]) == 0.25
     elements, groups, scale = method.quantize(X, (1,), (2, 1), (8, 1), rescale=True)
     assert float(tf.reduce_max(elements * groups * scale)) == pytest.approx(0.9)
+    x = np.random.default_rng(0).normal(size=(64, 9, 8)).astype(np.float32)
+
+    def kept(rescale):  # of the tensor's length, along itself
+        elements, groups, scale = method.quantize(tf.constant(x), (1,), (2, 1), (8, 1), rescale=rescale)
+        return float(np.vdot(elements * groups * scale, x) / np.vdot(x, x))
+
+    assert kept(False) < 0.97 and abs(kept(True) - 1.0) < 0.02
     with pytest.raises(ValueError, match="exponent of an element is a whole number of bits from 0 to 5, got 6"):
         MultiLevelScaling(element=(6, 1))

@@ -76,7 +76,7 @@ def quantize(x: tf.Tensor, group_axes: tuple[int, ...], element: tuple[int, int]
         group: ``<E_g, M_g>``.
         noise: ``R``, in [-1/2, 1/2).
         carry, top_exponent: see ``quantize_element``.
-        rescale: divide by the largest representable number, so that the maximum does not saturate.
+        rescale: the tensor's scale is ``max|x|`` over the largest representable number, so that the maximum does not saturate.
         largest: ``max|x|``, where it is known (of all replicas).
 
     Returns:
@@ -87,8 +87,9 @@ def quantize(x: tf.Tensor, group_axes: tuple[int, ...], element: tuple[int, int]
     tensor_scale = tf.reduce_max(groups) if largest is None else largest
     safe = tf.where(tensor_scale > 0, tensor_scale, tf.ones_like(tensor_scale))
     scales = group_scale(groups / safe, *group)
-    elements = quantize_element(magnitude / (safe * scales), *element, noise, carry=carry, top_exponent=top_exponent)
-    return tf.sign(x) * elements, scales, tensor_factor(tensor_scale, element, top_exponent, rescale)
+    factor = tensor_factor(tensor_scale, element, top_exponent, rescale)
+    elements = quantize_element(magnitude / (tf.where(factor > 0, factor, tf.ones_like(factor)) * scales), *element, noise, carry=carry, top_exponent=top_exponent)
+    return tf.sign(x) * elements, scales, factor
 
 
 def tensor_factor(largest: tf.Tensor, element: tuple[int, int], top_exponent: int = -1, rescale: bool = False) -> tf.Tensor:
@@ -159,8 +160,9 @@ class MultiLevelScaling(TensorQuantizer):
         layout = self.layout(x)
         safe = tf.where(largest > 0, largest, tf.ones_like(largest))
         groups = group_scale(multi_level.group_maximum(x, layout) / safe, *self.group)
-        scale = self.finite_scale(tensor_factor(largest, self.element, self.top_exponent, self.rescale), ends)
-        return multi_level.quantize(x, safe * groups, groups * scale, layout, self.element, carry=self.carry, top_exponent=self.top_exponent, seed=seed)
+        factor = tensor_factor(largest, self.element, self.top_exponent, self.rescale)
+        divisor = tf.where(factor > 0, factor, tf.ones_like(factor))
+        return multi_level.quantize(x, divisor * groups, groups * self.finite_scale(factor, ends), layout, self.element, carry=self.carry, top_exponent=self.top_exponent, seed=seed)
 
     def layout(self, x: tf.Tensor) -> tf.Tensor:
         """``x`` as ``[outer, rows, groups, inner]`` with one group for each (outer, group); at least two axes."""
