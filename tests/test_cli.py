@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import zoo
+from absl import flags
 
 import graffiti
 from graffiti import cli
@@ -68,6 +69,15 @@ def test_quantize(call, made, tmp_path):
     expected = graffiti.quantize(keras.models.load_model(made / "float.keras"), "w4a4", calibration=IMAGES[:16], progress=False)
     np.testing.assert_array_equal(keras.models.load_model("q.keras").predict(IMAGES, verbose=0), expected.predict(IMAGES, verbose=0))
     assert names(tmp_path) == ["q.keras"]
+
+
+def test_options_are_not_the_flags_of_the_program_that_imports_them():
+    flags.DEFINE_string("calibration", None, "a flag of a recipe")
+    try:
+        assert cli.parse_arguments(["graffiti", "quantize", "a.keras", "--calibration=b.npy", "--output=c.keras"]).calibration == "b.npy"
+        assert flags.FLAGS["calibration"].value is None
+    finally:
+        del flags.FLAGS.calibration
 
 
 def test_quantize_keeps_layers_in_float_and_speaks_json(call, tmp_path):

@@ -6,18 +6,14 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from engines import ENGINES, needs_library
 
 from graffiti import ops
 from graffiti.graph import interpreter, printer
 from graffiti.numerics.rounding import ROUNDING_MODES
 from graffiti.ops import loader
-from graffiti.ops.integer_ops import TIERS
 from graffiti.runtime.program import compile_graph
 from graffiti.runtime_tf import RULES, TensorFlowExecutor, program_function, to_saved_model
-
-needs_library = pytest.mark.skipif(not loader.available(), reason=f"needs the op library: {loader.problem()}")
-ENGINES = [pytest.param(("python", "auto"), id="python"),
-           *(pytest.param(("native", tier), id=tier, marks=needs_library) for tier in TIERS)]
 
 RESIDUAL = """
 integer graph residual

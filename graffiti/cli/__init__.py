@@ -40,9 +40,10 @@ COMMANDS: dict[str, ModuleType] = {
 def make_parser() -> argparse.ArgumentParser:
     """The parser with every subcommand."""
     parser = argparse_flags.ArgumentParser(prog="graffiti", description="A Keras 3 model in, fixed point out, proven equal bit for bit.", allow_abbrev=False)
+    # Only the program itself has absl's flags: a recipe that imports this may define a --scheme as well.
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, module in COMMANDS.items():
-        command = commands.add_parser(name, help=module.HELP, description=module.HELP, allow_abbrev=False)
+        command = commands.add_parser(name, help=module.HELP, description=module.HELP, allow_abbrev=False, inherited_absl_flags=None)
         module.add_options(command)
         command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
         command.set_defaults(run=module.run)

@@ -5,12 +5,11 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
+from engines import needs_library
 
 from graffiti import ops
-from graffiti.ops import loader
 from graffiti.ops.fake_quantization import TIERS
 
-needs_library = pytest.mark.skipif(not loader.available(), reason=f"needs the op library: {loader.problem()}")
 ENGINES = ["python", pytest.param("native", marks=needs_library)]
 
 

@@ -5,17 +5,13 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
+from engines import ENGINES, needs_library
 from reference_ops import conv2d, conv2d_transpose, depthwise_conv2d, max_pool, requantize
 
 from graffiti import ops
 from graffiti.numerics.formats import QFormat
 from graffiti.numerics.rounding import ROUNDING_MODES, round_real
-from graffiti.ops import Requantization, loader
-from graffiti.ops.integer_ops import TIERS
-
-needs_library = pytest.mark.skipif(not loader.available(), reason=f"needs the op library: {loader.problem()}")
-ENGINES = [pytest.param(("python", "auto"), id="python"),
-           *(pytest.param(("native", tier), id=tier, marks=needs_library) for tier in TIERS)]
+from graffiti.ops import Requantization
 
 
 @pytest.fixture(params=ENGINES)

@@ -16,7 +16,7 @@ class ChooseSigns(Pass):
     1. Inputs of add, concat, maximum of both signednesses: all become signed (a ReLU output in a signed grid loses one
        bit; the other way round would lose the negative values).
     2. A rescale point copies the signedness of what it reads, then 1 holds.
-    3. An average pool's output, and its window sum: signed where the pool's input is (published: Darknet).
+    3. An average pool's output: signed where the pool's input is (published: Darknet).
     4. Inputs that agree, ops in float: left alone.
     """
 
@@ -49,9 +49,19 @@ class ChooseSigns(Pass):
             pool = graph.producer(value)
             if pool is None or not is_average_pool(graph, pool):
                 return False
-            value = pool.inputs[0]
+            value = _pooled(graph, pool)
         origin = source(graph, value)
         if origin is None or quantizer.attrs["signed"] or not origin.attrs["signed"]:
             return False
         quantizer.attrs["signed"] = True
         return True
+
+
+def _pooled(graph: Graph, pool: Node) -> str:
+    """What a pool averages, through the sum of partial windows, which is signed always."""
+    if pool.op != "multiply":
+        return pool.inputs[0]
+    window_sum = graph.producer(pool.inputs[0])
+    if window_sum is not None and window_sum.op == "fake_quantize":
+        window_sum = graph.producer(window_sum.inputs[0])
+    return pool.inputs[0] if window_sum is None else window_sum.inputs[0]

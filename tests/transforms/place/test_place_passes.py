@@ -235,7 +235,7 @@ def test_average_pool_with_partial_windows_sums_exactly_first():
     assert run(QuantizeAveragePool, body)[0] == text("""
         %y/sum/q_kernel = fake_quantize(%y/ones) s8 reciprocal fixed
         %y/sum = depthwise_conv(%x, %y/sum/q_kernel)
-        %y/sum_q = fake_quantize(%y/sum) u16 activation
+        %y/sum_q = fake_quantize(%y/sum) s16 activation
         %y/q_reciprocal = fake_quantize(%y/reciprocal) u8 reciprocal fixed
         %y = multiply(%y/sum_q, %y/q_reciprocal)
         %y_q = fake_quantize(%y) u8 activation floor
@@ -439,7 +439,7 @@ def test_average_pools_follow_their_input(middle, sign):
     %y/sum = depthwise_conv(%r, %y/ones) {CONV}
     %y = multiply(%y/sum, %y/reciprocal)"""
     result = meet(ChooseSigns, f"{LAYER}{middle}\n{sums}")
-    assert f"%y/sum_q = fake_quantize(%y/sum) {sign}16 activation" in result and f"%y_q = fake_quantize(%y) {sign}8 activation floor" in result
+    assert "%y/sum_q = fake_quantize(%y/sum) s16 activation" in result and f"%y_q = fake_quantize(%y) {sign}8 activation floor" in result
 
 
 def test_average_pool_behind_a_mixed_concat_is_signed():

@@ -1,0 +1,25 @@
+"""The engines and instruction sets of the integer ops, as parameters of tests; what this machine lacks skips with its reason."""
+
+import pytest
+
+from graffiti.ops import loader
+from graffiti.ops.integer_ops import TIERS
+from graffiti.runtime import library
+
+needs_library = pytest.mark.skipif(not loader.available(), reason=f"needs the op library: {loader.problem()}")
+
+
+def tiers() -> list[str]:
+    """The tiers of the integer ops that this processor runs, ``auto`` first; only that where there is no kernel library to ask."""
+    try:
+        return [TIERS[0], *library.load().tiers()]
+    except library.KernelsNotAvailable:
+        return [TIERS[0]]
+
+
+def _native(tier: str):
+    return pytest.param(("native", tier), id=tier, marks=[needs_library, pytest.mark.skipif(tier not in tiers(), reason=f"this processor has no {tier}")])
+
+
+# (engine, tier)
+ENGINES = [pytest.param(("python", "auto"), id="python"), *map(_native, TIERS)]
