@@ -126,8 +126,18 @@ def test_train_low_bit_refuses_unknown_schemes(records, tmp_path):
     assert done.returncode != 0 and "--scheme takes float32, adaptive_precision" in done.stderr + done.stdout and list(tmp_path.iterdir()) == []
 
 
-def test_train_translation_resumes_to_the_same_bits_and_prints_one_table(tmp_path):
-    words = ("--pairs=96", "--test_pairs=8", "--units=16", "--batch_size=32", "--beam=2", "--verbose=0")
+TRANSLATION = ("--pairs=96", "--test_pairs=8", "--units=16", "--batch_size=32", "--beam=2", "--verbose=0")
+
+
+def test_train_translation_prints_one_table(tmp_path):
+    done = recipe("train_translation.py", *TRANSLATION, "--scheme=dynamic_fixed_point", "--epochs=1", "--out=out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert re.search(r"\| 1 × 96 \| dynamic_fixed_point \| 1 \| [\d.]+ \| ±0.00 \|", done.stdout)
+
+
+@pytest.mark.slow
+def test_train_translation_resumes_to_the_same_bits(tmp_path):
+    words = TRANSLATION
     whole = recipe("train_translation.py", *words, "--scheme=float32,dynamic_fixed_point", "--epochs=2", "--out=whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr[-3000:]
     assert re.search(r"\| 2 × 96 \| float32 \| 1 \| [\d.]+ \| ±0.00 \| 0.00 \|", whole.stdout) and "| 2 × 96 | dynamic_fixed_point | 1 |" in whole.stdout
