@@ -18,12 +18,14 @@ _PUBLISHED_4 = _PUBLISHED_8.replace(bits=4)
 _PUBLISHED_ACTIVATIONS = QuantizerSpec(8, calibration="kl_j")
 _PUBLISHED_INPUT = _PUBLISHED_ACTIVATIONS.replace(signed=True)
 _PER_CHANNEL = {"per_channel": True}
+_EVEN = {"rounding": "half_even"}
 
-# Integer weights narrow so that every target accepts them; int32 bias at e_x + e_w. The graffitist presets are the
+# Integer weights narrow so that every target accepts them; int32 bias at e_x + e_w. int8_half_up shifts with ties up, as LiteRT's builtin kernels do. The graffitist presets are the
 # published topology: full-range weights, 16-bit accumulator and bias sharing one threshold, signed input.
 SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (
     Scheme(_WEIGHTS_8, _ACTIVATIONS_8, name="int8"),
     Scheme(_WEIGHTS_8.replace(**_PER_CHANNEL), _ACTIVATIONS_8, name="int8_per_channel"),
+    Scheme(_WEIGHTS_8.replace(**_EVEN), _ACTIVATIONS_8, inputs=_ACTIVATIONS_8.replace(**_EVEN), rounding="half_up", name="int8_half_up"),
     Scheme(_WEIGHTS_4, _ACTIVATIONS_8, first_layer=_WEIGHTS_8, last_layer=_WEIGHTS_8, name="int4"),
     Scheme(
         _WEIGHTS_4.replace(**_PER_CHANNEL), _ACTIVATIONS_8, first_layer=_WEIGHTS_8.replace(**_PER_CHANNEL),

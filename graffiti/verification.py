@@ -40,7 +40,7 @@ def verify(
         targets: any of ``reference`` (always run: it is what the others are compared with), ``native`` (the program
             runner, on every tier this CPU has; ``native:avx2`` names one), ``ops`` (the TensorFlow op library),
             ``python`` (pure TensorFlow), ``litert`` (exported and run in LiteRT with XNNPACK, its default;
-            ``litert:builtin`` takes its builtin kernels, ``litert:float32`` the export that is equal in both), ``c`` (exported, compiled by
+            ``litert:builtin`` takes its builtin kernels, ``litert:half_up`` and ``litert:float32`` the exports that are equal there), ``c`` (exported, compiled by
             the host's compiler and run; once as exported and once without fusing, which has every accumulator; ``c:cortex-m4``,
             ``c:cortex-m55``, ``c:aarch64``, ``c:riscv64`` ... cross-compiled and run in QEMU), ``onnx`` (exported, in ONNX Runtime: ``onnx:plain`` with every
             tensor, ``onnx:optimized`` rewritten by the runtime, with the tensors of codes), ``qonnx`` (in the qonnx executor).
@@ -148,8 +148,8 @@ def _bounds(ig: IntegerGraph, runs) -> list[Bound]:
     for target in runs:
         kind, _, runtime = target.partition(":")
         if kind == "litert":
-            arithmetic, kernels = ("float32", "builtin") if runtime == "float32" else ("int8", runtime)
-            why = f"an operator of LiteRT's {kernels} kernels at or before it rounds ties otherwise than the graph; the export with arithmetic='float32' is equal there"
+            arithmetic, kernels = (runtime, "builtin") if runtime in _LITERT_FILES else ("int8", runtime)
+            why = f"an operator of LiteRT's {kernels} kernels at or before it rounds ties otherwise than the graph; the exports with arithmetic='half_up' or 'float32' are equal there"
             steps = LiteRTExporter().expected_difference(ig.graph, runtime=kernels, arithmetic=arithmetic)
             found += [Bound(target, tensor, most, why) for tensor, most in steps.items()]
     return found
@@ -288,8 +288,8 @@ def _c_runs(ig: IntegerGraph, option: str) -> dict[str, Callable]:
 def _litert_runs(ig: IntegerGraph, option: str) -> dict[str, Callable]:
     from graffiti.export.litert.runner import LiteRTModel
 
-    if option == "float32":  # equal in every kernel; the builtin ones are the stricter test
-        return {"litert:float32": LiteRTModel(ig.graph, "builtin", arithmetic="float32").run_all}
+    if option in _LITERT_FILES:  # equal in the builtin kernels, and float32 in XNNPACK's too: the builtin ones are the stricter test
+        return {f"litert:{option}": LiteRTModel(ig.graph, "builtin", arithmetic=option).run_all}
     runtime = option or "xnnpack"  # what LiteRT runs by default
     return {f"litert:{runtime}": LiteRTModel(ig.graph, runtime).run_all}
 
@@ -317,4 +317,8 @@ _TARGETS: dict[str, Callable[[IntegerGraph, str], dict[str, Callable]]] = {
     "onnx": _onnx_runs,
     "qonnx": _qonnx_runs,
 }
-_OPTIONS = {"native": ("", "scalar", "avx2", "avx512vnni"), "ops": ("", "scalar", "avx2", "avx512vnni"), "c": ("", "fused", "unfused", *C_TARGETS), "onnx": ("", "plain", "optimized"), "litert": ("", "xnnpack", "builtin", "float32")}
+_LITERT_FILES = ("half_up", "float32")  # other arithmetics than the default file's, see LiteRTExporter.write
+_OPTIONS = {
+    "native": ("", "scalar", "avx2", "avx512vnni"), "ops": ("", "scalar", "avx2", "avx512vnni"), "c": ("", "fused", "unfused", *C_TARGETS),
+    "onnx": ("", "plain", "optimized"), "litert": ("", "xnnpack", "builtin", *_LITERT_FILES),
+}

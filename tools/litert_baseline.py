@@ -1,23 +1,29 @@
-"""Accuracy of LiteRT's own post-training converter on a float Keras model: what graffiti's static int8 is compared with.
+"""LiteRT's own post-training converter beside graffiti's export to LiteRT, from the same float weights: bytes and accuracy.
 
     python tools/litert_baseline.py --model=resnet8.keras --data_dir=DATA/cifar10_jpeg
+    python tools/litert_baseline.py --model=autoencoder_ad.h5
 
-Static int8, per-channel and per-tensor weights, calibrated on the same images as ``recipes/cifar10_resnet8.py``; int8 in and out.
-Prints a Markdown table.
+Static int8, per-channel and per-tensor weights, calibrated on the same images as ``recipes/cifar10_resnet8.py``; int8 in and out, run by LiteRT with its
+default kernels. Prints a Markdown table. Without data: sizes only, calibrated on noise.
 """
 
 from __future__ import annotations
+
+import pathlib
+import tempfile
 
 import keras
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
 
+import graffiti
 from graffiti import data
 
-_MODEL = flags.DEFINE_string("model", None, "a float .keras classifier", required=True)
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "folder of TFRecord shards train-* and validation-*", required=True)
+_MODEL = flags.DEFINE_string("model", None, "a float .keras or .h5 network; with --data_dir, a classifier", required=True)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "folder of TFRecord shards train-* and validation-*")
 _CALIBRATION = flags.DEFINE_integer("calibration_images", 200, "images for calibration")
+_STORED = flags.DEFINE_string("stored", None, "an int8 .tflite of the same network, run beside the others")
 _SEED = flags.DEFINE_integer("seed", 0, "which calibration images")
 
 
@@ -50,18 +56,40 @@ def accuracy(content: bytes, examples: data.Examples, batch: int = 100) -> float
     return 100 * hits / (len(examples) // batch * batch)
 
 
+def load(path: str) -> keras.Model:
+    """A ``.keras`` file, or a Keras 2 ``.h5``."""
+    return graffiti.tfmot.convert(path) if path.endswith(".h5") else keras.models.load_model(path, compile=False)
+
+
+def files(model: keras.Model, images: np.ndarray) -> dict[str, bytes]:
+    """The int8 files of LiteRT's converter and of graffiti, from the same float weights and calibration images."""
+    made = {f"LiteRT static int8, per {weights}": convert(model, images, weights == "channel") for weights in ("channel", "tensor")}
+    with tempfile.TemporaryDirectory() as folder:
+        for scheme in ("int8_per_channel", "int8"):
+            path = pathlib.Path(folder) / f"{scheme}.tflite"
+            graffiti.to_integer(graffiti.quantize(model, scheme, calibration=images, progress=False)).export(path, format="litert", border="codes")
+            made[f"graffiti static `{scheme}`"] = path.read_bytes()
+    return made
+
+
 def main(_) -> None:
-    model = keras.models.load_model(_MODEL.value, compile=False)
+    model = load(_MODEL.value)
+    if _DATA_DIR.value is None:
+        images = np.random.RandomState(_SEED.value).normal(size=(_CALIBRATION.value, *model.input_shape[1:])).astype(np.float32)
+        print("\n| network | bytes |\n|---|---|")
+        print("\n".join(f"| {name} | {len(content):,} |" for name, content in files(model, images).items()))
+        return
     train = data.load(_DATA_DIR.value, split="train")
     validation = data.load(_DATA_DIR.value, split="validation")
     chosen = np.random.RandomState(_SEED.value).permutation(len(train))[: _CALIBRATION.value]
-    images = train.inputs[chosen].astype(np.float32)
+    found = files(model, train.inputs[chosen].astype(np.float32))
+    if _STORED.value:
+        found[f"stored {pathlib.Path(_STORED.value).name}"] = pathlib.Path(_STORED.value).read_bytes()
     outputs = model.predict(validation.inputs.astype(np.float32), batch_size=250, verbose=0)
-    rows = [("float", 100 * float(np.mean(outputs.argmax(-1) == validation.labels)))]
-    for name, per_channel in (("LiteRT static int8, per channel", True), ("LiteRT static int8, per tensor", False)):
-        rows.append((name, accuracy(convert(model, images, per_channel), validation)))
-    print(f"\n| network | top-1 on {len(validation)} images |\n|---|---|")
-    print("\n".join(f"| {name} | {value:.2f} % |" for name, value in rows))
+    print(f"\n| network | bytes | top-1 on {len(validation)} images |\n|---|---|---|")
+    print(f"| float | | {100 * float(np.mean(outputs.argmax(-1) == validation.labels)):.2f} % |")
+    for name, content in found.items():
+        print(f"| {name} | {len(content):,} | {accuracy(content, validation):.2f} % |", flush=True)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     common.add_data(parser, "--test_inputs", "c: inputs stored as test vectors", required=False)
     parser.add_argument("--name", help="c: prefix of all symbols")
     parser.add_argument("--border", help="litert: float (default) or codes in and out")
-    parser.add_argument("--arithmetic", help="litert: int8 (default), native or float32")
+    parser.add_argument("--arithmetic", help="litert: int8 (default), native, half_up or float32")
     parser.add_argument("--batch", type=common.positive, help="onnx, qonnx: a fixed batch size")
     common.add_output(parser, "the folder or file to write")
 

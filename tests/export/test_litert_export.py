@@ -203,6 +203,72 @@ def test_every_op_in_float32_is_equal_in_every_kernel(name):
         assert not any(worst.values()) or name == "multiply_column"
 
 
+def rounding_half_up(graph: Graph) -> Graph:
+    """The same graph with every tie of a requantize rounded up."""
+    for node in graph.nodes:
+        if node.op == "requantize" and node.attrs.get("rounding", "half_even") == "half_even":
+            node.attrs["rounding"] = "half_up"
+    return graph
+
+
+def test_half_up_stays_int8_and_is_equal_in_the_builtin_kernels():
+    graph = rounding_half_up(residual())
+    program = EXPORTER.program(graph, arithmetic="half_up")
+    assert program.operators.count("CONV_2D") == 3 and program.operators.count("DEPTHWISE_CONV_2D") == 2 and "FULLY_CONNECTED" in program.operators
+    assert program.layouts["b_q"].dtype == "int8" and EXPORTER.expected_difference(graph, runtime="builtin", arithmetic="half_up") == {}
+    assert not any(compare(graph, "builtin", inputs_of(graph, 40), "half_up").values())
+    assert not any(compare(graph, "builtin", inputs_of(graph, 20, seed=1), "half_up").values())
+    assert "a_q" in EXPORTER.expected_difference(graph, arithmetic="half_up")  # XNNPACK rounds to even, and the exporter says so
+    compare(graph, "xnnpack", inputs_of(graph, 20), "half_up")
+    assert EXPORTER.expected_difference(graph) == {} and not any(compare(graph, "xnnpack", inputs_of(graph, 20)).values())  # in float32 there
+    even = residual()
+    assert not any(compare(even, "builtin", inputs_of(even, 20), "half_up").values())  # what does not round half up is computed in float32
+
+
+@pytest.mark.parametrize("up", [False, True])
+@pytest.mark.parametrize("name", [name for name in c_graphs.CASES if name not in REFUSED])
+def test_every_op_in_half_up_is_equal_in_the_builtin_kernels(name, up):
+    graph = c_graphs.CASES[name]()
+    graph = rounding_half_up(graph) if up else graph
+    if EXPORTER.supports(graph):
+        pytest.skip("LiteRT cannot hold it with this rounding")
+    try:
+        program = EXPORTER.program(graph, arithmetic="half_up")
+    except ExportError as error:
+        assert "accumulator may reach" in str(error)  # rounding to even is computed in float32, which cannot hold this one
+        return
+    assert name in ("multiply_column", "average_pool_half_even") or not program.inexact["builtin"]
+    compare(graph, "builtin", inputs_of(graph, 5), "half_up")
+
+
+def test_a_linear_depthwise_layer_is_computed_in_float32():
+    """The builtin kernels take its negative ties away from zero."""
+    for low, operators in ((None, "DEQUANTIZE"), (0, "CONV")):
+        b = c_graphs.Builder((6, 6, 4), S8)
+        kernel = b.constant("a/kernel", (3, 3, 4, 1), QFormat(8, True, -7, True))
+        limits = {} if low is None else {"low": low}
+        graph = rounding_half_up(b.finish(b.conv(b.input, 4, "a", op="depthwise_conv", kernel=kernel, out=QFormat(8, True, -4), **limits)))
+        assert any(operators in op for op in EXPORTER.program(graph, arithmetic="half_up").operators)
+        assert not any(compare(graph, "builtin", inputs_of(graph, 60), "half_up").values())
+
+
+@pytest.mark.parametrize("rounding", ["half_even", "half_up", "floor"])
+@pytest.mark.parametrize("shift", [1, 2, 4])
+def test_sums_and_requantizes_of_all_codes(rounding, shift):
+    """All 2**16 pairs of codes: half up and down are equal in every kernel, half to even in XNNPACK."""
+    b = c_graphs.Builder((2, 1), QFormat(8, True, 0))
+    x, y = (b.node("crop", f"half_{i}", b.input, crops=((i, 1 - i), (0, 0))) for i in (0, 1))
+    out = QFormat(8, True, shift)
+    graph = b.finish(*(b.node("requantize", f"{n}_q", value, format=out, rounding=rounding) for n, value in (
+        ("add", b.node("add", "add", x, y)), ("subtract", b.node("subtract", "subtract", x, y)), ("one", x))))
+    codes = np.stack(np.meshgrid(np.arange(-128, 128), np.arange(-128, 128)), -1).reshape(-1, 2, 1).astype(np.float32)
+    for runtime, arithmetic in (("xnnpack", "int8"), ("builtin", "half_up"), *([("builtin", "int8")] if rounding != "half_even" else [])):
+        if "x_q" not in EXPORTER.expected_difference(graph, runtime=runtime, arithmetic=arithmetic):  # the float border, whose ties these inputs do not hit
+            assert not EXPORTER.expected_difference(graph, runtime=runtime, arithmetic=arithmetic)
+        worst = compare(graph, runtime, [codes], arithmetic)
+        assert not any(worst.values()), (runtime, arithmetic, worst)
+
+
 def test_float32_keeps_int8_weights_and_tensors():
     graph = residual()
     program = EXPORTER.program(graph, arithmetic="float32")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -33,14 +35,14 @@ def run(data: bytes, arrays, runtime: str) -> np.ndarray:
     return model.get_tensor(model.get_output_details()[0]["index"]).astype(np.int64).ravel()
 
 
-def product(op: str, shift: int, bias: int) -> bytes:
+def product(op: str, shift: int, bias: int, kernel_scale: float = 1.0) -> bytes:
     """``(127 * a + b + bias) / 2**shift`` for a pair of codes."""
     w = ModelWriter("product")
     shape = {"FULLY_CONNECTED": (None, 2), "CONV_2D": (None, 1, 1, 2), "DEPTHWISE_CONV_2D": (None, 1, 2, 1)}[op]
     kernel = {"FULLY_CONNECTED": (1, 2), "CONV_2D": (1, 1, 1, 2), "DEPTHWISE_CONV_2D": (1, 1, 2, 1)}[op]
-    x, k = w.tensor("x", shape, "int8", scale(0)), w.constant("k", np.array([127, 1], np.int8).reshape(kernel), scale(0))
+    x, k = w.tensor("x", shape, "int8", scale(0)), w.constant("k", np.array([127, 1], np.int8).reshape(kernel), Quantization((kernel_scale,)))
     y = w.tensor("y", (None, 1) if op == "FULLY_CONNECTED" else (None, 1, 1, 1), "int8", scale(shift))
-    b = w.constant("b", np.array([bias], np.int32), scale(0))
+    b = w.constant("b", np.array([bias], np.int32), Quantization((kernel_scale,)))
     options = {} if op == "FULLY_CONNECTED" else {"padding": 1, "strideH": 1, "strideW": 1}
     if op == "DEPTHWISE_CONV_2D":
         options["depthMultiplier"] = 1
@@ -70,6 +72,35 @@ def test_products_over_all_residues(op, shift):
         if away:
             assert not (wrong & (rest == half - 1) & (acc < 0)).any() or shift == 1
     assert len(residues) == 1 << shift
+
+
+@pytest.mark.parametrize("op", ["FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"])
+@pytest.mark.parametrize("shift", [1, 2, 5, 8, 12, 15])
+def test_just_below_a_power_of_two_builtin_products_round_once(op, shift):
+    """Half up over all residues; depthwise ones half away, which is the same where codes are not negative."""
+    shapes = {"FULLY_CONNECTED": (-1, 2), "CONV_2D": (-1, 1, 1, 2), "DEPTHWISE_CONV_2D": (-1, 1, 2, 1)}
+    below = float(rounding.just_below(1.0))
+    assert below == 1 - 2.0**-24 and rounding.just_below(np.float32([0.5, 4.0]), np.array([True, False])).tolist() == [0.5 - 2.0**-25, 4.0]
+    for bias in (0, 16384, -16384, 2**15 + 1):
+        acc = 127 * A + B + bias
+        got = run(product(op, shift, bias, below), [PAIRS.reshape(shapes[op])], "builtin")
+        mode = "half_away" if op == "DEPTHWISE_CONV_2D" else "half_up"
+        np.testing.assert_array_equal(got, np.clip(shift_right(acc, shift, mode), -128, 127))
+        np.testing.assert_array_equal(np.maximum(got, 0), np.clip(shift_right(acc, shift, "half_up"), 0, 127))
+
+
+@pytest.mark.parametrize("shift", range(1, 24))
+def test_just_below_a_power_of_two_on_accumulators_of_any_size(shift):
+    """By the model that the test above confirms: exact below 2**23, and beyond it where 8-bit codes saturate."""
+    ties = ((np.arange(-300, 300)[:, None] * 2 + 1) << (shift - 1)) + np.arange(-3, 4)
+    edges = [sign * (1 << power) + d for power in range(1, 31) for sign in (-1, 1) for d in range(-3, 4)]
+    acc = np.unique(np.clip(np.concatenate([ties.ravel(), edges]), -(2**31) + 1, 2**31 - 1))
+    got = rounding.builtin(acc, 2.0**-shift * (1 - 2.0**-24), away=False)
+    exact = shift_right(acc, shift, "half_up")
+    small = np.abs(acc) < 2**23
+    np.testing.assert_array_equal(got[small], exact[small])
+    if shift <= 14:
+        np.testing.assert_array_equal(np.clip(got, -128, 255), np.clip(exact, -128, 255))
 
 
 def test_wide_accumulators_differ_by_one_step_at_most_and_only_beyond_24_bits():
@@ -166,16 +197,19 @@ def test_16_bit_convolutions_round_half_up():
 @pytest.mark.parametrize("codes", [(0, 255), (-128, 127)])
 def test_pool_parameters_hold_for_every_sum(count, codes):
     code, format = reference.reciprocal(count)
-    for shift in (-format.exponent, -format.exponent - 1):
-        found = rounding.pool_parameters(code, shift, count, codes, codes)
+    for shift, runtime in itertools.product((-format.exponent, -format.exponent - 1), ("xnnpack", "builtin")):
+        found = rounding.pool_parameters(code, shift, count, codes, codes, runtime)
         if (count, codes, shift) == (4, (-128, 127), 10):  # 255 has no pair there: such a pool is computed in float32
             assert found is None
+            continue
+        if runtime == "builtin" and codes[0] < 0 and found is None:  # its second rounding takes negative ties away from zero: in float32 then
             continue
         assert found is not None
         weight, bias, everywhere = found
         sums = np.arange(count * codes[0], count * codes[1] + 1)
         multiplier = float(np.float32(np.ldexp(code / weight, -shift)))
         expected = np.clip(code * sums >> shift, *codes)
-        np.testing.assert_array_equal(np.clip(rounding.xnnpack(weight * sums + bias, multiplier), *codes), expected)
-        if everywhere:
+        if everywhere or runtime == "xnnpack":
+            np.testing.assert_array_equal(np.clip(rounding.xnnpack(weight * sums + bias, multiplier), *codes), expected)
+        if everywhere or runtime == "builtin":
             np.testing.assert_array_equal(np.clip(rounding.builtin(weight * sums + bias, multiplier, away=True), *codes), expected)

@@ -64,6 +64,15 @@ def test_a_runtime_is_named_and_differences_are_counted():
         graffiti.verify(None, ig, data, ["litert:gpu"], progress=False)
 
 
+@pytest.mark.parametrize("factory", [zoo.mobilenet, zoo.resnet], ids=lambda f: f.__name__)
+def test_half_up_networks_are_equal_without_delegates(factory):
+    model = zoo.make(factory)
+    q = graffiti.quantize(model, target="litert_builtin", calibration=zoo.inputs_of(model, 16), progress=False)
+    ig = graffiti.to_integer(q, target="litert_builtin")
+    report = graffiti.verify(q, ig, zoo.inputs_of(model, 24, seed=1), ["litert:half_up"], progress=False)
+    assert report.ok and not report.bounds, str(report)
+
+
 def test_an_island_is_skipped_with_its_reason():
     model, q, ig = integer(zoo.islands, "int8")
     report = graffiti.verify(None, ig, zoo.inputs_of(model, 3), ["litert"], progress=False)

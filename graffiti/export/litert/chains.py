@@ -1,7 +1,8 @@
 """Chains of nodes that are one integer operator in LiteRT: an accumulator's birth, its bias and ReLU, and the requantize that ends it.
 
-In XNNPACK products alone round half to even, as graffiti does; its ``ADD``, ``SUB`` and ``QUANTIZE`` round half up. So where a sum or a
+In XNNPACK products alone round half to even, as graffiti does by default; its ``ADD``, ``SUB`` and ``QUANTIZE`` round half up. So where a sum or a
 requantize rounds, a depthwise product with weights of one does it: two taps over the joined operands, or one. All of it stays int8.
+The builtin kernels round half up, once where the scale is just below its power of two (``rounding.just_below``).
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def try_product(e: Emitter, node: Node) -> list[Node] | None:
     mode = attr(last, "rounding")
     if mode == "floor" and like.dtype == "int8" and node.op == "depthwise_conv" and len(chain) == 2:
         return chain if _average_pool(e, node, last, kernel, int(shift[0]), like, out_like) else None
-    if mode != "half_even" and (shift > 0).any() or kernel.min(initial=0) < -128 or kernel.max(initial=0) > 127:
+    wide, rounds = like.dtype == "int16", shift > 0
+    if rounds.any() and not _has_rounding(e, mode, wide) or kernel.min(initial=0) < -128 or kernel.max(initial=0) > 127:
         return None
     if not all(int(s) in SHIFTS for s in shift):
         return None
@@ -67,19 +69,43 @@ def try_product(e: Emitter, node: Node) -> list[Node] | None:
     if limits is None or max(map(abs, exponents)) > MAX_EXPONENT:
         return None
     low, high = limits
-    scale = np.atleast_1d(np.ldexp(1.0, np.asarray(accumulator.exponent, np.int64)))
-    wide = like.dtype == "int16"
+    if mode == "half_up" and not wide and not _rounds_up_once(node, shift, bound, low):
+        return None
+    scale, kernel_scale = (np.atleast_1d(np.ldexp(1.0, np.asarray(format.exponent, np.int64))) for format in (accumulator, e.format(name)))
+    if mode == "half_up" and not wide:
+        once = rounds[: len(scale)]
+        scale, kernel_scale = rounding.just_below(scale, once), rounding.just_below(kernel_scale, once[: len(kernel_scale)])
     operands = products.Operands(
-        e.integers[x], products.kernel_tensor(e, node),
+        e.integers[x], products.kernel_tensor(e, node, kernel_scale),
         products.bias_tensor(e, chain[1].inputs[1] if chain[1].op == "bias_add" else f"{node.name}/zeros", bias, scale, wide), -1,
     )
     _finish(e, node, last.output, operands, like, out_like, low, high)
-    rounds = shift > 0
+    if mode == "half_up":
+        if rounds.any() and not wide:
+            e.inexact["xnnpack"].add(last.output)
+        return chain
     if rounds.any():
         e.inexact["builtin"].add(last.output)
     if (wide and rounds.any()) or ((shift > 15) & (bound > EXACT)).any():
         e.inexact["xnnpack"].add(last.output)  # 16-bit kernels are builtin everywhere; else float32 of the accumulator rounds first
     return chain
+
+
+def _has_rounding(e: Emitter, mode: str, wide: bool) -> bool:
+    """Whether an integer operator may end a product with this rounding: 16-bit ones round half up everywhere, 8-bit ones half to even (XNNPACK) or half up (builtin)."""
+    if e.arithmetic == "half_up" or mode != "half_even":
+        return mode == "half_up" and (wide or e.arithmetic == "half_up")
+    return True
+
+
+def _rounds_up_once(node: Node, shift: np.ndarray, bound: np.ndarray, low: int) -> bool:
+    """Whether the builtin int8 kernels, at scales just below powers of two, round every accumulator half up.
+
+    The first rounding keeps accumulators below 2**23; larger ones saturate anyway where ``2**(23-s)`` is far outside the 8-bit codes. Depthwise kernels take
+    negative ties away from zero, which a lowest code of zero hides.
+    """
+    exact = (shift <= 0) | (bound < 2**23) | (shift <= 14)
+    return bool(exact.all()) and (node.op != "depthwise_conv" or low >= 0 or not (shift > 0).any())
 
 
 def _limits(e: Emitter, chain: Sequence[Node]) -> tuple[int, int] | None:
@@ -114,7 +140,8 @@ def _average_pool(e: Emitter, node: Node, last: Node, kernel: np.ndarray, shift:
         return False
     low, high = products.requantize_limits(e, last)
     count = int(np.prod(kernel.shape[:-2]))
-    found = rounding.pool_parameters(int(kernel.flat[0]), shift, count, (format.qmin, format.qmax), (low, high))
+    runtime, other = RUNTIMES[::-1] if e.arithmetic == "half_up" else RUNTIMES
+    found = rounding.pool_parameters(int(kernel.flat[0]), shift, count, (format.qmin, format.qmax), (low, high), runtime)
     if found is None:
         return False
     weight, bias, everywhere = found
@@ -127,7 +154,7 @@ def _average_pool(e: Emitter, node: Node, last: Node, kernel: np.ndarray, shift:
     )
     _finish(e, node, last.output, operands, like, out_like, low, high)
     if not everywhere:
-        e.inexact["builtin"].add(last.output)
+        e.inexact[other].add(last.output)
     return True
 
 
@@ -141,15 +168,15 @@ def try_sum(e: Emitter, node: Node) -> list[Node] | None:
     like, other, out_like, last = e.layout(x), e.layout(y), e.layout(chain[-1].output), chain[-1]
     if like is None or other is None or out_like is None or like != other or like.dtype != "int8" or out_like.dtype != "int8":
         return None
-    shift = out_like.format.exponents[0] - like.format.exponents[0]
-    if tuple(graph.shape(x)) != tuple(graph.shape(y)) or None in graph.shape(x)[1:] or shift not in range(-7, 9) or (shift > 0 and attr(last, "rounding") != "half_even"):
+    shift, mode = out_like.format.exponents[0] - like.format.exponents[0], attr(last, "rounding")
+    if tuple(graph.shape(x)) != tuple(graph.shape(y)) or None in graph.shape(x)[1:] or shift not in range(-7, 9) or (shift > 0 and not _taps_round(e, mode)):
         return None
     limits = _limits(e, chain)
     if limits is None:
         return None
     low, high = limits
     tensors = [e.integers[x], e.integers[y]]
-    if shift <= 0 or e.arithmetic == "native":
+    if shift <= 0 or e.arithmetic == "native" and mode == "half_even":
         op, kind = ("ADD", "Add") if node.op == "add" else ("SUB", "Sub")
         activation, first, top = products.fused_activation(out_like, low, high)
         free = low <= first and high >= top
@@ -162,7 +189,7 @@ def try_sum(e: Emitter, node: Node) -> list[Node] | None:
                 e.inexact[runtime].add(last.output)
         return chain
     signs = (1, 1) if node.op == "add" else (1, -1)
-    _taps(e, last.output, tensors, signs, like, out_like, low, high)
+    _taps(e, last.output, tensors, signs, like, out_like, low, high, mode, shift)
     return chain
 
 
@@ -176,9 +203,7 @@ def try_requantize(e: Emitter, node: Node) -> list[Node] | None:
     mode = attr(node, "rounding")
     if shift not in range(-6, 8):
         return None
-    if shift <= 0 or e.arithmetic == "native":
-        if shift > 0 and mode != "half_even":
-            return None
+    if shift <= 0 or e.arithmetic == "native" and mode == "half_even":
         free = low <= out_like.saturates[0] and high >= out_like.saturates[1]
         out = e.declare(node.output) if free else e.temporary(node.output, e.graph.shape(node.output), out_like)
         e.op("QUANTIZE", [e.integers[x]], [out], version=2)
@@ -188,18 +213,24 @@ def try_requantize(e: Emitter, node: Node) -> list[Node] | None:
             for runtime in RUNTIMES:
                 e.inexact[runtime].add(node.output)
         return [node]
-    if mode not in ("half_even", "floor"):
+    if not _taps_round(e, mode):
         return None
-    _taps(e, node.output, [e.integers[x]], (1,), like, out_like, low, high, floor=mode == "floor", shift=shift)
+    _taps(e, node.output, [e.integers[x]], (1,), like, out_like, low, high, mode, shift)
     return [node]
 
 
+def _taps_round(e: Emitter, mode: str) -> bool:
+    """Whether taps can round so: half to even in XNNPACK only, half up and down everywhere."""
+    return mode in ("half_up", "floor") or (mode == "half_even" and e.arithmetic != "half_up")
+
+
 def _taps(
-    e: Emitter, value: str, tensors: Sequence[int], weights: Sequence[int], like: Layout, out_like: Layout, low: int, high: int, *, floor: bool = False, shift: int = 0,
+    e: Emitter, value: str, tensors: Sequence[int], weights: Sequence[int], like: Layout, out_like: Layout, low: int, high: int, mode: str, shift: int,
 ) -> None:
     """``round(sum(weight * tensor))`` as a depthwise product over the tensors joined along an axis.
 
-    Rounding down is rounding ``2 * sum + 1 - 2**shift`` to the nearest at half the scale: an odd number, so there is no tie.
+    Rounding half up is rounding ``2 * sum + 1`` to the nearest at half the scale: an odd number, so there is no tie and every kernel agrees. Rounding down
+    is the same with ``2 * sum + 1 - 2**shift``.
     """
     shape = e.graph.shape(value)
     channels = int(shape[-1] or 1) if len(shape) > 1 else 1
@@ -212,10 +243,10 @@ def _taps(
     if len(tensors) > 1:
         joined = e.temporary(value, (flat[0], rows * len(tensors), *flat[2:]), like)
         e.op("CONCATENATION", list(tensors), [joined], {"axis": 1}, version=2, kind="Concatenation")
-    factor = 2 if floor else 1
+    factor, offset = {"half_even": (1, 0), "half_up": (2, 1), "floor": (2, 1 - 2**shift)}[mode]
     kernel = np.repeat(np.asarray(weights, np.int8) * factor, channels).reshape(1, len(weights), 1, channels)
-    bias = np.full(channels, 1 - 2**shift if floor else 0, np.int32)
-    scale = 1.0 / factor
+    bias = np.full(channels, offset, np.int32)
+    scale = 1.0 if factor == 1 else float(rounding.just_below(np.float32(0.5)))
     in_scale = float(like.format.scale)
     activation, first, last = products.fused_activation(out_like, low, high)
     free = low <= first and high >= last
@@ -233,7 +264,7 @@ def _taps(
         e.reshape(out, shape, value, out_like, target)
     if not free:
         e.clamp(target, value, low, high, e.declare(value))
-    if not floor:
+    if mode == "half_even":
         e.inexact["builtin"].add(value)
 
 

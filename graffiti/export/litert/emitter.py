@@ -20,7 +20,7 @@ from graffiti.numerics.formats import QFormat
 
 EXACT = 2**24  # float32 holds every integer up to here
 RUNTIMES = ("xnnpack", "builtin")
-ARITHMETICS = ("int8", "native", "float32")
+ARITHMETICS = ("int8", "native", "half_up", "float32")
 
 Shape = Sequence["int | None"]
 
@@ -44,7 +44,7 @@ class Emitter:
         bound: value → largest magnitude of its codes, where it is known to be less than the format's.
         inexact: runtime → values whose own operator may round otherwise than the graph does.
         rounded: values whose float tensor is the nearest float32 only, because what reads it was proven not to mind.
-        arithmetic: what computes: ``int8``, ``native`` or ``float32`` (``LiteRTExporter.write``).
+        arithmetic: what computes: ``int8``, ``native``, ``half_up`` or ``float32`` (``LiteRTExporter.write``).
     """
 
     def __init__(self, graph: Graph, arithmetic: str = "int8") -> None:

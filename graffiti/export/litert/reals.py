@@ -74,7 +74,7 @@ def store(e: Emitter, node: Node) -> None:
     border = e.graph.format(source) is None
     e.problem_where(mode == "half_up" and border, node, "LiteRT cannot round reals half up exactly", "use the rounding half_even or floor")
     rounds = border or min(e.format(source).exponents) < exponent
-    plain = border and mode == "half_even" and layout.dtype == "int8" and e.arithmetic != "float32"  # the usual border: XNNPACK rounds it to even
+    plain = border and mode == "half_even" and layout.dtype == "int8" and e.arithmetic not in ("half_up", "float32")  # the usual border: XNNPACK rounds it to even
     if plain:
         e.inexact["builtin"].add(node.output)
     if not plain and rounds or (low, high) != layout.saturates or layout.dtype == "int16":  # out there the builtin QUANTIZE overflows

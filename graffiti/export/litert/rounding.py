@@ -38,8 +38,18 @@ def builtin(acc: np.ndarray, multiplier: float, *, away: bool) -> np.ndarray:
     return (high + (1 << (right - 1)) - ((high < 0) if away else 0)) >> right
 
 
+def just_below(scales: np.ndarray, where: np.ndarray | bool = True) -> np.ndarray:
+    """Powers of two as the float32 numbers one step below them, with which LiteRT's builtin kernels round once.
+
+    ``2**-s`` itself is ``q = 2**30`` there: halved and rounded, then rounded again. ``2**-s * (1 - 2**-24)`` is ``q = 2**31 - 128``: the first rounding gives back
+    every accumulator below 2**23, and the second is the only one.
+    """
+    scales = np.asarray(scales, np.float32)
+    return np.where(where, np.nextafter(scales, np.float32(0)), scales)
+
+
 def pool_parameters(
-    code: int, shift: int, count: int, codes: tuple[int, int], limits: tuple[int, int],
+    code: int, shift: int, count: int, codes: tuple[int, int], limits: tuple[int, int], runtime: str = "xnnpack",
 ) -> tuple[int, int, bool] | None:
     """An int8 kernel and a bias with which rounding to nearest gives ``floor(code * sum / 2**shift)`` for every possible sum.
 
@@ -53,9 +63,10 @@ def pool_parameters(
         count: elements of the window.
         codes: lowest and highest code of the input.
         limits: lowest and highest code of the output.
+        runtime: whose kernels must be right, ``xnnpack`` or ``builtin``.
 
     Returns:
-        ``(weight, bias, whether LiteRT's builtin kernel agrees too)``, or ``None`` where no pair is right for XNNPACK.
+        ``(weight, bias, whether the other runtime's kernel agrees too)``, or ``None`` where no pair is right for ``runtime``.
     """
     sums = np.arange(count * min(codes[0], 0), count * max(codes[1], 0) + 1, dtype=np.int64)
     if shift < 1 or len(sums) * 127 > 1 << 24:
@@ -67,8 +78,10 @@ def pool_parameters(
         centre = round((0.5 - 2.0 ** (shift - 1)) * weight / code)
         for bias in (centre, centre - 1, centre + 1):
             acc = weight * sums + bias
-            if (np.clip(xnnpack(acc, multiplier), *limits) == expected).all():
-                if (np.clip(builtin(acc, multiplier, away=True), *limits) == expected).all():
-                    return weight, bias, True
+            right = {"xnnpack": xnnpack(acc, multiplier), "builtin": builtin(acc, multiplier, away=True)}
+            agree = {name for name, codes_out in right.items() if (np.clip(codes_out, *limits) == expected).all()}
+            if len(agree) == 2:
+                return weight, bias, True
+            if runtime in agree:
                 found = found or (weight, bias, False)
     return found
