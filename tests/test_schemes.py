@@ -2,7 +2,7 @@
 
 import pytest
 
-from graffiti import schemes
+from graffiti import schemes, training_schemes
 from graffiti.config import Scheme
 
 
@@ -65,3 +65,14 @@ def test_w4a4_keeps_the_edges_of_the_network_at_8_bits():
 def test_a_copy_is_another_scheme():
     scheme = schemes.get("int8").replace(name="mine", rounding="half_up")
     assert isinstance(scheme, Scheme) and schemes.get("int8").rounding == "half_even"
+
+
+def test_multi_level_scaling_rounds_gradients_alone_stochastically():
+    """Decision 22; the published choice is an argument away."""
+    scheme = schemes.get("multi_level_scaling")
+    assert [spec.arguments["stochastic"] for spec in (scheme.weights, scheme.activations, scheme.gradients)] == [False, False, True]
+    assert scheme.weights.arguments["rescale"] is True
+    published = training_schemes.get("multi_level_scaling", stochastic="all", rescale=False)
+    assert published.weights == published.gradients and published.weights.arguments == {"element": [2, 1], "group": [8, 1], "rescale": False, "stochastic": True}
+    with pytest.raises(ValueError, match="'gradients', 'all' or 'none', got True"):
+        training_schemes.get("multi_level_scaling", stochastic=True)
