@@ -241,15 +241,16 @@ def test_every_op_in_half_up_is_equal_in_the_builtin_kernels(name, up):
     compare(graph, "builtin", inputs_of(graph, 5), "half_up")
 
 
-def test_a_linear_depthwise_layer_is_computed_in_float32():
-    """The builtin kernels take its negative ties away from zero."""
-    for low, operators in ((None, "DEQUANTIZE"), (0, "CONV")):
+@pytest.mark.parametrize("op, options", [("depthwise_conv", {}), ("conv", {"groups": 2})], ids=["depthwise", "grouped"])
+def test_linear_depthwise_and_grouped_layers_are_computed_in_float32(op, options):
+    """The builtin kernels take their negative ties away from zero."""
+    for low in (None, 0):
         b = c_graphs.Builder((6, 6, 4), S8)
-        kernel = b.constant("a/kernel", (3, 3, 4, 1), QFormat(8, True, -7, True))
-        limits = {} if low is None else {"low": low}
-        graph = rounding_half_up(b.finish(b.conv(b.input, 4, "a", op="depthwise_conv", kernel=kernel, out=QFormat(8, True, -4), **limits)))
-        assert any(operators in op for op in EXPORTER.program(graph, arithmetic="half_up").operators)
-        assert not any(compare(graph, "builtin", inputs_of(graph, 60), "half_up").values())
+        kernel = b.constant("a/kernel", (3, 3, 4, 1) if op == "depthwise_conv" else (3, 3, 2, 4), QFormat(8, True, -7, True))
+        graph = rounding_half_up(b.finish(b.conv(b.input, 4, "a", op=op, kernel=kernel, out=QFormat(8, True, -4), low=low, **options)))
+        operators = EXPORTER.program(graph, arithmetic="half_up").operators
+        assert ("FLOOR" in operators) == (low is None)
+        assert not any(compare(graph, "builtin", inputs_of(graph, 200), "half_up").values())
 
 
 @pytest.mark.parametrize("rounding", ["half_even", "half_up", "floor"])

@@ -101,11 +101,12 @@ def _has_rounding(e: Emitter, mode: str, wide: bool) -> bool:
 def _rounds_up_once(node: Node, shift: np.ndarray, bound: np.ndarray, low: int) -> bool:
     """Whether the builtin int8 kernels, at scales just below powers of two, round every accumulator half up.
 
-    The first rounding keeps accumulators below 2**23; larger ones saturate anyway where ``2**(23-s)`` is far outside the 8-bit codes. Depthwise kernels take
-    negative ties away from zero, which a lowest code of zero hides.
+    The first rounding keeps accumulators below 2**23; larger ones saturate anyway where ``2**(23-s)`` is far outside the 8-bit codes. Depthwise kernels and
+    grouped convolutions take negative ties away from zero, which a lowest code of zero hides.
     """
     exact = (shift <= 0) | (bound < 2**23) | (shift <= 14)
-    return bool(exact.all()) and (node.op != "depthwise_conv" or low >= 0 or not (shift > 0).any())
+    away = node.op == "depthwise_conv" or (node.op == "conv" and attr(node, "groups") > 1)
+    return bool(exact.all()) and (not away or low >= 0 or not (shift > 0).any())
 
 
 def _limits(e: Emitter, chain: Sequence[Node]) -> tuple[int, int] | None:

@@ -44,7 +44,7 @@ class LiteRTExporter(Exporter):
             arithmetic: ``int8``: everything that LiteRT can do in int8, equal to the graph with XNNPACK. ``native``: the same, but sums and
                 requantizes by LiteRT's own ``ADD``, ``SUB`` and ``QUANTIZE``, which round ties up: fewer operators, and a step of difference there.
                 ``half_up``: for LiteRT's builtin kernels: what rounds half up is int8 (``quantize(model, "int8_half_up")``), what rounds otherwise and
-                depthwise layers without a ReLU are computed in float32; equal to the graph there, but not with XNNPACK, which rounds to even.
+                depthwise and grouped layers without a ReLU are computed in float32; equal to the graph there, but not with XNNPACK, which rounds to even.
                 ``float32``: int8 tensors and int8 weights, but products and sums computed in float32 between them, exactly: equal to the graph in every
                 kernel of LiteRT, XNNPACK or not.
 
