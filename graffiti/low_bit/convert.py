@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 
@@ -13,10 +13,12 @@ from graffiti.keras_io import compat
 from graffiti.low_bit import engine as engines
 from graffiti.low_bit.layers import (
     LOW_BIT_LAYERS,
+    AbsorbedBatchNormalization,
     AbsorbedReLU,
     FusedBatchNormalization,
     LowBitLayer,
     QuantizedBatchNormalization,
+    ResidualBatchNormalization,
     inner_layers,
     low_bit_class,
     rewrap,
@@ -65,7 +67,9 @@ def quantize_training(
     places = analyse(model)
     matched: set[int] = set()
     lines: list[ReportLine] = []
-    absorbed = {}
+    absorbed: set[int] = set()
+    sums: dict[int, tuple[keras.layers.BatchNormalization, Place]] = {}  # id of an Add -> the batch norm that it computes
+    partners: dict[int, keras.layers.Layer] = {}
 
     def scheme_of(layer, place: Place) -> tuple[TrainingScheme | None, str]:
         kind = _kind(layer)
@@ -86,6 +90,10 @@ def quantize_training(
         place = places.get(id(layer), Place(layer.name, signed=True))
         if id(layer) in absorbed:
             return AbsorbedReLU(original=keras.saving.serialize_keras_object(layer), name=layer.name, dtype=layer.dtype_policy)
+        if id(layer) in sums:
+            norm, place = sums[id(layer)]
+            config = {**norm.get_config(), "name": layer.name, "relu": place.relu is not None, "normalized": place.residual[1]}
+            return ResidualBatchNormalization.from_config({**config, "original": keras.saving.serialize_keras_object(layer)})
         if type(layer) is keras.layers.BatchNormalization:
             own, why = scheme_of(layer, place)
             if own is not None and own.batch_norm is not None:
@@ -93,7 +101,13 @@ def quantize_training(
                 settings = Settings(own, engine, True, seed + len(lines))
                 return QuantizedBatchNormalization.from_config({**layer.get_config(), "low_bit": settings.to_config()})
             if place.relu is not None:
-                absorbed[id(place.relu)] = layer
+                absorbed.add(id(place.relu))
+            if place.residual is not None:
+                addition = place.residual[0]
+                sums[id(addition)] = layer, place
+                partners.update({id(layer): addition, id(addition): layer})
+                return AbsorbedBatchNormalization(
+                    original=keras.saving.serialize_keras_object(layer), computed_by=addition.name, name=layer.name, dtype=layer.dtype_policy)
             return FusedBatchNormalization.from_config({**layer.get_config(), "relu": place.relu is not None})
         inner = {name: low_bit(part, dataclasses.replace(place, path=f"{place.path}/{part.name}")) for name, part in inner_layers(layer).items()}
         if any(inner.values()):
@@ -113,7 +127,7 @@ def quantize_training(
         settings = Settings(own, engine, place.signed, seed + len(lines))
         return LOW_BIT_LAYERS[type(layer)].from_config({**layer.get_config(), "low_bit": settings.to_config()})
 
-    trained = rebuild(model, replace)
+    trained = rebuild(model, replace, partners)
     unused = [str(rule) for index, rule in enumerate(rules) if index not in matched]
     if unused:
         raise ValueError(f"these rules match no layer: {', '.join(unused)}; the layers are {', '.join(sorted(p.path for p in places.values()))}")
@@ -140,7 +154,7 @@ def strip(model: keras.Model) -> keras.Model:
     found = []
 
     def replace(layer):
-        if isinstance(layer, AbsorbedReLU):
+        if isinstance(layer, (AbsorbedReLU, ResidualBatchNormalization)):
             return layer.plain_layer()
         inner = {name: replace(part) for name, part in inner_layers(layer).items()}
         if any(inner.values()):
@@ -150,18 +164,32 @@ def strip(model: keras.Model) -> keras.Model:
         found.append(layer)
         return layer.plain_class().from_config(layer.plain_config())
 
-    stripped = rebuild(model, replace)
+    stripped = rebuild(model, replace, _residual_partners(model))
     if not found:
         raise ValueError(f"model {model.name!r} holds no layer of low-bit training; graffiti.strip takes what graffiti.quantize_training made")
     return stripped
 
 
-def rebuild(model: keras.Model, replace: Callable[[keras.layers.Layer], keras.layers.Layer | None]) -> keras.Model:
+def _residual_partners(model: keras.Model) -> dict[int, keras.layers.Layer]:
+    """Absorbed batch norms and the sums that compute them, each by the ``id`` of the other, in all nested models."""
+    found: dict[int, keras.layers.Layer] = {}
+    for part in (model, *(layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, keras.Model))):
+        for layer in part.layers:
+            if isinstance(layer, AbsorbedBatchNormalization):
+                other = part.get_layer(layer.computed_by)
+                found.update({id(layer): other, id(other): layer})
+    return found
+
+
+def rebuild(
+    model: keras.Model, replace: Callable[[keras.layers.Layer], keras.layers.Layer | None], partners: Mapping[int, keras.layers.Layer] | None = None,
+) -> keras.Model:
     """A copy of a model with some layers replaced, all weights carried over.
 
     Args:
         model: Sequential or Functional.
         replace: layer → its replacement of the same name, or ``None`` for a plain copy.
+        partners: ``id`` of a layer → another, whose weights and ``trainable`` its replacement takes over instead; may grow while layers are replaced.
     """
     pairs: list[tuple[keras.layers.Layer, keras.layers.Layer]] = []
 
@@ -170,8 +198,9 @@ def rebuild(model: keras.Model, replace: Callable[[keras.layers.Layer], keras.la
             return layer.__class__.from_config(layer.get_config())
         new = replace(layer)
         new = layer.__class__.from_config(layer.get_config()) if new is None else new
-        new.trainable = layer.trainable
-        pairs.append((layer, new))
+        source = (partners or {}).get(id(layer), layer)
+        new.trainable = source.trainable
+        pairs.append((source, new))
         return new
 
     copy = keras.models.clone_model(model, input_tensors=_named_inputs(model), clone_function=clone, recursive=True)

@@ -1,4 +1,4 @@
-"""What conversion has to know about a network: where each compute layer stands, and which batch norms have a ReLU behind them."""
+"""What conversion has to know about a network: where each compute layer stands, and what stands behind batch norms."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class Place:
         first: whether a call sees the network's inputs through no other compute layer.
         last: whether the network's outputs see it through none.
         signed: whether an input may be negative.
-        relu: of a batch norm, the ReLU layer that alone uses its output.
+        relu: of a batch norm, the ReLU layer that alone uses its output, or that of its residual sum.
+        residual: of a batch norm, the sum of two tensors that alone uses its output, and which of the two that is.
     """
 
     path: str
@@ -38,6 +39,7 @@ class Place:
     last: bool = False
     signed: bool = False
     relu: keras.layers.Layer | None = None
+    residual: tuple[keras.layers.Layer, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +68,7 @@ def _walk(model: keras.Model, inputs: list[_Facts], prefix: str, places: dict[in
             before = [facts[id(x)] for x in call.inputs]
             for tensor, fact in zip(call.outputs, _after(call.operation, before, prefix, places, len(call.outputs))):
                 facts[id(tensor)] = fact
-        _pair_relus(calls, {id(x) for x in tensors.outputs}, places)
+        _pair_batch_norms(calls, {id(x) for x in tensors.outputs}, places)
         return [facts[id(x)] for x in tensors.outputs]
 
 
@@ -100,17 +102,35 @@ def is_relu(layer) -> bool:
     return type(layer) is keras.layers.Activation and layer.activation is keras.activations.relu
 
 
-def _pair_relus(calls, outputs: set[int], places: dict[int, Place]) -> None:
+def _pair_batch_norms(calls, outputs: set[int], places: dict[int, Place]) -> None:
+    """Batch norms with what one pass can compute with them: a ReLU, the sum with another tensor of the same shape, or both."""
     users: dict[int, list] = {}
     count: dict[int, int] = {}
     for call in calls:
         count[id(call.operation)] = count.get(id(call.operation), 0) + 1
         for tensor in call.inputs:
-            users.setdefault(id(tensor), []).append(call.operation)
+            users.setdefault(id(tensor), []).append(call)
+
+    def only_reader(call):
+        """The call that alone uses a call's output, where both layers are called once."""
+        readers = users.get(id(call.outputs[0]), [])
+        alone = len(readers) == 1 and id(call.outputs[0]) not in outputs and count[id(call.operation)] == count[id(readers[0].operation)] == 1
+        return readers[0] if alone else None
+
+    taken: set[int] = set()
     for call in calls:
         layer = call.operation
-        if type(layer) is not keras.layers.BatchNormalization or count[id(layer)] > 1 or id(call.outputs[0]) in outputs:
+        if type(layer) is not keras.layers.BatchNormalization:
             continue
-        behind = users.get(id(call.outputs[0]), [])
-        if len(behind) == 1 and is_relu(behind[0]) and count[id(behind[0])] == 1:
-            places[id(layer)].relu = behind[0]
+        place, reader = places[id(layer)], only_reader(call)
+        if reader is not None and type(reader.operation) is keras.layers.Add and id(reader) not in taken and _same_kind(reader.inputs, layer, reader.operation):
+            taken.add(id(reader))
+            place.residual = reader.operation, [id(x) for x in reader.inputs].index(id(call.outputs[0]))
+            reader = only_reader(reader)
+        if reader is not None and is_relu(reader.operation):
+            place.relu = reader.operation
+
+
+def _same_kind(tensors, *layers) -> bool:
+    """Whether there are two tensors of one shape, and layers of one dtype policy."""
+    return len(tensors) == 2 and tensors[0].shape == tensors[1].shape and len({layer.dtype_policy.name for layer in layers}) == 1

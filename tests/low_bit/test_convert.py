@@ -25,10 +25,12 @@ def test_conversion_keeps_weights_names_and_the_original():
     assert [layer.name for layer in model.layers] == [layer.name for layer in plain.layers]
     found = kinds(model)
     assert found["first"] == "LowBitConv2D" and found["bn"] == "FusedBatchNormalization" and found["relu"] == "AbsorbedReLU"
-    assert found["joined"] == "Activation" and not model.get_layer("bn_linear").relu and model.get_layer("bn").relu
+    assert found["sum"] == "ResidualBatchNormalization" and found["bn_linear"] == "AbsorbedBatchNormalization" and found["joined"] == "AbsorbedReLU"
+    assert model.get_layer("sum").relu and model.get_layer("bn").relu and model.get_layer("sum").normalized == 1
     for layer in plain.layers:
         if layer.weights:
-            np.testing.assert_array_equal(layer.weights[0], model.get_layer(layer.name).weights[0])
+            holder = "sum" if layer.name == "bn_linear" else layer.name
+            np.testing.assert_array_equal(layer.weights[0], model.get_layer(holder).weights[0])
     assert all(np.array_equal(a, b) for a, b in zip(before, plain.get_weights())) and kinds(plain)["first"] == "Conv2D"
     assert [line.layer for line in model.quantization_report.of("quantized")] == ["first", "conv", "depthwise", "transposed", "separable", "last"]
 
@@ -40,12 +42,53 @@ def test_strip_gives_the_trained_network_back():
     stripped = graffiti.strip(model)
     assert kinds(stripped) == kinds(plain)
     for layer in stripped.layers:
-        for own, trained in zip(layer.weights, model.get_layer(layer.name).weights):
+        holder = model.get_layer("sum" if layer.name == "bn_linear" else layer.name)
+        for own, trained in zip(layer.weights, holder.weights[: len(layer.weights)], strict=True):
             np.testing.assert_array_equal(own, trained)
     assert stripped.count_params() == plain.count_params()
     graffiti.quantize(stripped, "int8", calibration=x)  # and the main line takes it
     with pytest.raises(ValueError, match="holds no layer of low-bit training"):
         graffiti.strip(stripped)
+
+
+def test_only_sums_of_one_batch_norm_and_a_tensor_of_its_shape_are_computed_with_it():
+    """Residual sums in nested models, in either order, without a ReLU; and what stays as it is."""
+    layers = keras.layers
+    inputs = keras.Input((6, 6, 4))
+
+    def conv(x, name):
+        return layers.BatchNormalization(name=f"{name}_bn")(layers.Conv2D(4, 3, padding="same", name=name)(x))
+
+    inner_in = keras.Input((6, 6, 4))
+    inner = keras.Model(inner_in, layers.Add(name="linear")([conv(inner_in, "inner"), inner_in]), name="nested")
+    x = layers.ReLU(name="relu_1")(layers.Add(name="two_norms")([conv(inner(inputs), "a"), conv(inputs, "b")]))
+    shown = conv(x, "shown")
+    x = layers.ReLU(name="relu_2")(layers.Add(name="of_an_output")([x, shown]))
+    row = layers.BatchNormalization(name="row_bn")(layers.Conv2D(4, (6, 6), name="row")(x))
+    x = layers.Add(name="broadcast")([x, row])
+    plain = keras.Model(inputs, [layers.Dense(3, name="last")(layers.GlobalAveragePooling2D()(x)), shown])
+    for layer in plain._flatten_layers():
+        if isinstance(layer, layers.BatchNormalization):
+            layer.set_weights([np.random.default_rng(len(layer.name)).uniform(0.5, 1.5, 4) for _ in range(4)])
+    plain.get_layer("a_bn").trainable = False
+    model = graffiti.quantize_training(plain, "min_max_int8")
+    found = {layer.name: type(layer).__name__ for layer in model._flatten_layers()}
+    fused = {name for name, kind in found.items() if kind == "ResidualBatchNormalization"}
+    assert fused == {"linear", "two_norms"} and found["relu_1"] == "AbsorbedReLU" and found["relu_2"] == "ReLU"
+    assert found["inner_bn"] == found["a_bn"] == "AbsorbedBatchNormalization" and found["b_bn"] == found["shown_bn"] == found["row_bn"] == "FusedBatchNormalization"
+    assert not model.get_layer("two_norms").trainable and not model.get_layer("nested").get_layer("linear").relu
+    images = np.random.default_rng(0).normal(size=(8, 6, 6, 4)).astype(np.float32)
+    stripped = graffiti.strip(model)
+    assert [type(layer) for layer in stripped._flatten_layers()] == [type(layer) for layer in plain._flatten_layers()]
+    assert not stripped.get_layer("a_bn").trainable
+    for a, b in zip(stripped(images), plain(images)):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(model(images), keras.models.clone_model(model)(images)):  # a copy has its own weights
+        assert a.shape == b.shape
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
+    again.set_weights(model.get_weights())
+    for a, b in zip(model(images), again(images)):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_stripped_float_frame_predicts_the_same():

@@ -123,18 +123,47 @@ def test_batch_norm_against_float64(engine, shape, relu):
 @native
 def test_batch_norm_tiers_agree_and_nan_shows():
     ops, rng = loader.load(), np.random.default_rng(0)
-    x, dy = (rng.normal(size=(1000, 37)).astype(np.float32) for _ in range(2))
+    x, dy, residual_of_all = (rng.normal(size=(1000, 37)).astype(np.float32) for _ in range(3))
     gamma, beta = np.ones(37, np.float32), np.zeros(37, np.float32)
     results = []
     for tier in ("scalar", "avx2", "avx512"):
-        y, mean, variance, inverse = ops.graffiti_batch_norm(x, gamma, beta, epsilon=1e-3, relu=True, tier=tier)
-        results.append([y, mean, variance, *ops.graffiti_batch_norm_grad(dy, x, gamma, beta, mean, inverse, relu=True, tier=tier)])
+        found = []
+        for residual in ([], [residual_of_all]):
+            y, mean, variance, inverse = ops.graffiti_batch_norm(x, gamma, beta, residual, epsilon=1e-3, relu=True, tier=tier)
+            dx, dgamma, dbeta, dresidual = ops.graffiti_batch_norm_grad(dy, x, gamma, beta, mean, inverse, [y] * len(residual), relu=True, tier=tier)
+            found += [y, mean, variance, dx, dgamma, dbeta, *dresidual]
+        results.append(found)
     for other in results[1:]:
         for a, b in zip(results[0], other):
             np.testing.assert_array_equal(a, b)
     x[7, 3] = np.nan
     y, mean, variance, _ = batch_norm.batch_norm(tf.constant(x), gamma, beta, 1e-3, relu=True)
     assert np.isnan(mean[3]) and np.isnan(variance[3]) and np.all(np.isnan(y[:, 3])) and not np.any(np.isnan(y[:, 4]))
+
+
+@native
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("shape", [(4, 5, 7, 3), (8, 16, 16, 16), (64, 40), (3, 9, 33)])
+def test_a_residual_sum_in_the_pass_is_the_sum_behind_it(shape, relu):
+    """Values and all gradients to the bit, in both engines' terms."""
+    rng = np.random.default_rng(0)
+    x, residual, upstream = (tf.constant(rng.normal(size=shape).astype(np.float32)) for _ in range(3))
+    gamma, beta = (tf.constant(rng.normal(size=shape[-1]).astype(np.float32)) for _ in range(2))
+
+    def run(engine, together):
+        with tf.GradientTape() as tape:
+            tape.watch([x, gamma, beta, residual])
+            y, *_ = batch_norm.batch_norm(x, gamma, beta, 1e-3, residual=residual if together else None, relu=relu and together, engine=engine)
+            if not together:
+                y = tf.nn.relu(y + residual) if relu else y + residual
+            loss = tf.reduce_sum(y * upstream)
+        return [y, *tape.gradient(loss, [x, gamma, beta, residual])]
+
+    for engine in ("native", "python"):
+        for together, apart in zip(run(engine, True), run(engine, False), strict=True):
+            np.testing.assert_array_equal(together, apart)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a residual has the shape of x"):
+        batch_norm.batch_norm(x, gamma, beta, 1e-3, residual=residual[:1], engine="native")
 
 
 @pytest.mark.parametrize("engine", ["python", pytest.param("native", marks=native)])

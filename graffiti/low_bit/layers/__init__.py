@@ -6,7 +6,13 @@ import keras
 
 from graffiti.low_bit.layers.attention import LowBitGroupQueryAttention, LowBitMultiHeadAttention
 from graffiti.low_bit.layers.base import LowBitLayer
-from graffiti.low_bit.layers.batch_norm import AbsorbedReLU, FusedBatchNormalization, QuantizedBatchNormalization
+from graffiti.low_bit.layers.batch_norm import (
+    AbsorbedBatchNormalization,
+    AbsorbedReLU,
+    FusedBatchNormalization,
+    QuantizedBatchNormalization,
+    ResidualBatchNormalization,
+)
 from graffiti.low_bit.layers.convolution import (
     LowBitConv1D,
     LowBitConv1DTranspose,
@@ -53,5 +59,6 @@ def computes(layer: keras.layers.Layer) -> bool:
 
 
 __all__ = [
-    "AbsorbedReLU", "FusedBatchNormalization", "LOW_BIT_LAYERS", "LowBitLayer", "QuantizedBatchNormalization", "computes", "inner_layers", "low_bit_class", "rewrap",
+    "AbsorbedBatchNormalization", "AbsorbedReLU", "FusedBatchNormalization", "LOW_BIT_LAYERS", "LowBitLayer", "QuantizedBatchNormalization",
+    "ResidualBatchNormalization", "computes", "inner_layers", "low_bit_class", "rewrap",
 ]

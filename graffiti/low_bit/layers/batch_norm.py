@@ -32,17 +32,21 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None, mask=None):
         """Normalized by the batch in training, else by the moving averages."""
+        return self._normalize(inputs, None, training, mask)
+
+    def _normalize(self, inputs, residual, training, mask):
         rank = len(inputs.shape)
         fused = training and self.trainable and mask is None and self.axis in (-1, rank - 1) and not self.synchronized and inputs.dtype == "float32"
         if not fused:
-            y = super().call(inputs, training=training, mask=mask)
+            y = keras.layers.BatchNormalization.call(self, inputs, training=training, mask=mask)
+            y = y if residual is None else y + residual
             return tf.nn.relu(y) if self.relu else y
         from graffiti.ops.batch_norm import batch_norm
 
         channels = inputs.shape[-1]
         gamma = tf.convert_to_tensor(self.gamma) if self.scale else tf.ones([channels])
         beta = tf.convert_to_tensor(self.beta) if self.center else tf.zeros([channels])
-        y, mean, variance, _ = batch_norm(inputs, gamma, beta, self.epsilon, relu=self.relu)
+        y, mean, variance, _ = batch_norm(inputs, gamma, beta, self.epsilon, residual=residual, relu=self.relu)
         for average, new in ((self.moving_mean, mean), (self.moving_variance, variance)):
             average.assign(average * self.momentum + tf.stop_gradient(new) * (1.0 - self.momentum))
         return y
@@ -90,12 +94,78 @@ class AbsorbedReLU(keras.layers.Layer):
         return input_shape
 
     def plain_layer(self) -> keras.layers.Layer:
-        """The ReLU."""
+        """The layer that stood here."""
         return keras.saving.deserialize_keras_object(self.original)
 
     def get_config(self) -> dict[str, Any]:
         """Plain values."""
         return {**super().get_config(), "original": self.original}
+
+
+@keras.saving.register_keras_serializable(package="graffiti")
+class ResidualBatchNormalization(FusedBatchNormalization):
+    """Stands where an ``Add`` of two tensors stood: normalizes one of them, adds the other, perhaps with the ReLU behind; one pass for all of it.
+
+    Takes the list of the two. It holds the weights of the batch norm, in whose place an ``AbsorbedBatchNormalization`` hands on what is to be normalized.
+
+    Args:
+        normalized: which of the two, 0 or 1.
+        original: the serialized ``Add``.
+        **kwargs: see ``FusedBatchNormalization``.
+    """
+
+    def __init__(self, *, normalized: int, original: Mapping[str, Any], **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.normalized, self.original = int(normalized), dict(original)
+
+    def build(self, input_shape) -> None:
+        """The batch norm's weights."""
+        super().build(input_shape[self.normalized])
+        self.input_spec = None
+
+    def call(self, inputs, training=None, mask=None):
+        """``max(normal(inputs[normalized]) + the other, 0)``, or without the maximum."""
+        x, residual = inputs[self.normalized], inputs[1 - self.normalized]
+        return self._normalize(x, residual, training, None if mask is None else mask[self.normalized])
+
+    def compute_mask(self, inputs, mask=None):
+        """That of the sum."""
+        return self.plain_layer().compute_mask(inputs, mask)
+
+    def compute_output_shape(self, input_shape):
+        """That of each input."""
+        return tuple(input_shape[self.normalized])
+
+    def plain_layer(self) -> keras.layers.Layer:
+        """The sum."""
+        return keras.saving.deserialize_keras_object(self.original)
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**super().get_config(), "normalized": self.normalized, "original": self.original}
+
+
+@keras.saving.register_keras_serializable(package="graffiti")
+class AbsorbedBatchNormalization(AbsorbedReLU):
+    """Stands where a batch norm stood that the residual sum behind it computes; hands its input on.
+
+    Args:
+        original: the serialized batch norm.
+        computed_by: name of the ``ResidualBatchNormalization``, in the same model.
+        **kwargs: of ``keras.layers.Layer``.
+    """
+
+    def __init__(self, *, computed_by: str, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.computed_by = str(computed_by)
+
+    def call(self, inputs, training=None, mask=None):
+        """``inputs``."""
+        return inputs
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**super().get_config(), "computed_by": self.computed_by}
 
 
 @keras.saving.register_keras_serializable(package="graffiti")
@@ -203,4 +273,6 @@ def quantize_backward(quantizer: TensorQuantizer | None, x: tf.Tensor, training:
     return run(x)
 
 
-__all__ = ["AbsorbedReLU", "FusedBatchNormalization", "LowBitLayer", "QuantizedBatchNormalization"]
+__all__ = [
+    "AbsorbedBatchNormalization", "AbsorbedReLU", "FusedBatchNormalization", "LowBitLayer", "QuantizedBatchNormalization", "ResidualBatchNormalization",
+]

@@ -118,15 +118,17 @@ REGISTER_OP("GraffitiBatchNorm")
     .Input("x: float")
     .Input("gamma: float")
     .Input("beta: float")
+    .Input("residual: residuals * float")
     .Output("y: float")
     .Output("mean: float")
     .Output("variance: float")
     .Output("inverse_deviation: float")
     .Attr("epsilon: float")
     .Attr("relu: bool = false")
+    .Attr("residuals: int >= 0 = 0")
     .Attr(kTier)
     .SetShapeFn([](InferenceContext* c) { return NormShapes(c, 0, {1, 2}, {1, 2, 3}); })
-    .Doc("(x - mean) * gamma / sqrt(variance + epsilon) + beta by the batch's statistics over all but the last axis, perhaps max(y, 0).");
+    .Doc("(x - mean) * gamma / sqrt(variance + epsilon) + beta by the batch's statistics over all but the last axis, perhaps + residual and max(y, 0).");
 
 REGISTER_OP("GraffitiBatchNormGrad")
     .Input("dy: float")
@@ -135,13 +137,19 @@ REGISTER_OP("GraffitiBatchNormGrad")
     .Input("beta: float")
     .Input("mean: float")
     .Input("inverse_deviation: float")
+    .Input("y: residuals * float")
     .Output("dx: float")
     .Output("dgamma: float")
     .Output("dbeta: float")
+    .Output("dresidual: residuals * float")
     .Attr("relu: bool = false")
+    .Attr("residuals: int >= 0 = 0")
     .Attr(kTier)
-    .SetShapeFn([](InferenceContext* c) { return NormShapes(c, 1, {2, 3, 4, 5}, {1, 2}); })
-    .Doc("The gradients of GraffitiBatchNorm; the ReLU's mask is computed again.");
+    .SetShapeFn([](InferenceContext* c) {
+      if (c->num_outputs() > 3) c->set_output(3, c->input(1));
+      return NormShapes(c, 1, {2, 3, 4, 5}, {1, 2});
+    })
+    .Doc("The gradients of GraffitiBatchNorm. The ReLU's mask is computed again; behind a residual sum it is y > 0, and dresidual is dy there.");
 
 float FromKey(int32_t key) {
   const int32_t bits = key ^ ((key >> 31) & 0x7fffffff);
@@ -376,6 +384,8 @@ class NormBase : public WithLoops {
  public:
   explicit NormBase(tf::OpKernelConstruction* context) : WithLoops(context) {
     OP_REQUIRES_OK(context, context->GetAttr("relu", &relu_));
+    OP_REQUIRES_OK(context, context->GetAttr("residuals", &residuals_));
+    OP_REQUIRES(context, residuals_ <= 1, absl::InvalidArgumentError(absl::StrCat("batch norm takes at most one residual, got ", residuals_)));
   }
 
  protected:
@@ -409,7 +419,21 @@ class NormBase : public WithLoops {
     ForEachPart(context, n, period * std::max<int64_t>(1, kQuantizeBlock / period), 4, part);
   }
 
+  // The one tensor of an optional input, of the shape of x; false after an error.
+  bool Optional(tf::OpKernelContext* context, int input, const tf::Tensor& x, const float** data) const {
+    *data = nullptr;
+    if (residuals_ == 0) return true;
+    const tf::Tensor& given = context->input(input);
+    if (given.shape() != x.shape()) {
+      context->CtxFailure(absl::InvalidArgumentError(absl::StrCat("a residual has the shape of x, got ", given.shape().DebugString(), " and ", x.shape().DebugString())));
+      return false;
+    }
+    *data = given.flat<float>().data();
+    return true;
+  }
+
   bool relu_;
+  int residuals_;
 };
 
 class BatchNormOp : public NormBase {
@@ -418,7 +442,8 @@ class BatchNormOp : public NormBase {
 
   void Compute(tf::OpKernelContext* context) override {
     const tf::Tensor& x = context->input(0);
-    if (!Fits(context, x, {1, 2})) return;
+    const float* residual;
+    if (!Fits(context, x, {1, 2}) || !Optional(context, 3, x, &residual)) return;
     const int64_t channels = x.dim_size(x.dims() - 1), rows = x.NumElements() / channels;
     tf::Tensor* outputs[4];
     OP_REQUIRES_OK(context, context->allocate_output(0, x.shape(), &outputs[0]));
@@ -457,7 +482,7 @@ class BatchNormOp : public NormBase {
     const auto means = Repeated(mean, channels, period), scales = Repeated(scale.data(), channels, period), betas = Repeated(beta, channels, period);
     const NormParams p{means.data(), scales.data(), betas.data(), nullptr, nullptr, nullptr, period, relu_};
     float* y = outputs[0]->flat<float>().data();
-    Flat(context, x.NumElements(), period, [&](int64_t lo, int64_t hi) { loops_->normalize(p, from + lo, hi - lo, y + lo); });
+    Flat(context, x.NumElements(), period, [&](int64_t lo, int64_t hi) { loops_->normalize(p, from + lo, residual == nullptr ? nullptr : residual + lo, hi - lo, y + lo); });
   }
 
  private:
@@ -466,27 +491,44 @@ class BatchNormOp : public NormBase {
 
 class BatchNormGradOp : public NormBase {
  public:
-  using NormBase::NormBase;
+  explicit BatchNormGradOp(tf::OpKernelConstruction* context) : NormBase(context) {
+    OP_REQUIRES(context, residuals_ == 0 || relu_, absl::InvalidArgumentError("without a ReLU the gradient of a residual is dy: leave it out"));
+  }
 
   void Compute(tf::OpKernelContext* context) override {
     const tf::Tensor& dy = context->input(0);
     const tf::Tensor& x = context->input(1);
-    if (!Fits(context, x, {2, 3, 4, 5})) return;
+    const float* y;
+    if (!Fits(context, x, {2, 3, 4, 5}) || !Optional(context, 6, x, &y)) return;
     OP_REQUIRES(context, dy.shape() == x.shape(),
                 absl::InvalidArgumentError(absl::StrCat("the gradient has the shape of x, got ", dy.shape().DebugString(), " and ", x.shape().DebugString())));
     const int64_t channels = x.dim_size(x.dims() - 1), rows = x.NumElements() / channels;
+    const float *g = dy.flat<float>().data(), *from = x.flat<float>().data();
     tf::Tensor *dx, *dgamma, *dbeta;
-    OP_REQUIRES_OK(context, context->allocate_output(0, x.shape(), &dx));
+    if (y == nullptr)  // else dresidual takes the memory of dy
+      OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, x.shape(), &dx));
+    else
+      OP_REQUIRES_OK(context, context->allocate_output(0, x.shape(), &dx));
     OP_REQUIRES_OK(context, context->allocate_output(1, tf::TensorShape({channels}), &dgamma));
     OP_REQUIRES_OK(context, context->allocate_output(2, tf::TensorShape({channels}), &dbeta));
-    const float *g = dy.flat<float>().data(), *from = x.flat<float>().data();
+    float* masked = nullptr;
+    if (y != nullptr) {
+      tf::Tensor* dresidual;
+      OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 3, x.shape(), &dresidual));
+      masked = dresidual->flat<float>().data();
+    }
+    const bool own_mask = relu_ && y == nullptr;
     const float *gamma = context->input(2).flat<float>().data(), *beta = context->input(3).flat<float>().data();
     const float *mean = context->input(4).flat<float>().data(), *inverse = context->input(5).flat<float>().data();
     std::vector<float> scale(channels), mean_dy(channels), mean_dyx(channels);
     for (int64_t c = 0; c < channels; ++c) scale[c] = gamma[c] * inverse[c];
-    const NormParams own{mean, scale.data(), beta, nullptr, nullptr, nullptr, channels, relu_};
+    const NormParams own{mean, scale.data(), beta, nullptr, nullptr, nullptr, channels, own_mask};
     const std::vector<float> partial = PartialSums(context, rows, channels, [&](int64_t row, int64_t count, float* s, float* q) {
-      loops_->norm_sums(own, g + row * channels, from + row * channels, count, channels, s, q);
+      const int64_t first = row * channels;
+      if (y != nullptr)
+        loops_->residual_sums(own, g + first, y + first, from + first, count, channels, masked + first, s, q);
+      else
+        loops_->norm_sums(own, g + first, from + first, count, channels, s, q);
     });
     std::vector<double> sum(channels), product(channels);
     for (int64_t b = 0; b < Blocks(rows); ++b)
@@ -504,7 +546,8 @@ class BatchNormGradOp : public NormBase {
     const int64_t period = Period(channels);
     const auto means = Repeated(mean, channels, period), scales = Repeated(scale.data(), channels, period), betas = Repeated(beta, channels, period);
     const auto inverses = Repeated(inverse, channels, period), dys = Repeated(mean_dy.data(), channels, period), dyxs = Repeated(mean_dyx.data(), channels, period);
-    const NormParams p{means.data(), scales.data(), betas.data(), inverses.data(), dys.data(), dyxs.data(), period, relu_};
+    const NormParams p{means.data(), scales.data(), betas.data(), inverses.data(), dys.data(), dyxs.data(), period, own_mask};
+    if (y != nullptr) g = masked;
     float* out = dx->flat<float>().data();
     Flat(context, x.NumElements(), period, [&](int64_t lo, int64_t hi) { loops_->norm_gradient(p, g + lo, from + lo, hi - lo, out + lo); });
   }

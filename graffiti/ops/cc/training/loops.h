@@ -286,23 +286,24 @@ void Moments(const float* __restrict x, int64_t rows, int64_t channels, const fl
   });
 }
 
-template <bool kRelu>
-void NormalizeRun(const NormParams& p, const float* __restrict x, int64_t n, float* __restrict y) {
+template <bool kRelu, bool kResidual>
+void NormalizeRun(const NormParams& p, const float* __restrict x, const float* __restrict residual, int64_t n, float* __restrict y) {
   const float *__restrict mean = p.mean, *__restrict scale = p.scale, *__restrict beta = p.beta;
   for (int64_t i = 0; i < n; i += p.period) {
     const int64_t count = n - i < p.period ? n - i : p.period;
     for (int64_t j = 0; j < count; ++j) {
-      const float v = (x[i + j] - mean[j]) * scale[j] + beta[j];
+      float v = (x[i + j] - mean[j]) * scale[j] + beta[j];
+      if (kResidual) v += residual[i + j];
       y[i + j] = kRelu ? (v > 0.0f || v != v ? v : 0.0f) : v;
     }
   }
 }
 
-void Normalize(const NormParams& p, const float* x, int64_t n, float* y) {
-  if (p.relu)
-    NormalizeRun<true>(p, x, n, y);
+void Normalize(const NormParams& p, const float* x, const float* residual, int64_t n, float* y) {
+  if (residual != nullptr)
+    p.relu ? NormalizeRun<true, true>(p, x, residual, n, y) : NormalizeRun<false, true>(p, x, residual, n, y);
   else
-    NormalizeRun<false>(p, x, n, y);
+    p.relu ? NormalizeRun<true, false>(p, x, nullptr, n, y) : NormalizeRun<false, false>(p, x, nullptr, n, y);
 }
 
 // The gradient behind the ReLU: dy where (x - mean) * scale + beta > 0.
@@ -338,12 +339,19 @@ void NormSums(const NormParams& p, const float* dy, const float* x, int64_t rows
     NormSumsRun<false>(p, dy, x, rows, channels, sum, product);
 }
 
+void ResidualSums(const NormParams& p, const float* dy, const float* y, const float* x, int64_t rows, int64_t channels, float* masked, float* sum, float* product) {
+#pragma GCC ivdep  // masked may be dy itself
+  for (int64_t i = 0; i < rows * channels; ++i) masked[i] = y[i] > 0.0f ? dy[i] : 0.0f;
+  NormSumsRun<false>(p, masked, x, rows, channels, sum, product);  // from the nearest cache
+}
+
 template <bool kRelu>
-void NormGradientRun(const NormParams& p, const float* __restrict dy, const float* __restrict x, int64_t n, float* __restrict dx) {
+void NormGradientRun(const NormParams& p, const float* dy, const float* __restrict x, int64_t n, float* dx) {
   const float *__restrict mean = p.mean, *__restrict scale = p.scale, *__restrict beta = p.beta;
   const float *__restrict inverse = p.inverse, *__restrict mean_dy = p.mean_dy, *__restrict mean_dyx = p.mean_dyx;
   for (int64_t i = 0; i < n; i += p.period) {
     const int64_t count = n - i < p.period ? n - i : p.period;
+#pragma GCC ivdep  // dx may be dy itself
     for (int64_t j = 0; j < count; ++j) {
       const float centered = x[i + j] - mean[j];
       const float masked = Masked<kRelu>(dy[i + j], centered, scale[j], beta[j]);
@@ -360,7 +368,7 @@ void NormGradient(const NormParams& p, const float* dy, const float* x, int64_t 
 }
 
 const TrainingLoops kLoops = {
-    Quantize<int8_t>, Quantize<uint8_t>, Quantize<int16_t>, Extremes, CountAbove, GroupMaximum, MultiLevel, Moments, Normalize, NormSums, NormGradient,
+    Quantize<int8_t>, Quantize<uint8_t>, Quantize<int16_t>, Extremes, CountAbove, GroupMaximum, MultiLevel, Moments, Normalize, NormSums, ResidualSums, NormGradient,
 };
 
 }  // namespace

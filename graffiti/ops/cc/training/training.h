@@ -59,11 +59,13 @@ struct TrainingLoops {
   void (*multi_level)(const ElementFormat& f, const float* x, int64_t n, int64_t first, const float* divisor, const float* factor, int64_t period, float* y);
   // sums over rows of x[r][c] - shift[c] and of its square
   void (*moments)(const float* x, int64_t rows, int64_t channels, const float* shift, float* sum, float* square);
-  // y = (x - mean) * scale + beta, then perhaps max(y, 0), over n floats; x starts at channel 0
-  void (*normalize)(const NormParams& p, const float* x, int64_t n, float* y);
+  // y = (x - mean) * scale + beta, then perhaps + residual and max(y, 0), over n floats; x starts at channel 0, residual may be null
+  void (*normalize)(const NormParams& p, const float* x, const float* residual, int64_t n, float* y);
   // sums over rows of dy and of dy * (x - mean); dy is zero where the ReLU was
   void (*norm_sums)(const NormParams& p, const float* dy, const float* x, int64_t rows, int64_t channels, float* sum, float* product);
-  // dx = scale * (dy - mean_dy - (x - mean) * inverse * mean_dyx)
+  // the same with a ReLU over a sum: masked = dy where y > 0, perhaps in place, and sums of that
+  void (*residual_sums)(const NormParams& p, const float* dy, const float* y, const float* x, int64_t rows, int64_t channels, float* masked, float* sum, float* product);
+  // dx = scale * (dy - mean_dy - (x - mean) * inverse * mean_dyx), perhaps in place of dy
   void (*norm_gradient)(const NormParams& p, const float* dy, const float* x, int64_t n, float* dx);
 };
 
