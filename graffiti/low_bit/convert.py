@@ -14,6 +14,7 @@ from graffiti.low_bit import engine as engines
 from graffiti.low_bit.layers import (
     LOW_BIT_LAYERS,
     AbsorbedBatchNormalization,
+    AbsorbedLayer,
     AbsorbedReLU,
     FusedBatchNormalization,
     LowBitLayer,
@@ -154,7 +155,7 @@ def strip(model: keras.Model) -> keras.Model:
     found = []
 
     def replace(layer):
-        if isinstance(layer, (AbsorbedReLU, ResidualBatchNormalization)):
+        if isinstance(layer, (AbsorbedLayer, ResidualBatchNormalization)):
             return layer.plain_layer()
         inner = {name: replace(part) for name, part in inner_layers(layer).items()}
         if any(inner.values()):

@@ -8,6 +8,7 @@ from graffiti.low_bit.layers.attention import LowBitGroupQueryAttention, LowBitM
 from graffiti.low_bit.layers.base import LowBitLayer
 from graffiti.low_bit.layers.batch_norm import (
     AbsorbedBatchNormalization,
+    AbsorbedLayer,
     AbsorbedReLU,
     FusedBatchNormalization,
     QuantizedBatchNormalization,
@@ -59,6 +60,6 @@ def computes(layer: keras.layers.Layer) -> bool:
 
 
 __all__ = [
-    "AbsorbedBatchNormalization", "AbsorbedReLU", "FusedBatchNormalization", "LOW_BIT_LAYERS", "LowBitLayer", "QuantizedBatchNormalization",
+    "AbsorbedBatchNormalization", "AbsorbedLayer", "AbsorbedReLU", "FusedBatchNormalization", "LOW_BIT_LAYERS", "LowBitLayer", "QuantizedBatchNormalization",
     "ResidualBatchNormalization", "computes", "inner_layers", "low_bit_class", "rewrap",
 ]

@@ -71,9 +71,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         return {**super().get_config(), "relu": self.relu}
 
 
-@keras.saving.register_keras_serializable(package="graffiti")
-class AbsorbedReLU(keras.layers.Layer):
-    """Stands where a ReLU stood that the batch norm in front of it computes; hands its input on.
+class AbsorbedLayer(keras.layers.Layer):
+    """Stands where a layer stood that another one computes; hands its input on.
 
     Args:
         original: the serialized layer.
@@ -100,6 +99,11 @@ class AbsorbedReLU(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Plain values."""
         return {**super().get_config(), "original": self.original}
+
+
+@keras.saving.register_keras_serializable(package="graffiti")
+class AbsorbedReLU(AbsorbedLayer):
+    """An ``AbsorbedLayer`` where a ReLU stood that the batch norm or the residual sum in front of it computes."""
 
 
 @keras.saving.register_keras_serializable(package="graffiti")
@@ -146,13 +150,12 @@ class ResidualBatchNormalization(FusedBatchNormalization):
 
 
 @keras.saving.register_keras_serializable(package="graffiti")
-class AbsorbedBatchNormalization(AbsorbedReLU):
-    """Stands where a batch norm stood that the residual sum behind it computes; hands its input on.
+class AbsorbedBatchNormalization(AbsorbedLayer):
+    """An ``AbsorbedLayer`` where a batch norm stood that the residual sum behind it computes.
 
     Args:
-        original: the serialized batch norm.
         computed_by: name of the ``ResidualBatchNormalization``, in the same model.
-        **kwargs: of ``keras.layers.Layer``.
+        **kwargs: see ``AbsorbedLayer``.
     """
 
     def __init__(self, *, computed_by: str, **kwargs) -> None:
@@ -274,5 +277,5 @@ def quantize_backward(quantizer: TensorQuantizer | None, x: tf.Tensor, training:
 
 
 __all__ = [
-    "AbsorbedBatchNormalization", "AbsorbedReLU", "FusedBatchNormalization", "LowBitLayer", "QuantizedBatchNormalization", "ResidualBatchNormalization",
+    "AbsorbedBatchNormalization", "AbsorbedLayer", "AbsorbedReLU", "FusedBatchNormalization", "LowBitLayer", "QuantizedBatchNormalization", "ResidualBatchNormalization",
 ]
