@@ -148,7 +148,7 @@ def _bounds(ig: IntegerGraph, runs) -> list[Bound]:
     for target in runs:
         kind, _, runtime = target.partition(":")
         if kind == "litert":
-            arithmetic, kernels = (runtime, "builtin") if runtime in _LITERT_FILES else ("int8", runtime)
+            kernels, arithmetic = _litert_file(runtime)
             why = f"an operator of LiteRT's {kernels} kernels at or before it rounds ties otherwise than the graph; the exports with arithmetic='half_up' or 'float32' are equal there"
             steps = LiteRTExporter().expected_difference(ig.graph, runtime=kernels, arithmetic=arithmetic)
             found += [Bound(target, tensor, most, why) for tensor, most in steps.items()]
@@ -288,10 +288,14 @@ def _c_runs(ig: IntegerGraph, option: str) -> dict[str, Callable]:
 def _litert_runs(ig: IntegerGraph, option: str) -> dict[str, Callable]:
     from graffiti.export.litert.runner import LiteRTModel
 
-    if option in _LITERT_FILES:  # equal in the builtin kernels, and float32 in XNNPACK's too: the builtin ones are the stricter test
-        return {f"litert:{option}": LiteRTModel(ig.graph, "builtin", arithmetic=option).run_all}
-    runtime = option or "xnnpack"  # what LiteRT runs by default
-    return {f"litert:{runtime}": LiteRTModel(ig.graph, runtime).run_all}
+    option = option or "xnnpack"  # what LiteRT runs by default
+    runtime, arithmetic = _litert_file(option)
+    return {f"litert:{option}": LiteRTModel(ig.graph, runtime, arithmetic=arithmetic).run_all}
+
+
+def _litert_file(option: str) -> tuple[str, str]:
+    """The runtime and the file's arithmetic that an option of ``litert`` names; float32 is equal in both runtimes, and the builtin one is the stricter test."""
+    return ("builtin", option) if option in _LITERT_FILES else (option, "int8")
 
 
 def _onnx_runs(ig: IntegerGraph, option: str) -> dict[str, Callable]:

@@ -19,6 +19,7 @@ from absl import app, flags
 
 import graffiti
 from graffiti import data
+from graffiti.cli.common import load_model
 
 _MODEL = flags.DEFINE_string("model", None, "a float .keras or .h5 network; with --data_dir, a classifier", required=True)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "folder of TFRecord shards train-* and validation-*")
@@ -56,11 +57,6 @@ def accuracy(content: bytes, examples: data.Examples, batch: int = 100) -> float
     return 100 * hits / (len(examples) // batch * batch)
 
 
-def load(path: str) -> keras.Model:
-    """A ``.keras`` file, or a Keras 2 ``.h5``."""
-    return graffiti.tfmot.convert(path) if path.endswith(".h5") else keras.models.load_model(path, compile=False)
-
-
 def files(model: keras.Model, images: np.ndarray) -> dict[str, bytes]:
     """The int8 files of LiteRT's converter and of graffiti, from the same float weights and calibration images."""
     made = {f"LiteRT static int8, per {weights}": convert(model, images, weights == "channel") for weights in ("channel", "tensor")}
@@ -73,7 +69,7 @@ def files(model: keras.Model, images: np.ndarray) -> dict[str, bytes]:
 
 
 def main(_) -> None:
-    model = load(_MODEL.value)
+    model = load_model(_MODEL.value)
     if _DATA_DIR.value is None:
         images = np.random.RandomState(_SEED.value).normal(size=(_CALIBRATION.value, *model.input_shape[1:])).astype(np.float32)
         print("\n| network | bytes |\n|---|---|")

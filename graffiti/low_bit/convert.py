@@ -69,8 +69,7 @@ def quantize_training(
     matched: set[int] = set()
     lines: list[ReportLine] = []
     absorbed: set[int] = set()
-    sums: dict[int, tuple[keras.layers.BatchNormalization, Place]] = {}  # id of an Add -> the batch norm that it computes
-    partners: dict[int, keras.layers.Layer] = {}
+    partners: dict[int, keras.layers.Layer] = {}  # a batch norm and the Add that computes it, each by the id of the other
 
     def scheme_of(layer, place: Place) -> tuple[TrainingScheme | None, str]:
         kind = _kind(layer)
@@ -91,8 +90,9 @@ def quantize_training(
         place = places.get(id(layer), Place(layer.name, signed=True))
         if id(layer) in absorbed:
             return AbsorbedReLU(original=keras.saving.serialize_keras_object(layer), name=layer.name, dtype=layer.dtype_policy)
-        if id(layer) in sums:
-            norm, place = sums[id(layer)]
+        if type(layer) is keras.layers.Add and id(layer) in partners:
+            norm = partners[id(layer)]
+            place = places[id(norm)]
             config = {**norm.get_config(), "name": layer.name, "relu": place.relu is not None, "normalized": place.residual[1]}
             return ResidualBatchNormalization.from_config({**config, "original": keras.saving.serialize_keras_object(layer)})
         if type(layer) is keras.layers.BatchNormalization:
@@ -105,7 +105,6 @@ def quantize_training(
                 absorbed.add(id(place.relu))
             if place.residual is not None:
                 addition = place.residual[0]
-                sums[id(addition)] = layer, place
                 partners.update({id(layer): addition, id(addition): layer})
                 return AbsorbedBatchNormalization(
                     original=keras.saving.serialize_keras_object(layer), computed_by=addition.name, name=layer.name, dtype=layer.dtype_policy)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from engines import needs_library
 from low_bit.models import compiled, convnet, examples
 
 import graffiti
-from graffiti.ops import loader
 
-pytestmark = pytest.mark.skipif(not loader.available(), reason="needs the op library (pip install --no-build-isolation -e .)")
+pytestmark = needs_library
 
 
 @pytest.mark.parametrize("scheme", ["adaptive_precision", "dynamic_fixed_point", "large_gradients_int4", "large_gradients_int8", "min_max_int8"])

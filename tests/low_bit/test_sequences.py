@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from engines import needs_library
 from low_bit.models import compiled
 
 import graffiti
 from graffiti.low_bit.layers import computes
-from graffiti.ops import loader
 
 layers = keras.layers
 STEPS, FEATURES, CLASSES = 6, 5, 3
@@ -96,7 +96,7 @@ def test_strip_and_files(name, tmp_path):
         assert not np.array_equal(a, c) or "key" in a.path, f"{a.path} was not trained"
 
 
-@pytest.mark.skipif(not loader.available(), reason="needs the op library (pip install --no-build-isolation -e .)")
+@needs_library
 @pytest.mark.parametrize(("name", "scheme"), some_slow([
     ("bidirectional", "dynamic_fixed_point"), ("gru_reset_before", "dynamic_fixed_point"), ("lstm", "adaptive_precision"), ("gru", "min_max_int8"), ("attention", "min_max_int8"),
 ], {("gru_reset_before", "dynamic_fixed_point"), ("lstm", "adaptive_precision")}))

@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 import tensorflow as tf
+from engines import needs_library
 
 from graffiti.ops import loader
 
@@ -60,7 +61,7 @@ def test_truncated(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(not loader.available(), reason=f"needs the op library: {loader.problem()}")
+@needs_library
 def test_undefined_symbol_and_missing_kernels_read_well(tmp_path):
     """The library itself, where its kernels are missing or are other ones."""
     copy = tmp_path / NAME
@@ -138,7 +139,7 @@ def test_unknown_mode(monkeypatch):
         loader.engine()
 
 
-@pytest.mark.skipif(not loader.available(), reason=f"needs the op library: {loader.problem()}")
+@needs_library
 def test_installed_library(monkeypatch):
     assert loader.library_path().name == NAME
     assert loader.built_for_tensorflow(loader.library_path()) == tf.__version__

@@ -7,12 +7,13 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
+from engines import needs_library
 
 from graffiti.low_bit.quantizers import MultiLevelScaling
 from graffiti.low_bit.quantizers.multi_level_scaling import GROUPINGS
 from graffiti.ops import loader, multi_level
 
-pytestmark = pytest.mark.skipif(not loader.available(), reason="needs the op library (pip install --no-build-isolation -e .)")
+pytestmark = needs_library
 SHAPES = [(3, 5), (40, 70), (2, 9, 33), (4, 7, 5, 3), (3, 8, 8, 16), (1, 3, 3, 200), (3, 3, 16, 24), (130, 1)]
 FORMATS = [dict(element=(2, 1)), dict(element=(2, 4), group=(8, 0)), dict(element=(0, 3)), dict(element=(5, 10), rescale=True),
            dict(element=(1, 2), carry=False), dict(element=(3, 1), top_exponent=0), dict(element=(2, 1), stochastic=False)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from engines import needs_library
 
 from graffiti.low_bit.products import ConvolutionProduct, DepthwiseProduct, Padding
-from graffiti.ops import loader
 
-pytestmark = pytest.mark.skipif(not loader.available(), reason="needs the op library (pip install --no-build-isolation -e .)")
+pytestmark = needs_library
 
 SCALE = np.float32(0.37)
 # batch, height, width, channels, outputs, window, strides, padding, dilations

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from engines import needs_library
 
 from graffiti.numerics import noise as reference
 from graffiti.ops import batch_norm, loader, noise
 from graffiti.ops import training_quantize as quantization
 
-native = pytest.mark.skipif(not loader.available(), reason="needs the op library (pip install --no-build-isolation -e .)")
 SEED = tf.constant([3, 9], tf.uint32)
 RANGES = [(-128, 127), (-7, 7), (0, 255), (0, 15), (-32768, 32767)]
 
@@ -28,7 +28,7 @@ def expected(x: np.ndarray, inverse: np.float32, low: int, high: int, stochastic
     return np.clip(codes, low, high)
 
 
-@native
+@needs_library
 @pytest.mark.parametrize("rounding", ["half_even", "stochastic"])
 @pytest.mark.parametrize(("low", "high"), RANGES)
 def test_native_twin_and_numpy_are_equal(low, high, rounding):
@@ -47,7 +47,7 @@ def test_native_twin_and_numpy_are_equal(low, high, rounding):
                 np.testing.assert_array_equal(own, ends)
 
 
-@native
+@needs_library
 @pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
 def test_extremes_tell_of_nan_and_inf_wherever_they_are(bad):
     for count in (1, 16, 33, 1000):
@@ -96,7 +96,7 @@ def test_noise_is_uniform_and_uncorrelated():
 
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("shape", [(5, 3), (1, 7), (300, 1), (4, 5, 5, 16), (3, 9, 7, 20), (2, 8, 8, 64), (600, 83)], ids=str)
-@pytest.mark.parametrize("engine", [pytest.param("native", marks=native), "python"])
+@pytest.mark.parametrize("engine", [pytest.param("native", marks=needs_library), "python"])
 def test_batch_norm_against_float64(engine, shape, relu):
     rng = np.random.default_rng(0)
     x, dy = (rng.normal(size=shape).astype(np.float32) * 2 + 50, rng.normal(size=shape).astype(np.float32))
@@ -120,7 +120,7 @@ def test_batch_norm_against_float64(engine, shape, relu):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3 * max(1.0, float(np.abs(b).max())), err_msg=name)
 
 
-@native
+@needs_library
 def test_batch_norm_tiers_agree_and_nan_shows():
     ops, rng = loader.load(), np.random.default_rng(0)
     x, dy, residual_of_all = (rng.normal(size=(1000, 37)).astype(np.float32) for _ in range(3))
@@ -141,7 +141,7 @@ def test_batch_norm_tiers_agree_and_nan_shows():
     assert np.isnan(mean[3]) and np.isnan(variance[3]) and np.all(np.isnan(y[:, 3])) and not np.any(np.isnan(y[:, 4]))
 
 
-@native
+@needs_library
 @pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("shape", [(4, 5, 7, 3), (8, 16, 16, 16), (64, 40), (3, 9, 33)])
 def test_a_residual_sum_in_the_pass_is_the_sum_behind_it(shape, relu):
@@ -166,7 +166,7 @@ def test_a_residual_sum_in_the_pass_is_the_sum_behind_it(shape, relu):
         batch_norm.batch_norm(x, gamma, beta, 1e-3, residual=residual[:1], engine="native")
 
 
-@pytest.mark.parametrize("engine", ["python", pytest.param("native", marks=native)])
+@pytest.mark.parametrize("engine", ["python", pytest.param("native", marks=needs_library)])
 @pytest.mark.parametrize("outliers", [[0], [0, 127, 255], [-1], range(0, 100_000, 256)])
 def test_batch_norm_is_precise_behind_outliers(engine, outliers):
     """Sums are of differences from a row: one that lies far out must not cost the precision of all others."""
@@ -181,7 +181,7 @@ def test_batch_norm_is_precise_behind_outliers(engine, outliers):
         np.testing.assert_allclose(y, exact, rtol=5e-5, atol=1e-5)
 
 
-@native
+@needs_library
 def test_elements_above_a_bound():
     for count in (0, 1, 31, 5000, 70_001):
         x = values(count)

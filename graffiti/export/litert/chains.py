@@ -69,19 +69,19 @@ def try_product(e: Emitter, node: Node) -> list[Node] | None:
     if limits is None or max(map(abs, exponents)) > MAX_EXPONENT:
         return None
     low, high = limits
-    if mode == "half_up" and not wide and not _rounds_up_once(node, shift, bound, low):
+    once = mode == "half_up" and not wide  # by the builtin int8 kernels, at scales just below powers of two
+    if once and not _rounds_up_once(node, shift, bound, low):
         return None
     scale, kernel_scale = (np.atleast_1d(np.ldexp(1.0, np.asarray(format.exponent, np.int64))) for format in (accumulator, e.format(name)))
-    if mode == "half_up" and not wide:
-        once = rounds[: len(scale)]
-        scale, kernel_scale = rounding.just_below(scale, once), rounding.just_below(kernel_scale, once[: len(kernel_scale)])
+    if once:
+        scale, kernel_scale = (rounding.just_below(powers, rounds[: len(powers)]) for powers in (scale, kernel_scale))
     operands = products.Operands(
         e.integers[x], products.kernel_tensor(e, node, kernel_scale),
         products.bias_tensor(e, chain[1].inputs[1] if chain[1].op == "bias_add" else f"{node.name}/zeros", bias, scale, wide), -1,
     )
     _finish(e, node, last.output, operands, like, out_like, low, high)
     if mode == "half_up":
-        if rounds.any() and not wide:
+        if once and rounds.any():
             e.inexact["xnnpack"].add(last.output)
         return chain
     if rounds.any():
@@ -93,9 +93,9 @@ def try_product(e: Emitter, node: Node) -> list[Node] | None:
 
 def _has_rounding(e: Emitter, mode: str, wide: bool) -> bool:
     """Whether an integer operator may end a product with this rounding: 16-bit ones round half up everywhere, 8-bit ones half to even (XNNPACK) or half up (builtin)."""
-    if e.arithmetic == "half_up" or mode != "half_even":
-        return mode == "half_up" and (wide or e.arithmetic == "half_up")
-    return True
+    if e.arithmetic == "half_up":
+        return mode == "half_up"
+    return mode == "half_even" or (mode == "half_up" and wide)
 
 
 def _rounds_up_once(node: Node, shift: np.ndarray, bound: np.ndarray, low: int) -> bool:

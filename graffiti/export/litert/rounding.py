@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -72,16 +74,18 @@ def pool_parameters(
     if shift < 1 or len(sums) * 127 > 1 << 24:
         return None
     expected = np.clip((code * sums) >> shift, *limits)
+    asked: Callable[..., np.ndarray] = xnnpack
+    other: Callable[..., np.ndarray] = functools.partial(builtin, away=True)
+    if runtime == "builtin":
+        asked, other = other, asked
     found = None
     for weight in range(127, 0, -1):
         multiplier = float(np.float32(math.ldexp(code / weight, -shift)))
         centre = round((0.5 - 2.0 ** (shift - 1)) * weight / code)
         for bias in (centre, centre - 1, centre + 1):
             acc = weight * sums + bias
-            right = {"xnnpack": xnnpack(acc, multiplier), "builtin": builtin(acc, multiplier, away=True)}
-            agree = {name for name, codes_out in right.items() if (np.clip(codes_out, *limits) == expected).all()}
-            if len(agree) == 2:
-                return weight, bias, True
-            if runtime in agree:
+            if (np.clip(asked(acc, multiplier), *limits) == expected).all():
+                if (np.clip(other(acc, multiplier), *limits) == expected).all():
+                    return weight, bias, True
                 found = found or (weight, bias, False)
     return found
