@@ -145,8 +145,10 @@ def test_one_thread_as_many():
         "r = np.random.default_rng(0); x = r.integers(-128, 128, (32, 16, 16, 24)).astype(np.int8); dy = r.integers(-128, 128, (32, 16, 16, 40)).astype(np.int8)\n"
         "w = r.integers(-128, 128, (3, 3, 24, 40)).astype(np.int8); g = {'padding': ((1, 1), (1, 1))}\n"
         "out = [k.conv2d(x, w, 0.1, **g), k.conv2d_input_gradient(dy, w, 0.1, input_shape=x.shape, **g), k.conv2d_weight_gradient(x, dy, 0.1, kernel_shape=(3, 3), **g)]\n"
+        "x, dy = (r.integers(-128, 128, (11, 33, 33, c)).astype(np.int8) for c in (16, 20))\n"  # wide images: whole blocks of them for each thread
+        "out += [k.conv2d_weight_gradient(x, dy.astype(t), 0.1, kernel_shape=(3, 3), **g) for t in (np.int8, np.int16)]\n"
         "import hashlib; print(hashlib.sha256(b''.join(np.asarray(o).tobytes() for o in out)).hexdigest())\n")
-    program = program.replace("import hashlib", DEPTHWISE_PROGRAM + "import hashlib")
+    program = program.replace("x, dy = (", DEPTHWISE_PROGRAM + "x, dy = (")
     hashes = [subprocess.run([sys.executable, "-c", program, threads], capture_output=True, text=True, check=True).stdout for threads in ("1", "3")]
     assert hashes[0] == hashes[1] and len(hashes[0]) > 60
 
