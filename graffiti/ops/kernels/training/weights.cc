@@ -11,8 +11,8 @@ namespace {
 constexpr int64_t kBlockPixels = 8192;  // pixels of one pass over the tiles: planes and columns of it stay in the cache
 constexpr int64_t kTileRows = 24;       // rows of one unit of work, a multiple of every tile's
 constexpr int64_t kSlack = 64;
-constexpr int64_t kSumsApart = 128 * 1024;  // bytes of sums that every thread may have of its own
-constexpr int64_t kFewPixels = 2048;        // of a block that is still worth its own additions
+constexpr int64_t kSumsApart = 1280 * 1024;  // bytes of all blocks' own sums: they are merged one after the other
+constexpr int64_t kFewPixels = 2048;          // of a block that is still worth its own additions
 
 // One shape of the product after flat products have been cut into rows of pixels.
 struct Shape {
@@ -43,7 +43,7 @@ class WeightProduct {
     steps_ = CeilDiv(s.out_w, group_);
     image_plane_ = plane_h_ * plane_w_;
     // Where all sums are few, threads take whole blocks, each with sums of its own: one meeting for the product in place of two for a block.
-    apart_ = threads > 1 && s.kernel_h * s.kernel_w * s.channels * RoundUp(s.out_channels, 16) * 8 <= kSumsApart;
+    apart_ = threads > 1 && s.kernel_h * s.kernel_w * s.channels * RoundUp(s.out_channels, 16) * 8 * 2 * threads <= kSumsApart;
     // Small images: the images of a block side by side are the inner dimension, so that a step is four images at one position.
     inner_ = s.last_width == s.width && s.out_w < 32 && s.batch >= 16;
     if (inner_) {
