@@ -59,6 +59,19 @@ def test_extremes_tell_of_nan_and_inf_wherever_they_are(bad):
                 assert np.all(np.isnan(quantization.quantize(tf.constant(x), tf.constant(1.0), low=-128, high=127, engine=engine)[1]))
 
 
+@needs_library
+@pytest.mark.parametrize("make", [np.abs, lambda x: -np.abs(x), np.zeros_like, lambda x: np.copysign(0.0, x - 1)], ids=["positive", "negative", "zeros", "signed zeros"])
+def test_extremes_of_one_sign(make):
+    ops = loader.load()
+    for count in (1, 31, 32, 65, 1000):
+        x = make(np.random.default_rng(count).normal(size=count)).astype(np.float32)
+        for tier in ("scalar", "avx2", "avx512"):
+            ends = ops.graffiti_training_quantize(x, 1.0, SEED, low=-128, high=127, stochastic=False, codes_type=tf.int8, tier=tier)[1].numpy()
+            assert ends.tolist() == [x.min(), x.max()]
+            if not np.any(x):  # -0 is less than 0
+                assert np.signbit(ends).tolist() == [np.any(np.signbit(x)), np.all(np.signbit(x))]
+
+
 def test_types_and_refusals():
     assert [quantization.code_type(*r) for r in RANGES] == [tf.int8, tf.int8, tf.uint8, tf.int8, tf.int16]
     with pytest.raises(ValueError, match="fit int8, uint8 or int16, got the range"):

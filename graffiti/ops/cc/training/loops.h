@@ -1,5 +1,6 @@
 // The loops of training.h, written so that GCC vectorizes them for the including file's flags. No include guard: each tier has its own copy
 // in an unnamed namespace, so that no tier's instructions leak into another.
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
 
@@ -27,10 +28,8 @@ inline int32_t Bits(float x) {
   return bits;
 }
 
-inline int32_t Key(float x) {  // ordered like the floats
-  const int32_t bits = Bits(x);
-  return bits ^ ((bits >> 31) & 0x7fffffff);
-}
+inline int32_t KeyOfBits(int32_t bits) { return bits ^ ((bits >> 31) & 0x7fffffff); }
+inline int32_t Key(float x) { return KeyOfBits(Bits(x)); }  // ordered like the floats
 
 // A whole number in [low, high]; adding 1.5 * 2**23 rounds half to even.
 inline int32_t HalfEven(float v, float low, float high) {
@@ -59,19 +58,35 @@ inline int32_t Round(float v, uint32_t half, float low, float high) {
 // Sixteen elements to whole numbers in [low, high].
 template <bool kStochastic>
 inline __m512i RoundVector(__m512 v, __m512i half, __m512 low, __m512 high) {
-  if (kStochastic) v = _mm512_add_ps(v, _mm512_mul_ps(_mm512_cvtepi32_ps(half), _mm512_set1_ps(kTwoToMinus16)));
+  if (kStochastic) v = _mm512_fmadd_ps(_mm512_cvtepi32_ps(half), _mm512_set1_ps(kTwoToMinus16), v);  // the product is exact
   v = _mm512_min_ps(_mm512_max_ps(v, low), high);  // a NaN becomes low
   return kStochastic ? _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC) : _mm512_cvtps_epi32(v);
 }
 
 inline __m512i MixVector(__m512i w, __m512i extra) {
-  const auto step = [](__m512i x, int shift, uint32_t factor) {
-    return _mm512_mullo_epi32(_mm512_xor_si512(x, _mm512_srl_epi32(x, _mm_cvtsi32_si128(shift))), _mm512_set1_epi32(static_cast<int>(factor)));
-  };
-  w = _mm512_add_epi32(step(w, 17, 0xED5AD4BBu), extra);
-  w = step(step(w, 11, 0xAC4C1B51u), 15, 0x31848BABu);
+  const auto times = [](__m512i x, uint32_t factor) { return _mm512_mullo_epi32(x, _mm512_set1_epi32(static_cast<int>(factor))); };
+  w = _mm512_add_epi32(times(_mm512_xor_si512(w, _mm512_srli_epi32(w, 17)), 0xED5AD4BBu), extra);
+  w = times(_mm512_xor_si512(w, _mm512_srli_epi32(w, 11)), 0xAC4C1B51u);
+  w = times(_mm512_xor_si512(w, _mm512_srli_epi32(w, 15)), 0x31848BABu);
   return _mm512_xor_si512(w, _mm512_srli_epi32(w, 14));
 }
+
+// Least and most of floats by their bits: as unsigned numbers the negative ones lie above all others, the largest magnitude on top.
+struct ExtremeVectors {
+  __m512i most = _mm512_set1_epi32(INT32_MIN), unsigned_most = _mm512_setzero_si512(), unsigned_least = _mm512_set1_epi32(-1);
+
+  void Add(__m512i bits) {
+    most = _mm512_max_epi32(most, bits);
+    unsigned_most = _mm512_max_epu32(unsigned_most, bits);
+    unsigned_least = _mm512_min_epu32(unsigned_least, bits);
+  }
+  void Merge(int32_t* low, int32_t* high) const {  // as keys
+    const int32_t up = _mm512_reduce_max_epi32(most), down = static_cast<int32_t>(_mm512_reduce_max_epu32(unsigned_most));
+    const int32_t near = static_cast<int32_t>(_mm512_reduce_min_epu32(unsigned_least));  // the only sign's least magnitude, where there is one sign
+    *low = std::min(*low, KeyOfBits(down < 0 ? down : near));
+    *high = std::max(*high, KeyOfBits(up >= 0 ? up : near));
+  }
+};
 
 inline void StoreCodes(int8_t* out, __m512i x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(x)); }
 inline void StoreCodes(uint8_t* out, __m512i x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(x)); }
@@ -87,9 +102,9 @@ void QuantizeRun(const QuantizeParams& p, const float* __restrict x, int64_t n, 
   int64_t i = 0;
 #ifdef __AVX512BW__
   const __m512 scale = _mm512_set1_ps(inverse), lows = _mm512_set1_ps(low), highs = _mm512_set1_ps(high);
-  const __m512i extra = _mm512_set1_epi32(static_cast<int>(key1)), positive = _mm512_set1_epi32(0x7fffffff);
+  const __m512i extra = _mm512_set1_epi32(static_cast<int>(key1));
   __m512i counter = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int>(key0)), _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-  __m512i leasts = _mm512_set1_epi32(least), mosts = _mm512_set1_epi32(most);
+  ExtremeVectors extremes;
   for (; i + 32 <= n; i += 32) {
     __m512i words = _mm512_setzero_si512();
     if (kStochastic) words = MixVector(counter, extra);
@@ -97,16 +112,12 @@ void QuantizeRun(const QuantizeParams& p, const float* __restrict x, int64_t n, 
 #pragma GCC unroll 2
     for (int part = 0; part < 2; ++part) {
       const __m512 value = _mm512_loadu_ps(x + i + 16 * part);
-      const __m512i bits = _mm512_castps_si512(value);
-      const __m512i key = _mm512_xor_si512(bits, _mm512_and_si512(_mm512_srai_epi32(bits, 31), positive));
-      leasts = _mm512_min_epi32(leasts, key);
-      mosts = _mm512_max_epi32(mosts, key);
+      extremes.Add(_mm512_castps_si512(value));
       const __m512i half = part ? _mm512_srli_epi32(words, 16) : _mm512_and_si512(words, _mm512_set1_epi32(0xffff));
       StoreCodes(codes + i + 16 * part, RoundVector<kStochastic>(_mm512_mul_ps(value, scale), half, lows, highs));
     }
   }
-  least = _mm512_reduce_min_epi32(leasts);
-  most = _mm512_reduce_max_epi32(mosts);
+  if (i > 0) extremes.Merge(&least, &most);
 #endif
   for (; i < n; i += 32) {
     uint32_t words[16] = {};
