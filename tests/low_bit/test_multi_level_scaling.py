@@ -131,7 +131,19 @@ def test_m10_not_idempotent():
     ("activations", "both", (1, 2)), ("activations", "first", (1, 2, 3)), ("activations", "second", (0, 1, 2)), ("activations", "none", (0, 1, 2, 3)),
     ("weights", "both", (0, 1)), ("weights", "first", (0, 1, 2)), ("weights", "second", (0, 1, 3)), ("gradients", "both", (1, 2))])
 def test_groups(role, grouping, axes):
-    assert MultiLevelScaling(role=role, grouping=grouping).group_axes(4) == axes
+    assert MultiLevelScaling(role=role, grouping=grouping).group_axes(tf.TensorShape((3, 3, 4, 5))) == axes
+
+
+def test_a_kernel_of_one_tap_has_a_group_for_each_output():
+    x = np.random.default_rng(0).normal(size=(1, 1, 24, 7)).astype(np.float32)
+    both, first = (MultiLevelScaling(role="weights", grouping=g, stochastic=False, rescale=True).encode(tf.constant(x), True).real().numpy() for g in ("both", "first"))
+    assert np.array_equal(both, first)
+    for channel in range(7):  # larger weights stay larger, or equal
+        assert np.all(np.diff(both[0, 0, np.argsort(x[0, 0, :, channel]), channel]) >= 0)
+    alone, scales, _ = method.quantize(tf.constant([[0.74], [0.76], [1.0]]), (1,), (2, 1), (8, 1), rescale=True)  # groups of one element
+    assert float(alone[0, 0] * scales[0, 0]) > float(alone[1, 0] * scales[1, 0])
+    activations = MultiLevelScaling(role="activations")
+    assert activations.group_axes(tf.TensorShape((1, 1, 1, 5))) == (1, 2)
 
 
 def test_options():

@@ -94,7 +94,8 @@ def quantize(x: tf.Tensor, group_axes: tuple[int, ...], element: tuple[int, int]
 
 def tensor_factor(largest: tf.Tensor, element: tuple[int, int], top_exponent: int = -1, rescale: bool = False) -> tf.Tensor:
     """The tensor's scale ``max|x|``; with ``rescale`` divided by the largest element."""
-    return largest / ((1.0 - 2.0 ** -(element[1] + 1)) * 2.0 ** (top_exponent + 1)) if rescale else largest
+    step = 2.0 ** -(element[1] + (element[0] > 0))
+    return largest / ((1.0 - step) * 2.0 ** (top_exponent + 1)) if rescale else largest
 
 
 @keras.saving.register_keras_serializable(package="graffiti")
@@ -102,7 +103,8 @@ class MultiLevelScaling(TensorQuantizer):
     """``x ~ sign * S_t * S_g * X``: float32 scale of the tensor, ``<E_g, M_g>`` scale of each group, ``<E_x, M_x>`` elements.
 
     Every scale comes from the current tensor; nothing is remembered. The groups of a convolution's activations and gradients are (image, channel), of its kernel
-    (input channel, output channel). Backward: straight through, no mask.
+    (input channel, output channel); of a kernel with one tap its output channels, since a group of one element would be its scale and nothing else, and its rounding
+    not monotonic. Backward: straight through, no mask.
 
     Args:
         element: ``(E_x, M_x)``, exponent and mantissa bits of an element, sign not counted.
@@ -132,13 +134,19 @@ class MultiLevelScaling(TensorQuantizer):
             self.add_noise()
         self.built = True
 
-    def group_axes(self, rank: int) -> tuple[int, ...]:
+    def grouping_of(self, shape: tf.TensorShape) -> str:
+        """``grouping``, but ``first`` where groups would be single weights."""
+        single = self.role == "weights" and self.grouping == "both" and shape[:-2].num_elements() == 1
+        return "first" if single else self.grouping
+
+    def group_axes(self, shape: tf.TensorShape) -> tuple[int, ...]:
         """The axes that one group spans; NHWC and HWIO."""
+        rank, grouping = len(shape), self.grouping_of(shape)
         first, second = (rank - 1, rank - 2) if self.role == "weights" else (0, rank - 1)
         axes = set(range(rank)) - {first, second}
-        if self.grouping in ("none", "second"):
+        if grouping in ("none", "second"):
             axes.add(first)
-        if self.grouping in ("none", "first"):
+        if grouping in ("none", "first"):
             axes.add(second)
         return tuple(sorted(axes))
 
@@ -151,7 +159,7 @@ class MultiLevelScaling(TensorQuantizer):
             return Quantized(self._native(x, largest, seed, ends))
         noise = 0.0 if seed is None else counter_noise.uniform(tf.shape(x), seed) - 0.5
         elements, groups, scale = quantize(
-            x, self.group_axes(len(x.shape)), self.element, self.group, noise, carry=self.carry, top_exponent=self.top_exponent, rescale=self.rescale,
+            x, self.group_axes(x.shape), self.element, self.group, noise, carry=self.carry, top_exponent=self.top_exponent, rescale=self.rescale,
             largest=largest)
         return Quantized(elements * (groups * self.finite_scale(scale, ends)))
 
@@ -168,7 +176,8 @@ class MultiLevelScaling(TensorQuantizer):
         """``x`` as ``[outer, rows, groups, inner]`` with one group for each (outer, group); at least two axes."""
         sizes = tf.shape(x, tf.int64)
         one, middle = tf.constant(1, tf.int64), tf.reduce_prod(sizes[1:-1])
-        by_first, by_second = self.grouping in ("both", "first"), self.grouping in ("both", "second")
+        grouping = self.grouping_of(x.shape)
+        by_first, by_second = grouping in ("both", "first"), grouping in ("both", "second")
         if self.role == "weights":  # [..., second, first]
             window, second, first = tf.reduce_prod(sizes[:-2]), sizes[-2], sizes[-1]
             if by_first:
