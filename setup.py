@@ -114,7 +114,7 @@ setup(
     ],
     extras_require={
         "onnx": ["onnx<1.23", "onnxruntime", "qonnx"],  # onnx 1.23 writes IR 14, which onnxruntime 1.31 refuses
-        "litert": ["ai-edge-litert"],
+        "litert": ["ai-edge-litert", 'tflite-micro; sys_platform == "linux" and platform_machine == "x86_64"'],
         "hls4ml": ["hls4ml>=1.3"],
         "report": ["matplotlib"],
         "recipes": ["sacrebleu", "scikit-learn"],

@@ -40,7 +40,8 @@ def verify(
         targets: any of ``reference`` (always run: it is what the others are compared with), ``native`` (the program
             runner, on every tier this CPU has; ``native:avx2`` names one), ``ops`` (the TensorFlow op library),
             ``python`` (pure TensorFlow), ``litert`` (exported and run in LiteRT with XNNPACK, its default;
-            ``litert:builtin`` takes its builtin kernels, ``litert:half_up`` and ``litert:float32`` the exports that are equal there), ``c`` (exported, compiled by
+            ``litert:builtin`` takes its builtin kernels, ``litert:half_up`` and ``litert:float32`` the exports that are equal there, ``litert:micro`` the first of
+            them in LiteRT for Microcontrollers), ``c`` (exported, compiled by
             the host's compiler and run; once as exported and once without fusing, which has every accumulator; ``c:cortex-m4``,
             ``c:cortex-m55``, ``c:aarch64``, ``c:riscv64`` ... cross-compiled and run in QEMU), ``onnx`` (exported, in ONNX Runtime: ``onnx:plain`` with every
             tensor, ``onnx:optimized`` rewritten by the runtime, with the tensors of codes), ``qonnx`` (in the qonnx executor).
@@ -295,7 +296,7 @@ def _litert_runs(ig: IntegerGraph, option: str) -> dict[str, Callable]:
 
 def _litert_file(option: str) -> tuple[str, str]:
     """The runtime and the file's arithmetic that an option of ``litert`` names; float32 is equal in both runtimes, and the builtin one is the stricter test."""
-    return ("builtin", option) if option in _LITERT_FILES else (option, "int8")
+    return _LITERT_FILES.get(option, (option, "int8"))
 
 
 def _onnx_runs(ig: IntegerGraph, option: str) -> dict[str, Callable]:
@@ -321,7 +322,7 @@ _TARGETS: dict[str, Callable[[IntegerGraph, str], dict[str, Callable]]] = {
     "onnx": _onnx_runs,
     "qonnx": _qonnx_runs,
 }
-_LITERT_FILES = ("half_up", "float32")  # other arithmetics than the default file's, see LiteRTExporter.write
+_LITERT_FILES = {"half_up": ("builtin", "half_up"), "float32": ("builtin", "float32"), "micro": ("micro", "half_up")}  # other arithmetics than the default file's, see LiteRTExporter.write
 _OPTIONS = {
     "native": ("", "scalar", "avx2", "avx512vnni"), "ops": ("", "scalar", "avx2", "avx512vnni"), "c": ("", "fused", "unfused", *C_TARGETS),
     "onnx": ("", "plain", "optimized"), "litert": ("", "xnnpack", "builtin", *_LITERT_FILES),

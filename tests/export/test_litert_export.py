@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import c_graphs
 import numpy as np
 import pytest
@@ -20,6 +22,14 @@ from graffiti.graph.ir import Graph, TensorType
 from graffiti.numerics.formats import QFormat
 
 EXPORTER = EXPORTERS["litert"]
+MICRO = ("micro",) if importlib.util.find_spec("tflite_micro") else ()
+MICRO_LACKS = (  # it dequantizes no kernel with a scale for each channel, and gathers no 16-bit tables
+    "conv_raw_accumulator", "per_channel_conv", "per_channel_depthwise_conv", "per_channel_conv_transpose", "per_channel_dense", "lookup_u8_to_s16")
+
+
+def runtimes_of(name: str, *others: str) -> tuple[str, ...]:
+    """The runtimes that take a case."""
+    return others if name in MICRO_LACKS else (*others, *MICRO)
 S8, U8, S16 = QFormat(8, True, -7), QFormat(8, False, -8), QFormat(16, True, -12)
 REFUSED = {  # case -> a word of the reason
     "packed_conv_wide_input": "u16",
@@ -56,7 +66,7 @@ def compare(graph: Graph, runtime: str, arrays, arithmetic: str = "int8") -> dic
 @pytest.mark.parametrize("name", [name for name in c_graphs.CASES if name not in REFUSED])
 def test_every_op(name):
     graph = c_graphs.CASES[name]()
-    for runtime in ("xnnpack", "builtin"):
+    for runtime in runtimes_of(name, "xnnpack", "builtin"):
         compare(graph, runtime, inputs_of(graph, 5))
     if not EXPORTER.expected_difference(graph):
         assert not any(compare(graph, "xnnpack", inputs_of(graph, 3, seed=1)).values())
@@ -198,7 +208,7 @@ def test_native_sums_are_smaller_and_one_step_off():
 @pytest.mark.parametrize("name", [name for name in c_graphs.CASES if name not in REFUSED and name != "conv_16_bit_input"])
 def test_every_op_in_float32_is_equal_in_every_kernel(name):
     graph = c_graphs.CASES[name]()
-    for runtime in ("xnnpack", "builtin"):
+    for runtime in runtimes_of(name, "xnnpack", "builtin"):
         worst = compare(graph, runtime, inputs_of(graph, 3), "float32")
         assert not any(worst.values()) or name == "multiply_column"
 
@@ -238,19 +248,29 @@ def test_every_op_in_half_up_is_equal_in_the_builtin_kernels(name, up):
         assert "accumulator may reach" in str(error)  # rounding to even is computed in float32, which cannot hold this one
         return
     assert name in ("multiply_column", "average_pool_half_even") or not program.inexact["builtin"]
-    compare(graph, "builtin", inputs_of(graph, 5), "half_up")
+    for runtime in runtimes_of(name, "builtin"):
+        compare(graph, runtime, inputs_of(graph, 5), "half_up")
 
 
-@pytest.mark.parametrize("op, options", [("depthwise_conv", {}), ("conv", {"groups": 2})], ids=["depthwise", "grouped"])
-def test_linear_depthwise_and_grouped_layers_are_computed_in_float32(op, options):
-    """The builtin kernels take their negative ties away from zero."""
+@pytest.mark.skipif(not MICRO, reason="needs tflite-micro")
+def test_what_microcontrollers_lack_is_one_sentence():
+    with pytest.raises(RuntimeError, match="LiteRT for Microcontrollers does not take the file: it lacks an operator or a type"):
+        LiteRTModel(c_graphs.CASES["lookup_u8_to_s16"](), "micro", arithmetic="half_up")
+
+
+@pytest.mark.parametrize("op, options", [("depthwise_conv", {}), ("conv", {"groups": 2}), ("conv", {})], ids=["depthwise", "grouped", "conv"])
+@pytest.mark.parametrize("exponent", [-7, (-7, -9, -3, -8)], ids=["tensor", "channel"])
+def test_linear_layers_are_lifted(op, options, exponent):
+    """Some kernels take negative ties away from zero: every accumulator of an output that is not saturated is positive there."""
     for low in (None, 0):
         b = c_graphs.Builder((6, 6, 4), S8)
-        kernel = b.constant("a/kernel", (3, 3, 4, 1) if op == "depthwise_conv" else (3, 3, 2, 4), QFormat(8, True, -7, True))
+        shape = (3, 3, 4, 1) if op == "depthwise_conv" else (3, 3, 4 // options.get("groups", 1), 4)
+        kernel = b.constant("a/kernel", shape, QFormat(8, True, exponent, True))
         graph = rounding_half_up(b.finish(b.conv(b.input, 4, "a", op=op, kernel=kernel, out=QFormat(8, True, -4), low=low, **options)))
         operators = EXPORTER.program(graph, arithmetic="half_up").operators
-        assert ("FLOOR" in operators) == (low is None)
-        assert not any(compare(graph, "builtin", inputs_of(graph, 200), "half_up").values())
+        assert "FLOOR" not in operators and operators.count("RESHAPE") == (low is None)
+        for runtime in ("builtin", *MICRO):
+            assert not any(compare(graph, runtime, inputs_of(graph, 200), "half_up").values())
 
 
 @pytest.mark.parametrize("rounding", ["half_even", "half_up", "floor"])

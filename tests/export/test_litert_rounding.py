@@ -35,13 +35,13 @@ def run(data: bytes, arrays, runtime: str) -> np.ndarray:
     return model.get_tensor(model.get_output_details()[0]["index"]).astype(np.int64).ravel()
 
 
-def product(op: str, shift: int, bias: int, kernel_scale: float = 1.0) -> bytes:
+def product(op: str, shift: int, bias: int, kernel_scale: float = 1.0, batch: int | None = None) -> bytes:
     """``(127 * a + b + bias) / 2**shift`` for a pair of codes."""
     w = ModelWriter("product")
-    shape = {"FULLY_CONNECTED": (None, 2), "CONV_2D": (None, 1, 1, 2), "DEPTHWISE_CONV_2D": (None, 1, 2, 1)}[op]
+    shape = {"FULLY_CONNECTED": (batch, 2), "CONV_2D": (batch, 1, 1, 2), "DEPTHWISE_CONV_2D": (batch, 1, 2, 1)}[op]
     kernel = {"FULLY_CONNECTED": (1, 2), "CONV_2D": (1, 1, 1, 2), "DEPTHWISE_CONV_2D": (1, 1, 2, 1)}[op]
     x, k = w.tensor("x", shape, "int8", scale(0)), w.constant("k", np.array([127, 1], np.int8).reshape(kernel), Quantization((kernel_scale,)))
-    y = w.tensor("y", (None, 1) if op == "FULLY_CONNECTED" else (None, 1, 1, 1), "int8", scale(shift))
+    y = w.tensor("y", (batch, 1) if op == "FULLY_CONNECTED" else (batch, 1, 1, 1), "int8", scale(shift))
     b = w.constant("b", np.array([bias], np.int32), Quantization((kernel_scale,)))
     options = {} if op == "FULLY_CONNECTED" else {"padding": 1, "strideH": 1, "strideW": 1}
     if op == "DEPTHWISE_CONV_2D":
@@ -87,6 +87,21 @@ def test_just_below_a_power_of_two_builtin_products_round_once(op, shift):
         mode = "half_away" if op == "DEPTHWISE_CONV_2D" else "half_up"
         np.testing.assert_array_equal(got, np.clip(shift_right(acc, shift, mode), -128, 127))
         np.testing.assert_array_equal(np.maximum(got, 0), np.clip(shift_right(acc, shift, "half_up"), 0, 127))
+
+
+@pytest.mark.parametrize("op", ["FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"])
+@pytest.mark.parametrize("shift", [1, 2, 5, 8, 12, 15])
+def test_just_below_a_power_of_two_microcontrollers_round_once_and_half_away(op, shift):
+    """All products, over all residues; which is half up where codes are not negative."""
+    micro = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
+    shape = {"FULLY_CONNECTED": (-1, 2), "CONV_2D": (-1, 1, 1, 2), "DEPTHWISE_CONV_2D": (-1, 1, 2, 1)}[op]
+    for bias in (0, 16384, -16384, 2**15 + 1):
+        acc = 127 * A + B + bias
+        model = micro.Interpreter.from_bytes(product(op, shift, bias, float(rounding.just_below(1.0)), len(PAIRS)), arena_size=1 << 20)
+        model.set_input(PAIRS.reshape(shape), 0)
+        model.invoke()
+        got = model.get_output(0).astype(np.int64).ravel()
+        np.testing.assert_array_equal(got, np.clip(shift_right(acc, shift, "half_away"), -128, 127))
 
 
 @pytest.mark.parametrize("shift", range(1, 24))

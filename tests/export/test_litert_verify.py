@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 
 import numpy as np
 import pytest
@@ -69,8 +70,9 @@ def test_half_up_networks_are_equal_without_delegates(factory):
     model = zoo.make(factory)
     q = graffiti.quantize(model, target="litert_builtin", calibration=zoo.inputs_of(model, 16), progress=False)
     ig = graffiti.to_integer(q, target="litert_builtin")
-    report = graffiti.verify(q, ig, zoo.inputs_of(model, 24, seed=1), ["litert:half_up"], progress=False)
-    assert report.ok and not report.bounds, str(report)
+    targets = ["litert:half_up", *["litert:micro"] * (importlib.util.find_spec("tflite_micro") is not None)]
+    report = graffiti.verify(q, ig, zoo.inputs_of(model, 24, seed=1), targets, progress=False)
+    assert report.ok and report.targets == ["keras", *targets] and not report.bounds, str(report)
 
 
 def test_an_island_is_skipped_with_its_reason():

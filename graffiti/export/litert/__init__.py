@@ -11,7 +11,8 @@ scale or one per channel. An accumulator with its bias, ReLU and requantize is o
 | XNNPACK: ``CONV_2D``, ``DEPTHWISE_CONV_2D``, ``FULLY_CONNECTED`` | float32, half to even | nothing, where ``s <= 15`` or the accumulator is below 2**24 | 0, else 1 step |
 | builtin: ``CONV_2D``, ``FULLY_CONNECTED``, int8 | ``/2`` half up, then ``/2**(s-1)`` half up | ``r = half`` (even quotients), ``r = half - 1`` | 1 step |
 | builtin: ``DEPTHWISE_CONV_2D``, grouped ``CONV_2D``, int8 | ``/2`` half up, then ``/2**(s-1)`` half away | ``r = half`` (where away is odd), ``r = half - 1`` (not negative) | 1 step |
-| builtin products, int8, at a scale of ``2**-s * (1 - 2**-24)`` | half up (depthwise, grouped: half away), once | ``r = half`` (even quotients; depthwise, grouped: where away is odd) | 1 step; nothing, where the graph rounds half up (depthwise, grouped: and is not negative) |
+| builtin products, int8, at a scale of ``2**-s * (1 - 2**-24)`` | half up (depthwise, grouped: half away), once | ``r = half`` (even quotients; depthwise, grouped: where away is odd) | 1 step; nothing, where the graph rounds half up (depthwise, grouped: and accumulators are not negative) |
+| LiteRT for Microcontrollers: products, int8, at that scale | half away, once | the same | 1 step; nothing, where the graph rounds half up and accumulators are not negative |
 | builtin, the only ones: ``CONV_2D`` ... on int16 | half up | ``r = half`` (even quotients) | 1 step |
 | XNNPACK: ``ADD``, ``SUB``, int8 ``QUANTIZE`` with ``s > 0`` | half up | ``r = half`` (even quotients) | 1 step; written so with ``arithmetic="native"`` only |
 | builtin: ``ADD``, ``SUB``, with ``s > 0`` | half away | ``r = half`` (where away is odd) | 1 step; with ``arithmetic="native"`` only |
@@ -39,13 +40,17 @@ the same accuracy. Where that matters there are two other files:
 
 - ``arithmetic="half_up"``, for a network quantized with ``"int8_half_up"``: the graph rounds as the builtin kernels do. Their two roundings (``/2``, then the rest)
   become one with kernel scales just below the powers of two (``rounding.just_below``): the multiplier ``2**31 - 128`` gives back every accumulator below 2**23, and
-  larger ones saturate. Sums and requantizes are taps of ``2 * x + 1`` at half the scale, which no tie can hit. Int8 throughout; depthwise and grouped layers without a
-  ReLU, whose negative ties the kernels take away from zero, are computed in float32, as is what rounds otherwise.
-- ``arithmetic="float32"`` keeps int8 tensors and weights and lets products and sums run in float32 between them, as in point 4: equal in every kernel.
+  larger ones saturate. Sums and requantizes are taps of ``2 * x + 1`` at half the scale, which no tie can hit. Ties of negative accumulators go up in some kernels and
+  away from zero in others, so a layer without a ReLU is *lifted*: its bias adds 128 steps, which makes every accumulator that does not saturate positive, its
+  tensor has the zero-point -128, and a ``RESHAPE``, which copies the bytes, gives them the zero-point 0 again. Int8 throughout; what rounds otherwise is computed in
+  float32. The same file is equal in LiteRT for Microcontrollers (``verify(..., ["litert:micro"])`` runs it there), as far as that has the operators: it
+  dequantizes no kernel with a scale for each channel (a product that must be computed in float32) and gathers no 16-bit tables.
+- ``arithmetic="float32"`` keeps int8 tensors and weights and lets products and sums run in float32 between them, as in point 4: equal in every kernel, those for
+  microcontrollers included.
 
 ``LiteRTExporter.expected_difference`` names the tensors that may differ and bounds them end to end, for any input.
 
-Measured on x86-64 with ai-edge-litert 2.3. XNNPACK documents the same float32 rounding for its per-channel int8 kernels elsewhere, but nothing here has been run on ARM.
+Measured on x86-64 with ai-edge-litert 2.3 and the portable kernels of tflite-micro (2026-10-23); chip makers' own kernels (CMSIS-NN and others) may round otherwise. XNNPACK documents the same float32 rounding for its per-channel int8 kernels elsewhere, but nothing here has been run on ARM.
 """
 
 from graffiti.export.litert.exporter import LiteRTExporter

@@ -2,11 +2,13 @@
 
 In XNNPACK products alone round half to even, as graffiti does by default; its ``ADD``, ``SUB`` and ``QUANTIZE`` round half up. So where a sum or a
 requantize rounds, a depthwise product with weights of one does it: two taps over the joined operands, or one. All of it stays int8.
-The builtin kernels round half up, once where the scale is just below its power of two (``rounding.just_below``).
+The builtin kernels round once where the scale is just below its power of two (``rounding.just_below``), ties of positive accumulators up, those of negative
+ones up or away from zero. So an output that may be negative is *lifted*: the bias adds 128 steps, and a tensor with the zero-point -128 takes them out again.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +23,7 @@ from graffiti.numerics.rounding import shift_right
 
 SUMS = ("add", "subtract")
 SHIFTS = range(-7, 32)  # XNNPACK takes multipliers from 2**-32 to below 2**8
+LIFT = 128  # steps that make every 8-bit code's accumulator positive
 
 
 def follow(e: Emitter, node: Node) -> list[Node] | None:
@@ -70,7 +73,11 @@ def try_product(e: Emitter, node: Node) -> list[Node] | None:
         return None
     low, high = limits
     once = mode == "half_up" and not wide  # by the builtin int8 kernels, at scales just below powers of two
-    if once and not _rounds_up_once(node, shift, bound, low):
+    lifted = once and low < 0 and bool(rounds.any())
+    if lifted:
+        raised = LIFT << np.maximum(shift, 0) >> np.maximum(-shift, 0)
+        bias, bound = bias + raised, bound + raised
+    if once and not _rounds_once(shift, bound):
         return None
     scale, kernel_scale = (np.atleast_1d(np.ldexp(1.0, np.asarray(format.exponent, np.int64))) for format in (accumulator, e.format(name)))
     if once:
@@ -79,7 +86,7 @@ def try_product(e: Emitter, node: Node) -> list[Node] | None:
         e.integers[x], products.kernel_tensor(e, node, kernel_scale),
         products.bias_tensor(e, chain[1].inputs[1] if chain[1].op == "bias_add" else f"{node.name}/zeros", bias, scale, wide), -1,
     )
-    _finish(e, node, last.output, operands, like, out_like, low, high)
+    _finish(e, node, last.output, operands, like, out_like, low, high, lifted)
     if mode == "half_up":
         if once and rounds.any():
             e.inexact["xnnpack"].add(last.output)
@@ -98,15 +105,12 @@ def _has_rounding(e: Emitter, mode: str, wide: bool) -> bool:
     return mode == "half_even" or (mode == "half_up" and wide)
 
 
-def _rounds_up_once(node: Node, shift: np.ndarray, bound: np.ndarray, low: int) -> bool:
-    """Whether the builtin int8 kernels, at scales just below powers of two, round every accumulator half up.
+def _rounds_once(shift: np.ndarray, bound: np.ndarray) -> bool:
+    """Whether the builtin int8 kernels, at scales just below powers of two, round accumulators up to ``bound`` once.
 
-    The first rounding keeps accumulators below 2**23; larger ones saturate anyway where ``2**(23-s)`` is far outside the 8-bit codes. Depthwise kernels and
-    grouped convolutions take negative ties away from zero, which a lowest code of zero hides.
+    The first rounding keeps accumulators below 2**23; larger ones saturate anyway where ``2**(23-s)`` is far outside the 8-bit codes.
     """
-    exact = (shift <= 0) | (bound < 2**23) | (shift <= 14)
-    away = node.op == "depthwise_conv" or (node.op == "conv" and attr(node, "groups") > 1)
-    return bool(exact.all()) and (not away or low >= 0 or not (shift > 0).any())
+    return bool(((shift <= 0) | (bound < 2**23) | (shift <= 14)).all() and (bound < 2**31).all())
 
 
 def _limits(e: Emitter, chain: Sequence[Node]) -> tuple[int, int] | None:
@@ -123,13 +127,22 @@ def _limits(e: Emitter, chain: Sequence[Node]) -> tuple[int, int] | None:
     return (low, high) if low <= high else None
 
 
-def _finish(e: Emitter, node: Node, value: str, operands: products.Operands, like: Layout, out_like: Layout, low: int, high: int) -> None:
-    """Write the product into the tensor of ``value``, with what the fused activation leaves to be clamped behind it."""
+def _finish(
+    e: Emitter, node: Node, value: str, operands: products.Operands, like: Layout, out_like: Layout, low: int, high: int, lifted: bool = False,
+) -> None:
+    """Write the product into the tensor of ``value``, with what the fused activation leaves to be clamped behind it.
+
+    A lifted product (``out_like`` has no zero-point) writes the same bytes under a zero-point; a reshape, which copies them, gives them their meaning back.
+    """
     operands.activation, first, last = products.fused_activation(out_like, low, high)
     free = low <= first and high >= last
-    out = e.declare(value) if free else e.temporary(value, e.graph.shape(value), out_like)
-    operands.out = out
-    products.emit(e, node, operands, like, out_like)
+    shape = e.graph.shape(value)
+    out = e.declare(value) if free else e.temporary(value, shape, out_like)
+    into = dataclasses.replace(out_like, zero_point=out_like.zero_point - LIFT) if lifted else out_like
+    operands.out = e.temporary(value, shape, into) if lifted else out
+    products.emit(e, node, operands, like, into)
+    if lifted:
+        e.reshape(operands.out, shape, value, out_like, out)
     if not free:
         e.clamp(out, value, low, high, e.declare(value))
 

@@ -20,6 +20,7 @@ from graffiti.numerics.formats import QFormat
 
 EXACT = 2**24  # float32 holds every integer up to here
 RUNTIMES = ("xnnpack", "builtin")
+KERNELS = {"xnnpack": "xnnpack", "builtin": "builtin", "micro": "builtin"}  # what is run → whose differences it may have
 ARITHMETICS = ("int8", "native", "half_up", "float32")
 
 Shape = Sequence["int | None"]

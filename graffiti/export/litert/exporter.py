@@ -9,7 +9,7 @@ from graffiti import files
 from graffiti.export.base import Exporter, ExportError, Problem
 from graffiti.export.c.border import take_border_off
 from graffiti.export.litert import difference
-from graffiti.export.litert.emitter import ARITHMETICS, RUNTIMES
+from graffiti.export.litert.emitter import ARITHMETICS, KERNELS
 from graffiti.export.litert.program import Program, build
 from graffiti.graph.ir import Graph
 
@@ -43,8 +43,8 @@ class LiteRTExporter(Exporter):
             border: ``float``: float32 in and out, as the Keras model; ``codes``: int8 in and out, a softmax at the output left out.
             arithmetic: ``int8``: everything that LiteRT can do in int8, equal to the graph with XNNPACK. ``native``: the same, but sums and
                 requantizes by LiteRT's own ``ADD``, ``SUB`` and ``QUANTIZE``, which round ties up: fewer operators, and a step of difference there.
-                ``half_up``: for LiteRT's builtin kernels: what rounds half up is int8 (``quantize(model, "int8_half_up")``), what rounds otherwise and
-                depthwise and grouped layers without a ReLU are computed in float32; equal to the graph there, but not with XNNPACK, which rounds to even.
+                ``half_up``: for LiteRT's builtin kernels and LiteRT for Microcontrollers: what rounds half up is int8 (``quantize(model, "int8_half_up")``), what
+                rounds otherwise is computed in float32; equal to the graph there, but not with XNNPACK, which rounds to even.
                 ``float32``: int8 tensors and int8 weights, but products and sums computed in float32 between them, exactly: equal to the graph in every
                 kernel of LiteRT, XNNPACK or not.
 
@@ -85,10 +85,10 @@ class LiteRTExporter(Exporter):
 
         Args:
             graph: of stage ``integer``.
-            runtime: ``xnnpack`` (LiteRT's default on CPUs) or ``builtin`` (its kernels without delegates).
+            runtime: ``xnnpack`` (LiteRT's default on CPUs), ``builtin`` (its kernels without delegates) or ``micro`` (LiteRT for Microcontrollers).
             arithmetic: as in ``write``.
         """
-        if runtime not in RUNTIMES:
-            raise ValueError(f"a LiteRT runtime is one of {', '.join(RUNTIMES)}, got {runtime!r}")
+        if runtime not in KERNELS:
+            raise ValueError(f"a LiteRT runtime is one of {', '.join(KERNELS)}, got {runtime!r}")
         program = self.program(graph, arithmetic=arithmetic)
-        return {name: steps for name, steps in difference.bounds(graph, program.inexact[runtime]).items() if name in program.tensors and graph.format(name) is not None}
+        return {name: steps for name, steps in difference.bounds(graph, program.inexact[KERNELS[runtime]]).items() if name in program.tensors and graph.format(name) is not None}

@@ -1,12 +1,13 @@
-"""Runs an exported network in LiteRT's interpreter, with every tensor that has a counterpart in the graph."""
+"""Runs an exported network in LiteRT's interpreter or in LiteRT for Microcontrollers, with every tensor that has a counterpart in the graph."""
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 
-from graffiti.export.litert.emitter import RUNTIMES
+from graffiti.export.litert.emitter import KERNELS
 from graffiti.export.litert.exporter import LiteRTExporter
 from graffiti.export.litert.layout import layout_of
 from graffiti.graph.interpreter import bind_inputs
@@ -18,15 +19,17 @@ def interpreter(data: bytes, runtime: str = "xnnpack", threads: int = 1):
 
     Args:
         data: the file.
-        runtime: ``xnnpack``, or ``builtin`` for the kernels without any delegate.
+        runtime: ``xnnpack``, ``builtin`` for the kernels without any delegate, or ``micro`` for the portable kernels of LiteRT for Microcontrollers.
         threads: of the interpreter.
 
     Raises:
-        ImportError: where ``ai-edge-litert`` is not installed.
+        ImportError: where ``ai-edge-litert`` (``micro``: ``tflite-micro``) is not installed.
         ValueError: for another runtime.
     """
-    if runtime not in RUNTIMES:
-        raise ValueError(f"a LiteRT runtime is one of {', '.join(RUNTIMES)}, got {runtime!r}")
+    if runtime not in KERNELS:
+        raise ValueError(f"a LiteRT runtime is one of {', '.join(KERNELS)}, got {runtime!r}")
+    if runtime == "micro":
+        return MicroInterpreter(data)
     try:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
     except ImportError as error:
@@ -35,19 +38,82 @@ def interpreter(data: bytes, runtime: str = "xnnpack", threads: int = 1):
     return Interpreter(model_content=data, experimental_op_resolver_type=resolver, num_threads=threads)
 
 
+ARENA = 1 << 26  # bytes beside ten times the file, for the tensors of one example
+
+
+class MicroInterpreter:
+    """LiteRT for Microcontrollers on this machine, with the methods of LiteRT's interpreter that ``LiteRTModel`` calls; one example at a time, as on a chip.
+
+    Args:
+        data: the file.
+
+    Raises:
+        ImportError: where ``tflite-micro`` is not installed.
+        RuntimeError: where it does not take the file.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        try:
+            from tflite_micro.python.tflite_micro import runtime
+        except ImportError as error:
+            raise ImportError("running models in LiteRT for Microcontrollers needs the package tflite-micro; install graffiti[litert]") from error
+        try:
+            self._interpreter = runtime.Interpreter.from_bytes(data, arena_size=10 * len(data) + ARENA)
+        except RuntimeError as error:
+            raise RuntimeError(
+                "LiteRT for Microcontrollers does not take the file: it lacks an operator or a type, named on standard error; keep what needs it out of the network") from error
+        described = interpreter(data, "builtin")
+        self._input_details, self._output_details = described.get_input_details(), described.get_output_details()
+        self._inputs: dict[int, np.ndarray] = {}
+        self._outputs: dict[int, np.ndarray] = {}
+
+    def get_input_details(self) -> list[dict[str, Any]]:
+        """``index`` and ``shape`` of each input; the batch is free."""
+        return [{**detail, "shape": (len(self._inputs.get(detail["index"], (0,))), *detail["shape"][1:])} for detail in self._input_details]
+
+    def get_output_details(self) -> list[dict[str, Any]]:
+        """``index`` of each output."""
+        return self._output_details
+
+    def resize_tensor_input(self, index: int, shape) -> None:
+        """Nothing: ``set_tensor`` brings the batch."""
+
+    def allocate_tensors(self) -> None:
+        """Nothing: done."""
+
+    def set_tensor(self, index: int, array: np.ndarray) -> None:
+        """An input of any number of examples."""
+        self._inputs[index] = array
+
+    def invoke(self) -> None:
+        """Every example by itself."""
+        found: dict[int, list[np.ndarray]] = {detail["index"]: [] for detail in self._output_details}
+        for i in range(len(next(iter(self._inputs.values())))):
+            for number, detail in enumerate(self._input_details):
+                self._interpreter.set_input(self._inputs[detail["index"]][i : i + 1], number)
+            self._interpreter.invoke()
+            for number, detail in enumerate(self._output_details):
+                found[detail["index"]].append(self._interpreter.get_output(number))
+        self._outputs = {index: np.concatenate(arrays) for index, arrays in found.items()}
+
+    def get_tensor(self, index: int) -> np.ndarray:
+        """An output of all examples."""
+        return self._outputs[index]
+
+
 class LiteRTModel:
     """An integer graph in LiteRT.
 
     Args:
         graph: of stage ``integer``.
-        runtime: ``xnnpack`` or ``builtin``.
+        runtime: ``xnnpack``, ``builtin`` or ``micro``.
         arithmetic: as in ``LiteRTExporter.write``.
         path: run this file's bytes for ``run``, instead of a fresh export.
         threads: of the interpreter.
 
     Raises:
         ExportError: where the graph cannot be exported.
-        ImportError: where ``ai-edge-litert`` is not installed.
+        ImportError: where ``ai-edge-litert`` (``micro``: ``tflite-micro``) is not installed.
     """
 
     def __init__(self, graph: Graph, runtime: str = "xnnpack", *, arithmetic: str = "int8", path: str | os.PathLike | None = None, threads: int = 1) -> None:
