@@ -64,19 +64,19 @@ def try_product(e: Emitter, node: Node) -> list[Node] | None:
         return None
     if not all(int(s) in SHIFTS for s in shift):
         return None
-    bound = products.channel_sums(node, kernel) * e.largest(x) + np.abs(bias)
-    if (np.where(shift <= 0, bound << np.maximum(1 - shift, 0), 0) >= 2**31).any():  # the builtin kernels would shift out of 32 bits
-        return None
     limits = _limits(e, chain)
     exponents = (*e.format(name).exponents, *accumulator.exponents)
     if limits is None or max(map(abs, exponents)) > MAX_EXPONENT:
         return None
     low, high = limits
     once = mode == "half_up" and not wide  # by the builtin int8 kernels, at scales just below powers of two
+    bound = products.channel_sums(node, kernel) * e.largest(x) + np.abs(bias)
     lifted = once and low < 0 and bool(rounds.any())
     if lifted:
-        raised = LIFT << np.maximum(shift, 0) >> np.maximum(-shift, 0)
-        bias, bound = bias + raised, bound + raised
+        steps = LIFT << np.maximum(shift, 0) >> np.maximum(-shift, 0)
+        bias, bound = bias + steps, bound + steps
+    if (np.where(shift <= 0, bound << np.maximum(1 - shift, 0), 0) >= 2**31).any():  # the builtin kernels would shift out of 32 bits
+        return None
     if once and not _rounds_once(shift, bound):
         return None
     scale, kernel_scale = (np.atleast_1d(np.ldexp(1.0, np.asarray(format.exponent, np.int64))) for format in (accumulator, e.format(name)))
