@@ -26,6 +26,9 @@ SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (
     Scheme(_WEIGHTS_8, _ACTIVATIONS_8, name="int8"),
     Scheme(_WEIGHTS_8.replace(**_PER_CHANNEL), _ACTIVATIONS_8, name="int8_per_channel"),
     Scheme(_WEIGHTS_8.replace(**_EVEN), _ACTIVATIONS_8, inputs=_ACTIVATIONS_8.replace(**_EVEN), rounding="half_up", name="int8_half_up"),
+    Scheme(
+        _WEIGHTS_8.replace(**_EVEN, **_PER_CHANNEL), _ACTIVATIONS_8, inputs=_ACTIVATIONS_8.replace(**_EVEN), rounding="half_up", name="int8_half_up_per_channel",
+    ),
     Scheme(_WEIGHTS_4, _ACTIVATIONS_8, first_layer=_WEIGHTS_8, last_layer=_WEIGHTS_8, name="int4"),
     Scheme(
         _WEIGHTS_4.replace(**_PER_CHANNEL), _ACTIVATIONS_8, first_layer=_WEIGHTS_8.replace(**_PER_CHANNEL),

@@ -7,7 +7,7 @@ from graffiti.config import Scheme
 
 
 def test_names():
-    assert schemes.names() == ("int8", "int8_per_channel", "int8_half_up", "int4", "int4_per_channel", "w4a4", "graffitist_int8", "graffitist_int4")
+    assert schemes.names() == ("int8", "int8_per_channel", "int8_half_up", "int8_half_up_per_channel", "int4", "int4_per_channel", "w4a4", "graffitist_int8", "graffitist_int4")
 
 
 @pytest.mark.parametrize("name", schemes.names())

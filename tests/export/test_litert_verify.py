@@ -65,10 +65,10 @@ def test_a_runtime_is_named_and_differences_are_counted():
         graffiti.verify(None, ig, data, ["litert:gpu"], progress=False)
 
 
-@pytest.mark.parametrize("factory", [zoo.mobilenet, zoo.resnet], ids=lambda f: f.__name__)
-def test_half_up_networks_are_equal_without_delegates(factory):
+@pytest.mark.parametrize("factory, scheme", [(zoo.mobilenet, "int8_half_up_per_channel"), (zoo.resnet, None)], ids=["mobilenet", "resnet"])
+def test_half_up_networks_are_equal_without_delegates(factory, scheme):
     model = zoo.make(factory)
-    q = graffiti.quantize(model, target="litert_builtin", calibration=zoo.inputs_of(model, 16), progress=False)
+    q = graffiti.quantize(model, scheme, target="litert_builtin", calibration=zoo.inputs_of(model, 16), progress=False)
     ig = graffiti.to_integer(q, target="litert_builtin")
     targets = ["litert:half_up", *["litert:micro"] * (importlib.util.find_spec("tflite_micro") is not None)]
     report = graffiti.verify(q, ig, zoo.inputs_of(model, 24, seed=1), targets, progress=False)

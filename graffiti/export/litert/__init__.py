@@ -38,7 +38,7 @@ So with XNNPACK, LiteRT's default on CPUs, every int8 tensor equals the graph's.
 that: on 1000 CIFAR-10 images ResNet8 then differs in a fifth of its integers, by up to 20 steps deep inside, and names another class for 2 to 3 % of the images at
 the same accuracy. Where that matters there are two other files:
 
-- ``arithmetic="half_up"``, for a network quantized with ``"int8_half_up"``: the graph rounds as the builtin kernels do. Their two roundings (``/2``, then the rest)
+- ``arithmetic="half_up"``, for a network quantized with ``"int8_half_up"`` or ``"int8_half_up_per_channel"``: the graph rounds as the builtin kernels do. Their two roundings (``/2``, then the rest)
   become one with kernel scales just below the powers of two (``rounding.just_below``): the multiplier ``2**31 - 128`` gives back every accumulator below 2**23, and
   larger ones saturate. Sums and requantizes are taps of ``2 * x + 1`` at half the scale, which no tie can hit. Ties of negative accumulators go up in some kernels and
   away from zero in others, so a layer without a ReLU is *lifted*: its bias adds 128 steps, which makes every accumulator that does not saturate positive, its
