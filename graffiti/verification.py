@@ -186,14 +186,14 @@ def _formats(graph: Graph) -> dict[str, dict[str, int]]:
     return {role: dict(sorted(counts.items())) for role, counts in found.items()}
 
 
-_PACKAGES = {"litert": "ai-edge-litert", "onnx": "onnxruntime", "qonnx": "qonnx"}
+_PACKAGES = {"litert:micro": "tflite-micro", "litert": "ai-edge-litert", "onnx": "onnxruntime", "qonnx": "qonnx"}
 
 
 def _environment(runs) -> dict[str, Any]:
     """Versions of everything that took part, and what the processor has."""
     from graffiti.runtime import runner
 
-    needed = ["graffiti", "numpy", "tensorflow", "keras", *dict.fromkeys(_PACKAGES[kind] for kind in (t.partition(":")[0] for t in runs) if kind in _PACKAGES)]
+    needed = ["graffiti", "numpy", "tensorflow", "keras", *dict.fromkeys(package for target in runs for kind, package in _PACKAGES.items() if kind in (target, target.partition(":")[0]))]
     versions: dict[str, Any] = {"python": platform.python_version()}
     for package in needed:
         try:

@@ -73,6 +73,7 @@ def test_half_up_networks_are_equal_without_delegates(factory, scheme):
     targets = ["litert:half_up", *["litert:micro"] * (importlib.util.find_spec("tflite_micro") is not None)]
     report = graffiti.verify(q, ig, zoo.inputs_of(model, 24, seed=1), targets, progress=False)
     assert report.ok and report.targets == ["keras", *targets] and not report.bounds, str(report)
+    assert report.environment.get("tflite-micro", "none") != "unknown" and ("tflite-micro" in report.environment) == ("litert:micro" in targets)
 
 
 def test_an_island_is_skipped_with_its_reason():
