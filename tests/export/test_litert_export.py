@@ -252,6 +252,20 @@ def test_every_op_in_half_up_is_equal_in_the_builtin_kernels(name, up):
         compare(graph, runtime, inputs_of(graph, 5), "half_up")
 
 
+@pytest.mark.parametrize("runtime", ["builtin", *MICRO])
+def test_half_up_with_codes_at_the_border(runtime):
+    graph = rounding_half_up(residual())
+    model = interpreter(EXPORTER.program(graph, border="codes", arithmetic="half_up").data, runtime)
+    reference = oracle.run(graph, inputs_of(graph, 6), values=True)
+    (detail,) = model.get_input_details()
+    model.resize_tensor_input(detail["index"], (6, *detail["shape"][1:]))
+    model.allocate_tensors()
+    model.set_tensor(detail["index"], reference["x_q"])
+    model.invoke()
+    found = [model.get_tensor(output["index"]) for output in model.get_output_details()]
+    assert found and all(array.dtype == np.int8 and np.array_equal(array, reference["d_q"]) for array in found)
+
+
 @pytest.mark.skipif(not MICRO, reason="needs tflite-micro")
 def test_what_microcontrollers_lack_is_one_sentence():
     with pytest.raises(RuntimeError, match="LiteRT for Microcontrollers does not take the file: it lacks an operator or a type"):
