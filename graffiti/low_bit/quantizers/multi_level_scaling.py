@@ -37,6 +37,12 @@ def group_scale(relative: tf.Tensor, exponent_bits: int, mantissa_bits: int) -> 
     return tf.where(relative > 0, scale, tf.ones_like(scale))
 
 
+def largest_element(exponent_bits: int, mantissa_bits: int, top_exponent: int = -1) -> float:
+    """The largest number of ``<E, M>``: one step below ``2**(top_exponent + 1)``."""
+    step = 2.0 ** -(mantissa_bits + (exponent_bits > 0))
+    return (1.0 - step) * 2.0 ** (top_exponent + 1)
+
+
 def quantize_element(x: tf.Tensor, exponent_bits: int, mantissa_bits: int, noise: tf.Tensor | float = 0.0, *, carry: bool = True,
                      top_exponent: int = -1) -> tf.Tensor:
     """Magnitudes 0…1 to the small unsigned float ``<E, M>``.
@@ -54,15 +60,13 @@ def quantize_element(x: tf.Tensor, exponent_bits: int, mantissa_bits: int, noise
     shift = top_exponent + 1
     if exponent_bits == 0:
         exponent = tf.zeros_like(x, tf.int32) + shift
-        largest = (1.0 - 2.0**-mantissa_bits) * 2.0**shift
     else:
         exponent = tf.clip_by_value(floor_log2(x), 1 - 2**exponent_bits + shift, -1 + shift)
-        largest = (1.0 - 2.0 ** -(mantissa_bits + 1)) * 2.0**shift
     spacing, per_spacing = power_of_two(exponent - mantissa_bits), power_of_two(mantissa_bits - exponent)
     codes = tf.maximum(tf.round(x * per_spacing + noise), 0.0)
     if not carry and exponent_bits:
         codes = tf.minimum(codes, 2.0 ** (mantissa_bits + 1) - 1.0)
-    return tf.minimum(codes * spacing, largest)
+    return tf.minimum(codes * spacing, largest_element(exponent_bits, mantissa_bits, top_exponent))
 
 
 def quantize(x: tf.Tensor, group_axes: tuple[int, ...], element: tuple[int, int], group: tuple[int, int], noise: tf.Tensor | float = 0.0, *, carry: bool = True,
@@ -94,8 +98,7 @@ def quantize(x: tf.Tensor, group_axes: tuple[int, ...], element: tuple[int, int]
 
 def tensor_factor(largest: tf.Tensor, element: tuple[int, int], top_exponent: int = -1, rescale: bool = False) -> tf.Tensor:
     """The tensor's scale ``max|x|``; with ``rescale`` divided by the largest element."""
-    step = 2.0 ** -(element[1] + (element[0] > 0))
-    return largest / ((1.0 - step) * 2.0 ** (top_exponent + 1)) if rescale else largest
+    return largest / largest_element(*element, top_exponent) if rescale else largest
 
 
 @keras.saving.register_keras_serializable(package="graffiti")
