@@ -11,7 +11,8 @@ namespace {
 constexpr int64_t kBlockPixels = 8192;  // pixels of one pass over the tiles: planes and columns of it stay in the cache
 constexpr int64_t kTileRows = 24;       // rows of one unit of work, a multiple of every tile's
 constexpr int64_t kSlack = 64;
-constexpr int64_t kSumsApart = 1280 * 1024;  // bytes of all blocks' own sums: they are merged one after the other
+constexpr int64_t kBlocksEach = 2;            // blocks for each thread, where threads take whole ones
+constexpr int64_t kSumsApart = 1280 * 1024;  // bytes of all those blocks' own sums: they are merged one after the other
 constexpr int64_t kFewPixels = 2048;          // of a block that is still worth its own additions
 
 // One shape of the product after flat products have been cut into rows of pixels.
@@ -28,6 +29,10 @@ class WeightProduct {
     group_ = DotGroup(types_);
     offset_ = element_ == 1 && x_type == GRAFFITI_S8;
     panels_ = Panels(tier, types_, s.out_channels);
+    for (const Panel& panel : panels_) {
+      panel_at_.push_back(packed_width_);
+      packed_width_ += panel.width;
+    }
     // x position of tap v at output column q: q * stride + v * dilation - left = (q + shift) * stride + residue
     low_shift_ = INT64_MAX;
     int64_t high_shift = INT64_MIN;
@@ -43,7 +48,7 @@ class WeightProduct {
     steps_ = CeilDiv(s.out_w, group_);
     image_plane_ = plane_h_ * plane_w_;
     // Where all sums are few, threads take whole blocks, each with sums of its own: one meeting for the product in place of two for a block.
-    apart_ = threads > 1 && s.kernel_h * s.kernel_w * s.channels * RoundUp(s.out_channels, 16) * 8 * 2 * threads <= kSumsApart;
+    apart_ = threads > 1 && s.kernel_h * s.kernel_w * s.channels * packed_width_ * 8 * kBlocksEach * threads <= kSumsApart;
     // Small images: the images of a block side by side are the inner dimension, so that a step is four images at one position.
     inner_ = s.last_width == s.width && s.out_w < 32 && s.batch >= 16;
     if (inner_) {
@@ -75,10 +80,6 @@ class WeightProduct {
     const int64_t rows = s_.kernel_h * s_.kernel_w * s_.channels, outs = s_.out_channels;
     plane_ = block_images_ * image_plane_;
     planes_ = static_cast<int64_t>(residues_.size()) * s_.channels;
-    for (const Panel& panel : panels_) {
-      panel_at_.push_back(packed_width_);
-      packed_width_ += panel.width;
-    }
     row_offsets_.resize(rows);
     segment_offsets_.resize(segments_);
     for (int64_t u = 0; u < s_.kernel_h; ++u)
@@ -118,9 +119,9 @@ class WeightProduct {
 
  private:
   static int64_t FloorDiv(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
-  // Images of a block that leave two blocks for each thread, but not fewer than are worth it.
+  // Images of a block that leave kBlocksEach blocks for each thread, but not fewer than are worth it.
   int64_t Shared(int64_t threads, int64_t pixels) const {
-    return std::max<int64_t>(1, std::max(s_.batch / (2 * threads), kFewPixels / std::max<int64_t>(1, pixels)));
+    return std::max<int64_t>(1, std::max(s_.batch / (kBlocksEach * threads), kFewPixels / std::max<int64_t>(1, pixels)));
   }
   int64_t WidthOf(int64_t image) const { return image + 1 == s_.batch ? s_.last_width : s_.width; }
   int64_t OutWidthOf(int64_t image) const { return s_.last_width == s_.width ? s_.out_w : WidthOf(image); }
