@@ -149,7 +149,7 @@ def _bounds(ig: IntegerGraph, runs) -> list[Bound]:
     for target in runs:
         kind, _, runtime = target.partition(":")
         if kind == "litert":
-            kernels, arithmetic = _litert_file(runtime)
+            kernels, arithmetic = _LITERT_FILES[runtime]
             why = f"an operator of LiteRT's {kernels} kernels at or before it rounds ties otherwise than the graph; the exports with arithmetic='half_up' or 'float32' are equal there"
             steps = LiteRTExporter().expected_difference(ig.graph, runtime=kernels, arithmetic=arithmetic)
             found += [Bound(target, tensor, most, why) for tensor, most in steps.items()]
@@ -290,13 +290,8 @@ def _litert_runs(ig: IntegerGraph, option: str) -> dict[str, Callable]:
     from graffiti.export.litert.runner import LiteRTModel
 
     option = option or "xnnpack"  # what LiteRT runs by default
-    runtime, arithmetic = _litert_file(option)
+    runtime, arithmetic = _LITERT_FILES[option]
     return {f"litert:{option}": LiteRTModel(ig.graph, runtime, arithmetic=arithmetic).run_all}
-
-
-def _litert_file(option: str) -> tuple[str, str]:
-    """The runtime and the file's arithmetic that an option of ``litert`` names; float32 is equal in both runtimes, and the builtin one is the stricter test."""
-    return _LITERT_FILES.get(option, (option, "int8"))
 
 
 def _onnx_runs(ig: IntegerGraph, option: str) -> dict[str, Callable]:
@@ -322,8 +317,11 @@ _TARGETS: dict[str, Callable[[IntegerGraph, str], dict[str, Callable]]] = {
     "onnx": _onnx_runs,
     "qonnx": _qonnx_runs,
 }
-_LITERT_FILES = {"half_up": ("builtin", "half_up"), "float32": ("builtin", "float32"), "micro": ("micro", "half_up")}  # other arithmetics than the default file's, see LiteRTExporter.write
+# Option → runtime and arithmetic of the file (LiteRTExporter.write); float32 is equal in every runtime, and the builtin one is the stricter test.
+_LITERT_FILES = {
+    "xnnpack": ("xnnpack", "int8"), "builtin": ("builtin", "int8"), "half_up": ("builtin", "half_up"), "float32": ("builtin", "float32"), "micro": ("micro", "half_up"),
+}
 _OPTIONS = {
     "native": ("", "scalar", "avx2", "avx512vnni"), "ops": ("", "scalar", "avx2", "avx512vnni"), "c": ("", "fused", "unfused", *C_TARGETS),
-    "onnx": ("", "plain", "optimized"), "litert": ("", "xnnpack", "builtin", *_LITERT_FILES),
+    "onnx": ("", "plain", "optimized"), "litert": ("", *_LITERT_FILES),
 }

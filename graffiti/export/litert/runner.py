@@ -68,8 +68,8 @@ class MicroInterpreter:
         self._outputs: dict[int, np.ndarray] = {}
 
     def get_input_details(self) -> list[dict[str, Any]]:
-        """``index`` and ``shape`` of each input; the batch is free."""
-        return [{**detail, "shape": (len(self._inputs.get(detail["index"], (0,))), *detail["shape"][1:])} for detail in self._input_details]
+        """``index`` and ``shape`` of each input, for one example."""
+        return self._input_details
 
     def get_output_details(self) -> list[dict[str, Any]]:
         """``index`` of each output."""
