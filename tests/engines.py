@@ -1,5 +1,7 @@
 """The engines and instruction sets of the integer ops, as parameters of tests; what this machine lacks skips with its reason."""
 
+import importlib.util
+
 import pytest
 
 from graffiti.ops import loader
@@ -7,6 +9,8 @@ from graffiti.ops.integer_ops import TIERS
 from graffiti.runtime import library
 
 needs_library = pytest.mark.skipif(not loader.available(), reason=f"needs the op library: {loader.problem()}")
+
+MICRO = ("micro",) if importlib.util.find_spec("tflite_micro") else ()  # LiteRT's runtime for microcontrollers, where it is installed
 
 
 def tiers() -> list[str]:

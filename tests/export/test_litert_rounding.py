@@ -17,6 +17,7 @@ from graffiti.numerics.rounding import shift_right
 
 A, B = (grid.ravel() for grid in np.meshgrid(np.arange(-128, 128), np.arange(-128, 128)))
 PAIRS = np.stack([A, B], 1).astype(np.int8)  # all 2**16 pairs of codes
+SHAPES = {"FULLY_CONNECTED": (-1, 2), "CONV_2D": (-1, 1, 1, 2), "DEPTHWISE_CONV_2D": (-1, 1, 2, 1)}  # of pairs
 
 
 def scale(exponent: int) -> Quantization:
@@ -38,7 +39,7 @@ def run(data: bytes, arrays, runtime: str) -> np.ndarray:
 def product(op: str, shift: int, bias: int, kernel_scale: float = 1.0, batch: int | None = None) -> bytes:
     """``(127 * a + b + bias) / 2**shift`` for a pair of codes."""
     w = ModelWriter("product")
-    shape = {"FULLY_CONNECTED": (batch, 2), "CONV_2D": (batch, 1, 1, 2), "DEPTHWISE_CONV_2D": (batch, 1, 2, 1)}[op]
+    shape = (batch, *SHAPES[op][1:])
     kernel = {"FULLY_CONNECTED": (1, 2), "CONV_2D": (1, 1, 1, 2), "DEPTHWISE_CONV_2D": (1, 1, 2, 1)}[op]
     x, k = w.tensor("x", shape, "int8", scale(0)), w.constant("k", np.array([127, 1], np.int8).reshape(kernel), Quantization((kernel_scale,)))
     y = w.tensor("y", (batch, 1) if op == "FULLY_CONNECTED" else (batch, 1, 1, 1), "int8", scale(shift))
@@ -54,15 +55,14 @@ def product(op: str, shift: int, bias: int, kernel_scale: float = 1.0, batch: in
 @pytest.mark.parametrize("op", ["FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"])
 @pytest.mark.parametrize("shift", [1, 2, 5, 8, 12, 15])
 def test_products_over_all_residues(op, shift):
-    shapes = {"FULLY_CONNECTED": (-1, 2), "CONV_2D": (-1, 1, 1, 2), "DEPTHWISE_CONV_2D": (-1, 1, 2, 1)}
     residues = set()
     for bias in (0, 16384, -16384, 2**15 + 1):
         acc = 127 * A + B + bias
         residues.update(np.unique(acc % (1 << shift)).tolist())
         exact = np.clip(shift_right(acc, shift, "half_even"), -128, 127)
-        np.testing.assert_array_equal(run(product(op, shift, bias), [PAIRS.reshape(shapes[op])], "xnnpack"), exact)
+        np.testing.assert_array_equal(run(product(op, shift, bias), [PAIRS.reshape(SHAPES[op])], "xnnpack"), exact)
         np.testing.assert_array_equal(np.clip(rounding.xnnpack(acc, 2.0**-shift), -128, 127), exact)
-        builtin = run(product(op, shift, bias), [PAIRS.reshape(shapes[op])], "builtin")
+        builtin = run(product(op, shift, bias), [PAIRS.reshape(SHAPES[op])], "builtin")
         away = op == "DEPTHWISE_CONV_2D"
         np.testing.assert_array_equal(builtin, np.clip(rounding.builtin(acc, 2.0**-shift, away=away), -128, 127))
         rest, half = acc % (1 << shift), 1 << (shift - 1)
@@ -78,12 +78,11 @@ def test_products_over_all_residues(op, shift):
 @pytest.mark.parametrize("shift", [1, 2, 5, 8, 12, 15])
 def test_just_below_a_power_of_two_builtin_products_round_once(op, shift):
     """Half up over all residues; depthwise ones half away, which is the same where codes are not negative."""
-    shapes = {"FULLY_CONNECTED": (-1, 2), "CONV_2D": (-1, 1, 1, 2), "DEPTHWISE_CONV_2D": (-1, 1, 2, 1)}
     below = float(rounding.just_below(1.0))
     assert below == 1 - 2.0**-24 and rounding.just_below(np.float32([0.5, 4.0]), np.array([True, False])).tolist() == [0.5 - 2.0**-25, 4.0]
     for bias in (0, 16384, -16384, 2**15 + 1):
         acc = 127 * A + B + bias
-        got = run(product(op, shift, bias, below), [PAIRS.reshape(shapes[op])], "builtin")
+        got = run(product(op, shift, bias, below), [PAIRS.reshape(SHAPES[op])], "builtin")
         mode = "half_away" if op == "DEPTHWISE_CONV_2D" else "half_up"
         np.testing.assert_array_equal(got, np.clip(shift_right(acc, shift, mode), -128, 127))
         np.testing.assert_array_equal(np.maximum(got, 0), np.clip(shift_right(acc, shift, "half_up"), 0, 127))
@@ -94,11 +93,10 @@ def test_just_below_a_power_of_two_builtin_products_round_once(op, shift):
 def test_just_below_a_power_of_two_microcontrollers_round_once_and_half_away(op, shift):
     """All products, over all residues; which is half up where codes are not negative."""
     micro = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
-    shape = {"FULLY_CONNECTED": (-1, 2), "CONV_2D": (-1, 1, 1, 2), "DEPTHWISE_CONV_2D": (-1, 1, 2, 1)}[op]
     for bias in (0, 16384, -16384, 2**15 + 1):
         acc = 127 * A + B + bias
         model = micro.Interpreter.from_bytes(product(op, shift, bias, float(rounding.just_below(1.0)), len(PAIRS)), arena_size=1 << 20)
-        model.set_input(PAIRS.reshape(shape), 0)
+        model.set_input(PAIRS.reshape(SHAPES[op]), 0)
         model.invoke()
         got = model.get_output(0).astype(np.int64).ravel()
         np.testing.assert_array_equal(got, np.clip(shift_right(acc, shift, "half_away"), -128, 127))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 
 import numpy as np
 import pytest
 import zoo
+from engines import MICRO
 
 pytest.importorskip("ai_edge_litert")
 
@@ -70,7 +70,7 @@ def test_half_up_networks_are_equal_without_delegates(factory, scheme):
     model = zoo.make(factory)
     q = graffiti.quantize(model, scheme, target="litert_builtin", calibration=zoo.inputs_of(model, 16), progress=False)
     ig = graffiti.to_integer(q, target="litert_builtin")
-    targets = ["litert:half_up", *["litert:micro"] * (importlib.util.find_spec("tflite_micro") is not None)]
+    targets = ["litert:half_up", *(f"litert:{runtime}" for runtime in MICRO)]
     report = graffiti.verify(q, ig, zoo.inputs_of(model, 24, seed=1), targets, progress=False)
     assert report.ok and report.targets == ["keras", *targets] and not report.bounds, str(report)
     assert report.environment.get("tflite-micro", "none") != "unknown" and ("tflite-micro" in report.environment) == ("litert:micro" in targets)
