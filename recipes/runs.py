@@ -17,7 +17,7 @@ from graffiti import files
 
 def train(
     folder: pathlib.Path, title: str, settings: dict[str, Any], epochs: int, prepare: Callable[[], keras.Model], fit: Callable[[keras.Model, int], dict],
-    evaluate: Callable[[keras.Model], dict], stop_after: int | None = None,
+    evaluate: Callable[[keras.Model], dict], stop_after: int | None = None, finish: Callable[[keras.Model], dict] | None = None,
 ) -> dict:
     """Train, or go on with what is in the folder.
 
@@ -30,9 +30,10 @@ def train(
         fit: ``(model, epoch) -> numbers``: trains one epoch.
         evaluate: ``model -> numbers``.
         stop_after: stop after so many epochs; a later call goes on.
+        finish: ``model -> numbers`` of the finished run, measured once.
 
     Returns:
-        What results.json holds: the settings, ``history`` with the numbers of each epoch, and the last epoch's evaluation.
+        What results.json holds: the settings, ``history`` with the numbers of each epoch, the last epoch's evaluation, and ``finished``.
 
     Raises:
         UsageError: where the folder holds a run with other settings.
@@ -42,8 +43,13 @@ def train(
     settings = {**settings, "epochs": epochs}
     if record["history"] and {key: record.get(key) for key in settings} != settings:
         raise app.UsageError(f"{results} was made with other settings ({ {key: record.get(key) for key in settings} }); choose another --out")
-    if len(record["history"]) >= epochs:
+    if len(record["history"]) >= epochs and (finish is None or "finished" in record):
         return record
+
+    def write(record):
+        with files.atomic_file(results, overwrite=True) as temporary:
+            temporary.write_text(json.dumps(record, indent=1) + "\n")
+
     folder.mkdir(parents=True, exist_ok=True)
     model = keras.models.load_model(checkpoint) if checkpoint.exists() else prepare()
     for epoch in range(len(record["history"]), min(epochs, stop_after or epochs)):
@@ -56,9 +62,11 @@ def train(
         record.update(settings, **found)
         with files.atomic_file(checkpoint, overwrite=True) as temporary:
             model.save(temporary)
-        with files.atomic_file(results, overwrite=True) as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n")
+        write(record)
         print("  " + ", ".join(f"{name} {value:.4g}" for name, value in {**numbers, **found}.items() if isinstance(value, (int, float))) + f", {seconds:.0f} s", flush=True)
+    if len(record["history"]) >= epochs and finish is not None:
+        record["finished"] = finish(model)
+        write(record)
     return record
 
 

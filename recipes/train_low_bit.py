@@ -32,6 +32,8 @@ _STOP_AFTER = flags.DEFINE_integer("stop_after", None, "stop every run after so 
 _OUT = flags.DEFINE_string("out", "low_bit_out", "folder of the runs")
 _VERBOSE = flags.DEFINE_integer("verbose", 2, "of Keras' fit")
 
+STATISTICS = 10_000  # training images for the batch statistics of a stripped network
+
 
 class Batches(keras.utils.PyDataset):
     """Shuffled, flipped and shifted by up to four pixels; everything follows from seed and epoch."""
@@ -88,31 +90,43 @@ def run(scheme: str, seed: int, train: data.Examples, validation: data.Examples,
         log = model.fit(Batches(train, seed, epoch), verbose=_VERBOSE.value, shuffle=False, callbacks=[graffiti.callbacks.LowBitSteps()]).history
         return {"loss": log["loss"][0], "train_accuracy": 100 * log["accuracy"][0]}
 
+    def accuracy(model):
+        return 100 * float(np.mean(model.predict(inputs, batch_size=250, verbose=0).argmax(-1) == validation.labels))
+
     def evaluate(model):
-        found = {"accuracy": 100 * float(np.mean(model.predict(inputs, batch_size=250, verbose=0).argmax(-1) == validation.labels))}
+        found = {"accuracy": accuracy(model)}
         return {**found, "steps_at_bits": graffiti.low_bit.callbacks.shares(model)} if scheme == "adaptive_precision" else found
 
+    def finish(model):
+        typical = train.inputs[:STATISTICS].astype(np.float32)
+        return {"stripped": accuracy(graffiti.strip(model, typical, batch_size=_BATCH.value)), "stripped_as_trained": accuracy(graffiti.strip(model))}
+
     return runs.train(
-        folder, f"{scheme}, seed {seed}", settings, _EPOCHS.value, lambda: prepare(scheme, seed, len(train) // _BATCH.value), fit, evaluate, _STOP_AFTER.value)
+        folder, f"{scheme}, seed {seed}", settings, _EPOCHS.value, lambda: prepare(scheme, seed, len(train) // _BATCH.value), fit, evaluate, _STOP_AFTER.value,
+        None if scheme == "float32" else finish)
 
 
 def table(folder: pathlib.Path) -> str:
     """Everything in the folder, finished runs only: mean and spread over seeds, drop against float32 of the same network and settings."""
-    found: dict[tuple, dict[str, list[float]]] = {}
-    shares: dict[tuple, list] = {}
+    found: dict[tuple, dict[str, list[dict]]] = {}
     for path in sorted(folder.glob("*/*/results.json")):
         r = json.loads(path.read_text())
         if len(r["history"]) == r.get("epochs"):
-            key = (r["network"], r["epochs"], r["images"])
-            found.setdefault(key, {}).setdefault(r["scheme"], []).append(r["accuracy"])
-            shares.setdefault((*key, r["scheme"]), []).append(r.get("steps_at_bits"))
-    lines = ["| network | epochs × images | scheme | seeds | top-1 | spread | drop | gradients at 8 / 16 / 24 bits |", "|---|---|---|---|---|---|---|---|"]
+            found.setdefault((r["network"], r["epochs"], r["images"]), {}).setdefault(r["scheme"], []).append(r)
+    lines = [
+        "| network | epochs × images | scheme | seeds | top-1 | spread | drop | stripped, statistics anew / as trained | gradients at 8 / 16 / 24 bits |",
+        "|---|---|---|---|---|---|---|---|---|"]
     for (network, epochs, images), rows in found.items():
-        base = np.mean(rows["float32"]) if "float32" in rows else np.nan
-        for scheme, values in sorted(rows.items(), key=lambda item: (item[0] != "float32", item[0])):
-            widths = [s for s in shares[network, epochs, images, scheme] if s]
+        base = np.mean([r["accuracy"] for r in rows["float32"]]) if "float32" in rows else np.nan
+        for scheme, records in sorted(rows.items(), key=lambda item: (item[0] != "float32", item[0])):
+            values = [r["accuracy"] for r in records]
+            widths = [r["steps_at_bits"] for r in records if r.get("steps_at_bits")]
             spent = " / ".join(f"{np.mean([s.get(w, 0.0) for s in widths]):.1%}" for w in ("8", "16", "24")) if widths else ""
-            lines.append(f"| {network} | {epochs} × {images:,} | {scheme} | {len(values)} | {np.mean(values):.2f} % | ±{(max(values) - min(values)) / 2:.2f} | {base - np.mean(values):.2f} | {spent} |")
+            ends = [r["finished"] for r in records if "finished" in r]
+            plain = " / ".join(f"{np.mean([r[name] for r in ends]):.2f} %" for name in ("stripped", "stripped_as_trained")) if ends else ""
+            lines.append(
+                f"| {network} | {epochs} × {images:,} | {scheme} | {len(values)} | {np.mean(values):.2f} % | ±{(max(values) - min(values)) / 2:.2f} "
+                f"| {base - np.mean(values):.2f} | {plain} | {spent} |")
     return "\n".join(lines)
 
 

@@ -51,6 +51,43 @@ def test_strip_gives_the_trained_network_back():
         graffiti.strip(stripped)
 
 
+def test_strip_takes_the_batch_statistics_anew_from_data():
+    """Of the network without quantizers, each batch norm behind those in front of it; nothing else changes."""
+    inputs = keras.Input((6, 6, 3))
+    x = keras.layers.BatchNormalization(name="first_bn", momentum=0.9)(keras.layers.Conv2D(4, 3, name="first")(inputs))
+    x = keras.layers.BatchNormalization(name="last_bn")(keras.layers.BatchNormalization(name="frozen_bn")(keras.layers.Conv2D(4, 3, name="second")(x)))
+    outputs = keras.layers.Dense(3, name="last")(keras.layers.Flatten()(keras.layers.Dropout(0.5, name="dropout")(x)))
+    plain = keras.Model(inputs, outputs)
+    plain.get_layer("frozen_bn").trainable = False
+    x, y = examples(plain, 80)
+    model = compiled(graffiti.quantize_training(plain, "min_max_int4"))
+    model.fit(x, y, epochs=1, verbose=0)
+    trained = [np.asarray(v) for v in model.variables]
+    kept, anew = graffiti.strip(model), graffiti.strip(model, x, batch_size=32)
+    assert all(np.array_equal(a, b) for a, b in zip(trained, model.variables, strict=True))
+
+    values = [np.asarray(kept.get_layer("first")(batch), np.float64) for batch in (x[:32], x[32:64], x[64:])]
+    norm, before = (net.get_layer("first_bn") for net in (anew, kept))
+    for own, measure in (("moving_mean", np.mean), ("moving_variance", np.var)):
+        wanted = np.average([measure(v, (0, 1, 2)) for v in values], axis=0, weights=[32, 32, 16])
+        np.testing.assert_allclose(getattr(norm, own), wanted, rtol=1e-4, atol=1e-5)
+        assert np.abs(getattr(before, own) - wanted).max() > 1e-3
+    assert norm.momentum == 0.9
+    changed = {v.path for v, w in zip(anew.weights, kept.weights, strict=True) if not np.array_equal(v, w)}
+    assert {path.rsplit("/", 2)[-2] for path in changed} == {"first_bn", "last_bn"} and all("moving" in path for path in changed), changed
+    np.testing.assert_array_equal(graffiti.strip(model, x, steps=1).predict(x, verbose=0), graffiti.strip(model, x[:32]).predict(x, verbose=0))
+
+
+@pytest.mark.parametrize(("data", "options", "message"), [
+    (np.zeros((4, 5, 8, 3), np.float32), {}, "takes batches of shape"),
+    (np.full((4, 8, 8, 3), np.nan, np.float32), {}, "NaN or Inf"),
+    (np.zeros((4, 8, 8, 3), np.float32), {"batch_size": 0}, "batch_size is a number of examples, at least 1, got 0"),
+])
+def test_strip_refuses_data_that_the_model_cannot_take(data, options, message):
+    with pytest.raises(ValueError, match=message):
+        graffiti.strip(graffiti.quantize_training(convnet(), "min_max_int8"), data, **options)
+
+
 def test_only_sums_of_one_batch_norm_and_a_tensor_of_its_shape_are_computed_with_it():
     """Residual sums in nested models, in either order, without a ReLU; and what stays as it is."""
     layers = keras.layers

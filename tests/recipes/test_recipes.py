@@ -105,7 +105,7 @@ def test_train_low_bit_resumes_to_the_same_bits_and_prints_one_table(records, tm
     whole = recipe("train_low_bit.py", *words, "--scheme=float32,large_gradients_int4", "--epochs=2", "--out=whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr[-3000:]
     assert re.search(r"\| resnet8 \| 2 × 32 \| float32 \| 1 \| [\d.]+ % \| ±0.00 \| 0.00 \|", whole.stdout)
-    assert re.search(r"\| resnet8 \| 2 × 32 \| large_gradients_int4 \| 1 \|", whole.stdout)
+    assert re.search(r"\| resnet8 \| 2 × 32 \| large_gradients_int4 \| 1 \| [\d.]+ % \| ±0.00 \| [-\d.]+ \| [\d.]+ % / [\d.]+ % \|", whole.stdout)
     folder = tmp_path / "whole" / "resnet8" / "large_gradients_int4-0"
     record = json.loads((folder / "results.json").read_text())
     assert len(record["history"]) == 2 and record["images"] == 32
@@ -117,6 +117,7 @@ def test_train_low_bit_resumes_to_the_same_bits_and_prints_one_table(records, tm
     parts = json.loads((tmp_path / "parts" / "resnet8" / "large_gradients_int4-0" / "results.json").read_text())
     drop = [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in parts["history"]]
     assert drop == [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in record["history"]]
+    assert parts["finished"] == record["finished"] and set(record["finished"]) == {"stripped", "stripped_as_trained"}
     other = recipe("train_low_bit.py", *words, "--scheme=large_gradients_int4", "--epochs=3", "--out=parts", cwd=tmp_path)
     assert other.returncode != 0 and "was made with other settings" in other.stderr + other.stdout
 
