@@ -115,6 +115,15 @@ def test_every_number_of_outputs_and_rows_around_the_tiles(size):
     check((1, 3, size, 4, 18 - min(size, 17), (3, 3), (1, 1), "same", (1, 1)), np.uint8, np.int8, tiers=("avx512vnni", "scalar"))
 
 
+@pytest.mark.parametrize(("shape", "dy_type"), [
+    ((13, 61, 62, 4, 64, (1, 1), (1, 1), "same", (1, 1)), np.int8),    # forward of 12 MiB and more
+    ((4, 91, 91, 96, 3, (3, 3), (2, 2), "same", (1, 1)), np.int16),    # input gradient, in four phases
+    ((5, 64, 64, 80, 160, (3, 3), (1, 1), "same", (1, 1)), np.int8),   # the forward one alone
+    ((9, 60, 100, 4, 72, (1, 1), (1, 1), "same", (1, 1)), np.int8)], ids=str)  # no whole lines: not streamed
+def test_results_that_go_past_the_caches(shape, dy_type):
+    check(shape, np.int8, dy_type)
+
+
 def test_empty_batch_and_nan_scale():
     from graffiti.ops import training_products as kernels
 

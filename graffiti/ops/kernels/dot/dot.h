@@ -37,6 +37,7 @@ struct TileArgs {
   int64_t valid_rows, valid_columns;  // what is written
   const int32_t* out_offsets;         // run_float: floats from out to each row, instead of out_stride
   float scale;                        // run_float: what the accumulators are multiplied by
+  bool stream;                        // run_float: write past the caches; rows aligned to 64 bytes, columns whole vectors; FinishStreams() when done
 };
 
 using TileFunction = void (*)(const TileArgs&);

@@ -43,6 +43,7 @@ class ImageProduct {
   }
 
   int64_t row_step_h = 1, row_step_w = 1, out_step_h = 1, out_step_w = 1;
+  bool stream = false;  // results go past the caches
   std::vector<Phase> phases;
 
   // weight(tap) gives the s8 weights of a tap: rows of the source's depth, `columns` contiguous values each.
@@ -85,6 +86,7 @@ class ImageProduct {
         if (rows > 0) RunPhase(phase, strip, rows, to + first * out_step_h * out_w_ * columns_);
       }
     }
+    if (stream) FinishStreams();
   }
 
  private:
@@ -232,6 +234,7 @@ class ImageProduct {
       t.out_stride = 4 * panel.width;
       t.valid_columns = panel.width;
       t.scale = scale_;
+      t.stream = stream;
       for (int64_t row = first; row < end;) {
         const DotKernel* kernel = panel.kernels.back();
         int32_t last[kMaxTileRows];
@@ -310,6 +313,7 @@ void RunFlat(int tier, int type, int64_t rows, int64_t depth, int64_t columns, f
     product.phases[0].count_h = 1;
     product.phases[0].count_w = pixels;
     product.phases[0].taps.push_back({0, 0, 0, 0});
+    product.stream = Streams(out, rows, columns);
     RunAll(product, batch, static_cast<const uint8_t*>(source) + done * depth * TypeSize(type), out + done * columns, parallel, weight);
   }
 }
@@ -332,6 +336,7 @@ int TrainingForward(const graffiti_conv_shape& s, int64_t batch, const void* x, 
   for (int64_t u = 0; u < s.kernel_height; ++u)
     for (int64_t v = 0; v < s.kernel_width; ++v) phase.taps.push_back({u * s.dilation_h - s.pad_top, v * s.dilation_w - s.pad_left, u, v});
   product.phases.push_back(std::move(phase));
+  product.stream = Streams(y, batch * s.out_height * s.out_width, s.out_channels);
   RunAll(product, batch, x, y, parallel, weight);
   return GRAFFITI_OK;
 }
@@ -369,6 +374,7 @@ int TrainingInputGradient(const graffiti_conv_shape& s, int64_t batch, const voi
         }
       product.phases.push_back(std::move(phase));
     }
+  product.stream = Streams(dx, batch * s.height * s.width, s.channels);
   RunAll(product, batch, dy, dx, parallel, weight);
   return GRAFFITI_OK;
 }
