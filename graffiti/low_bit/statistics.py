@@ -29,7 +29,7 @@ def reestimate(model: keras.Model, arrays: list[np.ndarray], batch_size: int, *,
             batch = [array[first:first + batch_size] for array in arrays]
             for norm in norms:
                 norm.momentum = first / (first + len(batch[0]))
-            model(batch if len(batch) > 1 else batch[0], training=True)
+            model(keras.tree.pack_sequence_as(model.input, batch), training=True)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

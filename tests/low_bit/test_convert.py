@@ -78,6 +78,17 @@ def test_strip_takes_the_batch_statistics_anew_from_data():
     np.testing.assert_array_equal(graffiti.strip(model, x, steps=1).predict(x, verbose=0), graffiti.strip(model, x[:32]).predict(x, verbose=0))
 
 
+def test_strip_takes_data_of_several_named_inputs():
+    a, b = keras.Input((4,), name="a"), keras.Input((6,), name="b")
+    x = keras.layers.Add()([keras.layers.Dense(5, name="one")(a), keras.layers.Dense(5, name="two")(b)])
+    plain = keras.Model({"b": b, "a": a}, keras.layers.Dense(2)(keras.layers.BatchNormalization(name="bn")(x)))
+    rng = np.random.default_rng(0)
+    data = {"a": rng.normal(3, 1, (40, 4)).astype(np.float32), "b": rng.normal(size=(40, 6)).astype(np.float32)}
+    stripped = graffiti.strip(graffiti.quantize_training(plain, "min_max_int8"), data)
+    wanted = np.asarray(stripped.get_layer("one")(data["a"]) + stripped.get_layer("two")(data["b"])).mean(0)
+    np.testing.assert_allclose(stripped.get_layer("bn").moving_mean, wanted, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("data", "options", "message"), [
     (np.zeros((4, 5, 8, 3), np.float32), {}, "takes batches of shape"),
     (np.full((4, 8, 8, 3), np.nan, np.float32), {}, "NaN or Inf"),
