@@ -161,3 +161,52 @@ def test_options():
     assert kept(False) < 0.97 and abs(kept(True) - 1.0) < 0.02
     with pytest.raises(ValueError, match="exponent of an element is a whole number of bits from 0 to 5, got 6"):
         MultiLevelScaling(element=(6, 1))
+
+
+@pytest.mark.parametrize(("element", "top"), [((2, 1), -1), ((2, 4), -1), ((0, 3), -1), ((3, 3), 0), ((2, 1), 0)])
+def test_the_numbers_of_an_element(element, top):
+    """All that rounding can give, and nothing else."""
+    numbers = method.element_numbers(*element, top)
+    found = np.unique(method.quantize_element(tf.linspace(0.0, 2.0, 400_001), *element, top_exponent=top).numpy())
+    np.testing.assert_array_equal(numbers, np.concatenate([-found[:0:-1], found]))
+
+
+@pytest.mark.parametrize("element", [(2, 1), (2, 4), (0, 3)])
+def test_balance_takes_the_best_single_change(element):
+    """Against all single steps of every element; what no step makes better stays."""
+    rng = np.random.default_rng(3)
+    numbers = method.element_numbers(*element)
+    x = (rng.normal(size=(9, 500)) * 0.3).clip(numbers[0], numbers[-1]).astype(np.float32)
+    x[:, :5] = numbers[rng.integers(0, len(numbers), (9, 5))]
+    nearest = np.sign(x) * method.quantize_element(tf.abs(tf.constant(x)), *element).numpy()
+    found = method.balance(tf.constant(x), tf.constant(nearest), tf.constant(numbers)).numpy()
+
+    def cost(values):
+        error = values.astype(np.float64) - x
+        return (error**2).sum(0) + error.sum(0) ** 2
+
+    least, at = cost(nearest), np.searchsorted(numbers, nearest)
+    for tap in range(9):
+        for step in (-1, 1):
+            other = nearest.copy()
+            other[tap] = numbers[np.clip(at[tap] + step, 0, len(numbers) - 1)]
+            least = np.minimum(least, cost(other))
+    np.testing.assert_allclose(cost(found), least, rtol=1e-5, atol=1e-7)
+    assert np.all(np.count_nonzero(found != nearest, axis=0) <= 1) and np.any(found != nearest, axis=0).mean() > 0.2
+    np.testing.assert_array_equal(found[:, :5], x[:, :5])
+
+
+def test_balanced_weights():
+    """Of windows and of nothing else; a zero kernel stays zero; sums of windows err less."""
+    rng = np.random.default_rng(5)
+    kernel = tf.constant(rng.normal(size=(3, 3, 8, 16)).astype(np.float32))
+    shared = {"role": "weights", "stochastic": False, "rescale": True}
+    plain, balanced = (MultiLevelScaling(balanced=b, **shared).encode(kernel, True).real().numpy() for b in (False, True))
+    sums = [np.square((q - kernel.numpy()).sum((0, 1))).mean() for q in (plain, balanced)]
+    assert sums[1] < 0.4 * sums[0] and np.any(plain != balanced)
+    quantizer = MultiLevelScaling(balanced=True, **shared)
+    np.testing.assert_array_equal(tf.function(lambda x: quantizer.encode(x, False).real())(kernel), balanced)
+    assert not np.any(MultiLevelScaling(balanced=True, **shared).encode(tf.zeros((3, 3, 2, 2)), True).real())
+    for x, options in ((kernel[:1, :1], shared), (kernel, {**shared, "role": "activations"}), (tf.constant(rng.normal(size=(8, 16)).astype(np.float32)), shared)):
+        one, other = (MultiLevelScaling(balanced=b, **options).encode(x, True).real() for b in (False, True))
+        np.testing.assert_array_equal(one, other)
