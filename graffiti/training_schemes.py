@@ -70,18 +70,17 @@ def dynamic_fixed_point(
 
 
 def multi_level_scaling(
-    element=(2, 1), group=(8, 1), *, stochastic: str = "gradients", rescale: bool = True, balanced: bool = True, name: str = "multi_level_scaling", **hyper,
+    element=(2, 1), group=(8, 1), *, stochastic: str = "gradients", rescale: bool = True, name: str = "multi_level_scaling", **hyper,
 ) -> TrainingScheme:
     """Multi-level scaling of convolutions; the first one and the dense layers stay in float.
 
-    ``stochastic="all", rescale=False`` is the method as published. The defaults lose less (``BENCHMARKS.md``; Decisions 22 and 24): noise in weights and activations costs most.
+    ``stochastic="all", rescale=False`` is the method as published. The defaults lose less (``BENCHMARKS.md``; Decision 22): noise in weights and activations costs most.
 
     Args:
         element: ``(E_x, M_x)``.
         group: ``(E_g, M_g)``.
         stochastic: which tensors round stochastically in training, ``gradients``, ``all`` or ``none``; the others round to nearest.
         rescale: whether the largest element stands for the tensor's maximum, which otherwise saturates.
-        balanced: whether weights that round to nearest are balanced over the kernel's window, ``low_bit.quantizers.multi_level_scaling.balance``.
         **hyper: of ``low_bit.quantizers.MultiLevelScaling``: ``grouping carry top_exponent``.
 
     Raises:
@@ -92,10 +91,8 @@ def multi_level_scaling(
     if stochastic not in ("gradients", "all", "none"):
         raise ValueError(f"stochastic of multi_level_scaling is 'gradients', 'all' or 'none', got {stochastic!r}")
     shared = {"element": list(element), "group": list(group), "rescale": bool(rescale), **hyper}
-    forward, gradients = ({**shared, "stochastic": stochastic in noisy} for noisy in (("all",), ("all", "gradients")))
-    weights, activations, gradients = (
-        TensorSpec("multi_level_scaling", arguments) for arguments in ({**forward, "balanced": bool(balanced)}, forward, gradients))
-    return TrainingScheme(weights, activations, gradients, first_layer=False, kinds=("convolution", "depthwise"), name=name)
+    forward, gradients = (TensorSpec("multi_level_scaling", {**shared, "stochastic": stochastic in noisy}) for noisy in (("all",), ("all", "gradients")))
+    return TrainingScheme(forward, forward, gradients, first_layer=False, kinds=("convolution", "depthwise"), name=name)
 
 
 def min_max(bits: int = 8, *, first_layer: bool = True, last_layer: bool = True, gradient_rounding: str = "stochastic") -> TrainingScheme:

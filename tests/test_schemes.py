@@ -68,12 +68,11 @@ def test_a_copy_is_another_scheme():
 
 
 def test_multi_level_scaling_rounds_gradients_alone_stochastically():
-    """Decisions 22 and 24; the published choice is an argument away."""
+    """Decision 22; the published choice is an argument away."""
     scheme = schemes.get("multi_level_scaling")
     assert [spec.arguments["stochastic"] for spec in (scheme.weights, scheme.activations, scheme.gradients)] == [False, False, True]
-    assert scheme.weights.arguments["rescale"] is True and scheme.weights.arguments["balanced"] is True
+    assert scheme.weights.arguments["rescale"] is True
     published = training_schemes.get("multi_level_scaling", stochastic="all", rescale=False)
-    assert published.activations == published.gradients and published.gradients.arguments == {"element": [2, 1], "group": [8, 1], "rescale": False, "stochastic": True}
-    assert published.weights.arguments == {**published.gradients.arguments, "balanced": True}  # which stochastic weights are not
+    assert published.weights == published.gradients and published.weights.arguments == {"element": [2, 1], "group": [8, 1], "rescale": False, "stochastic": True}
     with pytest.raises(ValueError, match="'gradients', 'all' or 'none', got True"):
         training_schemes.get("multi_level_scaling", stochastic=True)

@@ -1,4 +1,4 @@
-"""Native passes of multi-level scaling: the largest magnitude of each group, elements in a small float format under a divisor per group, and their balance.
+"""Native passes of multi-level scaling: the largest magnitude of each group, and elements in a small float format under a divisor per group.
 
 A tensor is read as ``[outer, rows, groups, inner]``; a group is one ``(outer, group)``. The maths, in TensorFlow, stand in
 ``low_bit/quantizers/multi_level_scaling.py``; these passes give the same bits.
@@ -43,14 +43,3 @@ def quantize(x: tf.Tensor, divisors: tf.Tensor, factors: tf.Tensor, layout: tf.T
     return loader.load().graffiti_multi_level(
         x, divisors, factors, tf.constant((0, 0), tf.uint32) if seed is None else tf.cast(seed, tf.uint32), layout, exponent_bits=exponent_bits,
         mantissa_bits=mantissa_bits, carry=carry, top_exponent=top_exponent, stochastic=seed is not None)
-
-
-def balance(x: tf.Tensor, elements: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
-    """See ``multi_level_scaling.balance``.
-
-    Args:
-        x: float32 ``[taps, columns]``.
-        elements: rounded ``x``.
-        numbers: all that there are, ascending.
-    """
-    return loader.load().graffiti_balance(x, elements, numbers)

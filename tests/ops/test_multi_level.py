@@ -17,8 +17,7 @@ pytestmark = needs_library
 SHAPES = [(3, 5), (40, 70), (2, 9, 33), (4, 7, 5, 3), (3, 8, 8, 16), (1, 3, 3, 200), (3, 3, 16, 24), (130, 1)]
 FORMATS = [dict(element=(2, 1)), dict(element=(2, 4), group=(8, 0)), dict(element=(0, 3)), dict(element=(5, 10), rescale=True),
            dict(element=(1, 2), carry=False), dict(element=(3, 1), top_exponent=0), dict(element=(2, 1), stochastic=False),
-           dict(element=(2, 1), stochastic=False, rescale=True), dict(element=(2, 1), stochastic=False, rescale=True, balanced=True),
-           dict(element=(5, 10), stochastic=False, balanced=True), dict(element=(0, 3), stochastic=False, balanced=True)]
+           dict(element=(2, 1), stochastic=False, rescale=True)]
 
 
 def values(shape) -> np.ndarray:
@@ -62,5 +61,3 @@ def test_refusals():
         multi_level.quantize(tf.zeros((2, 3)), tf.ones((1, 2)), tf.ones((1, 3)), tf.constant([1, 2, 3, 1], tf.int64), (2, 1))
     with pytest.raises(tf.errors.InvalidArgumentError, match="0...5 exponent bits"):
         multi_level.quantize(tf.zeros((2, 3)), tf.ones((1, 3)), tf.ones((1, 3)), tf.constant([1, 2, 3, 1], tf.int64), (6, 1))
-    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match="must be equal|of one shape"):
-        multi_level.balance(tf.zeros((2, 3)), tf.zeros((2, 4)), tf.constant([0.0]))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from graffiti.low_bit import replicas
@@ -71,36 +69,6 @@ def quantize_element(x: tf.Tensor, exponent_bits: int, mantissa_bits: int, noise
     return tf.minimum(codes * spacing, largest_element(exponent_bits, mantissa_bits, top_exponent))
 
 
-def element_numbers(exponent_bits: int, mantissa_bits: int, top_exponent: int = -1) -> np.ndarray:
-    """All numbers of ``<E, M>`` with their negatives, ascending; float32."""
-    e, m = np.divmod(np.arange(2 ** (exponent_bits + mantissa_bits)), 2**mantissa_bits)
-    normal = np.ldexp(1.0 + m / 2**mantissa_bits, e - 2**exponent_bits)
-    subnormal = np.ldexp(m / 2**mantissa_bits, 1 - 2**exponent_bits)
-    magnitudes = np.ldexp(np.where(e > 0, normal, subnormal), top_exponent + 1).astype(np.float32)
-    return np.concatenate([-magnitudes[:0:-1], magnitudes])
-
-
-def balance(x: tf.Tensor, elements: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
-    """Round one element of each column the other way where that makes ``Σe² + (Σe)²`` smaller, ``e = elements - x``.
-
-    Rounding to nearest makes ``Σe²`` least. What a convolution makes of neighbouring activations, which are alike, is ``Σe`` times what they have in common. The one
-    that makes most of it, if any does, moves one number against the sign of ``Σe``; of several the first.
-
-    Args:
-        x: ``[taps, columns]``, in the elements' unit.
-        elements: rounded ``x``.
-        numbers: all that there are, ascending.
-    """
-    error = elements - x
-    total = functools.reduce(tf.add, tf.split(error, x.shape[0]))  # in this order, as the native pass
-    at = tf.searchsorted(numbers, tf.reshape(elements, [-1])) - tf.cast(tf.reshape(tf.sign(total) * tf.ones_like(x), [-1]), tf.int32)
-    other = tf.reshape(tf.gather(numbers, tf.clip_by_value(at, 0, numbers.shape[0] - 1)), tf.shape(x))
-    step = other - elements
-    change = step * (error + total + step)  # half of it
-    best = tf.one_hot(tf.argmin(change, 0), tf.shape(x)[0], on_value=True, off_value=False, axis=0)
-    return tf.where(best & (change < 0), other, elements)
-
-
 def quantize(x: tf.Tensor, group_axes: tuple[int, ...], element: tuple[int, int], group: tuple[int, int], noise: tf.Tensor | float = 0.0, *, carry: bool = True,
              top_exponent: int = -1, rescale: bool = False, largest: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """A tensor in multi-level scaling.
@@ -147,7 +115,6 @@ class MultiLevelScaling(TensorQuantizer):
         grouping: ``both``, ``first`` (image or output channel), ``second`` (channel or input channel) or ``none``.
         stochastic: stochastic rounding in training, for all three operands; false rounds to nearest there too.
         carry, top_exponent, rescale: see ``quantize``.
-        balanced: weights that round to nearest are balanced over the kernel's window, for each input and output channel; see ``balance``.
         **kwargs: see ``TensorQuantizer``.
 
     References: Zhong et al., arXiv 2006.02804, sections III and IV.
@@ -155,13 +122,13 @@ class MultiLevelScaling(TensorQuantizer):
 
     def __init__(
         self, *, element=(2, 1), group=(8, 1), grouping: str = "both", stochastic: bool = True, carry: bool = True, top_exponent: int = -1,
-        rescale: bool = False, balanced: bool = False, **kwargs,
+        rescale: bool = False, **kwargs,
     ) -> None:
         super().__init__(**kwargs)
         self.element = (check_bits("exponent of an element", element[0], 0, 5), check_bits("mantissa of an element", element[1], 1, 10))
         self.group = (check_bits("exponent of a group scale", group[0], 1, 8), check_bits("mantissa of a group scale", group[1], 0, 10))
         self.grouping = check_choice("grouping", grouping, GROUPINGS)
-        self.stochastic, self.carry, self.rescale, self.balanced = bool(stochastic), bool(carry), bool(rescale), bool(balanced)
+        self.stochastic, self.carry, self.rescale = bool(stochastic), bool(carry), bool(rescale)
         self.top_exponent = check_choice("top_exponent", top_exponent, (-1, 0))
 
     def build(self, input_shape=None) -> None:
@@ -191,20 +158,12 @@ class MultiLevelScaling(TensorQuantizer):
         ends = training_quantize.extremes(x)
         largest = replicas.maximum(tf.maximum(-ends[0], ends[1]))
         seed = self.next_seed() if self.stochastic and training else None
-        balanced = self.role == "weights" and self.balanced and not self.stochastic and x.shape[:-2].num_elements() > 1
-        native = loader.engine_of("auto") == "native" and len(x.shape) >= 2
-        if native and not balanced:
+        if loader.engine_of("auto") == "native" and len(x.shape) >= 2:
             return Quantized(self._native(x, largest, seed, ends))
         noise = 0.0 if seed is None else counter_noise.uniform(tf.shape(x), seed) - 0.5
         elements, groups, scale = quantize(
             x, self.group_axes(x.shape), self.element, self.group, noise, carry=self.carry, top_exponent=self.top_exponent, rescale=self.rescale,
             largest=largest)
-        if balanced:
-            columns = [x.shape[:-2].num_elements(), -1]
-            divisor = groups * tf.where(scale > 0, scale, tf.ones_like(scale))
-            numbers = tf.constant(element_numbers(*self.element, self.top_exponent))
-            run = multi_level.balance if native else balance
-            elements = tf.reshape(run(tf.reshape(x / divisor, columns), tf.reshape(elements, columns), numbers), tf.shape(x))
         return Quantized(elements * (groups * self.finite_scale(scale, ends)))
 
     def _native(self, x, largest, seed, ends):
@@ -232,5 +191,5 @@ class MultiLevelScaling(TensorQuantizer):
 
     def get_config(self) -> dict[str, Any]:
         """Plain values."""
-        names = ("element", "group", "grouping", "stochastic", "carry", "top_exponent", "rescale", "balanced")
+        names = ("element", "group", "grouping", "stochastic", "carry", "top_exponent", "rescale")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -1,4 +1,4 @@
-// GraffitiTrainingQuantize, GraffitiExtremes, GraffitiCountAbove, GraffitiMultiLevel, GraffitiBalance, GraffitiBatchNorm and its gradient: the float side of low-bit training (training/training.h).
+// GraffitiTrainingQuantize, GraffitiExtremes, GraffitiCountAbove, GraffitiMultiLevel, GraffitiBatchNorm and its gradient: the float side of low-bit training (training/training.h).
 #include "training/training.h"
 
 #include <cmath>
@@ -103,21 +103,6 @@ REGISTER_OP("GraffitiMultiLevel")
       return absl::OkStatus();
     })
     .Doc("sign(x) * element(|x| / divisor) * factor, divisor and factor one a group [outer, groups]; x is read as [outer, rows, groups, inner] = layout.");
-
-REGISTER_OP("GraffitiBalance")
-    .Input("x: float")
-    .Input("elements: float")
-    .Input("numbers: float")
-    .Output("balanced: float")
-    .SetShapeFn([](InferenceContext* c) {
-      tf::shape_inference::ShapeHandle shape, numbers;
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 2, &shape));
-      TF_RETURN_IF_ERROR(c->Merge(shape, c->input(1), &shape));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 1, &numbers));
-      c->set_output(0, shape);
-      return absl::OkStatus();
-    })
-    .Doc("elements [taps, columns], rounded x, with one of each column at the next of the ascending numbers against the sign of the error's sum, where that makes sum(e^2) + sum(e)^2 smaller.");
 
 absl::Status NormShapes(InferenceContext* c, int x, std::initializer_list<int> vectors, std::initializer_list<int> vector_outputs) {
   tf::shape_inference::ShapeHandle shape, unused;
@@ -388,47 +373,6 @@ class MultiLevelOp : public WithLoops {
   ElementFormat format_;
 };
 
-class BalanceOp : public tf::OpKernel {
- public:
-  explicit BalanceOp(tf::OpKernelConstruction* context) : OpKernel(context) {}
-
-  void Compute(tf::OpKernelContext* context) override {
-    const tf::Tensor &x = context->input(0), &elements = context->input(1), &numbers = context->input(2);
-    OP_REQUIRES(context, x.dims() == 2 && elements.shape() == x.shape() && numbers.dims() == 1 && numbers.NumElements() > 0,
-                absl::InvalidArgumentError(absl::StrCat("balance takes x and elements of one shape [taps, columns] and at least one number, got ", x.shape().DebugString(), ", ",
-                                                        elements.shape().DebugString(), " and ", numbers.shape().DebugString())));
-    tf::Tensor* balanced;
-    OP_REQUIRES_OK(context, context->allocate_output(0, x.shape(), &balanced));
-    const int64_t taps = x.dim_size(0), columns = x.dim_size(1), last = numbers.NumElements() - 1;
-    const float *from = x.flat<float>().data(), *rounded = elements.flat<float>().data(), *all = numbers.flat<float>().data();
-    float* to = balanced->flat<float>().data();
-    ForEachPart(context, columns, kColumns, 16, [&](int64_t first, int64_t end) {
-      float total[kColumns] = {}, least[kColumns] = {}, other[kColumns] = {};
-      int64_t at[kColumns];
-      std::fill(at, at + kColumns, -1);
-      for (int64_t t = 0; t < taps; ++t)
-        for (int64_t c = first; c < end; ++c) total[c - first] += rounded[t * columns + c] - from[t * columns + c];
-      for (int64_t t = 0; t < taps; ++t)
-        for (int64_t c = first; c < end; ++c) {
-          const float sum = total[c - first], element = rounded[t * columns + c];
-          const int64_t next = std::lower_bound(all, all + last, element) - all - ((sum > 0) - (sum < 0));
-          const float candidate = all[std::min(std::max<int64_t>(next, 0), last)], step = candidate - element;
-          const float change = step * (element - from[t * columns + c] + sum + step);  // half of it
-          to[t * columns + c] = element;
-          if (!(change < least[c - first])) continue;
-          least[c - first] = change;
-          other[c - first] = candidate;
-          at[c - first] = t;
-        }
-      for (int64_t c = first; c < end; ++c)
-        if (at[c - first] >= 0) to[at[c - first] * columns + c] = other[c - first];
-    });
-  }
-
- private:
-  static constexpr int64_t kColumns = 64;
-};
-
 // One float per channel, repeated so that flat loops are long enough to vectorize.
 std::vector<float> Repeated(const float* values, int64_t channels, int64_t period) {
   std::vector<float> out(period);
@@ -614,7 +558,6 @@ REGISTER_KERNEL_BUILDER(Name("GraffitiExtremes").Device(tf::DEVICE_CPU), Extreme
 REGISTER_KERNEL_BUILDER(Name("GraffitiCountAbove").Device(tf::DEVICE_CPU), CountAboveOp);
 REGISTER_KERNEL_BUILDER(Name("GraffitiGroupMaximum").Device(tf::DEVICE_CPU), GroupMaximumOp);
 REGISTER_KERNEL_BUILDER(Name("GraffitiMultiLevel").Device(tf::DEVICE_CPU), MultiLevelOp);
-REGISTER_KERNEL_BUILDER(Name("GraffitiBalance").Device(tf::DEVICE_CPU), BalanceOp);
 REGISTER_KERNEL_BUILDER(Name("GraffitiBatchNorm").Device(tf::DEVICE_CPU), BatchNormOp);
 REGISTER_KERNEL_BUILDER(Name("GraffitiBatchNormGrad").Device(tf::DEVICE_CPU), BatchNormGradOp);
 
