@@ -31,7 +31,8 @@ RULES: dict[str, set[str]] = {
     "layers": {"quantizers", "ops", "numerics"},
     "calibration": {"layers", "quantizers", "ops", "numerics", "config", "keras_io"},  # keras_io.compat: the walk over calls
     "keras_io": {"graph", "layers", "quantizers", "numerics", "ops"},
-    "low_bit": {"ops", "numerics", "quantizers", "keras_io", "config", "schemes", "training_config", "reports", "files", "optimizers"},  # keras_io.compat again
+    "low_bit": {  # keras_io.compat again, and calibration.data: what users pass as data
+        "ops", "numerics", "quantizers", "keras_io", "calibration", "config", "schemes", "training_config", "reports", "files", "optimizers"},
 }
 PLAIN = ("numerics", "graph", "transforms", "export", "runtime", "config", "schemes", "training_config", "training_schemes", "files", "documents", "targets")  # neither TensorFlow nor Keras
 FORBIDDEN_EVERYWHERE = ("tensorflow.keras", "keras.src")
