@@ -46,7 +46,7 @@ def train(
     if len(record["history"]) >= epochs and (finish is None or "finished" in record):
         return record
 
-    def write(record):
+    def write():
         with files.atomic_file(results, overwrite=True) as temporary:
             temporary.write_text(json.dumps(record, indent=1) + "\n")
 
@@ -62,11 +62,11 @@ def train(
         record.update(settings, **found)
         with files.atomic_file(checkpoint, overwrite=True) as temporary:
             model.save(temporary)
-        write(record)
+        write()
         print("  " + ", ".join(f"{name} {value:.4g}" for name, value in {**numbers, **found}.items() if isinstance(value, (int, float))) + f", {seconds:.0f} s", flush=True)
     if len(record["history"]) >= epochs and finish is not None:
         record["finished"] = finish(model)
-        write(record)
+        write()
     return record
 
 

@@ -43,12 +43,12 @@ class ImageProduct {
   }
 
   int64_t row_step_h = 1, row_step_w = 1, out_step_h = 1, out_step_w = 1;
-  bool stream = false;  // results go past the caches
   std::vector<Phase> phases;
 
   // weight(tap) gives the s8 weights of a tap: rows of the source's depth, `columns` contiguous values each.
   template <typename Weight>
-  void Plan(const graffiti_parallel* parallel, const Weight& weight) {
+  void Plan(int64_t batch, const float* out, const graffiti_parallel* parallel, const Weight& weight) {
+    stream_ = Streams(out, batch * out_h_ * out_w_, columns_);
     low_h_ = low_w_ = high_h_ = high_w_ = 0;
     bool any = false;
     int64_t most_h = 0, most_w = 0;
@@ -86,7 +86,7 @@ class ImageProduct {
         if (rows > 0) RunPhase(phase, strip, rows, to + first * out_step_h * out_w_ * columns_);
       }
     }
-    if (stream) FinishStreams();
+    if (stream_) FinishStreams();
   }
 
  private:
@@ -234,7 +234,7 @@ class ImageProduct {
       t.out_stride = 4 * panel.width;
       t.valid_columns = panel.width;
       t.scale = scale_;
-      t.stream = stream;
+      t.stream = stream_;
       for (int64_t row = first; row < end;) {
         const DotKernel* kernel = panel.kernels.back();
         int32_t last[kMaxTileRows];
@@ -282,6 +282,7 @@ class ImageProduct {
   const Loops& loops_;
   int64_t element_ = 1, group_ = 4;
   bool offset_ = false;
+  bool stream_ = false;  // results go past the caches
   std::vector<Panel> panels_;
   int64_t low_h_ = 0, low_w_ = 0, high_h_ = 0, high_w_ = 0, strip_width_ = 1, rows_ = 1, most_h_ = 0;
 };
@@ -296,7 +297,7 @@ bool IsFlat(const graffiti_conv_shape& s) {
 
 template <typename Weight>
 void RunAll(ImageProduct& product, int64_t batch, const void* source, float* out, const graffiti_parallel* parallel, const Weight& weight) {
-  product.Plan(parallel, weight);
+  product.Plan(batch, out, parallel, weight);
   ParallelFor(parallel, product.Units(batch), 1, [&](int64_t lo, int64_t hi) { product.Run(source, out, lo, hi); });
 }
 
@@ -313,7 +314,6 @@ void RunFlat(int tier, int type, int64_t rows, int64_t depth, int64_t columns, f
     product.phases[0].count_h = 1;
     product.phases[0].count_w = pixels;
     product.phases[0].taps.push_back({0, 0, 0, 0});
-    product.stream = Streams(out, rows, columns);
     RunAll(product, batch, static_cast<const uint8_t*>(source) + done * depth * TypeSize(type), out + done * columns, parallel, weight);
   }
 }
@@ -336,7 +336,6 @@ int TrainingForward(const graffiti_conv_shape& s, int64_t batch, const void* x, 
   for (int64_t u = 0; u < s.kernel_height; ++u)
     for (int64_t v = 0; v < s.kernel_width; ++v) phase.taps.push_back({u * s.dilation_h - s.pad_top, v * s.dilation_w - s.pad_left, u, v});
   product.phases.push_back(std::move(phase));
-  product.stream = Streams(y, batch * s.out_height * s.out_width, s.out_channels);
   RunAll(product, batch, x, y, parallel, weight);
   return GRAFFITI_OK;
 }
@@ -374,7 +373,6 @@ int TrainingInputGradient(const graffiti_conv_shape& s, int64_t batch, const voi
         }
       product.phases.push_back(std::move(phase));
     }
-  product.stream = Streams(dx, batch * s.height * s.width, s.channels);
   RunAll(product, batch, dy, dx, parallel, weight);
   return GRAFFITI_OK;
 }

@@ -5,14 +5,14 @@
 #include <algorithm>
 #include <vector>
 
-#if defined(__x86_64__) || defined(_M_X64)
-#include <xmmintrin.h>
-#endif
-
 #include "arch.h"
 #include "common.h"
 #include "dot/dot.h"
 #include "training/training.h"
+
+#if GRAFFITI_X86_64
+#include <xmmintrin.h>
+#endif
 
 namespace graffiti {
 
