@@ -70,17 +70,19 @@ def dynamic_fixed_point(
 
 
 def multi_level_scaling(
-    element=(2, 1), group=(8, 1), *, stochastic: str = "gradients", rescale: bool = True, name: str = "multi_level_scaling", **hyper,
+    element=(2, 1), group=(8, 1), *, stochastic: str = "gradients", rescale: bool = True, use_sign_bit: bool = True, name: str = "multi_level_scaling",
+    **hyper,
 ) -> TrainingScheme:
     """Multi-level scaling of convolutions; the first one and the dense layers stay in float.
 
-    ``stochastic="all", rescale=False`` is the method as published. The defaults lose less (``BENCHMARKS.md``; Decision 22): noise in weights and activations costs most.
+    ``stochastic="all", rescale=False, use_sign_bit=False`` is the method as published. The defaults lose less (``BENCHMARKS.md``; Decision 22): noise in weights and activations costs most.
 
     Args:
         element: ``(E_x, M_x)``.
         group: ``(E_g, M_g)``.
         stochastic: which tensors round stochastically in training, ``gradients``, ``all`` or ``none``; the others round to nearest.
         rescale: whether the largest element stands for the tensor's maximum, which otherwise saturates.
+        use_sign_bit: whether activations that cannot be negative spend the bit of their sign on the mantissa: ``<E_x, M_x + 1>``, as wide.
         **hyper: of ``low_bit.quantizers.MultiLevelScaling``: ``grouping carry top_exponent``.
 
     Raises:
@@ -90,7 +92,7 @@ def multi_level_scaling(
     """
     if stochastic not in ("gradients", "all", "none"):
         raise ValueError(f"stochastic of multi_level_scaling is 'gradients', 'all' or 'none', got {stochastic!r}")
-    shared = {"element": list(element), "group": list(group), "rescale": bool(rescale), **hyper}
+    shared = {"element": list(element), "group": list(group), "rescale": bool(rescale), "use_sign_bit": bool(use_sign_bit), **hyper}
     forward, gradients = (TensorSpec("multi_level_scaling", {**shared, "stochastic": stochastic in noisy}) for noisy in (("all",), ("all", "gradients")))
     return TrainingScheme(forward, forward, gradients, first_layer=False, kinds=("convolution", "depthwise"), name=name)
 

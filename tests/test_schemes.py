@@ -72,7 +72,8 @@ def test_multi_level_scaling_rounds_gradients_alone_stochastically():
     scheme = schemes.get("multi_level_scaling")
     assert [spec.arguments["stochastic"] for spec in (scheme.weights, scheme.activations, scheme.gradients)] == [False, False, True]
     assert scheme.weights.arguments["rescale"] is True
-    published = training_schemes.get("multi_level_scaling", stochastic="all", rescale=False)
-    assert published.weights == published.gradients and published.weights.arguments == {"element": [2, 1], "group": [8, 1], "rescale": False, "stochastic": True}
+    published = training_schemes.get("multi_level_scaling", stochastic="all", rescale=False, use_sign_bit=False)
+    assert published.weights == published.gradients
+    assert published.weights.arguments == {"element": [2, 1], "group": [8, 1], "rescale": False, "use_sign_bit": False, "stochastic": True}
     with pytest.raises(ValueError, match="'gradients', 'all' or 'none', got True"):
         training_schemes.get("multi_level_scaling", stochastic=True)

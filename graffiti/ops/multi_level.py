@@ -32,7 +32,7 @@ def quantize(x: tf.Tensor, divisors: tf.Tensor, factors: tf.Tensor, layout: tf.T
         x: float32, any shape.
         divisors, factors: float32 ``[outer, groups]``; divisors positive.
         layout: see ``group_maximum``.
-        element: ``<E, M>``, at most ``<5, 10>``.
+        element: ``<E, M>``, at most ``<5, 11>``.
         carry, top_exponent: see ``multi_level_scaling.quantize_element``.
         seed: two uint32 for stochastic rounding by ``u - 1/2`` of ``numerics/noise.py``; nearest, half to even, without one.
 

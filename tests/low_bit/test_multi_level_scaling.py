@@ -146,6 +146,19 @@ def test_a_kernel_of_one_tap_has_a_group_for_each_output():
     assert activations.group_axes(tf.TensorShape((1, 1, 1, 5))) == (1, 2)
 
 
+def test_the_bit_of_no_sign_is_a_bit_of_mantissa():
+    """Known not to be negative: <2,1> is <2,2>, four bits either way, and half the step; of other tensors nothing changes."""
+    x = tf.nn.relu(tf.random.stateless_normal((2, 6, 6, 3), (1, 2)))
+    options = {"role": "activations", "stochastic": False, "rescale": True}
+    used, wider, plain = (MultiLevelScaling(**options, **more).encode(x, True).real().numpy() for more in (
+        {"use_sign_bit": True, "signed": False}, {"element": (2, 2)}, {"signed": False}))
+    assert np.array_equal(used, wider) and not np.array_equal(used, plain)
+    assert np.mean((used - x) ** 2) < np.mean((plain - x) ** 2) / 3
+    both = [MultiLevelScaling(**options, use_sign_bit=use).encode(x - 0.5, True).real().numpy() for use in (False, True)]
+    assert np.array_equal(*both)
+    assert MultiLevelScaling.from_config(MultiLevelScaling(use_sign_bit=True, signed=False).get_config()).format == (2, 2)
+
+
 def test_options():
     assert float(method.quantize_element(tf.constant([1.0]), 2, 1, top_exponent=0)[0]) == 1.0
     assert float(method.quantize_element(tf.constant([0.24]), 2, 1, 0.4, carry=False)[0]) == 0.1875

@@ -17,7 +17,8 @@ pytestmark = needs_library
 SHAPES = [(3, 5), (40, 70), (2, 9, 33), (4, 7, 5, 3), (3, 8, 8, 16), (1, 3, 3, 200), (3, 3, 16, 24), (130, 1)]
 FORMATS = [dict(element=(2, 1)), dict(element=(2, 4), group=(8, 0)), dict(element=(0, 3)), dict(element=(5, 10), rescale=True),
            dict(element=(1, 2), carry=False), dict(element=(3, 1), top_exponent=0), dict(element=(2, 1), stochastic=False),
-           dict(element=(2, 1), stochastic=False, rescale=True)]
+           dict(element=(2, 1), stochastic=False, rescale=True), dict(element=(2, 1), use_sign_bit=True, signed=False),
+           dict(element=(5, 10), use_sign_bit=True, signed=False, stochastic=False)]
 
 
 def values(shape) -> np.ndarray:

@@ -115,6 +115,7 @@ class MultiLevelScaling(TensorQuantizer):
         grouping: ``both``, ``first`` (image or output channel), ``second`` (channel or input channel) or ``none``.
         stochastic: stochastic rounding in training, for all three operands; false rounds to nearest there too.
         carry, top_exponent, rescale: see ``quantize``.
+        use_sign_bit: in a tensor known not to be negative (activations after a ReLU) the bit that no sign needs is one of mantissa: ``<E_x, M_x + 1>``, as wide.
         **kwargs: see ``TensorQuantizer``.
 
     References: Zhong et al., arXiv 2006.02804, sections III and IV.
@@ -122,10 +123,12 @@ class MultiLevelScaling(TensorQuantizer):
 
     def __init__(
         self, *, element=(2, 1), group=(8, 1), grouping: str = "both", stochastic: bool = True, carry: bool = True, top_exponent: int = -1,
-        rescale: bool = False, **kwargs,
+        rescale: bool = False, use_sign_bit: bool = False, **kwargs,
     ) -> None:
         super().__init__(**kwargs)
         self.element = (check_bits("exponent of an element", element[0], 0, 5), check_bits("mantissa of an element", element[1], 1, 10))
+        self.use_sign_bit = bool(use_sign_bit)
+        self.format = (self.element[0], self.element[1] + (self.use_sign_bit and not self.signed))
         self.group = (check_bits("exponent of a group scale", group[0], 1, 8), check_bits("mantissa of a group scale", group[1], 0, 10))
         self.grouping = check_choice("grouping", grouping, GROUPINGS)
         self.stochastic, self.carry, self.rescale = bool(stochastic), bool(carry), bool(rescale)
@@ -162,7 +165,7 @@ class MultiLevelScaling(TensorQuantizer):
             return Quantized(self._native(x, largest, seed, ends))
         noise = 0.0 if seed is None else counter_noise.uniform(tf.shape(x), seed) - 0.5
         elements, groups, scale = quantize(
-            x, self.group_axes(x.shape), self.element, self.group, noise, carry=self.carry, top_exponent=self.top_exponent, rescale=self.rescale,
+            x, self.group_axes(x.shape), self.format, self.group, noise, carry=self.carry, top_exponent=self.top_exponent, rescale=self.rescale,
             largest=largest)
         return Quantized(elements * (groups * self.finite_scale(scale, ends)))
 
@@ -171,9 +174,9 @@ class MultiLevelScaling(TensorQuantizer):
         layout = self.layout(x)
         safe = tf.where(largest > 0, largest, tf.ones_like(largest))
         groups = group_scale(multi_level.group_maximum(x, layout) / safe, *self.group)
-        factor = tensor_factor(largest, self.element, self.top_exponent, self.rescale)
+        factor = tensor_factor(largest, self.format, self.top_exponent, self.rescale)
         divisor = tf.where(factor > 0, factor, tf.ones_like(factor))
-        return multi_level.quantize(x, divisor * groups, groups * self.finite_scale(factor, ends), layout, self.element, carry=self.carry, top_exponent=self.top_exponent, seed=seed)
+        return multi_level.quantize(x, divisor * groups, groups * self.finite_scale(factor, ends), layout, self.format, carry=self.carry, top_exponent=self.top_exponent, seed=seed)
 
     def layout(self, x: tf.Tensor) -> tf.Tensor:
         """``x`` as ``[outer, rows, groups, inner]`` with one group for each (outer, group); at least two axes."""
@@ -191,5 +194,5 @@ class MultiLevelScaling(TensorQuantizer):
 
     def get_config(self) -> dict[str, Any]:
         """Plain values."""
-        names = ("element", "group", "grouping", "stochastic", "carry", "top_exponent", "rescale")
+        names = ("element", "group", "grouping", "stochastic", "carry", "top_exponent", "rescale", "use_sign_bit")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

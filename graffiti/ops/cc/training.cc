@@ -330,9 +330,9 @@ class MultiLevelOp : public WithLoops {
     OP_REQUIRES_OK(context, context->GetAttr("carry", &format_.carry));
     OP_REQUIRES_OK(context, context->GetAttr("top_exponent", &format_.top_exponent));
     OP_REQUIRES_OK(context, context->GetAttr("stochastic", &format_.stochastic));
-    const bool fits = format_.exponent_bits >= 0 && format_.exponent_bits <= 5 && format_.mantissa_bits >= 1 && format_.mantissa_bits <= 10 &&
+    const bool fits = format_.exponent_bits >= 0 && format_.exponent_bits <= 5 && format_.mantissa_bits >= 1 && format_.mantissa_bits <= 11 &&
                       (format_.top_exponent == -1 || format_.top_exponent == 0);
-    OP_REQUIRES(context, fits, absl::InvalidArgumentError("an element has 0...5 exponent bits, 1...10 mantissa bits and a top exponent of -1 or 0"));
+    OP_REQUIRES(context, fits, absl::InvalidArgumentError("an element has 0...5 exponent bits, 1...11 mantissa bits and a top exponent of -1 or 0"));
   }
 
   void Compute(tf::OpKernelContext* context) override {
