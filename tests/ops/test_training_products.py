@@ -124,6 +124,14 @@ def test_results_that_go_past_the_caches(shape, dy_type):
     check(shape, np.int8, dy_type)
 
 
+@pytest.mark.parametrize(("shape", "dy_type"), [
+    ((17, 96, 64, 32, 1, (3, 3), (1, 1), "same", (1, 1)), np.int8),
+    ((9, 100, 121, 32, 2, (3, 3), (2, 2), "same", (1, 1)), np.int16),  # the input gradient alone
+    ((17, 96, 64, 40, 1, (3, 3), (1, 1), "same", (1, 1)), np.int8)], ids=str)  # no whole lines: not streamed
+def test_depthwise_results_that_go_past_the_caches(shape, dy_type):
+    check(shape, np.uint8, dy_type, kind=DepthwiseProduct)
+
+
 def test_empty_batch_and_nan_scale():
     from graffiti.ops import training_products as kernels
 

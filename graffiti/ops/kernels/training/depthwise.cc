@@ -6,12 +6,14 @@
 
 #include "arch.h"
 #include "common.h"
+#include "training/streams.h"
 
 namespace graffiti {
 namespace {
 
-const DepthwiseLoops& LoopsOf(int tier) {
+const DepthwiseLoops& LoopsOf(int tier, int64_t channels) {
 #if defined(__x86_64__)
+  if (tier == GRAFFITI_TIER_AVX512VNNI && channels < 16) tier = GRAFFITI_TIER_AVX2;  // narrower vectors, that are full
   if (tier == GRAFFITI_TIER_AVX512VNNI) return DepthwiseLoopsAvx512Vnni();
   if (tier == GRAFFITI_TIER_AVX2) return DepthwiseLoopsAvx2();
 #endif
@@ -21,12 +23,12 @@ const DepthwiseLoops& LoopsOf(int tier) {
 
 int64_t Magnitude(int type) { return std::max(-TypeLow(type), TypeHigh(type)); }
 
-// The kernel as [tap][multiplier][channel], wide enough for every loop.
+// The kernel as [tap][multiplier][channel], each in the low half of 32 bits.
 std::vector<int32_t> Planes(const int8_t* kernel, int64_t taps, int64_t channels, int64_t multiplier) {
   std::vector<int32_t> planes(taps * channels * multiplier);
   for (int64_t t = 0; t < taps; ++t)
     for (int64_t m = 0; m < multiplier; ++m)
-      for (int64_t c = 0; c < channels; ++c) planes[(t * multiplier + m) * channels + c] = kernel[(t * channels + c) * multiplier + m];
+      for (int64_t c = 0; c < channels; ++c) planes[(t * multiplier + m) * channels + c] = kernel[(t * channels + c) * multiplier + m] & 0xffff;
   return planes;
 }
 
@@ -69,6 +71,27 @@ struct Axis {
   }
 };
 
+// The columns of an axis in steps of `step`, in runs that read the same taps, each `a_step` further.
+std::vector<Run> Runs(const Axis& columns, int64_t step, int64_t a_step) {
+  std::vector<Run> runs;
+  const int64_t count = static_cast<int64_t>(columns.first.size()) - 1;
+  const auto continues = [&](int64_t before, int64_t at) {
+    const int64_t taps = columns.first[at + 1] - columns.first[at];
+    bool same = taps == columns.first[before + 1] - columns.first[before];
+    for (int64_t t = 0; same && t < taps; ++t) {
+      const Tap &a = columns.taps[columns.first[before] + t], &b = columns.taps[columns.first[at] + t];
+      same = b.w == a.w && b.a == a.a + a_step;
+    }
+    return same;
+  };
+  for (int64_t phase = 0; phase < step; ++phase)
+    for (int64_t at = phase; at < count; at += step) {
+      if (at == phase || !continues(at - step, at)) runs.push_back({at, 0, step, a_step, columns.first[at], columns.first[at + 1]});
+      ++runs.back().count;
+    }
+  return runs;
+}
+
 int GatherPass(bool forward, const graffiti_conv_shape& s, int64_t batch, const void* a, int type, const int8_t* kernel, float scale, float* out, const DepthwiseLoops& loops,
                const graffiti_parallel* parallel) {
   const int64_t channels = s.channels, multiplier = s.out_channels / channels, size = TypeSize(type);
@@ -77,10 +100,11 @@ int GatherPass(bool forward, const graffiti_conv_shape& s, int64_t batch, const 
   Axis columns(forward, s.width, s.out_width, s.kernel_width, s.stride_w, s.dilation_w, s.pad_left);
   const int64_t planes = forward ? 1 : multiplier;  // of what is read at a pixel
   for (Tap& tap : columns.taps) tap = {tap.a * planes * channels, tap.w * multiplier * channels};
+  const std::vector<Run> runs = Runs(columns, forward ? 1 : s.stride_w, (forward ? s.stride_w : 1) * planes * channels);
   const int64_t read_width = forward ? s.width : s.out_width, read_height = forward ? s.height : s.out_height;
   const int64_t height = forward ? s.out_height : s.height, width = forward ? s.out_width : s.width;
   const int64_t terms = s.kernel_height * s.kernel_width * planes;
-  const bool wide = terms > INT32_MAX / (Magnitude(type) * 128);
+  const bool wide = terms > INT32_MAX / (Magnitude(type) * 128), stream = !wide && (!forward || multiplier == 1) && Streams(out, batch * height * width, channels);
   ParallelFor(parallel, batch * height, std::max<int64_t>(1, 4096 / std::max<int64_t>(1, width * channels)), [&](int64_t lo, int64_t hi) {
     std::vector<char> room;
     std::vector<Tap> taps;
@@ -96,8 +120,9 @@ int GatherPass(bool forward, const graffiti_conv_shape& s, int64_t batch, const 
       g.a = image;
       g.w = w.data();
       g.taps = columns.taps.data();
-      g.first_tap = columns.first.data();
-      g.columns = width;
+      g.runs = runs.data();
+      g.run_count = static_cast<int64_t>(runs.size());
+      g.stream = stream;
       g.channels = channels;
       g.scale = scale;
       g.out_step = forward ? multiplier : 1;
@@ -113,6 +138,7 @@ int GatherPass(bool forward, const graffiti_conv_shape& s, int64_t batch, const 
         loops.gather[type][wide](g);
       }
     }
+    if (stream) FinishStreams();
   });
   return GRAFFITI_OK;
 }
@@ -188,7 +214,7 @@ int WeightPass(const graffiti_conv_shape& s, int64_t batch, const void* x, int x
 
 int TrainingDepthwise(int pass, const graffiti_conv_shape& s, int64_t batch, const void* first, int first_type, const void* second, int second_type, float scale, float* out,
                       int tier, const graffiti_parallel* parallel) {
-  const DepthwiseLoops& loops = LoopsOf(tier);
+  const DepthwiseLoops& loops = LoopsOf(tier, s.channels);
   if (pass == GRAFFITI_WEIGHT_GRADIENT) return WeightPass(s, batch, first, first_type, second, second_type, scale, out, loops, parallel);
   return GatherPass(pass == GRAFFITI_FORWARD, s, batch, first, first_type, static_cast<const int8_t*>(second), scale, out, loops, parallel);
 }

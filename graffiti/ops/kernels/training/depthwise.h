@@ -13,18 +13,25 @@ struct Tap {
   int64_t a, w;
 };
 
+// Columns column, column + column_step, ... of a row of outputs, which read the same taps of the window, each a_step elements further than the one before.
+struct Run {
+  int64_t column, count, column_step, a_step;
+  int64_t first_tap, end_tap;  // of the first of them
+};
+
 // One row of outputs. out[column * out_stride + c * out_step] = scale * sum over the row's and the column's taps of a[row.a + tap.a + c] * w[row.w + tap.w + c].
 struct GatherArgs {
   const void* a;
-  const int32_t* w;
+  const int32_t* w;  // each in the low half, the high one 0
   const Tap* rows;
   int64_t row_count;
   const Tap* taps;
-  const int64_t* first_tap;  // of each column, and one past the last
-  int64_t columns, channels;
+  const Run* runs;
+  int64_t run_count, channels;
   float scale;
   float* out;
   int64_t out_stride, out_step;
+  bool stream;  // past the caches, see streams.h; out_step is 1
 };
 
 // sums[c] += sum over q of x[q * x_stride + c] * dy[q * dy_stride + c]

@@ -3,6 +3,7 @@
 
 #include "loops/loops.h"
 #include "training/panels.h"
+#include "training/streams.h"
 #include "training/transposes.h"
 
 namespace graffiti {

@@ -10,10 +10,6 @@
 #include "dot/dot.h"
 #include "training/training.h"
 
-#if GRAFFITI_X86_64
-#include <xmmintrin.h>
-#endif
-
 namespace graffiti {
 
 inline const TrainingStores& GetTrainingStores(int tier) {
@@ -36,22 +32,6 @@ inline int64_t SafeTerms(DotTypes types, int first_type, int second_type) {
   if (types == DotTypes::kU8S8) return INT32_MAX / (255 * 128);
   const auto largest = [](int type) { return TypeSize(type) == 2 ? int64_t{32768} : type == GRAFFITI_U8 ? int64_t{255} : int64_t{128}; };
   return INT32_MAX / (largest(first_type) * largest(second_type));
-}
-
-// Results of this size leave the caches before anyone reads them: written past the caches, none of their lines is read first. Smaller ones lose more by the next
-// reader's misses than their writing gains.
-constexpr int64_t kStreamBytes = 12 * 1024 * 1024;
-
-// Whether rows of `columns` floats go past the caches: whole lines only.
-inline bool Streams(const float* out, int64_t rows, int64_t columns) {
-  return rows * columns * 4 >= kStreamBytes && columns % 16 == 0 && reinterpret_cast<uintptr_t>(out) % 64 == 0;
-}
-
-// Makes what this thread has streamed visible to the others.
-inline void FinishStreams() {
-#if GRAFFITI_X86_64
-  _mm_sfence();
-#endif
 }
 
 struct Panel {

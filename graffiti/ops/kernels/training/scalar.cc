@@ -7,7 +7,7 @@
 namespace graffiti {
 namespace {
 
-constexpr int kLanes = 4;
+#include "simd_scalar.inc"
 #include "training/depthwise.inc"
 #include "training/stores.inc"
 

@@ -9,7 +9,7 @@
 namespace graffiti {
 namespace {
 
-constexpr int kLanes = 8;
+#include "simd_avx2.inc"
 #include "training/depthwise.inc"
 #include "training/stores.inc"
 

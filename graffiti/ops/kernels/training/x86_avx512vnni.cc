@@ -9,7 +9,7 @@
 namespace graffiti {
 namespace {
 
-constexpr int kLanes = 16;
+#include "simd_avx512.inc"
 #include "training/depthwise.inc"
 #include "training/stores.inc"
 
