@@ -148,22 +148,40 @@ void AddTaps(const graffiti_conv_shape& s, const char* x, int x_type, const char
              int32_t* sums) {
   const int64_t channels = s.channels, multiplier = s.out_channels / channels;
   CorrelateArgs g{};
+  g.tap_x = s.dilation_w * channels;
+  g.tap_sums = s.out_channels;
   g.x_stride = s.stride_w * channels;
-  g.dy_stride = multiplier * channels;
+  g.dy_stride = s.out_channels;
   g.channels = channels;
   for (int64_t u = 0; u < s.kernel_height; ++u) {
     const int64_t h = p * s.stride_h + u * s.dilation_h - s.pad_top;
     if (h < 0 || h >= s.height) continue;
-    for (int64_t v = 0; v < s.kernel_width; ++v) {
-      const int64_t shift = v * s.dilation_w - s.pad_left;  // the outputs q with 0 <= q * stride + shift < width
-      const int64_t q = std::max(first, shift >= 0 ? 0 : CeilDiv(-shift, s.stride_w));
-      g.pixels = (s.width <= shift ? 0 : std::min(end, CeilDiv(s.width - shift, s.stride_w))) - q;
-      if (g.pixels <= 0) continue;
-      g.x = x + (h * s.width + q * s.stride_w + shift) * channels * TypeSize(x_type);
+    const auto add = [&](int64_t v, int64_t count, int64_t q, int64_t stop) {  // `count` taps from v on over the outputs [q, stop)
+      if (q >= stop) return;
+      g.taps = count;
+      g.pixels = stop - q;
+      g.x = x + (h * s.width + q * s.stride_w + v * s.dilation_w - s.pad_left) * channels * TypeSize(x_type);
       for (int64_t m = 0; m < multiplier; ++m) {
         g.dy = dy + ((p * s.out_width + q) * multiplier + m) * channels * TypeSize(dy_type);
         g.sums = sums + ((u * s.kernel_width + v) * multiplier + m) * channels;
         loops.correlate[x_type][dy_type](g);
+      }
+    };
+    for (int64_t v = 0; v < s.kernel_width; v += kTapsAtOnce) {
+      const int64_t taps = std::min(kTapsAtOnce, s.kernel_width - v);
+      int64_t begin[kTapsAtOnce], stop[kTapsAtOnce], inner = first, inner_end = end;
+      for (int64_t k = 0; k < taps; ++k) {
+        const int64_t shift = (v + k) * s.dilation_w - s.pad_left;  // the outputs q with 0 <= q * stride + shift < width
+        begin[k] = std::max(first, shift >= 0 ? 0 : CeilDiv(-shift, s.stride_w));
+        stop[k] = s.width <= shift ? 0 : std::min(end, CeilDiv(s.width - shift, s.stride_w));
+        inner = std::max(inner, begin[k]);
+        inner_end = std::min(inner_end, stop[k]);
+      }
+      if (inner >= inner_end) inner = inner_end = end;  // nowhere all of them: each on its own
+      add(v, taps, inner, inner_end);
+      for (int64_t k = 0; k < taps; ++k) {
+        add(v + k, 1, begin[k], std::min(inner, stop[k]));
+        add(v + k, 1, std::max(inner_end, begin[k]), stop[k]);
       }
     }
   }

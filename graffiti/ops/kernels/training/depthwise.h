@@ -34,9 +34,11 @@ struct GatherArgs {
   bool stream;  // past the caches, see streams.h; out_step is 1
 };
 
-// sums[c] += sum over q of x[q * x_stride + c] * dy[q * dy_stride + c]
+// sums[k * tap_sums + c] += sum over q of x[q * x_stride + k * tap_x + c] * dy[q * dy_stride + c], for 1 to kTapsAtOnce taps k
+constexpr int64_t kTapsAtOnce = 3;
 struct CorrelateArgs {
   const void *x, *dy;
+  int64_t taps, tap_x, tap_sums;
   int64_t pixels, x_stride, dy_stride, channels;
   int32_t* sums;
 };
