@@ -54,51 +54,59 @@ def same_padding(size: int, window: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def bench_products(layers=LAYERS, depthwise: bool = False) -> None:
-    """Forward, input gradient, weight gradient and the whole layer step, quantization included."""
+def layer_functions(layer, depthwise: bool) -> dict:
+    """By pass: the float32 product and the int8 one, functions without arguments (binding some costs a call up to half a millisecond)."""
+    n, h, w, c, o, k, s = layer
     own = [getattr(products, f"{'depthwise_' if depthwise else ''}conv2d{name}") for name in ("", "_input_gradient", "_weight_gradient")]
     raw = tf.raw_ops
     forward, input_gradient, weight_gradient = (
         (tf.nn.depthwise_conv2d, raw.DepthwiseConv2dNativeBackpropInput, raw.DepthwiseConv2dNativeBackpropFilter) if depthwise else
         (tf.nn.conv2d, raw.Conv2DBackpropInput, raw.Conv2DBackpropFilter))
-    print("| layer | pass | float32 ms | int8 ms | ratio | int8 Gop/s |\n|---|---|---|---|---|---|")
     rng = np.random.default_rng(0)
-    for n, h, w, c, o, k, s in layers:
-        x, kernel = (tf.constant(rng.normal(size=shape).astype(np.float32)) for shape in ((n, h, w, c), (k, k, c, o)))
-        p, q = -(-h // s), -(-w // s)
-        dy = tf.constant(rng.normal(size=(n, p, q, c * o if depthwise else o)).astype(np.float32))
-        pads = (same_padding(h, k, s), same_padding(w, k, s))
-        geometry = {"strides": (s, s), "padding": pads, "dilations": (1, 1)}
-        inverse, scale, seed = tf.constant(32.0), tf.constant(2.0**-10), tf.constant([1, 2], tf.uint32)
-        codes = [quantization.quantize(v, inverse, low=-128, high=127)[0] for v in (x, kernel, dy)]
-        strides = [1, s, s, 1]
-        functions = {
-            "forward": (lambda x=x, kernel=kernel, strides=strides: forward(x, kernel, strides, "SAME"),
-                        lambda codes=codes, geometry=geometry, scale=scale: own[0](codes[0], codes[1], scale, **geometry)),
-            "input gradient": (lambda x=x, kernel=kernel, dy=dy, strides=strides: input_gradient(
-                input_sizes=x.shape, filter=kernel, out_backprop=dy, strides=strides, padding="SAME"),
-                lambda codes=codes, geometry=geometry, x=x, scale=scale: own[1](codes[2], codes[1], scale, input_shape=x.shape, **geometry)),
-            "weight gradient": (lambda x=x, kernel=kernel, dy=dy, strides=strides: weight_gradient(
-                input=x, filter_sizes=kernel.shape, out_backprop=dy, strides=strides, padding="SAME"),
-                lambda codes=codes, geometry=geometry, k=k, scale=scale: own[2](codes[0], codes[2], scale, kernel_shape=(k, k), **geometry)),
-        }
+    x, kernel, dy = (tf.constant(rng.normal(size=shape).astype(np.float32)) for shape in (
+        (n, h, w, c), (k, k, c, o), (n, -(-h // s), -(-w // s), c * o if depthwise else o)))
+    geometry = {"strides": (s, s), "padding": (same_padding(h, k, s), same_padding(w, k, s)), "dilations": (1, 1)}
+    strides = [1, s, s, 1]
+    inverse, scale, seed = tf.constant(32.0), tf.constant(2.0**-10), tf.constant([1, 2], tf.uint32)
 
-        def low_bit_step(x=x, kernel=kernel, dy=dy, geometry=geometry, k=k, inverse=inverse, scale=scale, seed=seed):
-            xq, wq = (quantization.quantize(v, inverse, low=-128, high=127)[0] for v in (x, kernel))
-            y = own[0](xq, wq, scale, **geometry)
-            dyq, _ = quantization.quantize(dy, inverse, low=-128, high=127, rounding="stochastic", seed=seed)
-            return (y, own[1](dyq, wq, scale, input_shape=x.shape, **geometry),
-                    own[2](xq, dyq, scale, kernel_shape=(k, k), **geometry))
+    def codes(values, **options):
+        return quantization.quantize(values, inverse, low=-128, high=127, **options)[0]
 
-        functions["step"] = (lambda f=dict(functions): tuple(pair[0]() for pair in f.values()), low_bit_step)
-        for name, pair in functions.items():
+    x_codes, kernel_codes, dy_codes = codes(x), codes(kernel), codes(dy)
+    functions = {
+        "forward": (lambda: forward(x, kernel, strides, "SAME"), lambda: own[0](x_codes, kernel_codes, scale, **geometry)),
+        "input gradient": (lambda: input_gradient(input_sizes=x.shape, filter=kernel, out_backprop=dy, strides=strides, padding="SAME"),
+                           lambda: own[1](dy_codes, kernel_codes, scale, input_shape=x.shape, **geometry)),
+        "weight gradient": (lambda: weight_gradient(input=x, filter_sizes=kernel.shape, out_backprop=dy, strides=strides, padding="SAME"),
+                            lambda: own[2](x_codes, dy_codes, scale, kernel_shape=(k, k), **geometry)),
+    }
+    passes = [pair[0] for pair in functions.values()]
+
+    def float_step():
+        return tuple(one() for one in passes)
+
+    def low_bit_step():
+        xq, wq = codes(x), codes(kernel)
+        y = own[0](xq, wq, scale, **geometry)
+        dyq = codes(dy, rounding="stochastic", seed=seed)
+        return (y, own[1](dyq, wq, scale, input_shape=x.shape, **geometry), own[2](xq, dyq, scale, kernel_shape=(k, k), **geometry))
+
+    return {**functions, "step": (float_step, low_bit_step)}
+
+
+def bench_products(layers=LAYERS, depthwise: bool = False) -> None:
+    """Forward, input gradient, weight gradient and the whole layer step, quantization included."""
+    print("| layer | pass | float32 ms | int8 ms | ratio | int8 Gop/s |\n|---|---|---|---|---|---|")
+    for layer in layers:
+        n, h, w, c, o, k, s = layer
+        for name, pair in layer_functions(layer, depthwise).items():
             exact = [tf.function(f) for f in pair]
             if name != "step":
                 a, b = np.asarray(exact[0]()).ravel(), np.asarray(exact[1]()).ravel()
                 cosine = float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
-                assert cosine > 0.999, f"{name} of {(n, h, w, c, o, k, s)} is wrong: cosine {cosine} with float32"
+                assert cosine > 0.999, f"{name} of {layer} is wrong: cosine {cosine} with float32"
             reference, ms = medians([lambda f=exact[0]: tf.nest.flatten(f())[-1].numpy(), lambda f=exact[1]: tf.nest.flatten(f())[-1].numpy()])
-            operations = 2.0 * n * p * q * o * c * k * k * (3 if name == "step" else 1)
+            operations = 2.0 * n * -(-h // s) * -(-w // s) * o * c * k * k * (3 if name == "step" else 1)
             outputs = f"·{o} depthwise" if depthwise else f"→{o}"
             print(f"| {n}x{h}x{w}x{c}{outputs} {k}x{k}/{s} | {name} | {reference:.2f} | {ms:.2f} | {reference / ms:.2f} | {operations / ms / 1e6:.0f} |", flush=True)
 

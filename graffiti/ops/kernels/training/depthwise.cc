@@ -11,13 +11,14 @@
 namespace graffiti {
 namespace {
 
+// The loops of a tier, or of one with narrower vectors that this many channels fill.
 const DepthwiseLoops& LoopsOf(int tier, int64_t channels) {
 #if defined(__x86_64__)
-  if (tier == GRAFFITI_TIER_AVX512VNNI && channels < 16) tier = GRAFFITI_TIER_AVX2;  // narrower vectors, that are full
-  if (tier == GRAFFITI_TIER_AVX512VNNI) return DepthwiseLoopsAvx512Vnni();
-  if (tier == GRAFFITI_TIER_AVX2) return DepthwiseLoopsAvx2();
+  if (tier == GRAFFITI_TIER_AVX512VNNI && channels >= 16) return DepthwiseLoopsAvx512Vnni();
+  if (tier != GRAFFITI_TIER_SCALAR && channels >= 8) return DepthwiseLoopsAvx2();
 #endif
   (void)tier;
+  (void)channels;
   return DepthwiseLoopsScalar();
 }
 
