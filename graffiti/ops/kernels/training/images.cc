@@ -28,7 +28,10 @@ struct Phase {
   std::vector<int64_t> chunks;                            // first segments of the parts that fit 32-bit sums, and the end
   std::vector<int64_t> panel_weights;                     // where each panel's packed weights begin
   AlignedArray<uint8_t> weights;
-  AlignedArray<int32_t> init;                             // per panel, at panel * kMaxTileColumns
+  std::vector<int64_t> segment_h;                         // source row of each segment, relative to the row's own; ascending
+  std::vector<int64_t> row_h;                             // output row of each row
+  AlignedArray<int32_t> inits;                            // per panel, before each segment and behind the last: what the segments up to there begin with
+  const int32_t* init(std::size_t panel, std::size_t segments) const { return inits.get() + (panel * (segment_h.size() + 1) + segments) * kMaxTileColumns; }
 };
 
 class ImageProduct {
@@ -84,7 +87,7 @@ class ImageProduct {
       Gather(from, first, std::min(rows_, most_h_ - first), strip);
       for (const Phase& phase : phases) {
         const int64_t rows = std::min(rows_, phase.count_h - first) * phase.count_w;
-        if (rows > 0) RunPhase(phase, strip, rows, to + first * out_step_h * out_w_ * columns_);
+        if (rows > 0) RunPhase(phase, strip, first, rows, to + first * out_step_h * out_w_ * columns_);
       }
     }
     if (stream_) FinishStreams();
@@ -111,11 +114,13 @@ class ImageProduct {
     phase.steps = CeilDiv(phase.run, group_);
     const int64_t runs = taps / merge, segments = runs * pieces;
     phase.segment_offsets.resize(segments);
+    phase.segment_h.resize(segments);
     for (int64_t r = 0; r < runs; ++r)
       for (int64_t p = 0; p < pieces; ++p) {
         const Tap& tap = phase.taps[r * merge];
         phase.segment_offsets[r * pieces + p] =
             static_cast<int32_t>((((tap.h - low_h_) * strip_width_ + tap.w - low_w_) * depth_ + p * phase.run) * element_);
+        phase.segment_h[r * pieces + p] = tap.h;
       }
     const int64_t per_chunk = std::max<int64_t>(1, limit / std::max<int64_t>(1, phase.steps * group_));
     for (int64_t s = 0; s < segments; s += per_chunk) phase.chunks.push_back(s);
@@ -126,7 +131,7 @@ class ImageProduct {
       bytes += segments * phase.steps * panel.width * 4;
     }
     phase.weights = AllocateAligned<uint8_t>(bytes);
-    phase.init = AllocateAligned<int32_t>(static_cast<int64_t>(panels_.size()) * kMaxTileColumns);
+    phase.inits = AllocateAligned<int32_t>(static_cast<int64_t>(panels_.size()) * (segments + 1) * kMaxTileColumns);
     ParallelFor(parallel, static_cast<int64_t>(panels_.size()), 1, [&](int64_t lo, int64_t hi) {
       for (int64_t index = lo; index < hi; ++index) {
         const Panel& panel = panels_[index];
@@ -158,35 +163,40 @@ class ImageProduct {
             i += count;
           }
         }
-        if (offset_) Correct(phase, panel, out, segments, phase.init.get() + index * kMaxTileColumns);
+        if (offset_) Correct(phase, panel, out, segments, phase.inits.get() + index * (segments + 1) * kMaxTileColumns);
       }
     });
     for (int64_t u = 0; u < rows_; ++u)
       for (int64_t v = 0; v < phase.count_w; ++v) {
         phase.row_in.push_back(static_cast<int32_t>((u * row_step_h * strip_width_ + v * row_step_w) * depth_ * element_));
+        phase.row_h.push_back(u);
         phase.row_out.push_back(static_cast<int32_t>(((u * out_step_h + phase.first_h) * out_w_ + v * out_step_w + phase.first_w) * columns_));
       }
   }
 
-  // -128 times the columns' sums, by a row of ones.
-  void Correct(const Phase& phase, const Panel& panel, const uint8_t* packed, int64_t segments, int32_t* init) const {
-    alignas(64) static const int32_t zeros[kMaxTileColumns] = {};
+  // -128 times the columns' sums up to each segment, by a row of ones.
+  void Correct(const Phase& phase, const Panel& panel, const uint8_t* packed, int64_t segments, int32_t* inits) const {
     const DotKernel* kernel = KernelFor(panel, 1);
-    const std::vector<int32_t> rows(kernel->rows, 0), offsets(segments, 0);
+    const std::vector<int32_t> rows(kernel->rows, 0);
+    const int32_t offset = 0;
     const std::vector<uint8_t> ones(phase.steps * 4 + kSlack, 1);
+    alignas(64) int32_t sums[kMaxTileColumns];
+    alignas(64) static const int32_t zeros[kMaxTileColumns] = {};
     TileArgs t{};
     t.base = ones.data();
     t.row_offsets = rows.data();
-    t.segment_offsets = offsets.data();
-    t.segments = segments;
+    t.segment_offsets = &offset;
+    t.segments = 1;
     t.steps = phase.steps;
-    t.b = packed;
     t.init = zeros;
-    t.out = init;
+    t.out = sums;
     t.valid_rows = 1;
     t.valid_columns = panel.width;
-    kernel->run32(t);
-    for (int64_t c = 0; c < panel.width; ++c) init[c] *= -128;
+    for (int64_t segment = 0; segment < segments; ++segment, inits += kMaxTileColumns) {
+      t.b = packed + segment * phase.steps * panel.width * 4;
+      kernel->run32(t);
+      for (int64_t c = 0; c < panel.width; ++c) inits[kMaxTileColumns + c] = inits[c] - 128 * sums[c];
+    }
   }
 
   void Convert(const uint8_t* from, int64_t n, uint8_t* to) const {
@@ -215,14 +225,15 @@ class ImageProduct {
   }
 
   // Rows in blocks that write whole output rows where the weights stay in the cache; else one panel after the other, so that weights are read once.
-  void RunPhase(const Phase& phase, const uint8_t* strip, int64_t rows, float* out) const {
+  void RunPhase(const Phase& phase, const uint8_t* strip, int64_t strip_first, int64_t rows, float* out) const {
     const int64_t weights = static_cast<int64_t>(phase.segment_offsets.size()) * phase.steps * 4 * columns_;
     const int64_t block = panels_.size() > 1 && weights <= kCachedWeights ? kBlockRows : rows;
-    for (int64_t first = 0; first < rows; first += block) RunRows(phase, strip, first, std::min(rows, first + block), out);
+    for (int64_t first = 0; first < rows; first += block) RunRows(phase, strip, strip_first, first, std::min(rows, first + block), out);
   }
 
-  void RunRows(const Phase& phase, const uint8_t* strip, int64_t first, int64_t end, float* out) const {
-    alignas(64) int32_t sums[kMaxTileRows * kMaxTileColumns];
+  void RunRows(const Phase& phase, const uint8_t* strip, int64_t strip_first, int64_t first, int64_t end, float* out) const {
+    alignas(64) int32_t sums[kMaxTileRows * kMaxTileColumns], init[kMaxTileColumns];
+    const std::size_t segments = phase.segment_offsets.size();
     double wide[kMaxTileRows * kMaxTileColumns];
     const bool one = phase.chunks.size() <= 2;
     for (std::size_t index = 0; index < panels_.size(); ++index) {
@@ -230,7 +241,6 @@ class ImageProduct {
       TileArgs t{};
       t.base = strip;
       t.steps = phase.steps;
-      t.init = phase.init.get() + index * kMaxTileColumns;
       t.out = sums;
       t.out_stride = 4 * panel.width;
       t.valid_columns = panel.width;
@@ -247,10 +257,20 @@ class ImageProduct {
           t.row_offsets = last;
         }
         t.valid_rows = valid;
-        if (one) {  // all in registers; a phase without taps writes its zeros the same way
-          t.segments = static_cast<int64_t>(phase.segment_offsets.size());
-          t.segment_offsets = phase.segment_offsets.data();
-          t.b = phase.weights.get() + phase.panel_weights[index];
+        if (one) {  // all in registers; a phase without taps writes its zeros the same way. Segments that lie above or below the image for every row are left out.
+          const int64_t top = (strip_first + phase.row_h[row]) * row_step_h, bottom = (strip_first + phase.row_h[row + valid - 1]) * row_step_h;
+          std::size_t low = 0, high = segments;
+          while (low < high && bottom + phase.segment_h[low] < 0) ++low;
+          while (high > low && top + phase.segment_h[high - 1] >= height_) --high;
+          t.segments = static_cast<int64_t>(high - low);
+          t.segment_offsets = phase.segment_offsets.data() + low;
+          t.b = phase.weights.get() + phase.panel_weights[index] + low * phase.steps * panel.width * 4;
+          t.init = phase.init(index, high);
+          if (low > 0) {
+            const int32_t *all = t.init, *skipped = phase.init(index, low);
+            for (int64_t c = 0; c < panel.width; ++c) init[c] = all[c] - skipped[c];
+            t.init = init;
+          }
           t.out = out + panel.first;
           t.out_offsets = phase.row_out.data() + row;
           t.valid_columns = panel.columns;
@@ -264,11 +284,10 @@ class ImageProduct {
           t.segments = phase.chunks[chunk + 1] - phase.chunks[chunk];
           t.segment_offsets = phase.segment_offsets.data() + phase.chunks[chunk];
           t.b = phase.weights.get() + phase.panel_weights[index] + phase.chunks[chunk] * phase.steps * panel.width * 4;
-          if (chunk > 0) t.init = zeros;
+          t.init = chunk == 0 ? phase.init(index, segments) : zeros;
           kernel->run32(t);
           stores_.add(sums, valid * panel.width, wide);
         }
-        t.init = phase.init.get() + index * kMaxTileColumns;
         for (int64_t r = 0; r < valid; ++r) stores_.scale64(wide + r * panel.width, panel.columns, scale_, out + phase.row_out[row + r] + panel.first);
         row += valid;
       }
