@@ -19,6 +19,12 @@ struct Tap {
   int64_t kernel_h, kernel_w;   // which weights
 };
 
+// Segments [first, end): those of an output row that do not lie above or below the image.
+struct Inside {
+  std::size_t first, end;
+  bool operator!=(const Inside& other) const { return first != other.first || end != other.end; }
+};
+
 // One phase of the output: rows (u, v) → output position (u * out_step_h + first_h, v * out_step_w + first_w).
 struct Phase {
   int64_t first_h, first_w, count_h, count_w;
@@ -28,10 +34,11 @@ struct Phase {
   std::vector<int64_t> chunks;                            // first segments of the parts that fit 32-bit sums, and the end
   std::vector<int64_t> panel_weights;                     // where each panel's packed weights begin
   AlignedArray<uint8_t> weights;
-  std::vector<int64_t> segment_h;                         // source row of each segment, relative to the row's own; ascending
-  std::vector<int64_t> row_h;                             // output row of each row
+  std::vector<int64_t> row_h;                             // output row of each row, from the strip's first on
+  std::vector<Inside> inside;                             // of each output row; both ends fall from row to row
+  bool cached = false;                                    // whether the weights stay in the cache
   AlignedArray<int32_t> inits;                            // per panel, before each segment and behind the last: what the segments up to there begin with
-  const int32_t* init(std::size_t panel, std::size_t segments) const { return inits.get() + (panel * (segment_h.size() + 1) + segments) * kMaxTileColumns; }
+  const int32_t* init(std::size_t panel, std::size_t segments) const { return inits.get() + (panel * (segment_offsets.size() + 1) + segments) * kMaxTileColumns; }
 };
 
 class ImageProduct {
@@ -114,13 +121,13 @@ class ImageProduct {
     phase.steps = CeilDiv(phase.run, group_);
     const int64_t runs = taps / merge, segments = runs * pieces;
     phase.segment_offsets.resize(segments);
-    phase.segment_h.resize(segments);
+    std::vector<int64_t> segment_h(segments);
     for (int64_t r = 0; r < runs; ++r)
       for (int64_t p = 0; p < pieces; ++p) {
         const Tap& tap = phase.taps[r * merge];
         phase.segment_offsets[r * pieces + p] =
             static_cast<int32_t>((((tap.h - low_h_) * strip_width_ + tap.w - low_w_) * depth_ + p * phase.run) * element_);
-        phase.segment_h[r * pieces + p] = tap.h;
+        segment_h[r * pieces + p] = tap.h;
       }
     const int64_t per_chunk = std::max<int64_t>(1, limit / std::max<int64_t>(1, phase.steps * group_));
     for (int64_t s = 0; s < segments; s += per_chunk) phase.chunks.push_back(s);
@@ -130,6 +137,7 @@ class ImageProduct {
       phase.panel_weights.push_back(bytes);
       bytes += segments * phase.steps * panel.width * 4;
     }
+    phase.cached = segments * phase.steps * 4 * columns_ <= kCachedWeights;
     phase.weights = AllocateAligned<uint8_t>(bytes);
     phase.inits = AllocateAligned<int32_t>(static_cast<int64_t>(panels_.size()) * (segments + 1) * kMaxTileColumns);
     ParallelFor(parallel, static_cast<int64_t>(panels_.size()), 1, [&](int64_t lo, int64_t hi) {
@@ -166,6 +174,13 @@ class ImageProduct {
         if (offset_) Correct(phase, panel, out, segments, phase.inits.get() + index * (segments + 1) * kMaxTileColumns);
       }
     });
+    for (int64_t u = 0; u < phase.count_h; ++u) {
+      const auto source = [&](std::size_t segment) { return u * row_step_h + segment_h[segment]; };
+      Inside inside{0, static_cast<std::size_t>(segments)};
+      while (inside.first < inside.end && source(inside.first) < 0) ++inside.first;
+      while (inside.first < inside.end && source(inside.end - 1) >= height_) --inside.end;
+      phase.inside.push_back(inside);
+    }
     for (int64_t u = 0; u < rows_; ++u)
       for (int64_t v = 0; v < phase.count_w; ++v) {
         phase.row_in.push_back(static_cast<int32_t>((u * row_step_h * strip_width_ + v * row_step_w) * depth_ * element_));
@@ -226,8 +241,7 @@ class ImageProduct {
 
   // Rows in blocks that write whole output rows where the weights stay in the cache; else one panel after the other, so that weights are read once.
   void RunPhase(const Phase& phase, const uint8_t* strip, int64_t strip_first, int64_t rows, float* out) const {
-    const int64_t weights = static_cast<int64_t>(phase.segment_offsets.size()) * phase.steps * 4 * columns_;
-    const int64_t block = panels_.size() > 1 && weights <= kCachedWeights ? kBlockRows : rows;
+    const int64_t block = panels_.size() > 1 && phase.cached ? kBlockRows : rows;
     for (int64_t first = 0; first < rows; first += block) RunRows(phase, strip, strip_first, first, std::min(rows, first + block), out);
   }
 
@@ -249,7 +263,10 @@ class ImageProduct {
       for (int64_t row = first; row < end;) {
         const DotKernel* kernel = panel.kernels.back();
         int32_t last[kMaxTileRows];
-        const int64_t valid = std::min<int64_t>(kernel->rows, end - row);
+        const auto inside = [&](int64_t r) { return phase.inside[strip_first + phase.row_h[r]]; };
+        int64_t valid = std::min<int64_t>(kernel->rows, end - row);
+        if (one && phase.cached)  // a tile ends where the segments outside the image change, if one more tile does not fetch all weights once more
+          while (inside(row + valid - 1) != inside(row)) --valid;
         t.row_offsets = phase.row_in.data() + row;
         if (valid < kernel->rows) {  // the last rows: the smallest tile that has them; rows past the end repeat the last one
           kernel = KernelFor(panel, valid);
@@ -257,11 +274,8 @@ class ImageProduct {
           t.row_offsets = last;
         }
         t.valid_rows = valid;
-        if (one) {  // all in registers; a phase without taps writes its zeros the same way. Segments that lie above or below the image for every row are left out.
-          const int64_t top = (strip_first + phase.row_h[row]) * row_step_h, bottom = (strip_first + phase.row_h[row + valid - 1]) * row_step_h;
-          std::size_t low = 0, high = segments;
-          while (low < high && bottom + phase.segment_h[low] < 0) ++low;
-          while (high > low && top + phase.segment_h[high - 1] >= height_) --high;
+        if (one) {  // all in registers; a phase without taps writes its zeros the same way
+          const std::size_t low = inside(row + valid - 1).first, high = inside(row).end;
           t.segments = static_cast<int64_t>(high - low);
           t.segment_offsets = phase.segment_offsets.data() + low;
           t.b = phase.weights.get() + phase.panel_weights[index] + low * phase.steps * panel.width * 4;
