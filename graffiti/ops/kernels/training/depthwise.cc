@@ -87,7 +87,7 @@ std::vector<Run> Runs(const Axis& columns, int64_t step, int64_t a_step) {
   };
   for (int64_t phase = 0; phase < step; ++phase)
     for (int64_t at = phase; at < count; at += step) {
-      if (at == phase || !continues(at - step, at)) runs.push_back({at, 0, step, a_step, columns.first[at], columns.first[at + 1]});
+      if (at == phase || !continues(at - step, at)) runs.push_back({at, 0, columns.first[at], columns.first[at + 1]});
       ++runs.back().count;
     }
   return runs;
@@ -99,13 +99,14 @@ int GatherPass(bool forward, const graffiti_conv_shape& s, int64_t batch, const 
   const std::vector<int32_t> w = Planes(kernel, s.kernel_height * s.kernel_width, channels, multiplier);
   const Axis rows(forward, s.height, s.out_height, s.kernel_height, s.stride_h, s.dilation_h, s.pad_top);
   Axis columns(forward, s.width, s.out_width, s.kernel_width, s.stride_w, s.dilation_w, s.pad_left);
-  const int64_t planes = forward ? 1 : multiplier;  // of what is read at a pixel
+  const int64_t planes = forward ? 1 : multiplier, out_planes = forward ? multiplier : 1;  // of what is read and of what is written at a pixel
   for (Tap& tap : columns.taps) tap = {tap.a * planes * channels, tap.w * multiplier * channels};
-  const std::vector<Run> runs = Runs(columns, forward ? 1 : s.stride_w, (forward ? s.stride_w : 1) * planes * channels);
+  const int64_t column_step = forward ? 1 : s.stride_w, a_step = (forward ? s.stride_w : 1) * planes * channels;
+  const std::vector<Run> runs = Runs(columns, column_step, a_step);
   const int64_t read_width = forward ? s.width : s.out_width, read_height = forward ? s.height : s.out_height;
   const int64_t height = forward ? s.out_height : s.height, width = forward ? s.out_width : s.width;
   const int64_t terms = s.kernel_height * s.kernel_width * planes;
-  const bool wide = terms > INT32_MAX / (Magnitude(type) * 128), stream = !wide && (!forward || multiplier == 1) && Streams(out, batch * height * width, channels);
+  const bool wide = terms > INT32_MAX / (Magnitude(type) * 128), stream = !wide && out_planes == 1 && Streams(out, batch * height * width, channels);
   ParallelFor(parallel, batch * height, std::max<int64_t>(1, 4096 / std::max<int64_t>(1, width * channels)), [&](int64_t lo, int64_t hi) {
     std::vector<char> room;
     std::vector<Tap> taps;
@@ -123,12 +124,14 @@ int GatherPass(bool forward, const graffiti_conv_shape& s, int64_t batch, const 
       g.taps = columns.taps.data();
       g.runs = runs.data();
       g.run_count = static_cast<int64_t>(runs.size());
+      g.column_step = column_step;
+      g.a_step = a_step;
       g.stream = stream;
       g.channels = channels;
       g.scale = scale;
-      g.out_step = forward ? multiplier : 1;
+      g.out_step = out_planes;
       g.out_stride = g.out_step * channels;
-      for (int64_t m = 0; m < (forward ? multiplier : 1); ++m) {
+      for (int64_t m = 0; m < out_planes; ++m) {
         taps.clear();
         for (int64_t t = rows.first[at]; t < rows.first[at + 1]; ++t)
           for (int64_t plane = 0; plane < planes; ++plane)

@@ -13,9 +13,9 @@ struct Tap {
   int64_t a, w;
 };
 
-// Columns column, column + column_step, ... of a row of outputs, which read the same taps of the window, each a_step elements further than the one before.
+// `count` columns of a row of outputs, from `column` on in steps of column_step, which read the same taps of the window, each a_step elements further than the one before.
 struct Run {
-  int64_t column, count, column_step, a_step;
+  int64_t column, count;
   int64_t first_tap, end_tap;  // of the first of them
 };
 
@@ -27,7 +27,7 @@ struct GatherArgs {
   int64_t row_count;
   const Tap* taps;
   const Run* runs;
-  int64_t run_count, channels;
+  int64_t run_count, column_step, a_step, channels;
   float scale;
   float* out;
   int64_t out_stride, out_step;

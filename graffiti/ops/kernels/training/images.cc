@@ -38,7 +38,7 @@ struct Phase {
   std::vector<Inside> inside;                             // of each output row; both ends fall from row to row
   bool cached = false;                                    // whether the weights stay in the cache
   AlignedArray<int32_t> inits;                            // per panel, before each segment and behind the last: what the segments up to there begin with
-  const int32_t* init(std::size_t panel, std::size_t segments) const { return inits.get() + (panel * (segment_offsets.size() + 1) + segments) * kMaxTileColumns; }
+  int32_t* init(std::size_t panel, std::size_t segments) const { return inits.get() + (panel * (segment_offsets.size() + 1) + segments) * kMaxTileColumns; }
 };
 
 class ImageProduct {
@@ -171,7 +171,7 @@ class ImageProduct {
             i += count;
           }
         }
-        if (offset_) Correct(phase, panel, out, segments, phase.inits.get() + index * (segments + 1) * kMaxTileColumns);
+        if (offset_) Correct(phase, panel, out, segments, phase.init(index, 0));
       }
     });
     for (int64_t u = 0; u < phase.count_h; ++u) {
@@ -268,7 +268,7 @@ class ImageProduct {
         if (one && phase.cached)  // a tile ends where the segments outside the image change, if one more tile does not fetch all weights once more
           while (inside(row + valid - 1) != inside(row)) --valid;
         t.row_offsets = phase.row_in.data() + row;
-        if (valid < kernel->rows) {  // the last rows: the smallest tile that has them; rows past the end repeat the last one
+        if (valid < kernel->rows) {  // fewer rows: the smallest tile that has them; rows past the end repeat the last one
           kernel = KernelFor(panel, valid);
           for (int64_t r = 0; r < kernel->rows; ++r) last[r] = t.row_offsets[std::min(r, valid - 1)];
           t.row_offsets = last;
