@@ -32,6 +32,12 @@ SHAPES = [
     (17, 7, 6, 5, 7, (3, 3), (2, 2), "same", (1, 1)),          # many small images: images innermost
     (40, 6, 4, 20, 70, (3, 2), (1, 1), "valid", (2, 1)),
     (150, 5, 5, 3, 6, (2, 2), (2, 1), "same", (1, 1)),
+    (5, 70, 66, 3, 5, (3, 3), (1, 1), "same", (1, 1)),         # the weight gradient takes some rows of several images at a time
+    (4, 71, 65, 24, 5, (1, 1), (2, 3), "same", (1, 1)),        # and leaves out rows and columns that no window sees
+    (1, 90, 70, 17, 5, (3, 5), (1, 2), "same", (2, 1)),        # some rows of one image, with a copy for each column of the window
+    (4, 3, 700, 8, 9, (1, 3), (1, 1), "same", (1, 1)),         # rows longer than one sum of 16-bit products
+    (2, 2, 900, 5, 9, (2, 3), (1, 2), "same", (1, 1)),
+    (3, 23, 55, 32, 40, (1, 1), (1, 1), "same", (1, 1)),       # pixels in pieces of unequal length
 ]
 # batch, height, width, channels, multiplier, window, strides, padding, dilations
 DEPTHWISE = [

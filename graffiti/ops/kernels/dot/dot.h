@@ -4,6 +4,7 @@
 //
 // A row is a byte offset from `base`; each segment starts at another byte offset from it and is `steps` runs of 4 bytes: four
 // u8 values (u8s8 kernels) or two s16 values (s16s16). B is packed [segment][step][column][4 bytes], s8 or s16.
+// Adjacent rows begin 4 bytes one behind the other, and their steps `step_stride` bytes.
 // With `epilogue` the accumulators, which already hold the bias and half of the last place, become 8-bit codes in registers:
 //   y = acc >> shift;  a tie (acc & mask == 0) drops to even where `drop` says so;  y = min(max(y, low), high).
 #ifndef GRAFFITI_OPS_KERNELS_DOT_DOT_H_
@@ -26,7 +27,7 @@ struct Epilogue {
 
 struct TileArgs {
   const uint8_t* base;
-  const int32_t* row_offsets;      // as many as the kernel has rows
+  const int32_t* row_offsets;      // as many as the kernel has rows; of adjacent rows the first one's
   const int32_t* segment_offsets;  // as many as segments
   int64_t segments, steps;
   const void* b;        // aligned to 64 bytes
@@ -35,9 +36,9 @@ struct TileArgs {
   void* out;                 // run32: s32, run8: 8-bit codes, run_float: float32
   int64_t out_stride;        // bytes from row to row
   int64_t valid_rows, valid_columns;  // what is written
-  const int32_t* out_offsets;         // run_float: floats from out to each row, instead of out_stride
-  float scale;                        // run_float: what the accumulators are multiplied by
-  bool stream;                        // run_float: write past the caches; rows aligned to 64 bytes, columns whole vectors; FinishStreams() when done
+  const int32_t* out_offsets;         // run_float, run_stream: floats from out to each row, instead of out_stride
+  float scale;                        // the same: what the accumulators are multiplied by
+  int64_t step_stride;                // adjacent rows
 };
 
 using TileFunction = void (*)(const TileArgs&);
@@ -48,6 +49,8 @@ struct DotKernel {
   DotTypes types;
   int tier, rows, columns;
   TileFunction run32, run8, run_float;
+  TileFunction run_stream;  // run_float past the caches: rows aligned to 64 bytes, columns whole vectors; FinishStreams() when done
+  TileFunction run32_adjacent, run_float_adjacent;  // may read the rows that t.valid_rows leaves out
 };
 
 // Values of the inner dimension that one 4-byte step holds.

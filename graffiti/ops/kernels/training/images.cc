@@ -152,10 +152,11 @@ class ImageProduct {
             const int64_t count = std::min(end - i, depth_ - i % depth_), at = i - begin;
             if (at % group_ == 0 && (count % group_ == 0 || i + count == end)) {
               uint8_t* to = block + at / group_ * panel.width * 4;
+              const Strips strip{panel.columns, panel.width, 0};
               if (element_ == 1)
-                ToColumns8(rows, count, columns_, panel.first, panel.columns, panel.width, reinterpret_cast<int8_t*>(to));
+                InterleaveRun<uint8_t, uint8_t>(reinterpret_cast<const uint8_t*>(rows), panel.first, 0, count, columns_, CeilDiv(count, group_), 0, strip, to);
               else
-                ToColumns16(rows, count, columns_, panel.first, panel.columns, panel.width, reinterpret_cast<int16_t*>(to));
+                InterleaveRun<int8_t, int16_t>(rows, panel.first, 0, count, columns_, CeilDiv(count, group_), 0, strip, to);
             } else {  // groups that reach over two taps
               for (int64_t k = 0; k < count; ++k) {
                 uint8_t* to = block + (at + k) / group_ * panel.width * 4 + (at + k) % group_ * element_;
@@ -259,7 +260,6 @@ class ImageProduct {
       t.out_stride = 4 * panel.width;
       t.valid_columns = panel.width;
       t.scale = scale_;
-      t.stream = stream_;
       for (int64_t row = first; row < end;) {
         const DotKernel* kernel = panel.kernels.back();
         int32_t last[kMaxTileRows];
@@ -288,7 +288,7 @@ class ImageProduct {
           t.out = out + panel.first;
           t.out_offsets = phase.row_out.data() + row;
           t.valid_columns = panel.columns;
-          kernel->run_float(t);
+          (stream_ ? kernel->run_stream : kernel->run_float)(t);
           row += valid;
           continue;
         }

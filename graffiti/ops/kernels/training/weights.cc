@@ -1,4 +1,8 @@
-// Weight gradient: pixels are the inner dimension. Channels of x become planes of pixels, dy becomes packed columns of pixel groups.
+// Weight gradient: the values that one step of the tile primitive sums are those of neighbouring pixels, or of several images at one pixel.
+//
+// Both operands are interleaved alike, four values (two of 16 bits) of a channel side by side: dy in panels of the tile's columns, x in strips of channels,
+// so that a tile of channels reads few lines of the cache at a step. What a window's tap sees begins further on in the same strip where a step is several
+// images; where it is neighbouring pixels, there is a copy of x for each place within a step that a column of the window can begin at.
 #include <cstring>
 #include <mutex>
 
@@ -8,12 +12,15 @@
 namespace graffiti {
 namespace {
 
-constexpr int64_t kBlockPixels = 8192;  // pixels of one pass over the tiles: planes and columns of it stay in the cache
-constexpr int64_t kTileRows = 24;       // rows of one unit of work, a multiple of every tile's
-constexpr int64_t kSlack = 64;
-constexpr int64_t kBlocksEach = 2;            // blocks for each thread, where threads take whole ones
+constexpr int64_t kBlockSteps = 1024;  // of one pass over the tiles, for each thread: a strip and a panel of it stay in the cache
+constexpr int64_t kStrip = 16;         // channels of a strip: a step of it is a line of the cache
+constexpr int64_t kRunRows = 48;       // adjacent rows of one unit of work, a multiple of every tile's
+constexpr int64_t kPiecePixels = 1024;  // of a row of pixels, where the product is one of matrices
+constexpr int64_t kStepsTogether = 16;  // of all panels: their pixels stay in the nearest cache
+constexpr int64_t kSlack = 4 * kMaxTileRows;   // what a tile may read behind its last row
+constexpr int64_t kBlocksEach = 2;     // blocks for each thread, where threads take whole ones
 constexpr int64_t kSumsApart = 1280 * 1024;  // bytes of all those blocks' own sums: they are merged one after the other
-constexpr int64_t kFewPixels = 2048;          // of a block that is still worth its own additions
+constexpr int64_t kFewSteps = 512;           // of a block that is still worth its own additions
 
 // One shape of the product after flat products have been cut into rows of pixels.
 struct Shape {
@@ -24,160 +31,122 @@ struct Shape {
 class WeightProduct {
  public:
   WeightProduct(const Shape& s, int x_type, int dy_type, float scale, int tier, int64_t threads)
-      : s_(s), x_type_(x_type), dy_type_(dy_type), scale_(scale), types_(OperandTypes(tier, x_type, dy_type)), stores_(GetTrainingStores(tier)) {
-    element_ = types_ == DotTypes::kU8S8 ? 1 : 2;
+      : s_(s), x_type_(x_type), dy_type_(dy_type), scale_(scale), types_(OperandTypes(tier, x_type, dy_type)), stores_(GetTrainingStores(tier)),
+        row_stride_(s.stride_h), column_stride_(s.stride_w) {
     group_ = DotGroup(types_);
-    offset_ = element_ == 1 && x_type == GRAFFITI_S8;
+    flip_ = types_ == DotTypes::kU8S8 && x_type == GRAFFITI_S8 ? 0x80 : 0;
     panels_ = Panels(tier, types_, s.out_channels);
     for (const Panel& panel : panels_) {
       panel_at_.push_back(packed_width_);
       packed_width_ += panel.width;
     }
-    // x position of tap v at output column q: q * stride + v * dilation - left = (q + shift) * stride + residue
-    low_shift_ = INT64_MAX;
-    int64_t high_shift = INT64_MIN;
-    for (int64_t v = 0; v < s.kernel_w; ++v) {
-      const int64_t at = v * s.dilation_w - s.pad_left, shift = FloorDiv(at, s.stride_w);
-      low_shift_ = std::min(low_shift_, shift);
-      high_shift = std::max(high_shift, shift);
-      const int64_t residue = at - shift * s.stride_w;
-      if (std::find(residues_.begin(), residues_.end(), residue) == residues_.end()) residues_.push_back(residue);
+    strip_ = s.channels % kStrip == 0 ? kStrip : s.channels % 8 == 0 ? 8 : std::min(kStrip, s.channels);
+    // images, unless they fill the groups worse than pixels do by more than the copies are worth
+    const bool flat = s.kernel_h * s.kernel_w * s.stride_h * s.stride_w == 1 && s.pad_top == 0 && s.pad_left == 0;
+    images_ = !flat && RoundUp(s.batch, group_) * s.out_w * 4 <= 5 * s.batch * RoundUp(s.out_w, group_);
+    items_ = images_ ? CeilDiv(s.batch, group_) : s.batch;
+    row_steps_ = images_ ? s.out_w : CeilDiv(s.out_w, group_);
+    if (s.kernel_h == 1) std::swap(row_stride_, skip_h_);
+    if (s.kernel_w == 1) std::swap(column_stride_, skip_w_);
+    if (images_) {
+      plane_w_ = (s.out_w - 1) * column_stride_ + (s.kernel_w - 1) * s.dilation_w + 1;
+    } else {
+      int64_t last = INT64_MIN;
+      first_step_ = INT64_MAX;
+      residues_.clear();
+      for (int64_t v = 0; v < s.kernel_w; ++v) {
+        const Column column = ColumnOf(v);
+        first_step_ = std::min(first_step_, column.step);
+        last = std::max(last, column.step);
+        if (std::find(residues_.begin(), residues_.end(), column.residue) == residues_.end()) residues_.push_back(column.residue);
+      }
+      plane_w_ = row_steps_ + last - first_step_;
     }
-    plane_w_ = s.out_w + high_shift - low_shift_;
-    plane_h_ = (s.out_h - 1) * s.stride_h + (s.kernel_h - 1) * s.dilation_h + 1;
-    steps_ = CeilDiv(s.out_w, group_);
-    image_plane_ = plane_h_ * plane_w_;
+    // A block: several whole items, or some rows of one.
+    const int64_t block_steps = kBlockSteps * std::min<int64_t>(threads, 4);
+    block_rows_ = std::min(s.out_h, std::max<int64_t>(1, block_steps / row_steps_));
+    block_items_ = block_rows_ < s.out_h ? 1 : std::min(items_, std::max<int64_t>(1, block_steps / (row_steps_ * s.out_h)));
     // Where all sums are few, threads take whole blocks, each with sums of its own: one meeting for the product in place of two for a block.
     apart_ = threads > 1 && s.kernel_h * s.kernel_w * s.channels * packed_width_ * 8 * kBlocksEach * threads <= kSumsApart;
-    // Small images: the images of a block side by side are the inner dimension, so that a step is four images at one position.
-    inner_ = s.last_width == s.width && s.out_w < 32 && s.batch >= 16;
-    if (inner_) {
-      const int64_t safe = SafeTerms(types_, x_type, dy_type), many = std::min(kBlockPixels / (s.out_h * s.out_w), safe);
-      block_images_ = std::min(RoundUp(s.batch, group_), std::max<int64_t>(16, many / 16 * 16));
-      if (apart_) block_images_ = std::min(block_images_, std::max<int64_t>(16, Shared(threads, s.out_h * s.out_w) / 16 * 16));
-      plane_w_ = (s.out_w - 1) * s.stride_w + (s.kernel_w - 1) * s.dilation_w + 1;
-      image_plane_ = plane_h_ * plane_w_;
-      residues_.assign(1, 0);
-      steps_ = block_images_ / group_;
-      segments_ = s.out_h * s.out_w;
-      rows_per_sum_ = std::max<int64_t>(1, std::min(segments_, safe / block_images_));
-      return;
-    }
-    // images of one block: enough pixels to be worth it, few enough for 32-bit sums and the cache
-    const int64_t pixels = s.out_h * steps_ * group_, safe = SafeTerms(types_, x_type, dy_type);
-    rows_per_sum_ = std::max<int64_t>(1, std::min(s.out_h, safe / std::max<int64_t>(1, steps_ * group_)));
-    block_images_ = std::max<int64_t>(1, std::min(kBlockPixels, safe) / std::max<int64_t>(1, pixels));
-    block_images_ = std::min(block_images_, s.batch);
-    if (apart_) block_images_ = std::min(block_images_, Shared(threads, pixels));
-    segments_ = block_images_ * s.out_h;
-    rows_per_sum_ = rows_per_sum_ < s.out_h ? rows_per_sum_ : segments_;
+    if (apart_) block_items_ = std::min(block_items_, std::max<int64_t>(1, std::max(items_ / (kBlocksEach * threads), kFewSteps / (row_steps_ * s.out_h))));
+    plane_h_ = (block_rows_ - 1) * row_stride_ + (s.kernel_h - 1) * s.dilation_h + 1;
+    copy_ = block_items_ * plane_h_ * plane_w_ * strip_ * 4;
+    // What a 32-bit sum is sure to hold: several rows, or a part of one.
+    const int64_t safe = std::max<int64_t>(1, SafeTerms(types_, x_type, dy_type) / group_), rows = block_items_ * block_rows_;
+    const int64_t together = std::max<int64_t>(1, safe / row_steps_);
+    for (int64_t row = 0; row < rows; row += together)
+      for (int64_t step = 0; step < row_steps_; step += safe) chunks_.push_back({row, std::min(together, rows - row), step, std::min(safe, row_steps_ - step)});
   }
 
-  // Whether one output row alone may leave a 32-bit sum: then the caller cuts the rows.
-  bool RowTooLong() const { return !inner_ && steps_ * group_ > SafeTerms(types_, x_type_, dy_type_); }
-
   void Run(const void* x, const void* dy, float* dw, const graffiti_parallel* parallel) {
-    const int64_t rows = s_.kernel_h * s_.kernel_w * s_.channels, outs = s_.out_channels;
-    plane_ = block_images_ * image_plane_;
-    planes_ = static_cast<int64_t>(residues_.size()) * s_.channels;
-    row_offsets_.resize(rows);
-    segment_offsets_.resize(segments_);
-    for (int64_t u = 0; u < s_.kernel_h; ++u)
-      for (int64_t v = 0; v < s_.kernel_w; ++v)
-        for (int64_t c = 0; c < s_.channels; ++c)
-          row_offsets_[(u * s_.kernel_w + v) * s_.channels + c] = static_cast<int32_t>(TapOffset(u, v, c, plane_) * element_);
-    for (int64_t i = 0; i < segments_; ++i) {
-      const int64_t at = inner_ ? (i / s_.out_w * s_.stride_h * plane_w_ + i % s_.out_w * s_.stride_w) * block_images_
-                                : i / s_.out_h * image_plane_ + i % s_.out_h * s_.stride_h * plane_w_;
-      segment_offsets_[i] = static_cast<int32_t>(at * element_);
+    const int64_t outs = s_.out_channels;
+    for (int64_t first = 0; first < s_.channels; first += strip_)
+      for (int64_t u = 0; u < s_.kernel_h; ++u)
+        for (int64_t v = 0; v < s_.kernel_w; ++v)
+          for (int64_t c = first; c < std::min(first + strip_, s_.channels); ++c) {
+            row_offsets_.push_back(static_cast<int32_t>(first / strip_ * Copies() * copy_ + u * s_.dilation_h * plane_w_ * strip_ * 4 + TapOffset(v) + (c - first) * 4));
+            row_outputs_.push_back(static_cast<int32_t>(((u * s_.kernel_w + v) * s_.channels + c) * outs));
+          }
+    for (std::size_t row = 0; row < row_offsets_.size(); ++row) {
+      if (row == 0 || row_offsets_[row] != row_offsets_[row - 1] + 4 || runs_.back().rows == kRunRows) runs_.push_back({static_cast<int64_t>(row), 0});
+      ++runs_.back().rows;
     }
-    const int64_t blocks = CeilDiv(s_.batch, block_images_), count = rows * packed_width_;
-    if (blocks == 1 && rows_per_sum_ >= segments_) {
-      Block(x, dy, 0, Padded(), parallel, nullptr, dw);
-      return;
-    }
+    for (int64_t item = 0; item < block_items_; ++item)
+      for (int64_t p = 0; p < block_rows_; ++p) segment_offsets_.push_back(static_cast<int32_t>((item * plane_h_ + p * row_stride_) * plane_w_ * strip_ * 4));
+    const int64_t rows = static_cast<int64_t>(row_offsets_.size()), row_blocks = CeilDiv(s_.out_h, block_rows_), blocks = CeilDiv(items_, block_items_) * row_blocks;
+    const auto block = [&](int64_t i, const graffiti_parallel* threads, double* sums) {
+      Block(x, dy, i / row_blocks * block_items_, i % row_blocks * block_rows_, threads, sums, dw);
+    };
+    if (blocks == 1 && chunks_.size() == 1) return block(0, parallel, nullptr);
+    const int64_t count = rows * packed_width_;
     double* sums = Zeros(kScratchSums, count);
     if (apart_ && blocks > 1) {  // whole numbers below 2**53: the order of the blocks does not matter
       std::mutex mutex;
       ParallelFor(parallel, blocks, 1, [&](int64_t lo, int64_t hi) {
         double* own = Zeros(kScratchWide, count);
-        uint8_t* planes = Padded();
-        for (int64_t block = lo; block < hi; ++block) Block(x, dy, block * block_images_, planes, nullptr, own, nullptr);
+        for (int64_t i = lo; i < hi; ++i) block(i, nullptr, own);
         const std::lock_guard<std::mutex> lock(mutex);
         for (int64_t i = 0; i < count; ++i) sums[i] += own[i];
       });
     } else {
-      uint8_t* planes = Padded();
-      for (int64_t block = 0; block < blocks; ++block) Block(x, dy, block * block_images_, planes, parallel, sums, nullptr);
+      for (int64_t i = 0; i < blocks; ++i) block(i, parallel, sums);
     }
     ParallelFor(parallel, rows, 512, [&](int64_t lo, int64_t hi) {
       for (int64_t r = lo; r < hi; ++r)
         for (std::size_t i = 0; i < panels_.size(); ++i)
-          stores_.scale64(sums + panel_at_[i] * rows + r * panels_[i].width, panels_[i].columns, scale_, dw + r * outs + panels_[i].first);
+          stores_.scale64(sums + panel_at_[i] * rows + r * panels_[i].width, panels_[i].columns, scale_, dw + row_outputs_[r] + panels_[i].first);
     });
   }
 
  private:
-  static int64_t FloorDiv(int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
-  // Images of a block that leave kBlocksEach blocks for each thread, but not fewer than are worth it.
-  int64_t Shared(int64_t threads, int64_t pixels) const {
-    return std::max<int64_t>(1, std::max(s_.batch / (kBlocksEach * threads), kFewPixels / std::max<int64_t>(1, pixels)));
-  }
-  int64_t WidthOf(int64_t image) const { return image + 1 == s_.batch ? s_.last_width : s_.width; }
-  int64_t OutWidthOf(int64_t image) const { return s_.last_width == s_.width ? s_.out_w : WidthOf(image); }
+  // Steps [step, step + steps) of each of `rows` rows of a block.
+  struct Chunk {
+    int64_t row, rows, step, steps;
+  };
 
-  const uint8_t* Image(const void* x, int64_t image, int type, int64_t pixels, int64_t channels) const {
-    return static_cast<const uint8_t*>(x) + image * pixels * channels * TypeSize(type);
-  }
+  // Where pixels are grouped: output column q sees, through column v of the window, x at (q + step * group) * stride + residue.
+  struct Column {
+    int64_t step, residue;
+  };
 
-  // Where tap (u, v) of channel c begins among the planes, in elements.
-  int64_t TapOffset(int64_t u, int64_t v, int64_t c, int64_t plane) const {
-    if (inner_) return c * plane + (u * s_.dilation_h * plane_w_ + v * s_.dilation_w) * block_images_;
-    const int64_t at = v * s_.dilation_w - s_.pad_left, shift = FloorDiv(at, s_.stride_w);
-    const int64_t residue = std::find(residues_.begin(), residues_.end(), at - shift * s_.stride_w) - residues_.begin();
-    return (residue * s_.channels + c) * plane + u * s_.dilation_h * plane_w_ + shift - low_shift_;
+  Column ColumnOf(int64_t v) const {
+    const int64_t at = v * s_.dilation_w - s_.pad_left, period = group_ * s_.stride_w, step = at >= 0 ? at / period : -CeilDiv(-at, period);
+    return {step, at - step * period};
   }
 
-  // Planes and columns of a block with the images innermost.
-  void GatherInner(const void* x, const void* dy, int64_t first, int64_t images, uint8_t* planes, uint8_t* columns, const graffiti_parallel* parallel) const {
-    const uint8_t zero = offset_ ? 0x80 : 0;
-    const int64_t x_image = s_.height * s_.width * s_.channels, dy_image = s_.out_h * s_.out_w * s_.out_channels;
-    const uint8_t* xs = static_cast<const uint8_t*>(x) + first * x_image * TypeSize(x_type_);
-    const uint8_t* dys = static_cast<const uint8_t*>(dy) + first * dy_image * TypeSize(dy_type_);
-    ParallelFor(parallel, image_plane_, std::max<int64_t>(1, image_plane_ / 8), [&](int64_t lo, int64_t hi) {
-      for (int64_t i = lo; i < hi; ++i) {
-        const int64_t h = i / plane_w_ - s_.pad_top, w = i % plane_w_ - s_.pad_left;
-        if (h < 0 || h >= s_.height || w < 0 || w >= s_.width) continue;
-        const int64_t at = (h * s_.width + w) * s_.channels;
-        uint8_t* to = planes + i * block_images_ * element_;
-        if (element_ == 1)
-          ToPlanes8(xs + at, images, x_image, s_.channels, zero, to, plane_);
-        else if (x_type_ == GRAFFITI_U8)
-          ToPlanes16(xs + at, images, x_image, s_.channels, reinterpret_cast<int16_t*>(to), plane_);
-        else
-          ToPlanes16(reinterpret_cast<const int8_t*>(xs) + at, images, x_image, s_.channels, reinterpret_cast<int16_t*>(to), plane_);
-      }
-    });
-    ParallelFor(parallel, segments_, std::max<int64_t>(1, segments_ / 8), [&](int64_t lo, int64_t hi) {
-      for (int64_t i = lo; i < hi; ++i)
-        for (std::size_t k = 0; k < panels_.size(); ++k) {
-          const Panel& panel = panels_[k];
-          uint8_t* to = columns + (panel_at_[k] * segments_ + i * panel.width) * steps_ * 4;
-          if (images < block_images_) std::memset(to, 0, steps_ * panel.width * 4);
-          PackColumns(dys, i * s_.out_channels, images, dy_image, panel, to);
-        }
-    });
+  int64_t Copies() const { return static_cast<int64_t>(residues_.size()); }
+
+  // Bytes from a strip's begin to what column v of the window sees first.
+  int64_t TapOffset(int64_t v) const {
+    if (images_) return v * s_.dilation_w * strip_ * 4;
+    const Column column = ColumnOf(v);
+    return (std::find(residues_.begin(), residues_.end(), column.residue) - residues_.begin()) * copy_ + (column.step - first_step_) * strip_ * 4;
   }
 
-  // dy from element `at` on, `pixels` of them `stride` apart, as packed columns.
-  void PackColumns(const uint8_t* dy, int64_t at, int64_t pixels, int64_t stride, const Panel& panel, uint8_t* to) const {
-    if (element_ == 1)
-      ToColumns8(reinterpret_cast<const int8_t*>(dy) + at, pixels, stride, panel.first, panel.columns, panel.width, reinterpret_cast<int8_t*>(to));
-    else if (dy_type_ == GRAFFITI_S16)
-      ToColumns16(reinterpret_cast<const int16_t*>(dy) + at, pixels, stride, panel.first, panel.columns, panel.width, reinterpret_cast<int16_t*>(to));
-    else
-      ToColumns16(reinterpret_cast<const int8_t*>(dy) + at, pixels, stride, panel.first, panel.columns, panel.width, reinterpret_cast<int16_t*>(to));
-  }
+  // Rows that lie side by side: a strip's channels, and the next ones of a window's row where its columns do.
+  struct Adjacent {
+    int64_t first, rows;
+  };
 
   static double* Zeros(ScratchSlot slot, int64_t count) {
     double* sums = reinterpret_cast<double*>(Scratch(slot, count * 8));
@@ -185,141 +154,167 @@ class WeightProduct {
     return sums;
   }
 
-  // Planes of a block, of this thread, that hold only the padding, which no image writes. Where x is signed, one plane more, of ones: it gives
-  // the sums of dy that take the +128 of x out again.
-  uint8_t* Padded() const {
-    uint8_t* planes = Scratch(kScratchPlanes, (planes_ + (offset_ ? 1 : 0)) * plane_ * element_ + kSlack);
-    std::memset(planes, offset_ ? 0x80 : 0, planes_ * plane_ * element_);
-    if (offset_) std::memset(planes + planes_ * plane_, 1, plane_ + kSlack);
-    return planes;
+  // Calls pack(from, bytes or 16-bit values to make) with `from` as what it points to.
+  template <typename Function>
+  void Typed(const void* from, int type, const Function& pack) const {
+    if (types_ == DotTypes::kU8S8)
+      pack(static_cast<const uint8_t*>(from), uint8_t{});
+    else if (type == GRAFFITI_U8)
+      pack(static_cast<const uint8_t*>(from), int16_t{});
+    else if (type == GRAFFITI_S8)
+      pack(static_cast<const int8_t*>(from), int16_t{});
+    else
+      pack(static_cast<const int16_t*>(from), int16_t{});
   }
 
-  // The products of images [first, first + block_images_): added to `sums`, or, where there is one block only, right into `dw`.
-  void Block(const void* x, const void* dy, int64_t first, uint8_t* planes, const graffiti_parallel* parallel, double* sums, float* dw) const {
-    const int64_t rows = static_cast<int64_t>(row_offsets_.size()), row_tiles = CeilDiv(rows, kTileRows);
-    const int64_t images = std::min(block_images_, s_.batch - first), used = inner_ ? segments_ : images * s_.out_h;
-    uint8_t* columns = Scratch(kScratchColumns, packed_width_ * segments_ * steps_ * 4);
-    const auto columns_of = [&](std::size_t i) { return columns + panel_at_[i] * segments_ * steps_ * 4; };
-    if (inner_)
-      GatherInner(x, dy, first, images, planes, columns, parallel);
-    else
-      ParallelFor(parallel, images, std::max<int64_t>(1, 1024 / std::max<int64_t>(1, s_.out_h * s_.out_w)), [&](int64_t lo, int64_t hi) {
-        for (int64_t g = lo; g < hi; ++g) {
-          Planes(x, first + g, planes + g * image_plane_ * element_);
-          for (std::size_t i = 0; i < panels_.size(); ++i) Columns(dy, first + g, panels_[i], columns_of(i) + g * s_.out_h * panels_[i].width * steps_ * 4);
-        }
+  // `steps` steps of several images side by side, from value `at` of the first of them on; one of the images' `size` values.
+  template <typename From, typename To>
+  void Images(const From* from, int64_t item, int64_t size, int64_t at, int64_t stride, int64_t steps, uint8_t flip, const Strips& strips, uint8_t* to, To) const {
+    const From* images[4 / sizeof(To)];
+    unsigned present = 0;
+    for (int64_t i = 0; i < group_; ++i) {
+      const int64_t image = item * group_ + i;
+      images[i] = from + std::min(image, s_.batch - 1) * size + at;
+      if (image < s_.batch) present |= 1u << i;
+    }
+    Interleave<From, To>(images, stride, steps, present, flip, strips, to);
+  }
+
+  // Row r of x of an item, for a block that begins at output row `first_row`: pixels outside the image are zeros.
+  void PackX(const void* x, int64_t item, int64_t first_row, int64_t r, uint8_t* to) const {
+    const int64_t h = first_row * s_.stride_h + r * skip_h_ - s_.pad_top, step_bytes = strip_ * 4;
+    const bool outside = h < 0 || h >= s_.height;
+    const Strips strips{s_.channels, strip_, Copies() * copy_};
+    const auto zeros = [&](int64_t begin, int64_t end) {
+      for (int64_t first = 0, at = begin * step_bytes; first < s_.channels; first += strip_, at += strips.bytes) std::memset(to + at, flip_, (end - begin) * step_bytes);
+    };
+    if (images_) {
+      const int64_t begin = outside ? plane_w_ : std::min(plane_w_, CeilDiv(s_.pad_left, skip_w_));
+      const int64_t end = outside ? plane_w_ : std::min(plane_w_, CeilDiv(s_.pad_left + s_.width, skip_w_));
+      zeros(0, begin);
+      Typed(x, x_type_, [&](const auto* from, auto kind) {
+        Images(from, item, s_.height * s_.width * s_.channels, (h * s_.width + begin * skip_w_ - s_.pad_left) * s_.channels, skip_w_ * s_.channels, end - begin, flip_,
+               strips, to + begin * step_bytes, kind);
       });
-    std::vector<int32_t> corrections(packed_width_);
-    if (offset_)
-      for (std::size_t i = 0; i < panels_.size(); ++i) SumOfColumns(panels_[i], planes + planes_ * plane_, columns_of(i), used, &corrections[panel_at_[i]]);
-    const int64_t units = row_tiles * static_cast<int64_t>(panels_.size());
+      zeros(end, plane_w_);
+      return;
+    }
+    const int64_t width = item + 1 == s_.batch ? s_.last_width : s_.width, size = s_.height * s_.width * s_.channels;
+    for (int64_t residue : residues_) {
+      const int64_t shift = first_step_ * group_ * s_.stride_w + residue;  // column q of the copy is x at q * stride + shift
+      const int64_t low = CeilDiv(std::max<int64_t>(0, -shift), s_.stride_w), high = std::min(plane_w_ * group_, (width - 1 - shift + s_.stride_w) / s_.stride_w);
+      Typed(x, x_type_, [&](const auto* from, auto kind) {
+        InterleaveRun<std::decay_t<decltype(*from)>, decltype(kind)>(from, item * size + (h * s_.width + shift) * s_.channels, low, outside ? low : high,
+                                                                     s_.stride_w * s_.channels, plane_w_, flip_, strips, to);
+      });
+      to += copy_;
+    }
+  }
+
+  // Output row p of an item of dy into the panels of columns, `at` steps into them: a few steps of all panels at a time, so that each of its lines is fetched once.
+  void PackDy(const void* dy, int64_t item, int64_t p, uint8_t* columns, int64_t panel_bytes, int64_t at) const {
+    const int64_t size = s_.out_h * s_.out_w * s_.out_channels, width = item + 1 == s_.batch && s_.last_width < s_.width ? s_.last_width : s_.out_w;
+    for (int64_t step = 0; step < row_steps_; step += kStepsTogether)
+      for (std::size_t i = 0; i < panels_.size(); ++i) {
+        const Panel& panel = panels_[i];
+        const Strips strip{panel.columns, panel.width, 0};
+        const int64_t steps = std::min(kStepsTogether, row_steps_ - step), pixel = images_ ? step : step * group_;
+        const int64_t from_at = (p * s_.out_w + pixel) * s_.out_channels + panel.first;
+        uint8_t* to = columns + panel_at_[i] * panel_bytes + (at + step) * panel.width * 4;
+        Typed(dy, dy_type_, [&](const auto* from, auto kind) {
+          if (images_) return Images(from, item, size, from_at, s_.out_channels, steps, 0, strip, to, kind);
+          InterleaveRun<std::decay_t<decltype(*from)>, decltype(kind)>(from, item * size + from_at, 0, width - pixel, s_.out_channels, steps, 0, strip, to);
+        });
+      }
+  }
+
+  // The products of some items, or some output rows of one: added to `sums`, or, where that is all there is, right into `dw`.
+  void Block(const void* x, const void* dy, int64_t first_item, int64_t first_row, const graffiti_parallel* parallel, double* sums, float* dw) const {
+    const int64_t items = std::min(block_items_, items_ - first_item), out_rows = std::min(block_rows_, s_.out_h - first_row), used = items * out_rows;
+    const int64_t rows = static_cast<int64_t>(row_offsets_.size()), runs = static_cast<int64_t>(runs_.size());
+    const int64_t panel_bytes = block_items_ * block_rows_ * row_steps_ * 4;  // of a column
+    uint8_t* strips = Scratch(kScratchPlanes, CeilDiv(s_.channels, strip_) * Copies() * copy_ + kSlack);
+    uint8_t* columns = Scratch(kScratchColumns, packed_width_ * panel_bytes);
+    const int64_t grain = std::max<int64_t>(1, 8192 / (row_steps_ * std::max(s_.channels, s_.out_channels)));
+    const int64_t x_rows = (out_rows - 1) * row_stride_ + (s_.kernel_h - 1) * s_.dilation_h + 1;
+    ParallelFor(parallel, items * (x_rows + out_rows), grain, [&](int64_t lo, int64_t hi) {
+      for (int64_t i = lo; i < hi; ++i) {
+        const int64_t item = i / (x_rows + out_rows), row = i % (x_rows + out_rows), p = row - x_rows;
+        if (row < x_rows) {
+          PackX(x, first_item + item, first_row, row, strips + (item * plane_h_ + row) * plane_w_ * strip_ * 4);
+          continue;
+        }
+        PackDy(dy, first_item + item, first_row + p, columns, panel_bytes, (item * out_rows + p) * row_steps_);
+      }
+    });
+    std::vector<int32_t> starts(chunks_.size() * packed_width_);
+    if (flip_ != 0)
+      for (std::size_t i = 0; i < panels_.size(); ++i)
+        for (std::size_t k = 0; k < chunks_.size(); ++k)
+          Correct(panels_[i], chunks_[k], used, columns + panel_at_[i] * panel_bytes, &starts[k * packed_width_ + panel_at_[i]]);
+    const int64_t units = runs * static_cast<int64_t>(panels_.size());
     ParallelFor(parallel, units, std::max<int64_t>(1, units / 8), [&](int64_t lo, int64_t hi) {
       for (int64_t unit = lo; unit < hi; ++unit) {
-        const std::size_t i = static_cast<std::size_t>(unit / row_tiles);
-        const int64_t row = unit % row_tiles * kTileRows;
-        Tiles(panels_[i], planes, columns_of(i), used, &corrections[panel_at_[i]], row, std::min(rows, row + kTileRows),
-              sums == nullptr ? nullptr : sums + panel_at_[i] * rows, dw);
+        const std::size_t i = static_cast<std::size_t>(unit / runs);
+        Tiles(panels_[i], strips, columns + panel_at_[i] * panel_bytes, used, &starts[panel_at_[i]], runs_[unit % runs], sums == nullptr ? nullptr : sums + panel_at_[i] * rows,
+              dw);
       }
     });
   }
 
-  // All channels of one image into the planes of its place in the block.
-  void Planes(const void* x, int64_t image, uint8_t* to) const {
-    const uint8_t* from = Image(x, image, x_type_, s_.height * s_.width, s_.channels);
-    const int64_t width = WidthOf(image);
-    const uint8_t zero = offset_ ? 0x80 : 0;
-    for (std::size_t index = 0; index < residues_.size(); ++index)
-      for (int64_t r = 0; r < plane_h_; ++r) {
-        uint8_t* row = to + (static_cast<int64_t>(index) * s_.channels * plane_ + r * plane_w_) * element_;
-        const int64_t h = r - s_.pad_top;
-        // columns u of the plane hold x at (u + low_shift) * stride + residue
-        const int64_t residue = residues_[index];
-        if (h < 0 || h >= s_.height) continue;
-        const int64_t begin = std::max<int64_t>(0, -low_shift_);
-        const int64_t end = std::min(plane_w_, FloorDiv(width - 1 - residue, s_.stride_w) - low_shift_ + 1);
-        if (end <= begin) continue;
-        const int64_t at = (h * s_.width + (begin + low_shift_) * s_.stride_w + residue) * s_.channels, stride = s_.stride_w * s_.channels;
-        if (element_ == 1)
-          ToPlanes8(from + at, end - begin, stride, s_.channels, zero, row + begin, plane_);
-        else if (x_type_ == GRAFFITI_S16)
-          ToPlanes16(reinterpret_cast<const int16_t*>(from) + at, end - begin, stride, s_.channels, reinterpret_cast<int16_t*>(row) + begin, plane_);
-        else if (x_type_ == GRAFFITI_U8)
-          ToPlanes16(from + at, end - begin, stride, s_.channels, reinterpret_cast<int16_t*>(row) + begin, plane_);
-        else
-          ToPlanes16(reinterpret_cast<const int8_t*>(from) + at, end - begin, stride, s_.channels, reinterpret_cast<int16_t*>(row) + begin, plane_);
-      }
+  // The part of a chunk within a block of `used` rows, for a tile.
+  bool Cut(const Panel& panel, const Chunk& chunk, int64_t used, const uint8_t* columns, TileArgs* t) const {
+    t->segments = std::min(chunk.rows, used - chunk.row);
+    t->steps = chunk.steps;
+    t->b = columns + (chunk.row * row_steps_ + chunk.step) * panel.width * 4;
+    return t->segments > 0;
   }
 
-  void Columns(const void* dy, int64_t image, const Panel& panel, uint8_t* to) const {
-    const uint8_t* from = Image(dy, image, dy_type_, s_.out_h * s_.out_w, s_.out_channels);
-    const int64_t width = OutWidthOf(image), row_bytes = steps_ * panel.width * 4;
-    for (int64_t p = 0; p < s_.out_h; ++p, to += row_bytes) {
-      const int64_t at = p * s_.out_w * s_.out_channels;
-      if (width < s_.out_w) std::memset(to, 0, row_bytes);
-      PackColumns(from, at, width, s_.out_channels, panel, to);
-    }
-  }
-
-  // -128 times the sums of dy over the block, by a row of ones.
-  void SumOfColumns(const Panel& panel, const uint8_t* ones, const uint8_t* columns, int64_t segments, int32_t* corrections) const {
+  // -128 times the sums of dy over a chunk: they take the +128 of a signed x out again.
+  void Correct(const Panel& panel, const Chunk& chunk, int64_t used, const uint8_t* columns, int32_t* starts) const {
     alignas(64) static const int32_t zeros[kMaxTileColumns] = {};
-    const DotKernel* kernel = KernelFor(panel, 1);
-    const std::vector<int32_t> rows(kernel->rows, 0);
+    static const std::vector<uint8_t> ones(4 * kMaxTileRows, 1);
+    const std::vector<int32_t> none(chunk.rows, 0);
     TileArgs t{};
-    t.base = ones;
-    t.row_offsets = rows.data();
-    t.segment_offsets = segment_offsets_.data();
-    t.segments = segments;
-    t.steps = steps_;
-    t.b = columns;
+    if (!Cut(panel, chunk, used, columns, &t)) return;
+    t.base = ones.data();
+    t.row_offsets = t.segment_offsets = none.data();
+    t.step_stride = 0;
     t.init = zeros;
-    t.out = corrections;
+    t.out = starts;
     t.valid_rows = 1;
     t.valid_columns = panel.width;
-    kernel->run32(t);
-    for (int64_t c = 0; c < panel.width; ++c) corrections[c] *= -128;
+    KernelFor(panel, 1)->run32_adjacent(t);
+    for (int64_t c = 0; c < panel.width; ++c) starts[c] *= -128;
   }
 
-  // Tiles of rows [row, end) of one panel: into `sums`, or, where there is one block only, right into `dw`.
-  void Tiles(const Panel& panel, const uint8_t* planes, const uint8_t* columns, int64_t segments, const int32_t* corrections, int64_t row, int64_t end,
-             double* sums, float* dw) const {
+  // Tiles of adjacent rows of one panel: into `sums`, or, where there is one chunk of one block only, right into `dw`.
+  void Tiles(const Panel& panel, const uint8_t* strips, const uint8_t* columns, int64_t used, const int32_t* starts, const Adjacent& run, double* sums, float* dw) const {
     alignas(64) int32_t tile[kMaxTileRows * kMaxTileColumns];
-    alignas(64) static const int32_t zeros[kMaxTileColumns] = {};
     TileArgs t{};
-    t.base = planes;
-    t.steps = steps_;
+    t.step_stride = (images_ ? column_stride_ : 1) * strip_ * 4;
     t.scale = scale_;
-    t.out_stride = 4 * panel.width;
-    while (row < end) {
-      const DotKernel* kernel = panel.kernels.back();
-      int32_t last[kMaxTileRows], out_offsets[kMaxTileRows];
-      const int64_t valid = std::min<int64_t>(kernel->rows, end - row);
+    for (int64_t row = run.first, end = run.first + run.rows; row < end; row += t.valid_rows) {
+      const DotKernel* kernel = KernelFor(panel, end - row);
+      t.valid_rows = std::min<int64_t>(kernel->rows, end - row);
       t.row_offsets = row_offsets_.data() + row;
-      if (valid < kernel->rows) {
-        kernel = KernelFor(panel, valid);
-        for (int64_t r = 0; r < kernel->rows; ++r) last[r] = t.row_offsets[std::min(r, valid - 1)];
-        t.row_offsets = last;
-      }
-      t.valid_rows = valid;
-      for (int64_t segment = 0; segment < segments; segment += rows_per_sum_) {
-        t.segments = std::min(rows_per_sum_, segments - segment);
-        t.segment_offsets = segment_offsets_.data() + segment;
-        t.b = columns + segment * steps_ * panel.width * 4;
-        t.init = segment == 0 ? corrections : zeros;
+      for (std::size_t k = 0; k < chunks_.size() && Cut(panel, chunks_[k], used, columns, &t); ++k) {
+        t.base = strips + chunks_[k].step * t.step_stride;
+        t.segment_offsets = segment_offsets_.data() + chunks_[k].row;
+        t.init = starts + k * packed_width_;
         if (sums == nullptr) {
-          for (int64_t r = 0; r < valid; ++r) out_offsets[r] = static_cast<int32_t>((row + r) * s_.out_channels);
           t.out = dw + panel.first;
-          t.out_offsets = out_offsets;
+          t.out_offsets = row_outputs_.data() + row;
           t.valid_columns = panel.columns;
-          kernel->run_float(t);
+          kernel->run_float_adjacent(t);
         } else {
           t.out = tile;
+          t.out_stride = 4 * panel.width;
           t.valid_columns = panel.width;
-          kernel->run32(t);
-          stores_.add(tile, valid * panel.width, sums + row * panel.width);
+          kernel->run32_adjacent(t);
+          stores_.add(tile, t.valid_rows * panel.width, sums + row * panel.width);
         }
       }
-      row += valid;
     }
   }
 
@@ -328,15 +323,20 @@ class WeightProduct {
   float scale_;
   DotTypes types_;
   const TrainingStores& stores_;
-  int64_t element_ = 1, group_ = 4;
-  bool offset_ = false;
+  int64_t group_ = 4;  // values that a step sums
+  uint8_t flip_ = 0;   // a signed x plus 128
   std::vector<Panel> panels_;
-  std::vector<int64_t> residues_;
-  bool inner_ = false, apart_ = false;
-  int64_t segments_ = 1, plane_ = 0, planes_ = 0, packed_width_ = 0;  // planes_: of all channels and residues, plane_ elements each
-  std::vector<int64_t> panel_at_;                                      // first column of each panel among all
-  std::vector<int32_t> row_offsets_, segment_offsets_;
-  int64_t low_shift_ = 0, plane_w_ = 0, plane_h_ = 0, steps_ = 0, image_plane_ = 0, block_images_ = 1, rows_per_sum_ = 1;
+  std::vector<int64_t> panel_at_;  // first column of each panel among all
+  std::vector<Chunk> chunks_;
+  bool images_ = false, apart_ = false;  // a step is several images; threads take whole blocks
+  // An item is what has steps of its own: an image, or as many as a step sums. strip_: channels; copy_: bytes of one strip of one residue.
+  int64_t row_stride_, column_stride_;  // between what neighbouring outputs see, among what is packed: without the rows and columns of x that no window of one sees
+  int64_t skip_h_ = 1, skip_w_ = 1;     // rows and columns of x between neighbours that are packed
+  int64_t packed_width_ = 0, strip_ = 1, items_ = 1, row_steps_ = 1, plane_h_ = 1, plane_w_ = 1, block_rows_ = 1, block_items_ = 1, copy_ = 0;
+  int64_t first_step_ = 0;              // where pixels are grouped, the least of all columns'
+  std::vector<int64_t> residues_ = {0};
+  std::vector<Adjacent> runs_;
+  std::vector<int32_t> row_offsets_, row_outputs_, segment_offsets_;  // bytes, floats, bytes
 };
 
 }  // namespace
@@ -347,10 +347,9 @@ int TrainingWeightGradient(const graffiti_conv_shape& s, int64_t batch, const vo
               s.stride_h, s.stride_w, s.dilation_h, s.dilation_w, s.pad_top, s.pad_left, s.width};
   const bool flat = s.kernel_height == 1 && s.kernel_width == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_top == 0 && s.pad_left == 0 &&
                     s.out_height == s.height && s.out_width == s.width;
-  if (flat) {  // one row of pixels over all images, cut into pieces that a 32-bit sum holds
+  if (flat) {  // one row of pixels over all images, cut into equal pieces, the last one a little shorter
     const int64_t pixels = batch * s.height * s.width;
-    const int64_t safe = SafeTerms(OperandTypes(tier, x_type, dy_type), x_type, dy_type) / 4 * 4;
-    const int64_t piece = std::max<int64_t>(4, std::min<int64_t>({safe, int64_t{1024}, RoundUp(std::max<int64_t>(pixels, 1), 4)}));
+    const int64_t pieces = std::max<int64_t>(1, CeilDiv(pixels, kPiecePixels)), piece = std::max<int64_t>(4, RoundUp(CeilDiv(pixels, pieces), 4));
     shape.batch = CeilDiv(pixels, piece);
     shape.height = shape.out_h = 1;
     shape.width = shape.out_w = piece;
@@ -360,11 +359,7 @@ int TrainingWeightGradient(const graffiti_conv_shape& s, int64_t batch, const vo
     std::fill(dw, dw + s.kernel_height * s.kernel_width * s.channels * s.out_channels, 0.0f * scale);
     return GRAFFITI_OK;
   }
-  WeightProduct product(shape, x_type, dy_type, scale, tier, parallel == nullptr ? 1 : parallel->threads);
-  if (product.RowTooLong())
-    return Fail(GRAFFITI_INVALID_ARGUMENT, "a weight gradient takes output rows of at most %lld pixels for these types, got %lld",
-                static_cast<long long>(SafeTerms(OperandTypes(tier, x_type, dy_type), x_type, dy_type)), static_cast<long long>(shape.out_w));
-  product.Run(x, dy, dw, parallel);
+  WeightProduct(shape, x_type, dy_type, scale, tier, parallel == nullptr ? 1 : std::max<int64_t>(1, parallel->threads)).Run(x, dy, dw, parallel);
   return GRAFFITI_OK;
 }
 
