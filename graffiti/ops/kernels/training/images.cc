@@ -92,15 +92,30 @@ class ImageProduct {
       const uint8_t* from = static_cast<const uint8_t*>(source) + image * height_ * width_ * depth_ * TypeSize(type_);
       float* to = out + image * out_h_ * out_w_ * columns_;
       Gather(from, first, std::min(rows_, most_h_ - first), strip);
+      Ahead ahead = unit + 1 < hi ? Source(source, unit + 1) : Ahead{};
       for (const Phase& phase : phases) {
         const int64_t rows = std::min(rows_, phase.count_h - first) * phase.count_w;
-        if (rows > 0) RunPhase(phase, strip, first, rows, to + first * out_step_h * out_w_ * columns_);
+        if (rows <= 0) continue;
+        RunPhase(phase, strip, first, rows, ahead, to + first * out_step_h * out_w_ * columns_);
+        ahead = {};
       }
     }
     if (stream_) FinishStreams();
   }
 
  private:
+  // What the next unit reads: it is fetched while this one is multiplied.
+  struct Ahead {
+    const uint8_t* from;
+    int64_t bytes;
+  };
+
+  Ahead Source(const void* source, int64_t unit) const {
+    const int64_t strips = CeilDiv(std::max<int64_t>(most_h_, 1), rows_), row = width_ * depth_ * TypeSize(type_), first = unit % strips * rows_ * row_step_h + low_h_;
+    const int64_t low = std::max<int64_t>(0, first), high = std::min(height_, first + StripRows(rows_));
+    return {static_cast<const uint8_t*>(source) + (unit / strips * height_ + low) * row, std::max<int64_t>(0, high - low) * row};
+  }
+
   int64_t StripRows(int64_t rows) const { return (rows - 1) * row_step_h + high_h_ - low_h_ + 1; }
 
   template <typename Weight>
@@ -241,12 +256,15 @@ class ImageProduct {
   }
 
   // Rows in blocks that write whole output rows where the weights stay in the cache; else one panel after the other, so that weights are read once.
-  void RunPhase(const Phase& phase, const uint8_t* strip, int64_t strip_first, int64_t rows, float* out) const {
+  void RunPhase(const Phase& phase, const uint8_t* strip, int64_t strip_first, int64_t rows, const Ahead& ahead, float* out) const {
     const int64_t block = panels_.size() > 1 && phase.cached ? kBlockRows : rows;
-    for (int64_t first = 0; first < rows; first += block) RunRows(phase, strip, strip_first, first, std::min(rows, first + block), out);
+    for (int64_t first = 0; first < rows; first += block) {
+      const int64_t end = std::min(rows, first + block), at = ahead.bytes * first / rows;
+      RunRows(phase, strip, strip_first, first, end, {ahead.from + at, ahead.bytes * end / rows - at}, out);
+    }
   }
 
-  void RunRows(const Phase& phase, const uint8_t* strip, int64_t strip_first, int64_t first, int64_t end, float* out) const {
+  void RunRows(const Phase& phase, const uint8_t* strip, int64_t strip_first, int64_t first, int64_t end, const Ahead& ahead, float* out) const {
     alignas(64) int32_t sums[kMaxTileRows * kMaxTileColumns], init[kMaxTileColumns];
     const std::size_t segments = phase.segment_offsets.size();
     double wide[kMaxTileRows * kMaxTileColumns];
@@ -274,6 +292,9 @@ class ImageProduct {
           t.row_offsets = last;
         }
         t.valid_rows = valid;
+        if (index == 0)
+          for (int64_t at = ahead.bytes * (row - first) / (end - first), stop = ahead.bytes * (row + valid - first) / (end - first); at < stop; at += 64)
+            __builtin_prefetch(ahead.from + at, 0, 2);
         if (one) {  // all in registers; a phase without taps writes its zeros the same way
           const std::size_t low = inside(row + valid - 1).first, high = inside(row).end;
           t.segments = static_cast<int64_t>(high - low);
