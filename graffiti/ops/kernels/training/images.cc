@@ -1,10 +1,14 @@
 // Forward product and input gradient: taps over a padded strip of an image.
 #include <cstring>
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 #include "loops/loops.h"
+#include "training/interleave.h"
 #include "training/panels.h"
 #include "training/streams.h"
-#include "training/transposes.h"
 
 namespace graffiti {
 namespace {
@@ -96,6 +100,7 @@ class ImageProduct {
       for (const Phase& phase : phases) {
         const int64_t rows = std::min(rows_, phase.count_h - first) * phase.count_w;
         if (rows <= 0) continue;
+        ahead.row = CeilDiv(ahead.bytes, rows);
         RunPhase(phase, strip, first, rows, ahead, to + first * out_step_h * out_w_ * columns_);
         ahead = {};
       }
@@ -104,16 +109,16 @@ class ImageProduct {
   }
 
  private:
-  // What the next unit reads: it is fetched while this one is multiplied.
+  // What the next unit reads: it is fetched while this one is multiplied, `row` bytes with each row of its first phase.
   struct Ahead {
     const uint8_t* from;
-    int64_t bytes;
+    int64_t bytes, row;
   };
 
   Ahead Source(const void* source, int64_t unit) const {
     const int64_t strips = CeilDiv(std::max<int64_t>(most_h_, 1), rows_), row = width_ * depth_ * TypeSize(type_), first = unit % strips * rows_ * row_step_h + low_h_;
     const int64_t low = std::max<int64_t>(0, first), high = std::min(height_, first + StripRows(rows_));
-    return {static_cast<const uint8_t*>(source) + (unit / strips * height_ + low) * row, std::max<int64_t>(0, high - low) * row};
+    return {static_cast<const uint8_t*>(source) + (unit / strips * height_ + low) * row, std::max<int64_t>(0, high - low) * row, 0};
   }
 
   int64_t StripRows(int64_t rows) const { return (rows - 1) * row_step_h + high_h_ - low_h_ + 1; }
@@ -169,9 +174,9 @@ class ImageProduct {
               uint8_t* to = block + at / group_ * panel.width * 4;
               const Strips strip{panel.columns, panel.width, 0};
               if (element_ == 1)
-                InterleaveRun<uint8_t, uint8_t>(reinterpret_cast<const uint8_t*>(rows), panel.first, 0, count, columns_, CeilDiv(count, group_), 0, strip, to);
+                InterleaveRun<uint8_t, uint8_t>(stores_.interleaves, reinterpret_cast<const uint8_t*>(rows), panel.first, 0, count, columns_, CeilDiv(count, group_), 0, strip, to);
               else
-                InterleaveRun<int8_t, int16_t>(rows, panel.first, 0, count, columns_, CeilDiv(count, group_), 0, strip, to);
+                InterleaveRun<int8_t, int16_t>(stores_.interleaves, rows, panel.first, 0, count, columns_, CeilDiv(count, group_), 0, strip, to);
             } else {  // groups that reach over two taps
               for (int64_t k = 0; k < count; ++k) {
                 uint8_t* to = block + (at + k) / group_ * panel.width * 4 + (at + k) % group_ * element_;
@@ -258,10 +263,7 @@ class ImageProduct {
   // Rows in blocks that write whole output rows where the weights stay in the cache; else one panel after the other, so that weights are read once.
   void RunPhase(const Phase& phase, const uint8_t* strip, int64_t strip_first, int64_t rows, const Ahead& ahead, float* out) const {
     const int64_t block = panels_.size() > 1 && phase.cached ? kBlockRows : rows;
-    for (int64_t first = 0; first < rows; first += block) {
-      const int64_t end = std::min(rows, first + block), at = ahead.bytes * first / rows;
-      RunRows(phase, strip, strip_first, first, end, {ahead.from + at, ahead.bytes * end / rows - at}, out);
-    }
+    for (int64_t first = 0; first < rows; first += block) RunRows(phase, strip, strip_first, first, std::min(rows, first + block), ahead, out);
   }
 
   void RunRows(const Phase& phase, const uint8_t* strip, int64_t strip_first, int64_t first, int64_t end, const Ahead& ahead, float* out) const {
@@ -293,8 +295,7 @@ class ImageProduct {
         }
         t.valid_rows = valid;
         if (index == 0)
-          for (int64_t at = ahead.bytes * (row - first) / (end - first), stop = ahead.bytes * (row + valid - first) / (end - first); at < stop; at += 64)
-            __builtin_prefetch(ahead.from + at, 0, 2);
+          for (int64_t at = row * ahead.row, stop = at + valid * ahead.row; at < stop; at += 64) __builtin_prefetch(ahead.from + at, 0, 2);
         if (one) {  // all in registers; a phase without taps writes its zeros the same way
           const std::size_t low = inside(row + valid - 1).first, high = inside(row).end;
           t.segments = static_cast<int64_t>(high - low);
@@ -341,6 +342,29 @@ class ImageProduct {
   std::vector<Panel> panels_;
   int64_t low_h_ = 0, low_w_ = 0, high_h_ = 0, high_w_ = 0, strip_width_ = 1, rows_ = 1, most_h_ = 0;
 };
+
+// Bytes [rows][columns] to [columns][rows].
+void Transpose(const uint8_t* from, int64_t rows, int64_t columns, uint8_t* to) {
+  int64_t c = 0;
+#if defined(__SSE2__)
+  for (; c + 16 <= columns; c += 16) {
+    int64_t r = 0;
+    for (; r + 16 <= rows; r += 16) {
+      __m128i a[16], b[16];
+      for (int i = 0; i < 16; ++i) a[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + (r + i) * columns + c));
+      for (int i = 0; i < 8; ++i) { b[2 * i] = _mm_unpacklo_epi8(a[i], a[i + 8]); b[2 * i + 1] = _mm_unpackhi_epi8(a[i], a[i + 8]); }
+      for (int i = 0; i < 8; ++i) { a[2 * i] = _mm_unpacklo_epi8(b[i], b[i + 8]); a[2 * i + 1] = _mm_unpackhi_epi8(b[i], b[i + 8]); }
+      for (int i = 0; i < 8; ++i) { b[2 * i] = _mm_unpacklo_epi8(a[i], a[i + 8]); b[2 * i + 1] = _mm_unpackhi_epi8(a[i], a[i + 8]); }
+      for (int i = 0; i < 8; ++i) { a[2 * i] = _mm_unpacklo_epi8(b[i], b[i + 8]); a[2 * i + 1] = _mm_unpackhi_epi8(b[i], b[i + 8]); }
+      for (int i = 0; i < 16; ++i) _mm_storeu_si128(reinterpret_cast<__m128i*>(to + (c + i) * rows + r), a[i]);
+    }
+    for (; r < rows; ++r)
+      for (int i = 0; i < 16; ++i) to[(c + i) * rows + r] = from[r * columns + c + i];
+  }
+#endif
+  for (; c < columns; ++c)
+    for (int64_t r = 0; r < rows; ++r) to[c * rows + r] = from[r * columns + c];
+}
 
 // A 1x1 product without stride or padding: all pixels of all images in one row of pixels, cut into "images" of this many.
 constexpr int64_t kFlatPixels = 192;
@@ -401,7 +425,7 @@ int TrainingInputGradient(const graffiti_conv_shape& s, int64_t batch, const voi
   uint8_t* transposed = Scratch(kScratchColumns, taps * size + kSlack);  // [tap][out_channels][channels]
   ParallelFor(parallel, taps, std::max<int64_t>(1, 16384 / size), [&](int64_t lo, int64_t hi) {
     for (int64_t t = lo; t < hi; ++t)
-      ToPlanes8(reinterpret_cast<const uint8_t*>(w) + t * size, s.channels, s.out_channels, s.out_channels, 0, transposed + t * size, s.channels);
+      Transpose(reinterpret_cast<const uint8_t*>(w) + t * size, s.channels, s.out_channels, transposed + t * size);
   });
   const auto weight = [&](const Tap& tap) { return reinterpret_cast<const int8_t*>(transposed) + (tap.kernel_h * s.kernel_width + tap.kernel_w) * size; };
   if (IsFlat(s)) {

@@ -1,6 +1,10 @@
 #include <algorithm>
 #include <cstring>
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 #include "training/depthwise.h"
 #include "training/training.h"
 
@@ -9,6 +13,7 @@ namespace {
 
 #include "simd_scalar.inc"
 #include "training/depthwise.inc"
+#include "training/interleave.inc"
 #include "training/stores.inc"
 
 }  // namespace

@@ -6,7 +6,7 @@
 //
 // Each sum is an exact integer, rounded once to float32 and multiplied once, so the result depends neither on the tier nor on the threads.
 // All three run on the tile primitive of dot/: forward and input gradient as taps over a padded copy of an image (the input gradient one
-// phase of the stride at a time), the weight gradient with pixels as the inner dimension, from transposed copies.
+// phase of the stride at a time), the weight gradient with pixels or images as the inner dimension, from interleaved copies.
 #ifndef GRAFFITI_OPS_KERNELS_TRAINING_TRAINING_H_
 #define GRAFFITI_OPS_KERNELS_TRAINING_TRAINING_H_
 
@@ -16,11 +16,37 @@
 
 namespace graffiti {
 
+// Columns in strips of `width`, which lie `bytes` apart; the last one is filled up with zeros.
+struct Strips {
+  int64_t columns, width, bytes;
+};
+
+// Which of the four bytes of a column and step count, and what is xored into each of them.
+struct Masks {
+  uint8_t keep[4];
+  uint8_t flip;
+};
+
+template <typename From>
+using InterleaveFunction = void (*)(const From* const* rows, int64_t stride, int64_t steps, const Masks& masks, const Strips& strips, uint8_t* to);
+
+// Four rows of bytes, or two that become 16 bits; see Interleave() in interleave.h.
+struct Interleaves {
+  InterleaveFunction<uint8_t> bytes, u8;
+  InterleaveFunction<int8_t> s8;
+  InterleaveFunction<int16_t> s16;
+  InterleaveFunction<uint8_t> Of(const uint8_t* const*, uint8_t) const { return bytes; }
+  InterleaveFunction<uint8_t> Of(const uint8_t* const*, int16_t) const { return u8; }
+  InterleaveFunction<int8_t> Of(const int8_t* const*, int16_t) const { return s8; }
+  InterleaveFunction<int16_t> Of(const int16_t* const*, int16_t) const { return s16; }
+};
+
 // Loops that every tier has its own copy of.
 struct TrainingStores {
   void (*scale32)(const int32_t* x, int64_t n, float scale, float* out);  // out = float(x) * scale
   void (*add)(const int32_t* x, int64_t n, double* sums);
   void (*scale64)(const double* x, int64_t n, float scale, float* out);   // out = float(x) * scale, x whole numbers
+  Interleaves interleaves;
 };
 const TrainingStores& TrainingStoresScalar();
 const TrainingStores& TrainingStoresAvx2();

@@ -6,8 +6,8 @@
 #include <cstring>
 #include <mutex>
 
+#include "training/interleave.h"
 #include "training/panels.h"
-#include "training/transposes.h"
 
 namespace graffiti {
 namespace {
@@ -177,7 +177,7 @@ class WeightProduct {
       images[i] = from + std::min(image, s_.batch - 1) * size + at;
       if (image < s_.batch) present |= 1u << i;
     }
-    Interleave<From, To>(images, stride, steps, present, flip, strips, to);
+    Interleave<From, To>(stores_.interleaves, images, stride, steps, present, flip, strips, to);
   }
 
   // Row r of x of an item, for a block that begins at output row `first_row`: pixels outside the image are zeros.
@@ -204,7 +204,7 @@ class WeightProduct {
       const int64_t shift = first_step_ * group_ * s_.stride_w + residue;  // column q of the copy is x at q * stride + shift
       const int64_t low = CeilDiv(std::max<int64_t>(0, -shift), s_.stride_w), high = std::min(plane_w_ * group_, (width - 1 - shift + s_.stride_w) / s_.stride_w);
       Typed(x, x_type_, [&](const auto* from, auto kind) {
-        InterleaveRun<std::decay_t<decltype(*from)>, decltype(kind)>(from, item * size + (h * s_.width + shift) * s_.channels, low, outside ? low : high,
+        InterleaveRun<std::decay_t<decltype(*from)>, decltype(kind)>(stores_.interleaves, from, item * size + (h * s_.width + shift) * s_.channels, low, outside ? low : high,
                                                                      s_.stride_w * s_.channels, plane_w_, flip_, strips, to);
       });
       to += copy_;
@@ -223,7 +223,7 @@ class WeightProduct {
         uint8_t* to = columns + panel_at_[i] * panel_bytes + (at + step) * panel.width * 4;
         Typed(dy, dy_type_, [&](const auto* from, auto kind) {
           if (images_) return Images(from, item, size, from_at, s_.out_channels, steps, 0, strip, to, kind);
-          InterleaveRun<std::decay_t<decltype(*from)>, decltype(kind)>(from, item * size + from_at, 0, width - pixel, s_.out_channels, steps, 0, strip, to);
+          InterleaveRun<std::decay_t<decltype(*from)>, decltype(kind)>(stores_.interleaves, from, item * size + from_at, 0, width - pixel, s_.out_channels, steps, 0, strip, to);
         });
       }
   }

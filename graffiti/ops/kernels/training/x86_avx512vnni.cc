@@ -11,6 +11,7 @@ namespace {
 
 #include "simd_avx512.inc"
 #include "training/depthwise.inc"
+#include "training/interleave.inc"
 #include "training/stores.inc"
 
 }  // namespace
