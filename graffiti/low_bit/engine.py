@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from graffiti.low_bit.products import Product
+from graffiti.low_bit.products import MatrixProduct, Product
 from graffiti.low_bit.quantized import Quantized
 from graffiti.ops import loader
 
@@ -49,6 +49,14 @@ def input_gradient(product: Product, dy: Quantized, w: Quantized, x_shape: tf.Te
 def weight_gradient(product: Product, x: Quantized, dy: Quantized, engine: str) -> tf.Tensor:
     """``dw = xᵀ·dy`` in float32."""
     return _compute(product, "weight_gradient", x, dy, engine, tf.shape(x.codes), tf.shape(dy.codes), x.codes.shape)
+
+
+def bias_gradient(dy: Quantized, engine: str) -> tf.Tensor:
+    """The sum of ``dy`` over all but the last axis, in float32: the weight gradient of an input that is one everywhere."""
+    if not dy.is_integer:
+        return tf.reduce_sum(dy.codes, tuple(range(len(dy.codes.shape) - 1)))
+    ones = Quantized(tf.ones_like(dy.codes[..., :1], tf.uint8), tf.constant(1.0), 1, 1)
+    return weight_gradient(MatrixProduct(1, dy.codes.shape[-1]), ones, dy, engine)[0]
 
 
 def _compute(product, pass_name, first, second, engine, x_shape, y_shape, static_x) -> tf.Tensor:

@@ -110,7 +110,7 @@ class LowBitProduct(keras.layers.Layer):
         y = multiply(product, operands, self.settings, training, Backward(
             lambda dy, consume: consume(as_real(dy)) if self.gradients_quantizer is None else self.gradients_quantizer.use(dy, training, consume),
             lambda dw: self.finish_weight_gradient(dw, training, self.gradients_quantizer)), observer=self)
-        return y if bias is None or inside else y + bias
+        return y if bias is None or inside else tf.nn.bias_add(y, bias)
 
     def finish_weight_gradient(self, dw: tf.Tensor, training: bool, gradients) -> tf.Tensor:
         """The learning rate's factor of the ``gradients`` quantizer, rounding, and error feedback."""
@@ -186,7 +186,7 @@ def multiply(product: Product, operands: list, settings: Settings, training: boo
                 else:
                     dx = product.input_gradient(dy, w, x_shape)
                 dw = engines.weight_gradient(product, xq, dyq, engine) if scheme.weight_gradient else product.weight_gradient(x, dy)
-                return (dx, dw) if count == 2 else (dx, dw, sum_of(dyq))
+                return (dx, dw) if count == 2 else (dx, dw, engines.bias_gradient(dyq, engine))
 
             results = [tf.reshape(result, tf.shape(tensor)) for result, tensor in zip(backward.quantize(dy, consume), tensors)]
             results[1] = backward.finish(results[1])
@@ -200,11 +200,3 @@ def multiply(product: Product, operands: list, settings: Settings, training: boo
         return y, gradient
 
     return run(*(tensor for _, tensor in operands), *(p for own in parameters for p in own))
-
-
-def sum_of(dyq: Quantized) -> tf.Tensor:
-    """The gradient of a bias: the sum over all but the last axis, exact for integer codes."""
-    axes = tuple(range(len(dyq.codes.shape) - 1))
-    if not dyq.is_integer:
-        return tf.reduce_sum(dyq.codes, axes)
-    return tf.cast(tf.reduce_sum(tf.cast(dyq.codes, tf.int64), axes), tf.float32) * dyq.scale

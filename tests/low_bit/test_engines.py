@@ -5,10 +5,13 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from engines import needs_library
 from low_bit.models import compiled, convnet, examples
 
 import graffiti
+from graffiti.low_bit import engine as engine_of
+from graffiti.low_bit.quantized import Quantized
 
 pytestmark = needs_library
 
@@ -44,3 +47,16 @@ def test_wide_gradients_are_equal_too():
             np.testing.assert_array_equal(native, emulated, err_msg=f"{widths} {native.path}")
         shares.append(graffiti.low_bit.callbacks.shares(pair[0]))
     assert shares[0][16] > 0.9
+
+
+@pytest.mark.parametrize("engine", ["native", "emulated"])
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.float32])
+def test_the_gradient_of_a_bias_is_the_exact_sum(kind, engine):
+    info = np.iinfo(np.int16 if kind is np.float32 else kind)
+    codes = np.random.default_rng(0).integers(info.min, info.max + 1, (3, 40, 50, 7)).astype(kind)
+    codes[..., 0] = info.min  # 6,000 of the smallest: beyond 2**24 and, as 16 bits, near 2**28
+    for scale in (np.float32(2.0**-9), np.float32(np.nan)):
+        found = engine_of.bias_gradient(Quantized(tf.constant(codes), tf.constant(scale), int(info.min), int(info.max)), engine)
+        np.testing.assert_array_equal(found, codes.astype(np.int64).sum((0, 1, 2)).astype(np.float32) * scale)
+    real = tf.constant(codes, tf.float32)
+    np.testing.assert_array_equal(engine_of.bias_gradient(Quantized(real), engine), tf.reduce_sum(real, (0, 1, 2)))
