@@ -16,6 +16,7 @@ namespace graffiti {
 
 constexpr int kMaxTileRows = 12;
 constexpr int kMaxTileColumns = 64;
+constexpr int kFlipVectors = 2;  // narrower tiles have no time for it
 
 // Arrays have one element per column of the panel, padded to the tile's columns.
 struct Epilogue {
@@ -38,6 +39,7 @@ struct TileArgs {
   int64_t valid_rows, valid_columns;  // what is written
   const int32_t* out_offsets;         // run_float, run_stream: floats from out to each row, instead of out_stride
   float scale;                        // the same: what the accumulators are multiplied by
+  int32_t flip;                       // run_float, run_stream of kFlipVectors vectors and more: xored into every step of a row
   int64_t step_stride;                // adjacent rows
 };
 

@@ -58,6 +58,7 @@ class ImageProduct {
   }
 
   int64_t row_step_h = 1, row_step_w = 1, out_step_h = 1, out_step_w = 1;
+  bool flat = false;  // one tap without a stride: the source is what Gather() would make of it
   std::vector<Phase> phases;
 
   // weight(tap) gives the s8 weights of a tap: rows of the source's depth, `columns` contiguous values each.
@@ -84,6 +85,8 @@ class ImageProduct {
     while (rows_ > 1 && StripRows(rows_) * row_bytes > kStripBytes) rows_ = (rows_ + 1) / 2;
     most_h_ = most_h;
     for (Phase& phase : phases) Pack(phase, parallel, weight);
+    in_place_ = flat && element_ == 1 && depth_ % group_ == 0 && phases[0].chunks.size() <= 2;
+    for (const Panel& panel : panels_) in_place_ = in_place_ && panel.width >= kFlipVectors * DotLanes(tier_, types_);
   }
 
   int64_t Units(int64_t batch) const { return batch * CeilDiv(std::max<int64_t>(most_h_, 1), rows_); }
@@ -95,13 +98,14 @@ class ImageProduct {
       const int64_t image = unit / strips, first = unit % strips * rows_;
       const uint8_t* from = static_cast<const uint8_t*>(source) + image * height_ * width_ * depth_ * TypeSize(type_);
       float* to = out + image * out_h_ * out_w_ * columns_;
-      Gather(from, first, std::min(rows_, most_h_ - first), strip);
+      const uint8_t* base = in_place_ ? from : strip;
+      if (!in_place_) Gather(from, first, std::min(rows_, most_h_ - first), strip);
       Ahead ahead = unit + 1 < hi ? Source(source, unit + 1) : Ahead{};
       for (const Phase& phase : phases) {
         const int64_t rows = std::min(rows_, phase.count_h - first) * phase.count_w;
         if (rows <= 0) continue;
         ahead.row = CeilDiv(ahead.bytes, rows);
-        RunPhase(phase, strip, first, rows, ahead, to + first * out_step_h * out_w_ * columns_);
+        RunPhase(phase, base, first, rows, ahead, to + first * out_step_h * out_w_ * columns_);
         ahead = {};
       }
     }
@@ -280,6 +284,7 @@ class ImageProduct {
       t.out_stride = 4 * panel.width;
       t.valid_columns = panel.width;
       t.scale = scale_;
+      t.flip = in_place_ && offset_ ? static_cast<int32_t>(0x80808080) : 0;
       for (int64_t row = first; row < end;) {
         const DotKernel* kernel = panel.kernels.back();
         int32_t last[kMaxTileRows];
@@ -338,7 +343,8 @@ class ImageProduct {
   const Loops& loops_;
   int64_t element_ = 1, group_ = 4;
   bool offset_ = false;
-  bool stream_ = false;  // results go past the caches
+  bool stream_ = false;    // results go past the caches
+  bool in_place_ = false;  // rows of the source are multiplied where they lie
   std::vector<Panel> panels_;
   int64_t low_h_ = 0, low_w_ = 0, high_h_ = 0, high_w_ = 0, strip_width_ = 1, rows_ = 1, most_h_ = 0;
 };
@@ -389,6 +395,7 @@ void RunFlat(int tier, int type, int64_t rows, int64_t depth, int64_t columns, f
     const int64_t pixels = part == 0 ? kFlatPixels : rows % kFlatPixels, batch = part == 0 ? whole : 1, done = part == 0 ? 0 : whole * kFlatPixels;
     if (pixels == 0 || batch == 0) continue;
     ImageProduct product(tier, type, 1, pixels, depth, 1, pixels, columns, scale);
+    product.flat = true;
     product.phases.push_back(Phase{});
     product.phases[0].count_h = 1;
     product.phases[0].count_w = pixels;
