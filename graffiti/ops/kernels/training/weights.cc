@@ -12,20 +12,21 @@
 namespace graffiti {
 namespace {
 
-constexpr int64_t kBlockSteps = 1024;  // of one pass over the tiles, for each thread: a strip and a panel of it stay in the cache
-constexpr int64_t kStrip = 16;         // channels of a strip: a step of it is a line of the cache
-constexpr int64_t kRunRows = 48;       // adjacent rows of one unit of work, a multiple of every tile's
-constexpr int64_t kPiecePixels = 1024;  // of a row of pixels, where the product is one of matrices
-constexpr int64_t kStepsTogether = 16;  // of all panels: their pixels stay in the nearest cache
+constexpr int64_t kBlockSteps = 1024;          // of one pass over the tiles, for each thread: a strip and a panel of it stay in the cache
+constexpr int64_t kStrip = 16;                 // channels of a strip: a step of it is a line of the cache
+constexpr int64_t kRunRows = 48;               // adjacent rows of one unit of work, a multiple of every tile's
+constexpr int64_t kPiecePixels = 1024;         // of a row of pixels, where the product is one of matrices
+constexpr int64_t kStepsTogether = 16;         // of all panels: their pixels stay in the nearest cache
 constexpr int64_t kSlack = 4 * kMaxTileRows;   // what a tile may read behind its last row
-constexpr int64_t kBlocksEach = 2;     // blocks for each thread, where threads take whole ones
+constexpr int64_t kBlocksEach = 2;             // blocks for each thread, where threads take whole ones
 constexpr int64_t kSumsApart = 1280 * 1024;  // bytes of all those blocks' own sums: they are merged one after the other
 constexpr int64_t kFewSteps = 512;           // of a block that is still worth its own additions
 
 // One shape of the product after flat products have been cut into rows of pixels.
 struct Shape {
   int64_t batch, height, width, channels, out_h, out_w, out_channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
-  int64_t last_width;  // of the last image, flat products only
+  bool flat;           // a product of matrices: an image is a piece of one row of pixels
+  int64_t last_width;  // of the last image, which may be narrower where the product is flat
 };
 
 class WeightProduct {
@@ -40,10 +41,9 @@ class WeightProduct {
       panel_at_.push_back(packed_width_);
       packed_width_ += panel.width;
     }
-    strip_ = s.channels % kStrip == 0 ? kStrip : s.channels % 8 == 0 ? 8 : std::min(kStrip, s.channels);
+    strip_ = std::min(kStrip, s.channels);
     // images, unless they fill the groups worse than pixels do by more than the copies are worth
-    const bool flat = s.kernel_h * s.kernel_w * s.stride_h * s.stride_w == 1 && s.pad_top == 0 && s.pad_left == 0;
-    images_ = !flat && RoundUp(s.batch, group_) * s.out_w * 4 <= 5 * s.batch * RoundUp(s.out_w, group_);
+    images_ = !s.flat && RoundUp(s.batch, group_) * s.out_w * 4 <= 5 * s.batch * RoundUp(s.out_w, group_);
     items_ = images_ ? CeilDiv(s.batch, group_) : s.batch;
     row_steps_ = images_ ? s.out_w : CeilDiv(s.out_w, group_);
     if (s.kernel_h == 1) std::swap(row_stride_, skip_h_);
@@ -77,6 +77,9 @@ class WeightProduct {
     for (int64_t row = 0; row < rows; row += together)
       for (int64_t step = 0; step < row_steps_; step += safe) chunks_.push_back({row, std::min(together, rows - row), step, std::min(safe, row_steps_ - step)});
   }
+
+  // Of x in a block.
+  int64_t StripBytes() const { return CeilDiv(s_.channels, strip_) * Copies() * copy_; }
 
   void Run(const void* x, const void* dy, float* dw, const graffiti_parallel* parallel) {
     const int64_t outs = s_.out_channels;
@@ -233,7 +236,7 @@ class WeightProduct {
     const int64_t items = std::min(block_items_, items_ - first_item), out_rows = std::min(block_rows_, s_.out_h - first_row), used = items * out_rows;
     const int64_t rows = static_cast<int64_t>(row_offsets_.size()), runs = static_cast<int64_t>(runs_.size());
     const int64_t panel_bytes = block_items_ * block_rows_ * row_steps_ * 4;  // of a column
-    uint8_t* strips = Scratch(kScratchPlanes, CeilDiv(s_.channels, strip_) * Copies() * copy_ + kSlack);
+    uint8_t* strips = Scratch(kScratchPlanes, StripBytes() + kSlack);
     uint8_t* columns = Scratch(kScratchColumns, packed_width_ * panel_bytes);
     const int64_t grain = std::max<int64_t>(1, 8192 / (row_steps_ * std::max(s_.channels, s_.out_channels)));
     const int64_t x_rows = (out_rows - 1) * row_stride_ + (s_.kernel_h - 1) * s_.dilation_h + 1;
@@ -343,10 +346,10 @@ class WeightProduct {
 
 int TrainingWeightGradient(const graffiti_conv_shape& s, int64_t batch, const void* x, int x_type, const void* dy, int dy_type, float scale, float* dw,
                            int tier, const graffiti_parallel* parallel) {
-  Shape shape{batch, s.height, s.width, s.channels, s.out_height, s.out_width, s.out_channels, s.kernel_height, s.kernel_width,
-              s.stride_h, s.stride_w, s.dilation_h, s.dilation_w, s.pad_top, s.pad_left, s.width};
   const bool flat = s.kernel_height == 1 && s.kernel_width == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_top == 0 && s.pad_left == 0 &&
                     s.out_height == s.height && s.out_width == s.width;
+  Shape shape{batch, s.height, s.width, s.channels, s.out_height, s.out_width, s.out_channels, s.kernel_height, s.kernel_width,
+              s.stride_h, s.stride_w, s.dilation_h, s.dilation_w, s.pad_top, s.pad_left, flat, s.width};
   if (flat) {  // one row of pixels over all images, cut into equal pieces, the last one a little shorter
     const int64_t pixels = batch * s.height * s.width;
     const int64_t pieces = std::max<int64_t>(1, CeilDiv(pixels, kPiecePixels)), piece = std::max<int64_t>(4, RoundUp(CeilDiv(pixels, pieces), 4));
@@ -359,7 +362,10 @@ int TrainingWeightGradient(const graffiti_conv_shape& s, int64_t batch, const vo
     std::fill(dw, dw + s.kernel_height * s.kernel_width * s.channels * s.out_channels, 0.0f * scale);
     return GRAFFITI_OK;
   }
-  WeightProduct(shape, x_type, dy_type, scale, tier, parallel == nullptr ? 1 : std::max<int64_t>(1, parallel->threads)).Run(x, dy, dw, parallel);
+  WeightProduct product(shape, x_type, dy_type, scale, tier, parallel == nullptr ? 1 : std::max<int64_t>(1, parallel->threads));
+  if (product.StripBytes() > INT32_MAX)
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "training products: the rows that one output row of a weight gradient sees take more than 2 GiB");
+  product.Run(x, dy, dw, parallel);
   return GRAFFITI_OK;
 }
 
