@@ -38,6 +38,8 @@ SHAPES = [
     (4, 3, 700, 8, 9, (1, 3), (1, 1), "same", (1, 1)),         # rows longer than one sum of 16-bit products
     (2, 2, 900, 5, 9, (2, 3), (1, 2), "same", (1, 1)),
     (3, 23, 55, 32, 40, (1, 1), (1, 1), "same", (1, 1)),       # pixels in pieces of unequal length
+    (2, 11, 10, 64, 64, (1, 1), (1, 1), "same", (1, 1)),       # rows multiplied where they lie, forward and input gradient
+    (3, 9, 7, 36, 96, (1, 1), (1, 1), "same", (1, 1)),
 ]
 # batch, height, width, channels, multiplier, window, strides, padding, dilations
 DEPTHWISE = [

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "c_api.h"
@@ -90,6 +91,63 @@ void TestConv(int tier, const graffiti_conv_shape& s, int x_type, int kernel_typ
       return;
     }
   }
+}
+
+// Every part on a thread of its own.
+void EveryPart(void*, int64_t n, void (*fn)(void*, int64_t, int64_t), void* argument) {
+  std::vector<std::thread> threads;
+  for (int64_t i = 0; i < n; ++i) threads.emplace_back(fn, argument, i, i + 1);
+  for (std::thread& thread : threads) thread.join();
+}
+
+// The three products of a training step; one group, or as many as channels.
+void TestTraining(int tier, const graffiti_conv_shape& s, int64_t batch, int x_type, int dy_type, const graffiti_parallel* parallel) {
+  const int64_t multiplier = s.groups == 1 ? s.out_channels : s.out_channels / s.channels;
+  Array x(x_type, batch * s.height * s.width * s.channels), dy(dy_type, batch * s.out_height * s.out_width * s.out_channels);
+  Array kernel(GRAFFITI_S8, s.kernel_height * s.kernel_width * s.channels * multiplier);
+  for (Array* array : {&x, &dy, &kernel}) array->Fill();
+  std::vector<int64_t> y_sums(dy.count), dx_sums(x.count), dw_sums(kernel.count);
+  for (int64_t i = 0; i < dy.count; ++i) {
+    const int64_t o = i % s.out_channels, q = i / s.out_channels % s.out_width, p = i / s.out_channels / s.out_width % s.out_height;
+    const int64_t b = i / s.out_channels / s.out_width / s.out_height;
+    for (int64_t u = 0; u < s.kernel_height; ++u)
+      for (int64_t v = 0; v < s.kernel_width; ++v) {
+        const int64_t h = p * s.stride_h + u * s.dilation_h - s.pad_top, w = q * s.stride_w + v * s.dilation_w - s.pad_left;
+        if (h < 0 || w < 0 || h >= s.height || w >= s.width) continue;
+        for (int64_t c = s.groups == 1 ? 0 : o / multiplier; c < (s.groups == 1 ? s.channels : o / multiplier + 1); ++c) {
+          const int64_t at_x = ((b * s.height + h) * s.width + w) * s.channels + c;
+          const int64_t at_w = ((u * s.kernel_width + v) * s.channels + c) * multiplier + (s.groups == 1 ? o : o % multiplier);
+          y_sums[i] += x.Get(at_x) * kernel.Get(at_w);
+          dx_sums[at_x] += dy.Get(i) * kernel.Get(at_w);
+          dw_sums[at_w] += x.Get(at_x) * dy.Get(i);
+        }
+      }
+  }
+  const auto run = [&](int pass, const Array& first, const Array& second, const std::vector<int64_t>& sums) {
+    float* out = static_cast<float*>(std::malloc(std::max<std::size_t>(sums.size() * 4, 1)));
+    EXPECT(graffiti_training_conv(pass, &s, batch, first.data, first.type, second.data, second.type, 0.5f, out, tier, parallel) == 0);
+    bool same = true;
+    for (std::size_t i = 0; i < sums.size(); ++i) same &= out[i] == static_cast<float>(sums[i]) * 0.5f;
+    EXPECT(same);
+    std::free(out);
+  };
+  run(GRAFFITI_FORWARD, x, kernel, y_sums);
+  run(GRAFFITI_INPUT_GRADIENT, dy, kernel, dx_sums);
+  run(GRAFFITI_WEIGHT_GRADIENT, x, dy, dw_sums);
+}
+
+void TestTrainings(int tier) {
+  const graffiti_conv_shape shapes[] = {
+      {5, 7, 3, 5, 7, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1}, {9, 6, 17, 5, 3, 17, 3, 3, 2, 2, 1, 1, 1, 0, 1, 1, 1}, {8, 7, 64, 8, 7, 64, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1},
+      {6, 5, 24, 3, 3, 40, 1, 1, 2, 2, 1, 1, 0, 0, 1, 1, 1}, {6, 9, 8, 6, 9, 70, 3, 3, 1, 1, 2, 3, 2, 3, 1, 1, 1}, {1, 300, 5, 1, 300, 9, 1, 5, 1, 1, 1, 1, 0, 2, 1, 1, 1},
+      {40, 35, 4, 40, 35, 6, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1}, {6, 5, 33, 6, 5, 33, 3, 3, 1, 1, 1, 1, 1, 1, 33, 1, 1}, {7, 6, 20, 4, 3, 40, 3, 3, 2, 2, 1, 1, 1, 0, 20, 1, 1}};
+  const graffiti_parallel threads{EveryPart, nullptr, 3};
+  for (const graffiti_conv_shape& shape : shapes)
+    for (int64_t batch : {1, 3, 6})
+      for (int x_type : {GRAFFITI_S8, GRAFFITI_U8})
+        for (int dy_type : {GRAFFITI_S8, GRAFFITI_S16})
+          for (const graffiti_parallel* parallel : {static_cast<const graffiti_parallel*>(nullptr), &threads})
+            if (parallel == nullptr || (batch == 6 && x_type == GRAFFITI_S8)) TestTraining(tier, shape, batch, x_type, dy_type, parallel);
 }
 
 void TestElements(int tier) {
@@ -209,6 +267,7 @@ int main(int argc, char** argv) {
         for (int kernel_type : {GRAFFITI_S8, GRAFFITI_U8, GRAFFITI_S16})
           for (int y_type : {GRAFFITI_U8, GRAFFITI_S16, GRAFFITI_S32}) TestConv(tier, shape, x_type, kernel_type, y_type, (x_type + kernel_type) % 4, y_type == GRAFFITI_S32 ? 0 : 9);
     TestElements(tier);
+    TestTrainings(tier);
   }
   for (int i = 1; i < argc; ++i) TestProgram(argv[i]);
   std::printf("%d failures\n", g_failures);
