@@ -38,6 +38,7 @@ inline int64_t TypeHigh(int type) {
 const char* TypeName(int type);
 
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t FloorDiv(int64_t a, int64_t b) { return a >= 0 ? a / b : -CeilDiv(-a, b); }
 inline int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
 
 // a * b * ... without overflow: false where a factor is negative or the product leaves `limit`.

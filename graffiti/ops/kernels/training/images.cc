@@ -89,10 +89,10 @@ class ImageProduct {
     for (const Panel& panel : panels_) in_place_ = in_place_ && panel.width >= kFlipVectors * DotLanes(tier_, types_);
   }
 
-  int64_t Units(int64_t batch) const { return batch * CeilDiv(std::max<int64_t>(most_h_, 1), rows_); }
+  int64_t Units(int64_t batch) const { return batch * StripsOfImage(); }
 
   void Run(const void* source, float* out, int64_t lo, int64_t hi) const {
-    const int64_t strips = CeilDiv(std::max<int64_t>(most_h_, 1), rows_);
+    const int64_t strips = StripsOfImage();
     uint8_t* strip = Scratch(kScratchInput, StripRows(rows_) * strip_width_ * depth_ * element_ + kSlack);
     for (int64_t unit = lo; unit < hi; ++unit) {
       const int64_t image = unit / strips, first = unit % strips * rows_;
@@ -120,11 +120,12 @@ class ImageProduct {
   };
 
   Ahead Source(const void* source, int64_t unit) const {
-    const int64_t strips = CeilDiv(std::max<int64_t>(most_h_, 1), rows_), row = width_ * depth_ * TypeSize(type_), first = unit % strips * rows_ * row_step_h + low_h_;
+    const int64_t strips = StripsOfImage(), row = width_ * depth_ * TypeSize(type_), first = unit % strips * rows_ * row_step_h + low_h_;
     const int64_t low = std::max<int64_t>(0, first), high = std::min(height_, first + StripRows(rows_));
     return {static_cast<const uint8_t*>(source) + (unit / strips * height_ + low) * row, std::max<int64_t>(0, high - low) * row, 0};
   }
 
+  int64_t StripsOfImage() const { return CeilDiv(std::max<int64_t>(most_h_, 1), rows_); }
   int64_t StripRows(int64_t rows) const { return (rows - 1) * row_step_h + high_h_ - low_h_ + 1; }
 
   template <typename Weight>
@@ -178,9 +179,9 @@ class ImageProduct {
               uint8_t* to = block + at / group_ * panel.width * 4;
               const Strips strip{panel.columns, panel.width, 0};
               if (element_ == 1)
-                InterleaveRun<uint8_t, uint8_t>(stores_.interleaves, reinterpret_cast<const uint8_t*>(rows), panel.first, 0, count, columns_, CeilDiv(count, group_), 0, strip, to);
+                InterleaveRun<uint8_t>(stores_.interleaves, reinterpret_cast<const uint8_t*>(rows), panel.first, 0, count, columns_, CeilDiv(count, group_), 0, strip, to);
               else
-                InterleaveRun<int8_t, int16_t>(stores_.interleaves, rows, panel.first, 0, count, columns_, CeilDiv(count, group_), 0, strip, to);
+                InterleaveRun<int16_t>(stores_.interleaves, rows, panel.first, 0, count, columns_, CeilDiv(count, group_), 0, strip, to);
             } else {  // groups that reach over two taps
               for (int64_t k = 0; k < count; ++k) {
                 uint8_t* to = block + (at + k) / group_ * panel.width * 4 + (at + k) % group_ * element_;
@@ -372,13 +373,8 @@ void Transpose(const uint8_t* from, int64_t rows, int64_t columns, uint8_t* to) 
     for (int64_t r = 0; r < rows; ++r) to[c * rows + r] = from[r * columns + c];
 }
 
-// A 1x1 product without stride or padding: all pixels of all images in one row of pixels, cut into "images" of this many.
+// A flat product: all pixels of all images in one row of pixels, cut into "images" of this many.
 constexpr int64_t kFlatPixels = 192;
-
-bool IsFlat(const graffiti_conv_shape& s) {
-  return s.kernel_height == 1 && s.kernel_width == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_top == 0 && s.pad_left == 0 &&
-         s.out_height == s.height && s.out_width == s.width;
-}
 
 template <typename Weight>
 void RunAll(ImageProduct& product, int64_t batch, const void* source, float* out, const graffiti_parallel* parallel, const Weight& weight) {
@@ -442,7 +438,6 @@ int TrainingInputGradient(const graffiti_conv_shape& s, int64_t batch, const voi
   ImageProduct product(tier, dy_type, s.out_height, s.out_width, s.out_channels, s.height, s.width, s.channels, scale);
   product.out_step_h = s.stride_h;
   product.out_step_w = s.stride_w;
-  const auto floor_div = [](int64_t a, int64_t b) { return a >= 0 ? a / b : -((-a + b - 1) / b); };
   for (int64_t a = 0; a < s.stride_h; ++a)
     for (int64_t b = 0; b < s.stride_w; ++b) {
       Phase phase{};
@@ -454,8 +449,8 @@ int TrainingInputGradient(const graffiti_conv_shape& s, int64_t batch, const voi
       for (int64_t u = 0; u < s.kernel_height; ++u)
         for (int64_t v = 0; v < s.kernel_width; ++v) {
           const int64_t h = a + s.pad_top - u * s.dilation_h, q = b + s.pad_left - v * s.dilation_w;
-          if (floor_div(h, s.stride_h) * s.stride_h == h && floor_div(q, s.stride_w) * s.stride_w == q)
-            phase.taps.push_back({floor_div(h, s.stride_h), floor_div(q, s.stride_w), u, v});
+          if (FloorDiv(h, s.stride_h) * s.stride_h == h && FloorDiv(q, s.stride_w) * s.stride_w == q)
+            phase.taps.push_back({FloorDiv(h, s.stride_h), FloorDiv(q, s.stride_w), u, v});
         }
       product.phases.push_back(std::move(phase));
     }

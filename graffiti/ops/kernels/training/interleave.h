@@ -12,7 +12,7 @@ namespace graffiti {
 
 // Rows of values side by side, [strip][step][width][rows]: the four bytes of a column and step hold one value of each of the 4 / sizeof(To) rows. At step s the rows
 // begin s * stride values further on. Rows without their bit in `present` count as zeros; `flip` is xored into every byte.
-template <typename From, typename To>
+template <typename To, typename From>
 void Interleave(const Interleaves& interleaves, const From* const* rows, int64_t stride, int64_t steps, unsigned present, uint8_t flip, Strips strips, uint8_t* to) {
   constexpr int kRows = 4 / sizeof(To);
   if (strips.columns == strips.width && stride == strips.width) {  // the steps, too, are side by side: they are as good as columns
@@ -24,12 +24,17 @@ void Interleave(const Interleaves& interleaves, const From* const* rows, int64_t
   interleaves.Of(rows, To{})(rows, stride, steps, masks, strips, to);
 }
 
-// The same where the rows of all steps lie `stride` values apart in one array, from value `at` on, and only rows [low, high) of them are there.
-template <typename From, typename To>
+// `steps` steps of all strips with one value in every byte.
+inline void FillStrips(const Strips& strips, int64_t steps, uint8_t value, uint8_t* to) {
+  for (int64_t first = 0; first < strips.columns; first += strips.width, to += strips.bytes) std::memset(to, value, steps * strips.width * 4);
+}
+
+// Interleave() where the rows of all steps lie `stride` values apart in one array, from value `at` on, and only rows [low, high) of them are there.
+template <typename To, typename From>
 void InterleaveRun(const Interleaves& interleaves, const From* from, int64_t at, int64_t low, int64_t high, int64_t stride, int64_t steps, uint8_t flip, const Strips& strips, uint8_t* to) {
   constexpr int kRows = 4 / sizeof(To);
   if (low >= high) {
-    for (int64_t first = 0; first < strips.columns; first += strips.width, to += strips.bytes) std::memset(to, flip, steps * strips.width * 4);
+    FillStrips(strips, steps, flip, to);
     return;
   }
   for (int64_t step = 0; step < steps;) {
@@ -42,7 +47,7 @@ void InterleaveRun(const Interleaves& interleaves, const From* from, int64_t at,
       if (row + i >= low && row + i < high) present |= 1u << i;
     }
     const int64_t count = std::min(std::max<int64_t>(1, whole), steps - step);
-    Interleave<From, To>(interleaves, rows, kRows * stride, count, present, flip, strips, to + step * strips.width * 4);
+    Interleave<To>(interleaves, rows, kRows * stride, count, present, flip, strips, to + step * strips.width * 4);
     step += count;
   }
 }

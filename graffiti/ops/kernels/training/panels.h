@@ -34,6 +34,12 @@ inline int64_t SafeTerms(DotTypes types, int first_type, int second_type) {
   return INT32_MAX / (largest(first_type) * largest(second_type));
 }
 
+// Whether a convolution is one product of matrices: rows of channels, one for each pixel of all images, times the kernel.
+inline bool IsFlat(const graffiti_conv_shape& s) {
+  return s.kernel_height == 1 && s.kernel_width == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_top == 0 && s.pad_left == 0 &&
+         s.out_height == s.height && s.out_width == s.width;
+}
+
 struct Panel {
   int64_t first, columns, width;          // columns [first, first + columns), padded to width
   std::vector<const DotKernel*> kernels;  // by rows, ascending

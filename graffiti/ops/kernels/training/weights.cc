@@ -133,7 +133,7 @@ class WeightProduct {
   };
 
   Column ColumnOf(int64_t v) const {
-    const int64_t at = v * s_.dilation_w - s_.pad_left, period = group_ * s_.stride_w, step = at >= 0 ? at / period : -CeilDiv(-at, period);
+    const int64_t at = v * s_.dilation_w - s_.pad_left, period = group_ * s_.stride_w, step = FloorDiv(at, period);
     return {step, at - step * period};
   }
 
@@ -180,35 +180,35 @@ class WeightProduct {
       images[i] = from + std::min(image, s_.batch - 1) * size + at;
       if (image < s_.batch) present |= 1u << i;
     }
-    Interleave<From, To>(stores_.interleaves, images, stride, steps, present, flip, strips, to);
+    Interleave<To>(stores_.interleaves, images, stride, steps, present, flip, strips, to);
   }
+
+  // Columns of an image of x; of one of dy, too, where the product is flat.
+  int64_t WidthOf(int64_t image) const { return image + 1 == s_.batch ? s_.last_width : s_.width; }
 
   // Row r of x of an item, for a block that begins at output row `first_row`: pixels outside the image are zeros.
   void PackX(const void* x, int64_t item, int64_t first_row, int64_t r, uint8_t* to) const {
     const int64_t h = first_row * s_.stride_h + r * skip_h_ - s_.pad_top, step_bytes = strip_ * 4;
+    const int64_t size = s_.height * s_.width * s_.channels;  // of an image
     const bool outside = h < 0 || h >= s_.height;
     const Strips strips{s_.channels, strip_, Copies() * copy_};
-    const auto zeros = [&](int64_t begin, int64_t end) {
-      for (int64_t first = 0, at = begin * step_bytes; first < s_.channels; first += strip_, at += strips.bytes) std::memset(to + at, flip_, (end - begin) * step_bytes);
-    };
     if (images_) {
       const int64_t begin = outside ? plane_w_ : std::min(plane_w_, CeilDiv(s_.pad_left, skip_w_));
       const int64_t end = outside ? plane_w_ : std::min(plane_w_, CeilDiv(s_.pad_left + s_.width, skip_w_));
-      zeros(0, begin);
+      FillStrips(strips, begin, flip_, to);
       Typed(x, x_type_, [&](const auto* from, auto kind) {
-        Images(from, item, s_.height * s_.width * s_.channels, (h * s_.width + begin * skip_w_ - s_.pad_left) * s_.channels, skip_w_ * s_.channels, end - begin, flip_,
-               strips, to + begin * step_bytes, kind);
+        Images(from, item, size, (h * s_.width + begin * skip_w_ - s_.pad_left) * s_.channels, skip_w_ * s_.channels, end - begin, flip_, strips, to + begin * step_bytes,
+               kind);
       });
-      zeros(end, plane_w_);
+      FillStrips(strips, plane_w_ - end, flip_, to + end * step_bytes);
       return;
     }
-    const int64_t width = item + 1 == s_.batch ? s_.last_width : s_.width, size = s_.height * s_.width * s_.channels;
     for (int64_t residue : residues_) {
       const int64_t shift = first_step_ * group_ * s_.stride_w + residue;  // column q of the copy is x at q * stride + shift
-      const int64_t low = CeilDiv(std::max<int64_t>(0, -shift), s_.stride_w), high = std::min(plane_w_ * group_, (width - 1 - shift + s_.stride_w) / s_.stride_w);
+      const int64_t low = CeilDiv(std::max<int64_t>(0, -shift), s_.stride_w), high = std::min(plane_w_ * group_, CeilDiv(WidthOf(item) - shift, s_.stride_w));
       Typed(x, x_type_, [&](const auto* from, auto kind) {
-        InterleaveRun<std::decay_t<decltype(*from)>, decltype(kind)>(stores_.interleaves, from, item * size + (h * s_.width + shift) * s_.channels, low, outside ? low : high,
-                                                                     s_.stride_w * s_.channels, plane_w_, flip_, strips, to);
+        InterleaveRun<decltype(kind)>(stores_.interleaves, from, item * size + (h * s_.width + shift) * s_.channels, low, outside ? low : high,
+                                      s_.stride_w * s_.channels, plane_w_, flip_, strips, to);
       });
       to += copy_;
     }
@@ -216,7 +216,7 @@ class WeightProduct {
 
   // Output row p of an item of dy into the panels of columns, `at` steps into them: a few steps of all panels at a time, so that each of its lines is fetched once.
   void PackDy(const void* dy, int64_t item, int64_t p, uint8_t* columns, int64_t panel_bytes, int64_t at) const {
-    const int64_t size = s_.out_h * s_.out_w * s_.out_channels, width = item + 1 == s_.batch && s_.last_width < s_.width ? s_.last_width : s_.out_w;
+    const int64_t size = s_.out_h * s_.out_w * s_.out_channels, width = s_.flat ? WidthOf(item) : s_.out_w;
     for (int64_t step = 0; step < row_steps_; step += kStepsTogether)
       for (std::size_t i = 0; i < panels_.size(); ++i) {
         const Panel& panel = panels_[i];
@@ -226,7 +226,7 @@ class WeightProduct {
         uint8_t* to = columns + panel_at_[i] * panel_bytes + (at + step) * panel.width * 4;
         Typed(dy, dy_type_, [&](const auto* from, auto kind) {
           if (images_) return Images(from, item, size, from_at, s_.out_channels, steps, 0, strip, to, kind);
-          InterleaveRun<std::decay_t<decltype(*from)>, decltype(kind)>(stores_.interleaves, from, item * size + from_at, 0, width - pixel, s_.out_channels, steps, 0, strip, to);
+          InterleaveRun<decltype(kind)>(stores_.interleaves, from, item * size + from_at, 0, width - pixel, s_.out_channels, steps, 0, strip, to);
         });
       }
   }
@@ -346,11 +346,9 @@ class WeightProduct {
 
 int TrainingWeightGradient(const graffiti_conv_shape& s, int64_t batch, const void* x, int x_type, const void* dy, int dy_type, float scale, float* dw,
                            int tier, const graffiti_parallel* parallel) {
-  const bool flat = s.kernel_height == 1 && s.kernel_width == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_top == 0 && s.pad_left == 0 &&
-                    s.out_height == s.height && s.out_width == s.width;
   Shape shape{batch, s.height, s.width, s.channels, s.out_height, s.out_width, s.out_channels, s.kernel_height, s.kernel_width,
-              s.stride_h, s.stride_w, s.dilation_h, s.dilation_w, s.pad_top, s.pad_left, flat, s.width};
-  if (flat) {  // one row of pixels over all images, cut into equal pieces, the last one a little shorter
+              s.stride_h, s.stride_w, s.dilation_h, s.dilation_w, s.pad_top, s.pad_left, IsFlat(s), s.width};
+  if (shape.flat) {  // one row of pixels over all images, cut into equal pieces, the last one a little shorter
     const int64_t pixels = batch * s.height * s.width;
     const int64_t pieces = std::max<int64_t>(1, CeilDiv(pixels, kPiecePixels)), piece = std::max<int64_t>(4, RoundUp(CeilDiv(pixels, pieces), 4));
     shape.batch = CeilDiv(pixels, piece);
