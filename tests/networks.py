@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from graffiti.graph import ops
-from graffiti.graph.float_interpreter import FUNCTIONS, Formats, run_float
+from graffiti.graph.float_interpreter import Formats, run_float
+from graffiti.graph.functions import FUNCTIONS
 from graffiti.graph.interpreter import run
 from graffiti.graph.ir import Graph, TensorType
 
@@ -205,7 +206,7 @@ def calibrate(graph: Graph, inputs, seed: int = 0, *, spread: tuple[float, float
             format = Formats(graph).of(node.inputs[0])
             if format is not None:
                 codes = np.arange(format.qmin, format.qmax + 1)
-                values = FUNCTIONS[node.attrs["function"]](np.ldexp(codes.astype(np.float64), format.exponent)).astype(np.float32)
+                values = FUNCTIONS[node.attrs["function"]].values(np.ldexp(codes.astype(np.float64), format.exponent)).astype(np.float32)
                 node.attrs["values"] = graph.add_constant(f"{node.name}/values", values)
     return graph
 

@@ -28,7 +28,7 @@ RULES: dict[str, set[str]] = {
     "runtime": {"graph", "numerics", "ops"},
     "ops": {"numerics"},
     "quantizers": {"ops", "numerics"},
-    "layers": {"quantizers", "ops", "numerics"},
+    "layers": {"quantizers", "ops", "numerics", "graph"},  # graph.functions: the table of activation functions
     "calibration": {"layers", "quantizers", "ops", "numerics", "config", "keras_io"},  # keras_io.compat: the walk over calls
     "keras_io": {"graph", "layers", "quantizers", "numerics", "ops"},
     "low_bit": {  # keras_io.compat again, and calibration.data: what users pass as data

@@ -6,12 +6,12 @@ exact: codes stay far below 2**53. The folded weights are rounded to float32 fir
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from graffiti.graph import functions
 from graffiti.graph.interpreter import Island, run_island, walk
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import OPS, attr, attributes
@@ -135,9 +135,12 @@ def _activation(call, x):
         format = call.formats.need(call.node.inputs[0], call.node)
         table = call.graph.constants[call["values"]]
         return table[np.ldexp(x.astype(np.float64), -format.exponent).astype(np.int64) - format.qmin]
-    if call["function"] not in FUNCTIONS:
-        raise ValueError(f"node {call.node.name!r}: there is no activation {call['function']!r} in numpy; expected one of {', '.join(FUNCTIONS)}")
-    return FUNCTIONS[call["function"]](x)
+    try:
+        row = functions.get(call["function"])
+        parameters = row.complete(call["parameters"])
+    except ValueError as error:
+        raise ValueError(f"node {call.node.name!r}: {error}") from None
+    return row.values(x, **parameters)
 
 
 def _average_pool(call, x):
@@ -160,49 +163,9 @@ def _relu(call, x):
     return np.clip(x, 0, call["max_value"])
 
 
-def _softmax(call, x):
-    powers = np.exp(x - x.max(call["axis"], keepdims=True))
-    return powers / powers.sum(call["axis"], keepdims=True)
-
-
 def _scale_shift(value, x):
     return np.asarray(value, x.dtype)
 
-
-def _softplus(x):
-    return np.logaddexp(x, 0)
-
-
-def _sigmoid(x):
-    return np.exp(-np.logaddexp(0, -x))
-
-
-def _elu(x):
-    return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
-
-
-_ERF = np.vectorize(math.erf, otypes=[np.float64])
-
-FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "linear": lambda x: x,
-    "relu": lambda x: np.maximum(x, 0),
-    "relu6": lambda x: np.clip(x, 0, 6),
-    "sigmoid": _sigmoid,
-    "tanh": np.tanh,
-    "gelu": lambda x: x * 0.5 * (1 + _ERF(x / math.sqrt(2))),
-    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
-    "silu": lambda x: x * _sigmoid(x),
-    "hard_sigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
-    "hard_silu": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
-    "softplus": _softplus,
-    "softsign": lambda x: x / (1 + np.abs(x)),
-    "elu": _elu,
-    "selu": lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(np.minimum(x, 0))),
-    "mish": lambda x: x * np.tanh(_softplus(x)),
-    "exp": np.exp,
-    "square": np.square,
-    "abs": np.abs,
-}
 
 RULES: dict[str, Callable[..., np.ndarray]] = {
     "conv": lambda c, x, k: products.conv(x, k, c["strides"], c["padding"], c["dilation"], c["groups"]),
@@ -222,7 +185,7 @@ RULES: dict[str, Callable[..., np.ndarray]] = {
     "relu": _relu,
     "leaky_relu": lambda c, x: np.maximum(x, 0) + c["alpha"] * np.minimum(x, 0),
     "activation": _activation,
-    "softmax": _softmax,
+    "softmax": lambda c, x: functions.FUNCTIONS["softmax"].values(x, c["axis"]),
     "max_pool": lambda c, x: products.max_pool(x, c["pool_size"], c["strides"], c["padding"]),
     "average_pool": _average_pool,
     "mean": lambda c, x: x.mean(tuple(c["axes"]), keepdims=c["keepdims"]),

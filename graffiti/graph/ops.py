@@ -198,7 +198,7 @@ OPS: dict[str, OpRow] = {row.name: row for row in (
     OpRow("maximum", "x y", {}, ALL, _broadcast, "max(x, y); one format", _keep_format),
     OpRow("relu", "x", {"max_value": None, "max_code": None}, ALL, _same_shape, "max(x, 0), min(., max_value); integer: max_code instead of max_value", _keep_format),
     OpRow("leaky_relu", "x", {"alpha": REQUIRED}, FLOAT, _same_shape, "max(x, alpha*x)"),
-    OpRow("activation", "x", {"function": REQUIRED, "values": None}, FLOAT, _same_shape, "sigmoid, tanh, gelu ... by a table of all input codes; `values` names the constant of float32 outputs, codes ascending"),
+    OpRow("activation", "x", {"function": REQUIRED, "parameters": None, "values": None}, FLOAT, _same_shape, "a function of graph/functions.py by a table of all input codes; `parameters` that are not the defaults; `values` names the constant of float32 outputs, codes ascending"),
     OpRow("softmax", "x", {"axis": -1}, ALL, _same_shape, "float softmax, at the output only"),
     OpRow("lookup", "x table", {"format": REQUIRED}, ("integer",), _same_shape, "table[code - qmin]", _attr_format),
     # pools

@@ -167,16 +167,16 @@ def _fake_quantize(builder: Builder, node: Node) -> None:
 
 def _activation(builder: Builder, node: Node) -> None:
     (value,) = node.inputs
-    function, name = node.attrs["function"], builder.name(node.name)
+    function, parameters, name = node.attrs["function"], ops.attr(node, "parameters"), builder.name(node.name)
     readers = builder.graph.consumers(node.output)
     # a table only where lowering makes one too: what stays in float is computed in float on both sides
     becomes_codes = node.output not in builder.graph.outputs and all(reader.op == "fake_quantize" for reader in readers)
     if value in builder.exponents and becomes_codes:
         format = builder.formats[value]
-        layer = layers.LookupActivation(function, format["bits"], format["signed"], format["narrow"], node_names=[node.name], name=name)
+        layer = layers.LookupActivation(function, format["bits"], format["signed"], format["narrow"], parameters=parameters, node_names=[node.name], name=name)
         builder.tensors[node.output] = layer([builder.tensors[value], builder.exponents[value]])
     else:
-        builder.layer(node, layers.Elementwise(function, name=name))
+        builder.layer(node, layers.Elementwise(function, parameters=parameters, name=name))
 
 
 def _batch_norm(builder: Builder, node: Node) -> None:

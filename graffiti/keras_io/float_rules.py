@@ -11,39 +11,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from graffiti.keras_io import compat, islands
+from graffiti.keras_io import compat, functions, islands
 
 L = keras.layers
 Rule = Callable[[Any, Any], None]
-
-_ACTIVATIONS: dict[Any, tuple[str, dict[str, Any]]] = {
-    keras.activations.linear: ("identity", {}),
-    keras.activations.relu: ("relu", {"max_value": None}),
-    keras.activations.relu6: ("relu", {"max_value": 6.0}),
-    keras.activations.leaky_relu: ("leaky_relu", {"alpha": 0.2}),
-    keras.activations.softmax: ("softmax", {"axis": -1}),
-    keras.activations.exponential: ("activation", {"function": "exp"}),
-    **{
-        getattr(keras.activations, name): ("activation", {"function": name})
-        for name in ("sigmoid", "tanh", "gelu", "silu", "hard_silu", "hard_sigmoid", "softplus", "softsign", "elu", "selu", "mish")
-    },
-    keras.ops.relu: ("relu", {"max_value": None}),
-    keras.ops.relu6: ("relu", {"max_value": 6.0}),
-    keras.ops.leaky_relu: ("leaky_relu", {"alpha": 0.2}),
-    keras.ops.softmax: ("softmax", {"axis": -1}),
-    keras.ops.gelu: ("activation", {"function": "gelu_tanh"}),
-    **{
-        getattr(keras.ops, name): ("activation", {"function": name})
-        for name in ("sigmoid", "tanh", "silu", "hard_silu", "hard_sigmoid", "softplus", "softsign", "elu", "selu", "exp", "square", "abs")
-    },
-}
 
 
 def find(operation) -> Rule | None:
     """The rule for a layer or operation; ``None`` where there is none."""
     kind = compat.operation_kind(operation)
     if kind is not None:
-        return OPERATION_RULES.get(kind)
+        return OPERATION_RULES.get(kind) or (_function if functions.means_one(operation) else None)
     if getattr(operation, "quantization_mode", None) is not None:
         return _keras_quantized
     rule = LAYER_RULES.get(type(operation))
@@ -169,51 +147,31 @@ def _affine(reading, scale, offset) -> None:
 # ---- activations -----------------------------------------------------------------------------------------------------
 def emit_activation(reading, function, value: str) -> str:
     """A node for a Keras activation; an island where the function is not known."""
-    known = _known(function)
+    known = functions.find(function)
     if known is not None:
-        return reading.emit(known[0], [value], known[1])
+        return reading.emit(known.node[0], [value], known.node[1])
     layer = L.Activation(function, name=f"{compat.layer_name(reading.path)}_activation")
     config, _, arrays = islands.describe(layer, (), {})
-    node = reading.add_island(config, None, arrays, [value], [reading.shape], f"the activation {getattr(function, '__name__', function)!r} has no table")
+    node = reading.add_island(config, None, arrays, [value], [reading.shape], _no_table(function))
     return node.name
 
 
-def _known(function) -> tuple[str, dict[str, Any]] | None:
-    if isinstance(function, L.ReLU):
-        return _relu_node(function.max_value, function.negative_slope, function.threshold)
-    if isinstance(function, L.LeakyReLU):
-        return "leaky_relu", {"alpha": float(function.negative_slope)}
-    try:
-        return _ACTIVATIONS.get(function)
-    except TypeError:  # not hashable
-        return None
+def _no_table(function) -> str:
+    return f"the activation {getattr(function, '__name__', function)!r} has no table"
 
 
 def _activation(reading, layer) -> None:
-    if _known(layer.activation) is None:
-        return reading.island(f"the activation {getattr(layer.activation, '__name__', layer.activation)!r} has no table")
+    if functions.find(layer) is None:
+        return reading.island(_no_table(layer.activation))
     reading.result(emit_activation(reading, layer.activation, reading.x))
 
 
-def _relu_node(max_value, slope, threshold) -> tuple[str, dict[str, Any]] | None:
-    if threshold or (slope and max_value is not None):
-        return None
-    if slope:
-        return "leaky_relu", {"alpha": float(slope)}
-    return "relu", {"max_value": None if max_value is None else float(max_value)}
-
-
-def _relu(reading, layer) -> None:
-    known = _relu_node(layer.max_value, layer.negative_slope, layer.threshold)
+def _function(reading, operation) -> None:
+    """A layer or an operation that is a function of the table and nothing else."""
+    known = functions.find(operation)
     if known is None:
-        return reading.island("a ReLU with a threshold, or with a slope and a maximum, has no fixed-point form")
-    reading.emit_result(known[0], [reading.x], known[1])
-
-
-def _elu(reading, layer) -> None:
-    if layer.alpha != 1.0:
-        return reading.island("ELU with alpha other than 1 has no table")
-    reading.emit_result("activation", [reading.x], {"function": "elu"})
+        return reading.island(f"{type(operation).__name__} with arguments other than single numbers has no table")
+    reading.emit_result(known.node[0], [reading.x], known.node[1])
 
 
 def _softmax(reading, layer) -> None:
@@ -306,8 +264,7 @@ LAYER_RULES: dict[type, Rule] = {
     L.Conv1DTranspose: _transpose, L.Conv2DTranspose: _transpose,
     L.Dense: _dense,
     L.BatchNormalization: _batch_norm, L.Normalization: _normalization, L.Rescaling: _rescaling,
-    L.Activation: _activation, L.ReLU: _relu, L.ELU: _elu, L.Softmax: _softmax,
-    L.LeakyReLU: lambda reading, layer: reading.emit_result("leaky_relu", [reading.x], {"alpha": float(layer.negative_slope)}),
+    **dict.fromkeys(functions.layer_classes(), _function), L.Activation: _activation, L.Softmax: _softmax,
     L.MaxPooling1D: _pool("max_pool"), L.MaxPooling2D: _pool("max_pool"),
     L.AveragePooling1D: _pool("average_pool"), L.AveragePooling2D: _pool("average_pool"),
     L.GlobalAveragePooling1D: _global_pool("mean"), L.GlobalAveragePooling2D: _global_pool("mean"),
@@ -355,13 +312,6 @@ def _maximum(reading, operation) -> None:
     reading.emit_result("relu", [reading.x], {"max_value": None})
 
 
-def _clip(reading, operation) -> None:
-    low, high = operation.x_min, operation.x_max
-    if np.size(low) != 1 or np.size(high) != 1 or float(low) != 0.0 or float(high) <= 0:
-        return reading.island("clip with another lower end than 0 has no fixed-point form")
-    reading.emit_result("relu", [reading.x], {"max_value": float(high)})
-
-
 def _reduction(op: str) -> Rule:
     def rule(reading, operation) -> None:
         rank, axis = len(reading.input_shape), operation.axis
@@ -406,10 +356,6 @@ def _pool_operation(op: str) -> Rule:
     return rule
 
 
-def _function(name: str) -> Rule:
-    return lambda reading, operation: reading.emit_result("activation", [reading.x], {"function": name})
-
-
 def _divide(constant, first):
     return None if first or np.any(constant == 0) else (1.0 / constant, 0.0)
 
@@ -420,14 +366,7 @@ OPERATION_RULES: dict[str, Rule] = {
     "Multiply": _elementwise("", lambda c, first: (c, 0.0)),
     "Divide": _elementwise("", _divide), "TrueDivide": _elementwise("", _divide),
     "Negative": lambda reading, operation: _affine(reading, -1.0, 0.0),
-    "Maximum": _maximum, "Clip": _clip, "Concatenate": _concatenate, "Softmax": _softmax,
-    "Relu": lambda reading, operation: reading.emit_result("relu", [reading.x], {"max_value": None}),
-    "Relu6": lambda reading, operation: reading.emit_result("relu", [reading.x], {"max_value": 6.0}),
-    "LeakyRelu": lambda reading, operation: reading.emit_result("leaky_relu", [reading.x], {"alpha": float(operation.negative_slope)}),
-    "Gelu": lambda reading, operation: _function("gelu_tanh" if operation.approximate else "gelu")(reading, operation),
-    "Elu": _elu, "Sigmoid": _function("sigmoid"), "Tanh": _function("tanh"), "Silu": _function("silu"), "HardSilu": _function("hard_silu"),
-    "HardSigmoid": _function("hard_sigmoid"), "Softplus": _function("softplus"), "Softsign": _function("softsign"), "Selu": _function("selu"),
-    "Exp": _function("exp"), "Square": _function("square"), "Abs": _function("abs"), "Absolute": _function("abs"),
+    "Maximum": _maximum, "Concatenate": _concatenate, "Softmax": _softmax,
     "MaxPool": _pool_operation("max_pool"), "AveragePool": _pool_operation("average_pool"),
     "Mean": _reduction("mean"), "Max": _reduction("global_max_pool"),
     "Reshape": _reshape, "Squeeze": _reshape, "ExpandDims": _reshape, "Transpose": _transpose_operation, "Pad": _pad_operation,

@@ -110,13 +110,17 @@ def _multiply(reading, layer) -> None:
 
 def _lookup(reading, layer) -> None:
     name = reading.prefix + _node_name(reading, layer)
-    attrs: dict[str, Any] = {"function": layer.function}
+    attrs = _function_attributes(layer)
     quantizer = source_quantizer(reading.graph, reading.x)
     if quantizer is not None and ops.attr(quantizer, "log2_threshold") is not None:
         (log2,) = ops.attr(quantizer, "log2_threshold")
         exponent = int(exponent_of_threshold(log2, layer.format.bits, layer.format.signed))
         attrs["values"] = reading.graph.add_constant(f"{name}/values", layer.table_values(exponent))
     reading.result(reading.emit("activation", [reading.x], attrs, name=name))
+
+
+def _function_attributes(layer) -> dict[str, Any]:
+    return {"function": layer.function, **({"parameters": dict(layer.parameters)} if layer.parameters else {})}
 
 
 def source_quantizer(graph: Graph, value: str) -> Node | None:
@@ -150,7 +154,7 @@ def _affine(reading, layer) -> None:
 
 
 def _elementwise(reading, layer) -> None:
-    reading.emit_result("activation", [reading.x], {"function": layer.function})
+    reading.emit_result("activation", [reading.x], _function_attributes(layer))
 
 
 RULES: dict[type, Callable] = {

@@ -1,36 +1,38 @@
-"""The elementwise functions by name: what ``activation`` nodes, tables and the reader mean by them."""
+"""The activation functions on tensors: the rows of ``graph/functions.py`` by the Keras function that each names first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 
-FUNCTIONS: dict[str, Callable] = {
-    "sigmoid": keras.ops.sigmoid,
-    "tanh": keras.ops.tanh,
-    "gelu": lambda x: keras.ops.gelu(x, approximate=False),
-    "gelu_tanh": lambda x: keras.ops.gelu(x, approximate=True),
-    "silu": keras.ops.silu,
-    "hard_silu": keras.ops.hard_silu,
-    "hard_sigmoid": keras.ops.hard_sigmoid,
-    "softplus": keras.ops.softplus,
-    "softsign": keras.ops.softsign,
-    "elu": keras.ops.elu,
-    "selu": keras.ops.selu,
-    "mish": lambda x: x * keras.ops.tanh(keras.ops.softplus(x)),
-    "exp": keras.ops.exp,
-    "square": keras.ops.square,
-    "abs": keras.ops.abs,
-}
+from graffiti.graph import functions
 
 
-def get(name: str) -> Callable:
-    """The function called ``name``, on tensors of any float dtype.
+def resolve(name: str) -> Any:
+    """What a dotted name of a row stands for: ``ops.relu`` → ``keras.ops.relu``.
 
     Raises:
-        ValueError: where there is none; it lists what there is.
+        AttributeError: where this Keras has no such thing.
     """
-    if name not in FUNCTIONS:
-        raise ValueError(f"there is no elementwise function {name!r}; expected one of {', '.join(sorted(FUNCTIONS))}")
-    return FUNCTIONS[name]
+    return functools.reduce(getattr, name.split("."), keras)
+
+
+def get(name: str, parameters: Mapping[str, Any] | None = None) -> Callable:
+    """The function called ``name``, on tensors of any float dtype.
+
+    Args:
+        name: of a row.
+        parameters: those that differ from the row's defaults.
+
+    Raises:
+        ValueError: where there is no such function or parameter; it lists what there is.
+    """
+    row = functions.get(name)
+    keras_function = resolve(row.keras[0])
+    known = inspect.signature(keras_function).parameters
+    arguments = {key: value for key, value in {**row.fixed, **row.complete(parameters)}.items() if key in known}
+    return functools.partial(keras_function, **arguments)

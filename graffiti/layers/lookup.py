@@ -24,24 +24,26 @@ class LookupActivation(keras.layers.Layer):
     derivative at ``x``.
 
     Args:
-        function: a name in ``layers/functions.py``.
+        function: a name in ``graph/functions.py``.
         bits: width of the input codes, at most 8.
         signed: whether they are signed.
         narrow: whether their lowest code is left out.
+        parameters: of the function, where they are not its defaults.
         node_names: name of the graph node; the layer's name by default.
 
     Input: ``[x, exponent]``, the two outputs of a ``Quantize`` layer with these bits. Output: the shape of ``x``.
     """
 
     def __init__(
-        self, function: str, bits: int = 8, signed: bool = True, narrow: bool = False, *, node_names: list[str] | None = None, **kwargs,
+        self, function: str, bits: int = 8, signed: bool = True, narrow: bool = False, *, parameters: dict[str, Any] | None = None,
+        node_names: list[str] | None = None, **kwargs,
     ) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         if bits > MAX_BITS:
             raise ValueError(f"a table has at most {1 << MAX_BITS} entries: layer {self.name!r} wants {bits}-bit input, expected at most {MAX_BITS}")
         self.function, self.node_names = function, list(node_names or [self.name])
-        self._function = functions.get(function)
+        self.parameters, self._function = dict(parameters or {}), functions.get(function, parameters)
         self.format = QFormat(bits, signed, 0, narrow)
 
     def build(self, input_shape=None) -> None:
@@ -98,22 +100,23 @@ class LookupActivation(keras.layers.Layer):
         format = self.format
         return {
             **super().get_config(), "function": self.function, "bits": format.bits, "signed": format.signed, "narrow": format.narrow,
-            "node_names": list(self.node_names),
+            "node_names": list(self.node_names), **({"parameters": self.parameters} if self.parameters else {}),
         }
 
 
 @keras.saving.register_keras_serializable(package="graffiti")
 class Elementwise(keras.layers.Layer):
-    """An elementwise function of ``layers/functions.py`` in float.
+    """An elementwise function of ``graph/functions.py`` in float.
 
     Args:
         function: its name.
+        parameters: of the function, where they are not its defaults.
     """
 
-    def __init__(self, function: str, **kwargs) -> None:
+    def __init__(self, function: str, *, parameters: dict[str, Any] | None = None, **kwargs) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
-        self.function, self._function = function, functions.get(function)
+        self.function, self.parameters, self._function = function, dict(parameters or {}), functions.get(function, parameters)
 
     def call(self, x):
         """Apply it."""
@@ -121,4 +124,4 @@ class Elementwise(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Plain values."""
-        return {**super().get_config(), "function": self.function}
+        return {**super().get_config(), "function": self.function, **({"parameters": self.parameters} if self.parameters else {})}

@@ -39,7 +39,8 @@ LAYERS = {  # name -> (layer, input shape, ops expected in the graph)
     "Rescaling": (lambda: L.Rescaling(1 / 127.5, -1.0), IMAGE, "rescaling"),
     "ReLU": (lambda: L.ReLU(), IMAGE, "relu"), "ReLU6": (lambda: L.ReLU(6.0), IMAGE, "relu"),
     "ReLU slope": (lambda: L.ReLU(negative_slope=0.1), IMAGE, "leaky_relu"), "LeakyReLU": (lambda: L.LeakyReLU(0.2), IMAGE, "leaky_relu"),
-    "ELU": (lambda: L.ELU(), IMAGE, "activation"), "Softmax": (lambda: L.Softmax(), FLAT, "softmax"),
+    "ELU": (lambda: L.ELU(), IMAGE, "activation"), "ELU alpha": (lambda: L.ELU(0.5), IMAGE, "activation"),
+    "ReLU slope and maximum": (lambda: L.ReLU(6.0, negative_slope=0.1), IMAGE, "activation"), "LeakyReLU 1.5": (lambda: L.LeakyReLU(1.5), IMAGE, "activation"), "Softmax": (lambda: L.Softmax(), FLAT, "softmax"),
     **{
         f"Activation {name}": (lambda name=name: L.Activation(name), FLAT, op)
         for name, op in {
@@ -66,7 +67,7 @@ LAYERS = {  # name -> (layer, input shape, ops expected in the graph)
     # islands, each with a reason
     "PReLU": (lambda: L.PReLU(), FLAT, "island"), "LayerNormalization": (lambda: L.LayerNormalization(), ROW, "island"),
     "LSTM": (lambda: L.LSTM(3), ROW, "island"), "UpSampling2D bilinear": (lambda: L.UpSampling2D(2, interpolation="bilinear"), IMAGE, "island"),
-    "BatchNormalization axis 1": (lambda: L.BatchNormalization(axis=1), IMAGE, "island"), "ReLU threshold": (lambda: L.ReLU(threshold=0.5), FLAT, "island"),
+    "BatchNormalization axis 1": (lambda: L.BatchNormalization(axis=1), IMAGE, "island"), "ReLU threshold": (lambda: L.ReLU(threshold=0.5), FLAT, "activation"),
     "Conv2D channels first": (lambda: L.Conv2D(4, 1, data_format="channels_first", bias_initializer="ones"), IMAGE, "island"),
     "Dense log_softmax": (lambda: L.Dense(4, activation="log_softmax"), FLAT, "dense bias_add island"),
     "RepeatVector": (lambda: L.RepeatVector(3), FLAT, "island"), "Conv2DTranspose dilated": (lambda: L.Conv2DTranspose(2, 3, dilation_rate=2), IMAGE, "island"),
@@ -75,7 +76,7 @@ OPERATIONS = {
     "add": (lambda x: x + x * 0.5, IMAGE, "rescaling add"), "subtract": (lambda x: 3.0 - x, IMAGE, "rescaling"),
     "per channel": (lambda x: (x * np.arange(1.0, 7.0) + np.arange(6.0)) / 4.0, IMAGE, "rescaling rescaling rescaling"),
     "negative": (lambda x: -x, FLAT, "rescaling"), "subtract two": (lambda x: x - K.relu(x), FLAT, "relu subtract"),
-    "relu": (lambda x: K.relu6(K.relu(x)), FLAT, "relu relu"), "clip": (lambda x: K.clip(x, 0.0, 0.5), FLAT, "relu"),
+    "relu": (lambda x: K.relu6(K.relu(x)), FLAT, "relu relu"), "clip": (lambda x: K.clip(x, 0.0, 0.5), FLAT, "relu"), "clip both": (lambda x: K.clip(x, -1.0, 0.5), FLAT, "activation"),
     "maximum": (lambda x: K.maximum(x, 0.0), FLAT, "relu"), "leaky by hand": (lambda x: K.maximum(x, 0.1 * x), FLAT, "rescaling maximum"),
     "leaky_relu": (lambda x: K.leaky_relu(x, 0.3), FLAT, "leaky_relu"), "gelu": (lambda x: K.gelu(x) + K.gelu(x, approximate=False), FLAT, "activation activation add"),
     **{name: (lambda x, name=name: getattr(K, name)(x), FLAT, "activation")

@@ -120,6 +120,10 @@ def _reduce(operation: str) -> Callable:
     return config
 
 
+def _activation(graph, node, attrs, use_bias):
+    return "Elementwise", {"function": attrs["function"], **({"parameters": attrs["parameters"]} if attrs["parameters"] else {})}
+
+
 def _plain(class_name: str, **names: str) -> Callable:
     """A layer whose config is some of the node's attributes under Keras' names."""
     def config(graph, node, attrs, use_bias):
@@ -138,7 +142,7 @@ CONFIGS: dict[str, Callable[[Graph, Node, dict, bool], tuple[str, dict[str, Any]
     "multiply": lambda graph, node, attrs, use_bias: ("ConstantMultiply", {"shape": list(graph.shape(node.inputs[1]))}),
     "bias_add": _bias, "batch_norm": _batch_norm, "rescaling": _plain("Affine", scale="scale", offset="offset"),
     "relu": _plain("ReLU", max_value="max_value"), "leaky_relu": _plain("LeakyReLU", alpha="negative_slope"),
-    "activation": _plain("Elementwise", function="function"),
+    "activation": _activation,
     "max_pool": _pool("Max"), "average_pool": _pool("Average"), "global_max_pool": _reduce("max"), "mean": _reduce("mean"),
     "add": _plain("Add"), "subtract": _plain("Subtract"), "maximum": _plain("Maximum"), "concat": _plain("Concatenate", axis="axis"),
     "reshape": _plain("Reshape", shape="target_shape"), "permute": _plain("Permute", dims="dims"),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from graffiti.graph import functions
 from graffiti.graph.ir import Graph, Node
+from graffiti.graph.ops import attr
 from graffiti.graph.passes import Pass, PassResult
 from graffiti.transforms.place.insert import ACCUMULATOR, REAL, attributes, insert_after, kinds, wants_codes
 from graffiti.transforms.place.plan import Plan
-
-# functions of the `activation` op whose values are never negative
-NONNEGATIVE = ("sigmoid", "hard_sigmoid", "exp", "softplus", "square", "abs")
 
 
 class QuantizeActivations(Pass):
@@ -55,4 +54,4 @@ class QuantizeActivations(Pass):
 def _nonnegative(node: Node) -> bool:
     if node.op in ("relu", "softmax"):
         return True
-    return node.op == "activation" and node.attrs["function"] in NONNEGATIVE
+    return node.op == "activation" and functions.get(node.attrs["function"]).interval(parameters=attr(node, "parameters"))[0] >= 0

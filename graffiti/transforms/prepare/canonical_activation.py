@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from graffiti.graph.functions import FUNCTIONS
 from graffiti.graph.ir import Graph
 from graffiti.graph.ops import attr
 from graffiti.graph.passes import Pass, PassResult
-
-OWN_OP: dict[str, tuple[str, dict[str, Any]]] = {
-    "linear": ("identity", {}),
-    "relu": ("relu", {"max_value": None}),
-    "relu6": ("relu", {"max_value": 6.0}),
-    "leaky_relu": ("leaky_relu", {"alpha": 0.2}),  # Keras' default slope
-    "softmax": ("softmax", {"axis": -1}),
-}
 
 
 class CanonicalActivation(Pass):
@@ -29,9 +20,12 @@ class CanonicalActivation(Pass):
     def run(self, graph: Graph) -> PassResult:
         graph, modified = graph.copy(), False
         for node in graph.nodes:
-            known = OWN_OP.get(attr(node, "function")) if node.op == "activation" else None
-            if known is None and node.op == "leaky_relu" and attr(node, "alpha") == 0:
-                known = OWN_OP["relu"]
-            if known is not None:
-                node.op, node.attrs, modified = known[0], dict(known[1]), True
+            if node.op == "activation" and attr(node, "function") in FUNCTIONS:
+                op, attrs = FUNCTIONS[attr(node, "function")].as_node(attr(node, "parameters"))
+            elif node.op == "leaky_relu" and attr(node, "alpha") == 0:
+                op, attrs = FUNCTIONS["relu"].as_node()
+            else:
+                continue
+            if op != node.op:
+                node.op, node.attrs, modified = op, attrs, True
         return PassResult(graph, modified)
