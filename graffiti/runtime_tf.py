@@ -244,6 +244,14 @@ def _crop(executor, node, x):
     return x[(slice(None),) + window]
 
 
+def _slice(executor, node, x):
+    return x[(slice(None), *(slice(*each) for each in attr(node, "slices")))]
+
+
+def _take(executor, node, x):
+    return tf.gather(x, tf.constant(attr(node, "indices"), tf.int32), axis=attr(node, "axis"))
+
+
 def _reshape(executor, node, x):
     return tf.reshape(x, [tf.shape(x)[0], *(-1 if n is None else n for n in attr(node, "shape"))])
 
@@ -290,7 +298,7 @@ RULES: dict[str, Callable] = {
     "conv": _conv, "depthwise_conv": _depthwise_conv, "conv_transpose": _conv_transpose, "dense": _dense,
     "bias_add": _bias_add, "add": _elementwise(ops.add), "subtract": _elementwise(ops.subtract),
     "multiply": _elementwise(ops.multiply), "maximum": _elementwise(ops.maximum), "relu": _relu, "lookup": _lookup,
-    "max_pool": _max_pool, "global_max_pool": _global_max_pool, "concat": _concat, "pad": _pad, "crop": _crop,
+    "max_pool": _max_pool, "global_max_pool": _global_max_pool, "concat": _concat, "pad": _pad, "crop": _crop, "slice": _slice, "take": _take,
     "reshape": _reshape, "permute": _permute, "upsample": _upsample, "quantize": _quantize, "dequantize": _dequantize,
     "requantize": _requantize, "softmax": _softmax, "island": _island,
 }

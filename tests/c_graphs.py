@@ -228,6 +228,23 @@ def moves_case(format=None):
     return b.finish(s, q, b.node("reshape", "flat", p, shape=(7 * 7 * 3,)))
 
 
+def slices_case(format=None):
+    """Steps, flips, repetitions, tilings, rotations and lists of indices, in a row and apart."""
+    b, x = _unary((5, 6, 8), format)
+    s = b.node("slice", "s", x, slices=((1, None, 2), (0, 5, 2), (0, None, 1)))
+    every = b.node("slice", "every", x, slices=((0, None, 1), (2, 6, 3), (1, None, 3)))
+    flip = b.node("take", "flip", s, axis=2, indices=(2, 1, 0))
+    repeat = b.node("take", "repeat", flip, axis=1, indices=(0, 0, 0, 1, 1, 1))
+    tile = b.node("take", "tile", repeat, axis=-1, indices=tuple(range(8)) * 2)
+    roll = b.node("take", "roll", tile, axis=3, indices=tuple((i + 5) % 16 for i in range(16)))
+    some = b.node("take", "some", x, axis=1, indices=(4, 0, 0, 3, 1))
+    backwards = b.node("take", "backwards", x, axis=3, indices=(7, 5, 3, 1, 6, 4, 2, 0))
+    row = b.node("slice", "row", b.node("reshape", "flat", x, shape=(240,)), slices=((3, 200, 7),))
+    pair = b.node("take", "pair", b.node("reshape", "vector", row, shape=(29,)), axis=1, indices=(28, 0))
+    turned = b.node("take", "x_flip", x, axis=2, indices=(5, 4, 3, 2, 1, 0))
+    return b.finish(roll, every, some, backwards, pair, turned if b.graph.format(x).bits > 8 else b.conv(turned, 3, "c"))
+
+
 def pad_into_conv_case():
     b, x = _unary((6, 5, 3))
     p = b.node("pad", "p", b.node("pad", "o", x, pads=((0, 1), (0, 0), (0, 0))), pads=((1, 1), (0, 2), (0, 0)))
@@ -315,6 +332,9 @@ CASES = {
     "moves": moves_case,
     "moves_16": lambda: moves_case(S16(-9)),
     "moves_u8": lambda: moves_case(U8(-9)),
+    "slices": slices_case,
+    "slices_16": lambda: slices_case(S16(-9)),
+    "slices_u8": lambda: slices_case(U8(-9)),
     "borders": borders_case,
     "packed_conv": lambda: packed_case("conv"),
     "packed_conv_even": lambda: packed_case("conv", (5, 4, 16), 6, format=U8(-8)),

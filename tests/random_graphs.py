@@ -127,12 +127,20 @@ class Builder:
         rng = self.rng
         x = self.spatial()
         size = self.graph.shape(x)[1:]
-        kind = str(rng.choice(["pad", "crop", "permute", "upsample", "reshape", "lookup", "relu"]))
+        kind = str(rng.choice(["pad", "crop", "permute", "upsample", "reshape", "lookup", "relu", "slice", "take"]))
         if kind == "pad":
             pads = (*((int(rng.integers(0, 3)), int(rng.integers(0, 3))) for _ in size[:-1]), (0, 0) if rng.random() < 0.7 else (1, 2))
             return self.insert("pad", [x], {"pads": pads})
         if kind == "crop":
             return self.insert("crop", [x], {"crops": (*((0, 1) for _ in size[:-1]), (0, 0))})
+        if kind == "slice":
+            starts = [int(rng.integers(0, n)) for n in size]
+            return self.insert("slice", [x], {"slices": tuple((first, None, int(rng.integers(1, 3))) for first in starts)})
+        if kind == "take":
+            axis = int(rng.integers(1, len(size) + 1))
+            count = int(rng.integers(1, size[axis - 1] + 3))
+            indices = range(size[axis - 1])[::-1] if rng.random() < 0.4 else rng.integers(0, size[axis - 1], count)
+            return self.insert("take", [x], {"axis": axis, "indices": tuple(map(int, indices))})
         if kind == "permute":
             return self.insert("permute", [x], {"dims": tuple(int(d) + 1 for d in rng.permutation(len(size)))})
         if kind == "upsample" and int(np.prod(size)) < 3000:

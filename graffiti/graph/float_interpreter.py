@@ -193,6 +193,8 @@ RULES: dict[str, Callable[..., np.ndarray]] = {
     "concat": lambda c, *xs: reference.concat(xs, c["axis"]),
     "pad": lambda c, x: reference.pad(x, c["pads"]),
     "crop": lambda c, x: reference.crop(x, c["crops"]),
+    "slice": lambda c, x: reference.slice_axes(x, c["slices"]),
+    "take": lambda c, x: reference.take(x, c["axis"], c["indices"]),
     "reshape": lambda c, x: reference.reshape(x, c["shape"]),
     "permute": lambda c, x: reference.permute(x, c["dims"]),
     "upsample": lambda c, x: reference.upsample(x, c["size"]),

@@ -159,6 +159,8 @@ RULES: dict[str, Callable[..., np.ndarray]] = {
     "concat": lambda g, n, a, *xs: reference.concat(xs, a["axis"]),
     "pad": lambda g, n, a, x: reference.pad(x, a["pads"]),
     "crop": lambda g, n, a, x: reference.crop(x, a["crops"]),
+    "slice": lambda g, n, a, x: reference.slice_axes(x, a["slices"]),
+    "take": lambda g, n, a, x: reference.take(x, a["axis"], a["indices"]),
     "reshape": lambda g, n, a, x: reference.reshape(x, a["shape"]),
     "permute": lambda g, n, a, x: reference.permute(x, a["dims"]),
     "upsample": lambda g, n, a, x: reference.upsample(x, a["size"]),

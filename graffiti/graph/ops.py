@@ -107,6 +107,18 @@ def _crop(node, shapes, attrs):
     return ((shapes[0][0], *(None if n is None else n - a - b for n, (a, b) in zip(shapes[0][1:], attrs["crops"]))),)
 
 
+def _slice(node, shapes, attrs):
+    sizes = (
+        None if n is None else len(range(n)[start:stop:step]) for n, (start, stop, step) in zip(shapes[0][1:], attrs["slices"])
+    )
+    return ((shapes[0][0], *sizes),)
+
+
+def _take(node, shapes, attrs):
+    axis = attrs["axis"] % len(shapes[0])
+    return (tuple(len(attrs["indices"]) if i == axis else n for i, n in enumerate(shapes[0])),)
+
+
 def _reshape(node, shapes, attrs):
     return ((shapes[0][0], *attrs["shape"]),)
 
@@ -210,6 +222,8 @@ OPS: dict[str, OpRow] = {row.name: row for row in (
     OpRow("concat", "x...", {"axis": -1}, ALL, _concat, "joined along an axis; one format", _keep_format, True),
     OpRow("pad", "x", {"pads": REQUIRED}, ALL, _pad, "zeros around every axis but the batch: ((before, after), ...)", _keep_format, True),
     OpRow("crop", "x", {"crops": REQUIRED}, ALL, _crop, "cut from every axis but the batch", _keep_format, True),
+    OpRow("slice", "x", {"slices": REQUIRED}, ALL, _slice, "every step-th index of every axis but the batch: ((start, stop, step), ...); stop None: to the end", _keep_format, True),
+    OpRow("take", "x", {"axis": REQUIRED, "indices": REQUIRED}, ALL, _take, "the listed indices along one axis: flip, repeat, tile, roll", _keep_format, True),
     OpRow("reshape", "x", {"shape": REQUIRED}, ALL, _reshape, "new shape without the batch axis", _keep_format, True),
     OpRow("permute", "x", {"dims": REQUIRED}, ALL, _permute, "axes 1.. in a new order, counted from 1", _keep_format, True),
     OpRow("upsample", "x", {"size": REQUIRED}, ALL, _upsample, "nearest: every element repeated", _keep_format, True),

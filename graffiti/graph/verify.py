@@ -180,6 +180,15 @@ def _attributes(graph: Graph, node: Node, attrs: dict[str, Any]) -> Iterator[str
             len(attrs[key]) != rank - 1 or any(len(pair) != 2 or min(pair) < 0 for pair in attrs[key])
         ):
             yield f"{key} must be {rank - 1} pairs (before, after) of integers >= 0, one per axis but the batch, got {attrs[key]!r}"
+    if "slices" in attrs and (
+        len(attrs["slices"]) != rank - 1
+        or any(len(s) != 3 or s[0] < 0 or s[2] < 1 or (s[1] is not None and s[1] <= s[0]) for s in attrs["slices"])
+    ):
+        yield f"slices must be {rank - 1} triples (start, stop, step) with 0 <= start < stop and step >= 1, one per axis but the batch, got {attrs['slices']!r}"
+    if "indices" in attrs:
+        size = graph.shape(node.inputs[0])[attrs["axis"]]
+        if not attrs["indices"] or any(i < 0 or (size is not None and i >= size) for i in attrs["indices"]):
+            yield f"indices must be at least one of 0 to {'the end' if size is None else size - 1} of axis {attrs['axis']}, got {attrs['indices']!r}"
     if "dims" in attrs and sorted(attrs["dims"]) != list(range(1, rank)):
         yield f"dims must be an order of the axes 1 to {rank - 1}, got {attrs['dims']!r}"
     if "axes" in attrs and (not attrs["axes"] or any(not 0 < axis < rank for axis in attrs["axes"])):

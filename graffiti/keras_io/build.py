@@ -273,6 +273,8 @@ RULES: dict[str, Callable[[Builder, Node], None]] = {
     "global_max_pool": _reduction("max", {3: L.GlobalMaxPooling1D, 4: L.GlobalMaxPooling2D}),
     "pad": _around("pads", {3: L.ZeroPadding1D, 4: L.ZeroPadding2D}, layers.Pad),
     "crop": _around("crops", {3: L.Cropping1D, 4: L.Cropping2D}, layers.Crop),
+    "slice": _plain(lambda a: (layers.Slice, {"slices": a["slices"]})),
+    "take": _plain(lambda a: (layers.Take, {"axis": a["axis"], "indices": a["indices"]})),
     "reshape": _plain(lambda a: (L.Reshape, {"target_shape": tuple(a["shape"])})),
     "permute": _plain(lambda a: (L.Permute, {"dims": tuple(a["dims"])})),
     "upsample": _upsample,

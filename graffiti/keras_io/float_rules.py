@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from graffiti.keras_io import compat, functions, islands
+from graffiti.keras_io.move_rules import LAYER_MOVES, OPERATION_MOVES
 
 L = keras.layers
 Rule = Callable[[Any, Any], None]
@@ -38,11 +39,19 @@ def _keras_quantized(reading, layer) -> None:
 
 # ---- layers with a kernel --------------------------------------------------------------------------------------------
 def _product(reading, layer, op: str, kernels: dict[str, Any], attrs: dict[str, Any]) -> None:
-    """``[product] → [bias_add] → [activation]``; the last node has the layer's name, inner ones are ``name/...``."""
+    """``[pad] → [product] → [bias_add] → [activation]``; the last node has the layer's name, inner ones are ``name/...``.
+
+    Causal padding is a ``pad`` in front of a ``valid`` product.
+    """
+    x = reading.x
+    if attrs.get("padding") == "causal":
+        before = (layer.kernel_size[0] - 1) * layer.dilation_rate[0]
+        x = reading.emit("pad", [x], {"pads": ((before, 0), (0, 0))}, name=f"{reading.name}/pad")
+        attrs = {**attrs, "padding": "valid"}
     activation = getattr(layer, "activation", None)
     fused = activation is not None and activation is not keras.activations.linear
     linear = f"{reading.name}/linear" if fused else reading.name
-    inputs = [reading.x, *(reading.weight(role, variable) for role, variable in kernels.items())]
+    inputs = [x, *(reading.weight(role, variable) for role, variable in kernels.items())]
     if layer.use_bias:
         product = reading.emit(op, inputs, attrs, name=f"{reading.name}/product")
         value = reading.emit("bias_add", [product, reading.weight("bias", layer.bias)], name=linear)
@@ -58,19 +67,7 @@ def _window(layer) -> dict[str, Any]:
 
 
 def _conv(reading, layer) -> None:
-    attrs = _window(layer)
-    if layer.padding == "causal":
-        if layer.activation not in (None, keras.activations.linear):
-            return reading.island("causal padding with a fused activation; put the activation in a layer of its own")
-        before = (layer.kernel_size[0] - 1) * layer.dilation_rate[0]
-        padded = reading.emit("pad", [reading.x], {"pads": ((before, 0), (0, 0))}, name=f"{reading.name}/pad")
-        inputs = [padded, reading.weight("kernel", layer.kernel)]
-        attrs = {**attrs, "padding": "valid", "groups": layer.groups}
-        if not layer.use_bias:
-            return reading.emit_result("conv", inputs, attrs)
-        product = reading.emit("conv", inputs, attrs, name=f"{reading.name}/product")
-        return reading.emit_result("bias_add", [product, reading.weight("bias", layer.bias)])
-    _product(reading, layer, "conv", {"kernel": layer.kernel}, {**attrs, "groups": layer.groups})
+    _product(reading, layer, "conv", {"kernel": layer.kernel}, {**_window(layer), "groups": layer.groups})
 
 
 def _depthwise(reading, layer) -> None:
@@ -272,6 +269,7 @@ LAYER_RULES: dict[type, Rule] = {
     L.Add: _merge("add"), L.Subtract: _merge("subtract"), L.Maximum: _merge("maximum"), L.Concatenate: _concatenate,
     L.Flatten: _reshape, L.Reshape: _reshape, L.Permute: _permute,
     L.ZeroPadding1D: _zero_padding, L.ZeroPadding2D: _zero_padding, L.Cropping1D: _cropping, L.Cropping2D: _cropping,
+    **LAYER_MOVES,
     L.UpSampling1D: _upsampling, L.UpSampling2D: _upsampling,
     L.Dropout: _dropout, L.SpatialDropout1D: _dropout, L.SpatialDropout2D: _dropout, L.GaussianDropout: _dropout, L.AlphaDropout: _dropout,
     L.GaussianNoise: _identity, L.ActivityRegularization: _identity, L.Identity: _identity,
@@ -370,6 +368,7 @@ OPERATION_RULES: dict[str, Rule] = {
     "MaxPool": _pool_operation("max_pool"), "AveragePool": _pool_operation("average_pool"),
     "Mean": _reduction("mean"), "Max": _reduction("global_max_pool"),
     "Reshape": _reshape, "Squeeze": _reshape, "ExpandDims": _reshape, "Transpose": _transpose_operation, "Pad": _pad_operation,
+    **OPERATION_MOVES,
     "Identity": _identity,
 }
 

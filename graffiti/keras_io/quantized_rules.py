@@ -144,6 +144,14 @@ def _crop(reading, layer) -> None:
     reading.emit_result("crop", [reading.x], {"crops": layer.crops})
 
 
+def _slice(reading, layer) -> None:
+    reading.emit_result("slice", [reading.x], {"slices": layer.slices})
+
+
+def _take(reading, layer) -> None:
+    reading.emit_result("take", [reading.x], {"axis": layer.axis, "indices": layer.indices})
+
+
 def _reduce(reading, layer) -> None:
     reading.emit_result({"mean": "mean", "max": "global_max_pool"}[layer.operation], [reading.x], {"axes": layer.axes, "keepdims": layer.keepdims})
 
@@ -164,6 +172,8 @@ RULES: dict[type, Callable] = {
     layers.LookupActivation: _lookup,
     layers.Pad: _pad,
     layers.Crop: _crop,
+    layers.Slice: _slice,
+    layers.Take: _take,
     layers.Reduce: _reduce,
     layers.Affine: _affine,
 }

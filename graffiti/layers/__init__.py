@@ -11,13 +11,13 @@ from graffiti.layers.convolution import (
 )
 from graffiti.layers.dense import QuantizedDense
 from graffiti.layers.lookup import Elementwise, LookupActivation
-from graffiti.layers.moves import Affine, Crop, Pad, Reduce
+from graffiti.layers.moves import Affine, Crop, Pad, Reduce, Slice, Take
 from graffiti.layers.product import QuantizedProduct
 from graffiti.layers.quantize import Quantize
 
 ALL_LAYERS = (
     Quantize, QuantizedDense, QuantizedConv1D, QuantizedConv2D, QuantizedDepthwiseConv1D, QuantizedDepthwiseConv2D,
-    QuantizedConv1DTranspose, QuantizedConv2DTranspose, LookupActivation, Elementwise, ConstantMultiply, Pad, Crop, Reduce, Affine,
+    QuantizedConv1DTranspose, QuantizedConv2DTranspose, LookupActivation, Elementwise, ConstantMultiply, Pad, Crop, Slice, Take, Reduce, Affine,
 )
 
 __all__ = [*(layer.__name__ for layer in ALL_LAYERS), "ALL_LAYERS", "QuantizedProduct"]

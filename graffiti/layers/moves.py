@@ -54,6 +54,49 @@ class Crop(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="graffiti")
+class Slice(keras.layers.Layer):
+    """Every step-th index of every axis but the batch.
+
+    Args:
+        slices: ``((start, stop, step), ...)``, one triple per axis after the batch; ``stop`` ``None`` goes to the end.
+    """
+
+    def __init__(self, slices, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.slices = tuple((int(start), None if stop is None else int(stop), int(step)) for start, stop, step in slices)
+
+    def call(self, x):
+        """Slice."""
+        return x[(slice(None), *(slice(*each) for each in self.slices))]
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**super().get_config(), "slices": self.slices}
+
+
+@keras.saving.register_keras_serializable(package="graffiti")
+class Take(keras.layers.Layer):
+    """The listed indices along one axis, in their order: a flip, a repetition, a tiling, a rotation.
+
+    Args:
+        axis: counted with the batch as 0, which it is not.
+        indices: integers from 0 on.
+    """
+
+    def __init__(self, axis: int, indices, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.axis, self.indices = int(axis), tuple(int(index) for index in indices)
+
+    def call(self, x):
+        """Take."""
+        return keras.ops.take(x, self.indices, axis=self.axis)
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**super().get_config(), "axis": self.axis, "indices": self.indices}
+
+
+@keras.saving.register_keras_serializable(package="graffiti")
 class Reduce(keras.layers.Layer):
     """Mean or maximum over axes.
 

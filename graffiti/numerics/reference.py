@@ -146,6 +146,16 @@ def crop(x, crops) -> np.ndarray:
     return x[kept]
 
 
+def slice_axes(x, slices) -> np.ndarray:
+    """``x[:, start:stop:step, ...]``: one ``(start, stop, step)`` for every axis but the batch, ``stop`` ``None``: to the end."""
+    return np.asarray(x)[(slice(None), *(slice(start, stop, step) for start, stop, step in slices))]
+
+
+def take(x, axis, indices) -> np.ndarray:
+    """The indices listed, in their order, along one axis: a flip, a repetition, a tiling, a rotation are such lists."""
+    return np.take(np.asarray(x), np.asarray(indices, np.int64), axis)
+
+
 def reshape(x, shape) -> np.ndarray:
     """``shape`` without the batch axis, row-major; one size may be ``None``."""
     x = np.asarray(x)

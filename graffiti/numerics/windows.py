@@ -1,10 +1,11 @@
-"""Sliding windows over the spatial axes of channels-last arrays: output lengths, padding, and views of all windows.
+"""Sliding windows over the spatial axes of channels-last arrays: output lengths, padding, views of all windows; lists of indices as grids.
 
 The lengths follow TensorFlow (``same`` puts the odd zero behind) and Keras (transposed convolutions). numpy only.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -91,3 +92,56 @@ def window_slices(
     rank = len(window)
     for position in np.ndindex(*window):
         yield position, view[(slice(None),) * (rank + 1) + position]
+
+
+# ---- lists of indices ----------------------------------------------------------------------------------------------------
+@dataclasses.dataclass(frozen=True)
+class IndexGrid:
+    """A part of a list of indices that is a grid: the indices ``start ...`` are ``first + i * steps[0] + j * steps[1]``, ``j`` fastest.
+
+    Attributes:
+        start: place of the part in the list.
+        first: the index there.
+        sizes, steps: of the outer and the inner loop; an inner loop alone has an outer one of size 1.
+    """
+
+    start: int
+    first: int
+    sizes: tuple[int, int]
+    steps: tuple[int, int]
+
+
+def index_grids(indices: Sequence[int]) -> list[IndexGrid]:
+    """A list of indices as few grids: flips, repetitions and tilings are one, a rotation is two.
+
+    Args:
+        indices: what is read, in the order of what is written.
+
+    Returns:
+        Grids that follow each other and cover the list.
+    """
+    grids, start = [], 0
+    while start < len(indices):
+        inner = _run(indices, start)
+        step = indices[start + 1] - indices[start] if inner > 1 else 0
+        outer, outer_step = 1, 0
+        following = start + inner
+        if following + inner <= len(indices):
+            outer_step = indices[following] - indices[start]
+            while all(
+                indices[place] == indices[start] + outer * outer_step + k * step
+                for k, place in enumerate(range(start + outer * inner, start + (outer + 1) * inner))
+                if place < len(indices)
+            ) and start + (outer + 1) * inner <= len(indices):
+                outer += 1
+        grids.append(IndexGrid(start, int(indices[start]), (outer, inner), (int(outer_step) if outer > 1 else 0, int(step))))
+        start += outer * inner
+    return grids
+
+
+def _run(indices: Sequence[int], start: int) -> int:
+    """How many indices from ``start`` on are an arithmetic progression."""
+    count = min(2, len(indices) - start)
+    while start + count < len(indices) and indices[start + count] - indices[start + count - 1] == indices[start + 1] - indices[start]:
+        count += 1
+    return count

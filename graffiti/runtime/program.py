@@ -16,6 +16,7 @@ from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import PRODUCTS, attr, transpose_pads, window_pads
 from graffiti.numerics.formats import QFormat
 from graffiti.numerics.rounding import shift_right
+from graffiti.numerics.windows import index_grids
 from graffiti.runtime.blob import ProgramWriter, Rounding, Tensor, View
 
 BINARIES = ("add", "subtract", "multiply", "maximum", "bias_add")
@@ -396,6 +397,24 @@ class _Compiler:
         self.writer.move(self.tensor(node.inputs[0]), self.define(node.name), y_shape, strides, _strides(y_shape), first)
         self.noted(node.name)
 
+    def slice(self, node: Node) -> None:
+        strides, y_shape, slices = _strides(self.shape(node.inputs[0])), self.shape(node.name), attr(node, "slices")
+        first = sum(start * stride for (start, _, _), stride in zip(slices, strides))
+        x, y = self.tensor(node.inputs[0]), self.define(node.name)
+        self.writer.move(x, y, y_shape, [step * stride for (_, _, step), stride in zip(slices, strides)], _strides(y_shape), first)
+        self.noted(node.name)
+
+    def take(self, node: Node) -> None:
+        shape, strides, y_strides = self.shape(node.inputs[0]), _strides(self.shape(node.inputs[0])), _strides(self.shape(node.name))
+        axis = attr(node, "axis") % (len(shape) + 1) - 1
+        x, y, step, y_step = self.tensor(node.inputs[0]), self.define(node.name), strides[axis], y_strides[axis]
+        for grid in index_grids(attr(node, "indices")):
+            sizes = [*shape[:axis], *grid.sizes, *shape[axis + 1 :]]
+            x_strides = [*strides[:axis], *(each * step for each in grid.steps), *strides[axis + 1 :]]
+            out_strides = [*y_strides[:axis], grid.sizes[1] * y_step, y_step, *y_strides[axis + 1 :]]
+            self.writer.move(x, y, sizes, x_strides, out_strides, grid.first * step, grid.start * y_step)
+        self.noted(node.name)
+
     def permute(self, node: Node) -> None:
         strides, y_shape = _strides(self.shape(node.inputs[0])), self.shape(node.name)
         self.writer.move(self.tensor(node.inputs[0]), self.define(node.name), y_shape, [strides[d - 1] for d in attr(node, "dims")], _strides(y_shape))
@@ -472,6 +491,6 @@ def _conv_shape(graph: Graph, node: Node, kernel: np.ndarray, x_shape: tuple[int
 _RULES: dict[str, Callable[[_Compiler, Node], None]] = {
     **dict.fromkeys(PRODUCTS, _Compiler.product), **dict.fromkeys(BINARIES, _Compiler.binary), "relu": _Compiler.relu, "requantize": _Compiler.requantize,
     "lookup": _Compiler.lookup, "quantize": _Compiler.quantize, "dequantize": _Compiler.dequantize, "max_pool": _Compiler.max_pool,
-    "global_max_pool": _Compiler.global_max_pool, "reshape": _Compiler.reshape, "concat": _Compiler.concat, "pad": _Compiler.pad, "crop": _Compiler.crop,
+    "global_max_pool": _Compiler.global_max_pool, "reshape": _Compiler.reshape, "concat": _Compiler.concat, "pad": _Compiler.pad, "crop": _Compiler.crop, "slice": _Compiler.slice, "take": _Compiler.take,
     "permute": _Compiler.permute, "upsample": _Compiler.upsample,
 }

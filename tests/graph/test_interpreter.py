@@ -100,7 +100,9 @@ const %t:u8@-8[256] = random(8)
 %j = concat(%mx, %rl) {axis=-1}
 %pd = pad(%j) {pads=((1, 0), (0, 2), (0, 0))}
 %cp = crop(%pd) {crops=((0, 1), (1, 0), (0, 4))}
-%u = upsample(%cp) {size=(1, 2)}
+%sl = slice(%cp) {slices=((0, None, 1), (1, 6, 2), (0, None, 1))}
+%tk = take(%sl) {axis=2, indices=(2, 2, 0)}
+%u = upsample(%tk) {size=(1, 2)}
 %pm = permute(%u) {dims=(3, 1, 2)}
 %f = reshape(%g) {shape=(2, 2)}
 %f4 = reshape(%pd) {shape=(28, 16)}
@@ -162,7 +164,9 @@ def test_every_integer_op_runs_and_has_the_type_it_says():
         "j": np.concatenate([v["mx"], v["rl"]], -1),
         "pd": np.pad(v["j"], ((0, 0), (1, 0), (0, 2), (0, 0))),
         "cp": v["pd"][:, :-1, 1:, :-4],
-        "u": np.repeat(v["cp"], 2, 2),
+        "sl": v["cp"][:, :, 1:6:2],
+        "tk": v["sl"][:, :, [2, 2, 0]],
+        "u": np.repeat(v["tk"], 2, 2),
         "pm": v["u"].transpose(0, 3, 1, 2),
         "f": v["g"].reshape(-1, 2, 2),
         "fd": v["f4"].astype(int) @ k["kf"].astype(int),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graffiti.numerics import reference, table
+from graffiti.numerics import reference, table, windows
 from graffiti.numerics.formats import QFormat
 from graffiti.numerics.rounding import ROUNDING_MODES
 
@@ -234,3 +234,17 @@ def test_reciprocal_of_every_count_is_the_quantizer_with_max_threshold(bits):
         assert code == min(round(Fraction(1, count) / Fraction(2) ** format.exponent), format.qmax)
     with pytest.raises(ValueError, match="at least one element, got 0"):
         reference.reciprocal(0)
+
+
+@pytest.mark.parametrize("indices, count", [
+    (range(8)[::-1], 1), (np.repeat(np.arange(5), 3), 1), (np.tile(np.arange(4), 3), 1), (np.roll(np.arange(9), 2), 2), ([0] * 6, 1), ([3], 1), ([4, 0, 0, 3, 1], None),
+    *((np.random.default_rng(seed).integers(0, 4, 12), None) for seed in range(20)),
+])
+def test_index_grids_cover_the_list_in_order(indices, count):
+    indices = [int(i) for i in indices]
+    grids = windows.index_grids(indices)
+    listed = []
+    for grid in grids:
+        assert grid.start == len(listed)
+        listed += [grid.first + i * grid.steps[0] + j * grid.steps[1] for i in range(grid.sizes[0]) for j in range(grid.sizes[1])]
+    assert listed == indices and count in (None, len(grids))

@@ -10,6 +10,8 @@ from graffiti.export.litert.products import SAME, VALID, pad
 from graffiti.graph.ir import Node
 from graffiti.graph.ops import attr, attributes
 
+MAX_STRIDED_RANK = 5
+
 
 def carrier(e: Emitter, node: Node) -> tuple[list[int], int, Layout | None]:
     """The inputs' tensors, the output's, and the layout (``None``: float32): integers where every input has them."""
@@ -55,6 +57,25 @@ def crop(e: Emitter, node: Node) -> None:
     (x,), out, like = carrier(e, node)
     begin = e.vector(node.name, [0, *(before for before, _ in attr(node, "crops"))])
     e.op("SLICE", [x, begin, e.vector(node.name, [-1, *(int(n or 0) for n in shape[1:])])], [out], version=version(like, 1, 2, 4), kind="Slice")
+
+
+def slice_axes(e: Emitter, node: Node) -> None:
+    """A strided slice; the batch is taken whole."""
+    shape = e.graph.shape(node.inputs[0])
+    e.problem_where(len(shape) > MAX_STRIDED_RANK, node, f"its input has {len(shape)} axes, a strided slice takes {MAX_STRIDED_RANK}", "reshape it in the model")
+    (x,), out, like = carrier(e, node)
+    starts, stops, steps = zip(*attr(node, "slices"))
+    ends = (1 << len(shape)) - 1 - sum(1 << axis for axis, stop in enumerate(stops, 1) if stop is not None)  # bit i: axis i goes to its end
+    vectors = [e.vector(node.name, values) for values in ([0, *starts], [0, *(0 if stop is None else stop for stop in stops)], [1, *steps])]
+    options = {"beginMask": 1, "endMask": ends}
+    e.op("STRIDED_SLICE", [x, *vectors], [out], options, version=version(like, 1, 2, 4), kind="StridedSlice")
+
+
+def take(e: Emitter, node: Node) -> None:
+    """``GATHER`` by a constant list of indices."""
+    (x,), out, like = carrier(e, node)
+    axis = attr(node, "axis") % len(e.graph.shape(node.inputs[0]))
+    e.op("GATHER", [x, e.vector(node.name, attr(node, "indices"))], [out], {"axis": axis}, version=version(like, 1, 2, 4), kind="Gather")
 
 
 def upsample(e: Emitter, node: Node) -> None:

@@ -22,6 +22,7 @@ RULES: dict[str, Callable[[Emitter, Node], None]] = {
     **dict.fromkeys(reals.BINARY, reals.binary),
     "quantize": reals.store, "requantize": reals.store, "relu": reals.relu, "maximum": reals.maximum, "dequantize": reals.dequantize,
     "softmax": reals.softmax, "reshape": moves.reshape, "permute": moves.permute, "pad": moves.zeros_around, "crop": moves.crop,
+    "slice": moves.slice_axes, "take": moves.take,
     "upsample": moves.upsample, "concat": moves.concat, "max_pool": moves.max_pool, "global_max_pool": moves.global_max_pool,
     "lookup": moves.lookup,
 }

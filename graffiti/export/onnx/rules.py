@@ -110,6 +110,27 @@ def crop(b: Builder, node: Node) -> None:
     b.move(node.output, "Slice", [b.get(x, last, wide), b.integers(fronts), b.integers(ends), b.integers(axes)], last, wide=wide)
 
 
+def slice_axes(b: Builder, node: Node) -> None:
+    """``Slice`` with steps along the axes that are cut."""
+    (x,) = node.inputs
+    last, wide = b.layout(node, x), b.wide(x)
+    cuts = [(b.axis(x, axis, last), *each) for axis, each in enumerate(attributes(node)["slices"], 1) if tuple(each) != (0, None, 1)]
+    if not cuts:
+        b.move(node.output, "Identity", [b.get(x, last, wide)], last, wide=wide)
+        return
+    axes, starts, stops, steps = zip(*cuts)
+    ends = [INT64_MAX if stop is None else stop for stop in stops]
+    b.move(node.output, "Slice", [b.get(x, last, wide), *(b.integers(values) for values in (starts, ends, axes, steps))], last, wide=wide)
+
+
+def take(b: Builder, node: Node) -> None:
+    """``Gather`` by a constant list of indices."""
+    (x,) = node.inputs
+    last, wide = b.layout(node, x), b.wide(x)
+    indices = b.initializer(np.asarray(attributes(node)["indices"], np.int64), f"{node.output}/indices")
+    b.move(node.output, "Gather", [b.get(x, last, wide), indices], last, wide=wide, axis=b.axis(x, attributes(node)["axis"], last))
+
+
 def reshape(b: Builder, node: Node) -> None:
     """``Reshape`` of the channels-last order; of any order where only one axis beside the batch is longer than 1."""
     (x,), wide = node.inputs, b.wide(node.inputs[0])
@@ -219,6 +240,6 @@ def softmax(b: Builder, node: Node) -> None:
 RULES: dict[str, Callable[[Builder, Node], None]] = {
     "conv": product, "depthwise_conv": product, "conv_transpose": product, "dense": product, "bias_add": bias_add,
     "add": _binary("Add"), "subtract": _binary("Sub"), "multiply": _binary("Mul"), "maximum": _binary("Max", True), "relu": relu, "lookup": lookup,
-    "max_pool": max_pool, "global_max_pool": global_max_pool, "concat": concat, "pad": pad, "crop": crop, "reshape": reshape, "permute": permute,
+    "max_pool": max_pool, "global_max_pool": global_max_pool, "concat": concat, "pad": pad, "crop": crop, "slice": slice_axes, "take": take, "reshape": reshape, "permute": permute,
     "upsample": upsample, "quantize": quantize, "requantize": quantize, "dequantize": dequantize, "softmax": softmax,
 }

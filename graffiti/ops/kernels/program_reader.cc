@@ -415,18 +415,19 @@ class ProgramReader {
     step->x_elements = T(step->x).elements;
     step->y_elements = T(step->y).elements;
     step->size = TypeSize(T(step->x).type);
-    int64_t x_last = step->x_offset, y_last = step->y_offset;
+    int64_t x_first = step->x_offset, x_last = step->x_offset, y_last = step->y_offset;  // a flip steps backwards through x
     bool empty = false;
     for (int64_t i = 0; i < rank; ++i) {
       int64_t x_span, y_span;
-      if (step->sizes[i] < 0 || !CheckedProduct({std::max<int64_t>(step->sizes[i] - 1, 0), step->x_strides[i]}, kMaxElements, &x_span) ||
+      if (step->sizes[i] < 0 || !step->x_strides[i] < -kMaxElements ||
+          !CheckedProduct({std::max<int64_t>(step->sizes[i] - 1, 0), std::abs(step->x_strides[i])}, kMaxElements, &x_span) ||
           !CheckedProduct({std::max<int64_t>(step->sizes[i] - 1, 0), step->y_strides[i]}, kMaxElements, &y_span))
         return Bad("a move step is malformed");
       empty |= step->sizes[i] == 0;
-      x_last += x_span;
+      (step->x_strides[i] < 0 ? x_first : x_last) += step->x_strides[i] < 0 ? -x_span : x_span;
       y_last += y_span;
     }
-    if (step->x_offset < 0 || step->y_offset < 0 || (!empty && (x_last >= step->x_elements || y_last >= step->y_elements))) return Bad("a move step leaves its tensors");
+    if (step->x_offset < 0 || step->y_offset < 0 || (!empty && (x_first < 0 || x_last >= step->x_elements || y_last >= step->y_elements))) return Bad("a move step leaves its tensors");
     if (empty) {
       step->sizes = {0};
       step->x_strides = step->y_strides = {1};

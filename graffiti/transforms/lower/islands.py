@@ -35,7 +35,7 @@ def lower_float(context: Lowering, node: Node) -> None:
         raise ValueError(f"{node.op} {node.name!r} is in float but {computed[0]!r} is computed; quantize its input, or keep its weights in float")
     data = [value for value in node.inputs if value not in arrays and not (node.op == "bias_add" and context.source.is_constant(value))]
     class_name, config = CONFIGS[node.op](context.source, node, attributes(node), last is not node)
-    ours = class_name in ("Affine", "ConstantMultiply", "Elementwise", "Reduce", "Pad", "Crop")
+    ours = class_name in ("Affine", "ConstantMultiply", "Elementwise", "Reduce", "Pad", "Crop", "Slice", "Take")
     weights = tuple(context.constant(name, context.source.constants[name], None) for name in arrays)
     attrs: dict[str, Any] = {
         "layer": {
@@ -147,4 +147,5 @@ CONFIGS: dict[str, Callable[[Graph, Node, dict, bool], tuple[str, dict[str, Any]
     "add": _plain("Add"), "subtract": _plain("Subtract"), "maximum": _plain("Maximum"), "concat": _plain("Concatenate", axis="axis"),
     "reshape": _plain("Reshape", shape="target_shape"), "permute": _plain("Permute", dims="dims"),
     "pad": _plain("Pad", pads="pads"), "crop": _plain("Crop", crops="crops"), "upsample": _upsample,
+    "slice": _plain("Slice", slices="slices"), "take": _plain("Take", axis="axis", indices="indices"),
 }

@@ -7,13 +7,13 @@ from graffiti.graph.passes import Pass, PassResult
 from graffiti.transforms.place.insert import ACCUMULATOR, kinds
 from graffiti.transforms.place.plan import Plan
 
-COMMUTING = ("max_pool", "global_max_pool", "reshape", "permute", "crop", "pad", "upsample")
+COMMUTING = ("max_pool", "global_max_pool", "reshape", "permute", "crop", "slice", "take", "pad", "upsample")
 
 
 class CommuteRelu(Pass):
     """``relu(move(a)) → move(relu(a))`` where ``a`` is an accumulator; exact, because ReLU is monotone and keeps zero.
 
-    1. One or several of max_pool, reshape, permute, crop, pad, upsample between the accumulator and the ReLU: the ReLU
+    1. One or several of max_pool, reshape, permute, crop, slice, take, pad, upsample between the accumulator and the ReLU: the ReLU
        (with or without a maximum) moves in front of all of them.
     2. A value in between, or the accumulator, has another reader or is an output: left alone; the moved value is
        then quantized signed and the ReLU works on codes.

@@ -226,7 +226,7 @@ def test_placing_random_networks(scheme):
         for node in placed.nodes:
             if node.op in ("conv", "dense", "depthwise_conv", "conv_transpose", "add", "subtract", "concat", "maximum", "activation"):
                 for value in node.inputs:
-                    while producers[value].op in ("max_pool", "global_max_pool", "concat", "pad", "crop", "reshape", "permute", "upsample", "maximum"):
+                    while producers[value].op in ("max_pool", "global_max_pool", "concat", "pad", "crop", "slice", "take", "reshape", "permute", "upsample", "maximum"):
                         value = producers[value].inputs[0]
                     assert producers[value].op == "fake_quantize", f"seed {seed}: {node.name} reads {value}"
             if node.op == "relu":

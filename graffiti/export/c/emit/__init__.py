@@ -10,10 +10,10 @@ from graffiti.export.c.emit.depthwise_conv import DepthwiseConv
 from graffiti.export.c.emit.elementwise import Elementwise
 from graffiti.export.c.emit.lookup import Lookup
 from graffiti.export.c.emit.max_pool import GlobalMaxPool, MaxPool
-from graffiti.export.c.emit.moves import Concat, Crop, Pad, Permute, Upsample
+from graffiti.export.c.emit.moves import Concat, Crop, Pad, Permute, Slice, Take, Upsample
 from graffiti.export.c.emit.requantize import Requantize
 from graffiti.export.c.emit.reshape import Reshape
 
-_ALL = (Conv, DepthwiseConv, ConvTranspose, Dense, Elementwise, Requantize, Lookup, MaxPool, GlobalMaxPool, Concat, Pad, Crop, Permute, Upsample, Reshape)
+_ALL = (Conv, DepthwiseConv, ConvTranspose, Dense, Elementwise, Requantize, Lookup, MaxPool, GlobalMaxPool, Concat, Pad, Crop, Slice, Take, Permute, Upsample, Reshape)
 
 EMITTERS: dict[str, Emitter] = {op: emitter() for emitter in _ALL for op in emitter.ops}

@@ -1,4 +1,4 @@
-"""Ops that only move codes: concat, pad, crop, permute, upsample. All are copies through one nest of loops."""
+"""Ops that only move codes: concat, pad, crop, slice, take, permute, upsample. All are copies through one nest of loops."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from graffiti.export.c.fuse import Step
 from graffiti.export.c.writer import Writer, count_of, example_shape
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import attr
+from graffiti.numerics.windows import index_grids
 
 
 class Move(Emitter):
@@ -94,6 +95,42 @@ class Crop(Move):
         steps = dense_steps(shape)
         start = sum(before * step_ for (before, _), step_ in zip(attr(step.node, "crops"), steps))
         return self.copy(writer, step, writer.read(x, start * writer.type(x).bytes), target, steps, dense_steps(target))
+
+
+class Slice(Move):
+    """Every step-th index along each axis."""
+
+    ops = ("slice",)
+
+    def emit(self, writer: Writer, step: Step, scratch: str) -> list[str]:
+        x = step.inputs[0]
+        target, steps = example_shape(writer.graph, step.output), dense_steps(example_shape(writer.graph, x))
+        slices = attr(step.node, "slices")
+        start = sum(first * each for (first, _, _), each in zip(slices, steps))
+        source_steps = [stride * each for (_, _, stride), each in zip(slices, steps)]
+        return self.copy(writer, step, writer.read(x, start * writer.type(x).bytes), target, source_steps, dense_steps(target))
+
+
+class Take(Move):
+    """Listed indices along one axis, as few copies as their grids need."""
+
+    ops = ("take",)
+
+    def axes(self, graph: Graph, node: Node) -> int:
+        return len(graph.shape(node.inputs[0]))
+
+    def emit(self, writer: Writer, step: Step, scratch: str) -> list[str]:
+        x = step.inputs[0]
+        shape, target = example_shape(writer.graph, x), example_shape(writer.graph, step.output)
+        axis, steps, target_steps = attr(step.node, "axis") % (len(shape) + 1) - 1, dense_steps(shape), dense_steps(target)
+        lines: list[str] = []
+        for number, grid in enumerate(index_grids(attr(step.node, "indices"))):
+            sizes = [*shape[:axis], *grid.sizes, *shape[axis + 1 :]]
+            source_steps = [*steps[:axis], *(each * steps[axis] for each in grid.steps), *steps[axis + 1 :]]
+            out_steps = [*target_steps[:axis], *(each * target_steps[axis] for each in dense_steps(grid.sizes)), *target_steps[axis + 1 :]]
+            source = writer.read(x, grid.first * steps[axis] * writer.type(x).bytes)
+            lines += self.copy(writer, step, source, sizes, source_steps, out_steps, grid.start * target_steps[axis], f"{step.output}_{number}")
+        return lines
 
 
 class Permute(Move):

@@ -616,9 +616,9 @@ void graffiti_lookup(const void *x, graffiti_type x_type, int32_t lowest, const 
 
 #define MOVE_LOOP(type)                                                                                                        \
     do {                                                                                                                       \
-        const type *s = (const type *)source + from;                                                                           \
+        const type *s = (const type *)source + (ptrdiff_t)from;                                                                \
         type *d = (type *)destination + to;                                                                                    \
-        for (int32_t i = 0; i < inner; i++) d[(size_t)i * (size_t)to_step] = s[(size_t)i * (size_t)from_step];                 \
+        for (int32_t i = 0; i < inner; i++) d[(size_t)i * (size_t)to_step] = s[(ptrdiff_t)i * (ptrdiff_t)from_step];           \
     } while (0)
 
 void graffiti_move(const graffiti_loops *loops, const void *source, void *destination, int32_t bytes) {
@@ -627,7 +627,7 @@ void graffiti_move(const graffiti_loops *loops, const void *source, void *destin
     size_t from = 0, to = 0;
     do {
         if (from_step == 1 && to_step == 1)
-            memcpy((unsigned char *)destination + to * (size_t)bytes, (const unsigned char *)source + from * (size_t)bytes, (size_t)inner * (size_t)bytes);
+            memcpy((unsigned char *)destination + to * (size_t)bytes, (const unsigned char *)source + (ptrdiff_t)(from * (size_t)bytes), (size_t)inner * (size_t)bytes);
         else if (bytes == 1) MOVE_LOOP(uint8_t);
         else if (bytes == 2) MOVE_LOOP(uint16_t);
         else MOVE_LOOP(uint32_t);

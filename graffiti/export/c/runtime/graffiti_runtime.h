@@ -107,7 +107,8 @@ void graffiti_lookup(const void *x, graffiti_type x_type, int32_t lowest, const 
 /* Maximum over a window; padding never wins. */
 void graffiti_max_pool(const graffiti_window *window, const void *x, graffiti_type type, void *out);
 
-/* Copy elements of `bytes` (1, 2 or 4) from the source's steps to the destination's steps. */
+/* Copy elements of `bytes` (1, 2 or 4) from the source's steps to the destination's steps. A step of the source may be negative:
+ * `source` is then the element that the first one written comes from. */
 void graffiti_move(const graffiti_loops *loops, const void *source, void *destination, int32_t bytes);
 
 #ifdef __cplusplus

@@ -1,0 +1,52 @@
+"""Layers whose integer form is plain are no islands: quantized, lowered, equal in every executor at hand, trained, read back."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from model_checks import same_graph
+
+import graffiti
+from graffiti.keras_io.build import build
+from graffiti.keras_io.read import read
+
+L, K = keras.layers, keras.ops
+TARGETS = ("reference", "native", "ops", "python", "c")
+
+
+def _moves(i):
+    a = L.Conv2D(4, 3, padding="same", activation="relu")(i)
+    line = L.Reshape((64, 4))(L.Conv2D(4, 1)(i))
+    first, second = K.split(a, 2, -1)
+    return {
+        "causal": L.Conv1D(4, 3, padding="causal", dilation_rate=2, activation="relu")(line), "steps": a[:, ::2, 1:-1], "one": a[:, 1], "ellipsis": a[..., 2:],
+        "split": L.Concatenate()([second, first]), "flip": K.flip(a, 1), "crop": L.CenterCrop(6, 5)(a), "vector": L.RepeatVector(3)(L.Flatten()(first)),
+        "repeat": K.repeat(a, 2, 1), "tile": K.tile(a, (1, 1, 2, 1)), "roll": K.roll(a, 3, 2), "take": K.take(a, [0, 3, 3], axis=2), "stack": K.stack([a, a], 1),
+        "blocks": K.depth_to_space(a, 2), "behind a ReLU": L.ReLU()(L.Conv2D(3, 1)(i)[:, 1:]),
+    }
+
+
+GROUPS = {"moves": _moves}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_no_island_and_equal_everywhere(group):
+    keras.utils.set_random_seed(0)
+    i = keras.Input((8, 8, 4), name="x")
+    x = np.random.default_rng(0).standard_normal((12, 8, 8, 4)).astype("float32")
+    forms = GROUPS[group](i)
+    model = keras.Model(i, [L.Dense(2, name=f"out_{number}")(L.Flatten()(value)) for number, value in enumerate(forms.values())])
+    q = graffiti.quantize(model, "int8", calibration=x, progress=False)
+    ig = graffiti.to_integer(q)
+    islands = [node.name for node in ig.graph.nodes if node.op == "island"]
+    assert not islands and ig.is_integer_only
+    report = graffiti.verify(q, ig, x[:4], targets=TARGETS)
+    assert report.mismatches == 0 and report.verdict == "equal", report
+    graph = read(q)
+    same_graph(read(build(graph)), graph)
+    before = [w.numpy() for w in q.trainable_weights]
+    q.compile(keras.optimizers.SGD(0.05), loss="mse")
+    q.train_on_batch(x, [np.ones((12, 2), "float32")] * len(forms))
+    moved = [w.path for w, old in zip(q.trainable_weights, before) if "kernel" in w.path and np.array_equal(w.numpy(), old)]
+    assert not moved, f"no gradient reaches {moved}"
