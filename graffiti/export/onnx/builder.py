@@ -32,11 +32,13 @@ class Tensor:
         name: of the ONNX tensor.
         last: whether it is laid out channels-last, as in the integer graph; else channels-first.
         codes: whether it holds integer codes; else reals, ``code * 2**exponent``.
+        zero: the zero-point of stored codes: the tensor holds ``code + zero``.
     """
 
     name: str
     last: bool
     codes: bool
+    zero: int = 0
 
 
 class Builder:
@@ -49,6 +51,7 @@ class Builder:
 
     Attributes:
         tensors: value name → the ``Tensor`` that shows it, for values that exist in the ONNX graph.
+        rounded: accumulator → by how many steps at most it is off where a runtime computes it in float32 and not in integers.
     """
 
     def __init__(self, graph: Graph, style: Style, batch: int | None) -> None:
@@ -61,6 +64,7 @@ class Builder:
         self.tensors: dict[str, Tensor] = {}
         self.kernels: set[str] = set()                               # constants that a product reads already
         self.done: set[str] = set()                                  # nodes that an earlier rule computed already
+        self.rounded: dict[str, int] = {}
         self._taken = {*graph.types, ""}
         self._own: set[str] = set()                                  # value names given to a tensor
         self._constants: dict[tuple, str] = {}
@@ -136,6 +140,14 @@ class Builder:
             return self.initializer(array.reshape(()), f"2**{exponents[0]}")
         return self.initializer(array.reshape([-1 if i == axis else 1 for i in range(rank)] if rank else -1), name)
 
+    def shifted(self, codes: str, by: int, dtype: np.dtype, name: str, *, exact_name: bool = False) -> str:
+        """Integers plus a constant, as another integer type."""
+        from onnx import TensorProto, helper
+
+        wide = self.node("Cast", [codes], f"{name}/int32", to=TensorProto.INT32)
+        moved = self.node("Add", [wide, self.initializer(np.array(by, np.int32), f"constant/int32/{by}")], f"{name}/moved")
+        return self.node("Cast", [moved], name, exact_name=exact_name, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
     # ---- values in real units ----------------------------------------------------------------------------------------
     def rank(self, value: str) -> int:
         """Number of axes."""
@@ -143,7 +155,7 @@ class Builder:
 
     def wide(self, value: str) -> bool:
         """Whether a value's codes may leave what float32 holds."""
-        return value in self.ranges and is_wide(self.ranges[value])
+        return value in self.ranges and value not in self.rounded and is_wide(self.ranges[value])
 
     def is_last(self, value: str) -> bool:
         """The layout in which a value was computed; values of rank 2 and less have one layout only, called last."""
@@ -218,7 +230,8 @@ class Builder:
     def name(self, value: str, last: bool, *, codes: bool, wide: bool = False) -> str:
         """What a new tensor of a value is called: like the value, unless an output of another type or layout will be."""
         last = last or self.rank(value) < 3
-        as_output = last and not wide and codes == (self.graph.format(value) is not None)
+        format = self.graph.format(value)
+        as_output = last and not wide and codes == (format is not None) and not (codes and format is not None and self.style.zero(format))
         if value in self._own or (value in self.graph.outputs and not as_output):
             return self.unique(f"{value}/{'codes' if codes else 'real' if last else 'channels_first'}")
         self._own.add(value)
@@ -255,7 +268,9 @@ class Builder:
         self._reals[value, last, wide] = tensor
         if codes is not None:
             self._codes[value, last] = codes
-        self.tensors.setdefault(value, Tensor(codes or tensor, last, codes is not None))
+        format = self.graph.format(value)
+        zero = self.style.zero(format) if codes is not None and format is not None else 0
+        self.tensors.setdefault(value, Tensor(codes or tensor, last, codes is not None, zero))
         self.value_info[tensor] = helper.make_tensor_value_info(tensor, self.float_type(wide), self.dims(value, last))
 
     def dims(self, value: str, last: bool) -> list[int | str | None]:

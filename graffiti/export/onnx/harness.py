@@ -11,8 +11,13 @@ from graffiti.graph.interpreter import bind_inputs
 from graffiti.graph.ir import Graph
 
 
-def session_options(optimize: bool):
-    """ONNX Runtime's options for equal integers: one thread, and precise int8 kernels on x86 CPUs without VNNI."""
+def session_options(optimize: bool, *, precise: bool = False):
+    """ONNX Runtime's options, on one thread.
+
+    Args:
+        optimize: the default level, at which it rewrites the graph; else none.
+        precise: precise int8 kernels on x86 CPUs without VNNI, for files with ``weights="int8"``. Not the default of a session.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -20,7 +25,8 @@ def session_options(optimize: bool):
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.log_severity_level = 3  # errors; warnings are about nodes that constant folding left alone
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if precise:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 
@@ -32,18 +38,20 @@ class OnnxModel:
         optimize: whether ONNX Runtime rewrites the graph (then it computes most of it by int8 kernels).
         show: which tensors ``run_all`` returns: ``all``, or ``codes``, those that the optimized graph has too. Showing
             accumulators would keep the runtime from fusing them.
+        exact, weights: as in ``OnnxExporter.write``.
 
     Raises:
         ImportError: where onnx or onnxruntime is not installed.
         ExportError: where the graph cannot be exported.
     """
 
-    def __init__(self, graph: Graph, *, optimize: bool = False, show: str = "all") -> None:
+    def __init__(self, graph: Graph, *, optimize: bool = False, show: str = "all", exact: str = "runtime", weights: str = "auto") -> None:
         import onnxruntime
 
         self.graph = graph
-        self.exported: OnnxGraph = OnnxExporter().build(graph, show=show)
-        self.session = onnxruntime.InferenceSession(self.exported.model.SerializeToString(), session_options(optimize), providers=["CPUExecutionProvider"])
+        self.exported: OnnxGraph = OnnxExporter().build(graph, show=show, exact=exact, weights=weights)
+        options = session_options(optimize, precise=weights == "int8")
+        self.session = onnxruntime.InferenceSession(self.exported.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         self._names = [output.name for output in self.session.get_outputs()]
 
     def run(self, inputs) -> list[np.ndarray]:
@@ -114,6 +122,8 @@ def as_codes(graph: Graph, value: str, tensor: Tensor, array: np.ndarray) -> np.
     if not tensor.last:
         array = np.moveaxis(array, 1, -1)
     format = graph.format(value)
-    if format is None or tensor.codes:
+    if format is None or (tensor.codes and not tensor.zero):
         return array
+    if tensor.codes:
+        return (array.astype(np.int32) - tensor.zero).astype(format.dtype)
     return np.ldexp(np.asarray(array, np.float64), -np.asarray(format.exponent, np.int64))

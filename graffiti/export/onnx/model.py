@@ -32,11 +32,13 @@ class OnnxGraph:
         model: an ``onnx.ModelProto``, its types inferred and checked.
         tensors: value name → ``Tensor``; values that were fused away are missing.
         outputs: ONNX names of the graph's outputs, in order.
+        rounded: see ``Builder.rounded``.
     """
 
     model: Any
     tensors: dict[str, Tensor]
     outputs: list[str]
+    rounded: dict[str, int]
 
 
 def build(graph: Graph, style: Style, *, batch: int | None = None, show: str = "outputs") -> OnnxGraph:
@@ -68,7 +70,7 @@ def build(graph: Graph, style: Style, *, batch: int | None = None, show: str = "
     helper.set_model_props(model, {FORMATS_KEY: json.dumps(formats, ensure_ascii=False)})
     model = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     checker.check_model(model, full_check=True)
-    return OnnxGraph(model, b.tensors, outputs)
+    return OnnxGraph(model, b.tensors, outputs, b.rounded)
 
 
 def _input(b: Builder, name: str) -> Any:
@@ -80,7 +82,7 @@ def _input(b: Builder, name: str) -> Any:
     if format is None:
         b.hold(name, name, True)
     elif format.bits <= 16:
-        b.hold(name, b.style.to_reals(b, name, name, f"{name}/real", True), True, codes=name)
+        b.style.take_codes(b, name)
     else:
         wide, rank = b.wide(name), b.rank(name)
         real = b.node("Cast", [name], f"{name}/float", to=b.float_type(wide))
@@ -120,7 +122,10 @@ def _output(b: Builder, value: str, name: str) -> None:
         b.node("Identity", [b.initializer(b.graph.constants[value], f"{value}/codes")], name, exact_name=True)
     elif format is None or b.tensors[value].codes:
         source = (b.get(value, True) if format is None else b.codes(value, True)) or b.tensors[value].name  # 32-bit inputs are their own codes
-        if source != name:
+        if b.tensors[value].zero:
+            assert format is not None
+            b.shifted(source, -b.tensors[value].zero, format.dtype, name, exact_name=True)
+        elif source != name:
             b.node("Identity", [source], name, exact_name=True)
     else:
         wide, rank = b.wide(value), b.rank(value)

@@ -2,16 +2,21 @@
 
 While ``max|x| * sum|w| + |bias|`` stays within 2**24 (in codes) every partial sum is an integer that float32 holds, so the order of
 summation, fused multiply-adds and the int8 kernels that ONNX Runtime puts in the place of the QDQ form have no meaning. Beyond
-that the input is cut into digits, ``x = sum(digit_i * 2**(d*i))``, each product of a digit is within the bound, and the
-products are added in float64, which is exact to 2**53.
+that there are two ways. Where a runtime sums in integers and what float32 would get wrong saturates (``in_integers``), the same nodes stand
+(``exact="runtime"``). Else the input is cut into digits, ``x = sum(digit_i * 2**(d*i))``, each product of a digit is within the bound, and
+the products are added in float64, which is exact to 2**53.
 """
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
 from graffiti.export.onnx.builder import Builder
-from graffiti.export.onnx.ranges import EXACT, weight_sums
+from graffiti.export.onnx.ranges import EXACT, limits, weight_sums
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import attributes
+from graffiti.graph.ops import OPS, attributes
 from graffiti.numerics.formats import QFormat
 from graffiti.numerics.windows import transpose_pads, window_pads
 
@@ -34,12 +39,20 @@ def product(b: Builder, node: Node) -> None:
     x, kernel = node.inputs
     bias = fused_bias(b.graph, b.users, node)
     target = bias.output if bias else node.output
-    sums = int(weight_sums(b.graph.constants[kernel], node.op).max(initial=0))
-    total = b.top(x) * sums + (b.top(bias.inputs[1]) if bias else 0)
+    sums = weight_sums(b.graph.constants[kernel], node.op).reshape(-1)
+    most = int(sums.max(initial=0))
+    total = b.top(x) * most + (b.top(bias.inputs[1]) if bias else 0)
     last = node.op == "dense"
     op, attrs = _form(b, node)
-    if total <= EXACT and not b.wide(x):
-        inputs = [b.get(x, last), _weight(b, node)]
+    fits = total <= EXACT and not b.wide(x)
+    integers = not fits and in_integers(b, node, op, bias, b.top(x) * sums)
+    if fits or integers:
+        if integers:
+            terms = b.graph.constants[kernel].size // sums.size
+            b.rounded[target] = float_error(total, terms + 1)
+            if op == "MatMul" and bias:
+                b.rounded.update({node.output: float_error(total, terms), target: float_error(total, 1)})
+        inputs = [b.get(x, last), _weight(b, node, last, integers)]
         if bias and op != "MatMul":
             inputs.append(b.get(bias.inputs[1], True))
         if op == "MatMul" and bias:
@@ -47,18 +60,65 @@ def product(b: Builder, node: Node) -> None:
             op = "Add"
         b.put(target, op, inputs, last, **attrs)
     else:
-        _put_in_digits(b, node, op, attrs, last, digits(b, x, last, digit_bits(b.top(x), sums)))
+        _put_in_digits(b, node, op, attrs, last, digits(b, x, last, digit_bits(b.top(x), most)))
         if bias:
             b.put(target, "Add", [b.get(node.output, last, True), b.get(bias.inputs[1], last, True, rank=b.rank(node.output))], last, wide=True)
     if bias:
         b.done.add(bias.name)
 
 
+def in_integers(b: Builder, node: Node, op: str, bias: Node | None, sums: np.ndarray) -> bool:
+    """Whether a runtime that knows the QDQ form gets the codes right whatever the accumulator is.
+
+    It sums in int32, takes the sum to float32, scales and rounds it half to even. float32 is wrong only beyond ``2**24``, and where the
+    output's bits and the shift are at most 24 together, everything beyond saturates. A bias behind a ``MatMul`` is added in float32.
+
+    Args:
+        sums: the largest magnitude of every output channel's sum of products.
+    """
+    x, kernel = node.inputs
+    target = bias.output if bias else node.output
+    readers = b.users.get(target, [])
+    if not b.style.integers or op == "ConvTranspose" or b.wide(x) or len(readers) != 1 or target in b.graph.outputs:
+        return False
+    reader, formats = readers[0], [b.graph.format(v) for v in (x, kernel, readers[0].output)]
+    if reader.op != "requantize" or not is_native(b, reader) or any(f is None or f.bits > 8 for f in formats):
+        return False
+    accumulator, out = b.graph.format(target), formats[2]
+    if accumulator is None or out is None or out.per_channel or b.codes(x, node.op == "dense") is None:
+        return False
+    shifts = np.broadcast_to(out.exponents[0] - np.array(accumulator.exponents), sums.shape)
+    biases = np.broadcast_to(np.abs(b.graph.constants[bias.inputs[1]].astype(np.int64)), sums.shape) if bias else np.zeros_like(sums)
+    saturates = np.ldexp(256.0, shifts) + (biases if op == "MatMul" else 0) <= EXACT
+    return bool((saturates | (sums + biases <= EXACT)).all())
+
+
+def float_error(total: int, terms: int) -> int:
+    """How far a float32 sum may be off, in steps of the accumulator, whatever the order of its ``terms``, whose magnitudes add up to ``total``."""
+    unit = terms * 2.0**-24
+    return math.ceil(total * unit / (1 - unit))
+
+
+def is_native(b: Builder, node: Node) -> bool:
+    """Whether a quantize or requantize is one quantizer of the style: its rounding is the style's own, and nothing in front would change it.
+
+    ONNX Runtime does more to a pair right behind some values than run it: it melts it with a pair in front (with other results), or moves
+    it to the front of a Transpose, Reshape, Slice or MaxPool.
+    """
+    (x,), attrs = node.inputs, attributes(node)
+    format: QFormat = attrs["format"]
+    if attrs["rounding"] not in b.style.native or (format.per_channel and limits(node) != b.style.saturates_to(format)):
+        return False
+    producer = b.producers.get(x)
+    moved = b.carries_codes(x) or (producer is not None and (producer.op in ("dequantize", "relu") or OPS[producer.op].moves_codes))
+    return not (b.style.pairs and moved)
+
+
 def _put_in_digits(b: Builder, node: Node, op: str, attrs: dict, last: bool, parts: list[str]) -> None:
     """The product of every digit, all in one node with the digits behind one another in the batch, added up in float64."""
     name, double = node.output, b.float_type(True)
     stacked = parts[0] if len(parts) == 1 else b.node("Concat", parts, f"{name}/digits", axis=0)
-    products = b.node(op, [stacked, _weight(b, node)], f"{name}/products", **attrs)
+    products = b.node(op, [stacked, _weight(b, node, last, False, digits=len(parts) > 1)], f"{name}/products", **attrs)
     if len(parts) == 1:
         b.put(name, "Cast", [products], last, wide=True, to=double)
         return
@@ -93,8 +153,11 @@ def fused_bias(graph: Graph, users: dict[str, list[Node]], node: Node) -> Node |
     return reader if reader.inputs[0] == node.output and reader.inputs[1] in graph.constants and len(graph.shape(reader.inputs[1])) == 1 else None
 
 
-def _weight(b: Builder, node: Node) -> str:
-    """The kernel in ONNX' layout, in real units: (out, in/groups, *window); (in, out, *window) transposed; (in, out) dense."""
+def _weight(b: Builder, node: Node, last: bool, integers: bool, *, digits: bool = False) -> str:
+    """The kernel in ONNX' layout, in real units: (out, in/groups, *window); (in, out, *window) transposed; (in, out) dense.
+
+    ``integers``: the product must be computed by int8 kernels. ``digits``: it reads no stored codes, but digits of them.
+    """
     name = node.inputs[1]
     codes, format = b.graph.constants[name], b.graph.format(name)
     assert format is not None
@@ -110,7 +173,15 @@ def _weight(b: Builder, node: Node) -> str:
         axis = 1
     twice = name in b.kernels  # ONNX Runtime may rewrite a stored kernel, and fails where another layer reads it too
     b.kernels.add(name)
-    return b.style.constant(b, name, codes, _per_output(format), axis, own=twice)
+    return b.style.kernel(b, name, codes, _per_output(format), axis, own=twice, meets=_meets(b, node.inputs[0], last, digits), integers=integers)
+
+
+def _meets(b: Builder, x: str, last: bool, digits: bool) -> int | None:
+    """The largest code of an input as int8 kernels see it (signed ones with 128 added); 0 where there is no such kernel, ``None`` for reals."""
+    format = b.graph.format(x)
+    if digits or b.wide(x) or format is None or b.codes(x, last) is None:
+        return None
+    return 0 if format.bits > 8 else 255 if format.signed else b.top(x)
 
 
 def _per_output(format: QFormat) -> QFormat:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from graffiti.export.onnx.builder import INT64_MAX, Builder
-from graffiti.export.onnx.products import pads, product
+from graffiti.export.onnx.products import is_native, pads, product
 from graffiti.export.onnx.ranges import limits
 from graffiti.graph.ir import Node
 from graffiti.graph.ops import OPS, attributes
@@ -54,10 +54,13 @@ def lookup(b: Builder, node: Node) -> None:
     x, table = node.inputs
     last, format = b.layout(node, x), b.graph.format(x)
     assert format is not None
-    codes = b.codes(x, last) or b.node("Mul", [b.get(x, last), b.power((-format.exponents[0],))], f"{node.output}/code")
+    stored, first = b.codes(x, last), format.qmin
+    if stored:
+        first += b.style.zero(format)
+    codes = stored or b.node("Mul", [b.get(x, last), b.power((-format.exponents[0],))], f"{node.output}/code")
     index = b.node("Cast", [codes], f"{node.output}/index", to=_INT64)
-    if format.qmin:
-        index = b.node("Sub", [index, b.initializer(np.array(format.qmin), f"constant/{format.qmin}")], f"{node.output}/entry")
+    if first:
+        index = b.node("Sub", [index, b.initializer(np.array(first), f"constant/{first}")], f"{node.output}/entry")
     b.style.table(b, node.output, table, index, last)
 
 
@@ -179,11 +182,14 @@ def quantize(b: Builder, node: Node) -> None:
     source = b.get(x, last, wide)
     stored = format.bits <= 16
     clip = (low, high) != b.style.saturates_to(format) if stored else True
-    if not wide and rounding in b.style.native and not (b.style.pairs and _behind_moves(b, x)) and stored and not (clip and format.per_channel):
-        if clip:
-            ends = [b.scalar(math.ldexp(end, format.exponents[0])) for end in (low, high)]
-            source = b.node("Clip", [source, *ends], f"{node.output}/clipped")
-        b.style.quantize(b, node.output, source, format, last, steps=False, rounding=rounding)
+    if stored and not wide and is_native(b, node):
+        ends = None
+        if clip and b.style.clips_codes(format):
+            ends = low, high
+        elif clip:
+            reals = [b.scalar(math.ldexp(end, format.exponents[0])) for end in (low, high)]
+            source = b.node("Clip", [source, *reals], f"{node.output}/clipped")
+        b.style.quantize(b, node.output, source, format, last, steps=False, rounding=rounding, clip=ends)
         return
     axis = b.axis(x, -1, last)
     scaled = b.node("Mul", [source, b.power([-e for e in format.exponents], wide, rank=b.rank(x), axis=axis)], f"{node.output}/steps")
@@ -211,13 +217,6 @@ def _rounded(b: Builder, steps: str, mode: str, name: str, wide: bool) -> str:
     return b.node("Mul", [above, b.node("Sign", [steps], f"{name}/sign")], f"{name}/away")
 
 
-def _behind_moves(b: Builder, value: str) -> bool:
-    """Whether ONNX Runtime would do more to a pair right behind ``value`` than run it: melt it with a pair in front of it (with other
-    results), or move it to the front of a Transpose, Reshape, Slice or MaxPool."""
-    producer = b.producers.get(value)
-    return b.carries_codes(value) or (producer is not None and (producer.op in ("dequantize", "relu") or OPS[producer.op].moves_codes))
-
-
 def dequantize(b: Builder, node: Node) -> None:
     """The reals themselves, as float32 (which rounds codes beyond 2**24 half to even)."""
     (x,) = node.inputs
@@ -227,6 +226,8 @@ def dequantize(b: Builder, node: Node) -> None:
         b.put(node.output, "Cast", [b.get(x, last, True)], last, to=b.float_type(False))
     elif codes and format is not None and any(OPS[user.op].moves_codes for user in b.users.get(node.output, [])):
         floats = b.node("Cast", [codes], f"{node.output}/codes", to=b.float_type(False))  # not a DequantizeLinear: moves behind one draw further pairs
+        if b.style.zero(format):
+            floats = b.node("Sub", [floats, b.scalar(b.style.zero(format))], f"{node.output}/centred")
         b.put(node.output, "Mul", [floats, b.power(format.exponents, rank=b.rank(x), axis=b.axis(x, -1, last))], last)
     else:
         b.put(node.output, "Identity", [b.get(x, last)], last)

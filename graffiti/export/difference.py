@@ -1,33 +1,33 @@
-"""How far LiteRT's tensors may lie from the graph's, in steps: a bound that holds for every input.
+"""How far a runtime's tensors may lie from the graph's, in steps: a bound that holds for every input.
 
-Where an operator rounds otherwise than the graph its own result is off by one step at most (``rounding.py``). What follows gets that
+An exporter knows which operators compute otherwise than the graph, and how far each one's own result may be off. What follows gets that
 difference as an input: a product multiplies it by the sum of its weights' magnitudes, a shift divides it, saturation and the format's range cut it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import numpy as np
 
-from graffiti.export.litert.products import channel_sums
+from graffiti.export.onnx.ranges import weight_sums
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import PRODUCTS, attr
 
 
-def bounds(graph: Graph, inexact: Collection[str]) -> dict[str, int]:
+def bounds(graph: Graph, inexact: Mapping[str, int]) -> dict[str, int]:
     """Value → largest difference in steps, for every value that may differ.
 
     Args:
         graph: of stage ``integer``.
-        inexact: values whose own operator may be one step off (``Program.inexact``).
+        inexact: values whose own operator may be off → by how many steps at most.
     """
     worst: dict[str, int] = {}
     for node in graph.nodes:
         given = [worst.get(value, 0) for value in node.inputs]
         difference = _through(graph, node, given) if any(given) else 0
-        difference += node.output in inexact if len(node.outputs) == 1 else 0
+        difference += max(inexact.get(value, 0) for value in node.outputs)
         format = graph.format(node.outputs[0])
         if format is not None:
             difference = min(difference, format.qmax - format.qmin)
@@ -39,11 +39,12 @@ def bounds(graph: Graph, inexact: Collection[str]) -> dict[str, int]:
 def _through(graph: Graph, node: Node, given: list[int]) -> int:
     """A node's difference where its inputs differ by ``given``."""
     if node.op in PRODUCTS:
-        return given[0] * int(channel_sums(node, graph.constants[node.inputs[1]]).max(initial=0))
+        return given[0] * int(weight_sums(graph.constants[node.inputs[1]], node.op).max(initial=0))
     if node.op in ("add", "subtract", "bias_add"):
         return sum(given)
     if node.op == "multiply":
-        return given[0] * int(np.abs(graph.constants[node.inputs[1]].astype(np.int64)).max(initial=0))
+        a, b = (_magnitude(graph, value) for value in node.inputs)
+        return given[0] * b + given[1] * a + given[0] * given[1]
     if node.op == "requantize":
         source = graph.format(node.inputs[0])
         assert source is not None
@@ -54,3 +55,12 @@ def _through(graph: Graph, node: Node, given: list[int]) -> int:
         reach = min(given[0], len(table) - 1)
         return max(int(np.abs(table[step:] - table[:-step]).max(initial=0)) for step in range(1, reach + 1))
     return max(given)
+
+
+def _magnitude(graph: Graph, value: str) -> int:
+    """The largest code of a value: a constant's own, else what its format holds."""
+    if value in graph.constants:
+        return int(np.abs(graph.constants[value].astype(np.int64)).max(initial=0))
+    format = graph.format(value)
+    assert format is not None
+    return max(-format.qmin, format.qmax)
