@@ -65,16 +65,26 @@ def inputs_of(batch: Any) -> Any:
 
 
 def structured(graph: Graph, outputs: list[Any]) -> Any:
-    """The graph's outputs as the Keras model returns them: one array, a list, a dict, or these within each other."""
+    """The graph's outputs as the Keras model returns them: one array, a list, a dict, or these within each other; integers and
+    booleans in the model's dtype. Keras takes the only tensor out of a list of one."""
+    outputs = [_as(output, dtype) for output, dtype in itertools.zip_longest(outputs, graph.interface.get("output_dtypes") or ())]
+
     def fill(structure):
         if isinstance(structure, dict):
             return {key: fill(part) for key, part in structure.items()}
-        return [fill(part) for part in structure] if isinstance(structure, (list, tuple)) else outputs[structure]
+        return type(structure)(map(fill, structure)) if isinstance(structure, (list, tuple)) else outputs[structure]
 
     structure = graph.interface.get("outputs")
+    if isinstance(structure, (list, tuple)) and len(structure) == 1:
+        structure = structure[0]
     if structure is None:  # a graph that no Keras model was read for
         return outputs[0] if len(outputs) == 1 else list(outputs)
     return fill(structure)
+
+
+def _as(output: Any, dtype: str | None) -> Any:
+    """An output in the model's dtype where that is no float: what is a float there is float32 here."""
+    return output if dtype is None or "float" in dtype or getattr(output, "dtype", dtype) == dtype else np.asarray(output).astype(dtype)
 
 
 def is_array(x: Any) -> bool:

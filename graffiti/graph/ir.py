@@ -78,7 +78,8 @@ class Graph:
         constants: name → array. float32 before lowering, integers after (their formats are in ``types``).
         types: name → TensorType, for inputs, constants and every node output.
         name: for messages and exported symbols.
-        interface: how the Keras model takes and returns its tensors (``keras_io``); no meaning for the graph itself.
+        interface: how the Keras model takes and returns its tensors (``keras_io``); no meaning for the graph itself. Structures of
+            numbers (``inputs``, ``outputs``), and in order ``input_dtypes``, ``output_names`` and ``output_dtypes``.
     """
 
     stage: str
@@ -120,6 +121,24 @@ class Graph:
             if node.name == name:
                 return node
         raise KeyError(f"graph {self.name!r} has no node {name!r}")
+
+    def output_names(self) -> list[str]:
+        """What the outputs are called where they are written or listed, in order, each name once: the keys of a model that returns a
+        dict, else what Keras calls its outputs, else the values' own names."""
+        structure, names = self.interface.get("outputs"), self.interface.get("output_names")
+        if isinstance(structure, dict) and sorted(map(str, structure.values())) == sorted(str(i) for i in range(len(self.outputs))):
+            keys = {index: str(key) for key, index in structure.items()}
+            names = [keys[index] for index in range(len(self.outputs))]
+        if names is None or len(names) != len(self.outputs):
+            names = self.outputs
+        found: list[str] = []
+        for name in names:
+            number, free = 0, name
+            while free in found:
+                number += 1
+                free = f"{name}_{number}"
+            found.append(free)
+        return found
 
     def is_constant(self, value: str) -> bool:
         """Whether ``value`` is a stored array."""

@@ -59,7 +59,7 @@ class Builder:
         graph = self.graph
         dtypes = graph.interface.get("input_dtypes", ["float32"] * len(graph.inputs))
         for name, dtype in zip(graph.inputs, dtypes, strict=True):
-            self.tensors[name] = keras.Input(batch_shape=graph.shape(name), dtype=dtype, name=compat.layer_name(name))
+            self.tensors[name] = keras.Input(batch_shape=graph.shape(name), dtype=dtype, name=compat.input_layer_name(name))
         for node in graph.nodes:
             if node.name in self.found.by_last:
                 clusters.build(self, self.found.by_last[node.name])
@@ -68,9 +68,25 @@ class Builder:
                 if rule is None:
                     raise ValueError(f"node {node.name!r} ({node.op}) stands alone, where no Keras layer exists for it; run the preparing passes first")
                 rule(self, node)
-        inputs = _filled(graph.interface.get("inputs"), graph.inputs, self.tensors)
-        outputs = _filled(graph.interface.get("outputs"), graph.outputs, self.tensors)
-        return keras.Model(inputs, outputs, name=graph.name)
+        inputs = _filled(graph.interface.get("inputs"), [self.tensors[name] for name in graph.inputs])
+        tensors, renamed = self.outputs()
+        outputs = _filled(graph.interface.get("outputs"), tensors)
+        kind = layers.QuantizedModel if renamed or graph.stage == "fakequant" else keras.Model
+        return kind(inputs, outputs, name=graph.name)
+
+    def outputs(self) -> tuple[list[keras.KerasTensor], bool]:
+        """The output tensors in order, each made by a layer that says the output's name; and whether any needed one for that."""
+        values, names = self.graph.outputs, self.graph.interface.get("output_names")
+        if names is None or len(names) != len(values):
+            return [self.tensors[value] for value in values], False
+        named: dict[tuple[str, str], keras.KerasTensor] = {}
+        for value, name in dict.fromkeys(zip(values, names)):
+            tensor = self.tensors[value]
+            if compat.maker(tensor) != name:
+                tensor = layers.Output(name, name=self.free_name(f"{name}_output"), dtype=tensor.dtype)(tensor)
+            named[value, name] = tensor
+        tensors = [named[key] for key in zip(values, names)]
+        return tensors, any(tensor is not self.tensors[value] for tensor, value in zip(tensors, values))
 
     # ---- what rules use -------------------------------------------------------------------------------------------
     def name(self, value: str) -> str:
@@ -120,15 +136,11 @@ class Builder:
 _MERGES = (L.Add, L.Subtract, L.Maximum, L.Concatenate)
 
 
-def _filled(structure, names: list[str], tensors: dict[str, keras.KerasTensor]):
+def _filled(structure, tensors: list[keras.KerasTensor]):
     """A structure of numbers as one of tensors; without a structure a list, or the only tensor."""
-    if structure is None or len(_flat(structure)) == 0 or max(_flat(structure)) >= len(names):
-        return tensors[names[0]] if len(names) == 1 else [tensors[name] for name in names]
-    if isinstance(structure, dict):
-        return {key: _filled(part, names, tensors) for key, part in structure.items()}
-    if isinstance(structure, list):
-        return [_filled(part, names, tensors) for part in structure]
-    return tensors[names[structure]]
+    if structure is None or len(_flat(structure)) == 0 or max(_flat(structure)) >= len(tensors):
+        return tensors[0] if len(tensors) == 1 else list(tensors)
+    return keras.tree.map_structure(lambda index: tensors[index], structure)
 
 
 def _flat(structure) -> list[int]:

@@ -4,29 +4,58 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 
 _SEPARATOR = ">"  # stands for "/" in the names of Keras layers, which may not contain it
+_FOREIGN = re.compile(r"[^A-Za-z0-9_.\\/>:-]")  # what a TensorFlow scope, and so a layer's name, may not hold
+_ESCAPED = re.compile(r"-u([1-9a-f][0-9a-f]*)-")
 
 
 def layer_name(value: str) -> str:
-    """The name of the Keras layer for a graph value; ``value_name`` reads it back."""
-    return value.replace("/", _SEPARATOR).replace(":", ".")
+    """The name of the Keras layer for a graph value; ``value_name`` reads it back.
+
+    Only a model's inputs can have names with other characters than a TensorFlow scope takes; what is named after them (a quantizer)
+    has ``-u20-`` for a space.
+    """
+    return _FOREIGN.sub(lambda match: f"-u{ord(match[0]):x}-", value).replace("/", _SEPARATOR).replace(":", ".")
 
 
 def value_name(layer: str) -> str:
     """The name of the graph value for a Keras layer."""
-    return layer.replace(_SEPARATOR, "/")
+    def character(match: re.Match) -> str:
+        found = chr(int(match[1], 16)) if int(match[1], 16) < 0x110000 else ""
+        return found if layer_name(found) == match[0] else match[0]
+
+    return _ESCAPED.sub(character, layer).replace(_SEPARATOR, "/")
+
+
+def input_layer_name(value: str) -> str:
+    """The name of the input layer for a graph's input: Keras takes any characters there but ``/``."""
+    return value.replace("/", _SEPARATOR)
 
 
 def input_name(tensor: keras.KerasTensor) -> str:
     """The name of a model's input: its layer's, which a saved model keeps (an unnamed tensor has another one in every process)."""
     history = getattr(tensor, "_keras_history", None)
     layer = None if history is None else history.operation
-    return value_name(layer.name if isinstance(layer, keras.layers.InputLayer) else tensor.name)
+    return (layer.name if isinstance(layer, keras.layers.InputLayer) else tensor.name).replace(_SEPARATOR, "/")
+
+
+def output_names(model: keras.Model, outputs: list[keras.KerasTensor]) -> list[str]:
+    """What Keras calls a model's outputs, in their order: the model's own list, else the layers that made them."""
+    names = getattr(model, "output_names", None)
+    if names and len(names) == len(outputs):
+        return [str(name) for name in names]
+    return [maker(x) for x in outputs]
+
+
+def maker(tensor: keras.KerasTensor) -> str:
+    """The name of the layer or operation that a symbolic tensor comes from."""
+    return str(tensor._keras_history.operation.name)
 
 
 @dataclasses.dataclass(frozen=True)

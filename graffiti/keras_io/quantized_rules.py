@@ -165,7 +165,12 @@ def _elementwise(reading, layer) -> None:
     reading.emit_result("activation", [reading.x], _function_attributes(layer))
 
 
+def _output(reading, layer) -> None:
+    reading.result(reading.x)
+
+
 RULES: dict[type, Callable] = {
+    layers.Output: _output,
     layers.Elementwise: _elementwise,
     layers.Quantize: _quantize,
     layers.ConstantMultiply: _multiply,

@@ -49,16 +49,19 @@ def read_with_tensors(model: keras.Model, *, keep_float: KeepFloat | None = None
         graph.outputs = [reader.value(tensor) for tensor in symbolic.outputs]
         order = {id(tensor): index for index, tensor in enumerate(symbolic.outputs)}
         graph.interface["outputs"] = _indices(symbolic.output_structure, order)
+        graph.interface["output_names"] = compat.output_names(model, symbolic.outputs)
+        graph.interface["output_dtypes"] = [str(tensor.dtype) for tensor in symbolic.outputs]
     tensors = {name: tensor for name, tensor in reader.tensors.items() if name in graph.types}
     return graph, tensors
 
 
 def _indices(structure, order: dict[int, int]):
-    """A structure of symbolic tensors as the same structure of numbers, in plain lists and dicts."""
+    """A structure of symbolic tensors as the same structure of numbers, in plain lists, tuples and dicts."""
     if isinstance(structure, dict):
         return {key: _indices(part, order) for key, part in structure.items()}
     if isinstance(structure, (list, tuple)):
-        return [_indices(part, order) for part in structure]
+        parts = [_indices(part, order) for part in structure]
+        return tuple(parts) if isinstance(structure, tuple) else parts
     return order[id(structure)]
 
 

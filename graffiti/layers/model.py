@@ -1,0 +1,53 @@
+"""``QuantizedModel`` and ``Output``: a functional model whose outputs have the names and dtypes of the model it came from.
+
+Keras names an output after the layer that made it, which in a quantized network is a quantizer or a softmax that was fused before.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+
+@keras.saving.register_keras_serializable(package="graffiti")
+class Output(keras.layers.Layer):
+    """The identity, with the name that an output has in ``QuantizedModel.output_names``.
+
+    Args:
+        output_name: that name.
+    """
+
+    def __init__(self, output_name: str, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.output_name = str(output_name)
+        self.supports_masking = True
+
+    def call(self, x):
+        """``x`` itself."""
+        return x
+
+    def compute_output_spec(self, x):
+        """Shape and dtype of ``x``."""
+        return keras.KerasTensor(x.shape, x.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**super().get_config(), "output_name": self.output_name}
+
+
+@keras.saving.register_keras_serializable(package="graffiti")
+class QuantizedModel(keras.Model):
+    """A functional ``keras.Model``; losses, metrics and labels go by the output names of the model it was made from.
+
+    Args:
+        inputs: as in ``keras.Model``.
+        outputs: the same. An output made by an ``Output`` layer has the name that this layer says, any other its layer's name.
+        name: the model's.
+        **kwargs: as in ``keras.Model``.
+    """
+
+    def __init__(self, inputs, outputs, name=None, **kwargs) -> None:
+        super().__init__(inputs, outputs, name=name, **kwargs)
+        given = {layer.name: layer.output_name for layer in self.layers if isinstance(layer, Output)}
+        self.output_names = [given.get(layer, layer) for layer in self.output_names]
