@@ -5,14 +5,16 @@ A rule takes a ``Reading`` (``read.py``) and the layer; it emits nodes, or an is
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from graffiti.keras_io import compat, functions, islands
-from graffiti.keras_io.move_rules import LAYER_MOVES, OPERATION_MOVES
+from graffiti.keras_io import compat, einsum, functions, islands, time_distributed
+from graffiti.keras_io.move_rules import LAYER_MOVES, OPERATION_MOVES, Move, useful
+from graffiti.keras_io.move_rules import emit as emit_moves
 
 L = keras.layers
 Rule = Callable[[Any, Any], None]
@@ -38,25 +40,37 @@ def _keras_quantized(reading, layer) -> None:
 
 
 # ---- layers with a kernel --------------------------------------------------------------------------------------------
-def _product(reading, layer, op: str, kernels: dict[str, Any], attrs: dict[str, Any]) -> None:
-    """``[pad] → [product] → [bias_add] → [activation]``; the last node has the layer's name, inner ones are ``name/...``.
+def product(
+    reading, layer, op: str, kernels: dict[str, Any], attrs: dict[str, Any], *, x: str | None = None, bias=None, moves: Sequence[Move] = (),
+) -> None:
+    """``[pad] → [product] → [bias_add] → [moves] → [activation]``; the last node has the layer's name, inner ones are ``name/...``.
 
     Causal padding is a ``pad`` in front of a ``valid`` product.
+
+    Args:
+        kernels: role → variable, or (variable, its numbers in the shape that the op takes).
+        attrs: of the op.
+        x: what is multiplied; the call's input by default.
+        bias: the bias' numbers as a vector, where the layer's own has another shape.
+        moves: what brings the result into the layer's shape.
     """
-    x = reading.x
+    x = reading.x if x is None else x
     if attrs.get("padding") == "causal":
         before = (layer.kernel_size[0] - 1) * layer.dilation_rate[0]
         x = reading.emit("pad", [x], {"pads": ((before, 0), (0, 0))}, name=f"{reading.name}/pad")
         attrs = {**attrs, "padding": "valid"}
     activation = getattr(layer, "activation", None)
     fused = activation is not None and activation is not keras.activations.linear
-    linear = f"{reading.name}/linear" if fused else reading.name
-    inputs = [x, *(reading.weight(role, variable) for role, variable in kernels.items())]
-    if layer.use_bias:
+    linear = f"{reading.name}/linear" if fused or moves else reading.name
+    parts = {role: given if isinstance(given, tuple) else (given, None) for role, given in kernels.items()}
+    inputs = [x, *(reading.weight(role, variable, array=array) for role, (variable, array) in parts.items())]
+    if layer.bias is not None:
         product = reading.emit(op, inputs, attrs, name=f"{reading.name}/product")
-        value = reading.emit("bias_add", [product, reading.weight("bias", layer.bias)], name=linear)
+        value = reading.emit("bias_add", [product, reading.weight("bias", layer.bias, array=bias)], name=linear)
     else:
         value = reading.emit(op, inputs, attrs, name=linear)
+    if moves:
+        value = emit_moves(reading, value, moves, f"{reading.name}/moved" if fused else reading.name)
     if fused:
         value = emit_activation(reading, activation, value)
     reading.result(value)
@@ -67,16 +81,16 @@ def _window(layer) -> dict[str, Any]:
 
 
 def _conv(reading, layer) -> None:
-    _product(reading, layer, "conv", {"kernel": layer.kernel}, {**_window(layer), "groups": layer.groups})
+    product(reading, layer, "conv", {"kernel": layer.kernel}, {**_window(layer), "groups": layer.groups})
 
 
 def _depthwise(reading, layer) -> None:
-    _product(reading, layer, "depthwise_conv", {"kernel": layer.kernel}, _window(layer))
+    product(reading, layer, "depthwise_conv", {"kernel": layer.kernel}, _window(layer))
 
 
 def _separable(reading, layer) -> None:
     kernels = {"depthwise_kernel": layer.depthwise_kernel, "pointwise_kernel": layer.pointwise_kernel}
-    _product(reading, layer, "separable_conv", kernels, _window(layer))
+    product(reading, layer, "separable_conv", kernels, _window(layer))
 
 
 def _transpose(reading, layer) -> None:
@@ -88,11 +102,49 @@ def _transpose(reading, layer) -> None:
         "strides": _ints(layer.strides), "padding": layer.padding,
         "output_padding": None if extra is None else (int(extra),) * rank if isinstance(extra, int) else _ints(extra),
     }
-    _product(reading, layer, "conv_transpose", {"kernel": layer.kernel}, attrs)
+    product(reading, layer, "conv_transpose", {"kernel": layer.kernel}, attrs)
 
 
 def _dense(reading, layer) -> None:
-    _product(reading, layer, "dense", {"kernel": layer.kernel}, {})
+    product(reading, layer, "dense", {"kernel": layer.kernel}, {})
+
+
+def _einsum_dense(reading, layer) -> None:
+    """A dense product: the contracted axes last and as one, the new axes as one, both taken apart again behind it."""
+    try:
+        parts = einsum.parse(layer.equation, len(reading.input_shape))
+        kernel, bias = keras.ops.convert_to_numpy(layer.kernel), None
+        sizes = dict(zip(parts.x, reading.input_shape)) | dict(zip(parts.kernel, kernel.shape))
+        if layer.bias is not None:
+            bias = _einsum_bias(parts, keras.ops.convert_to_numpy(layer.bias), sizes)
+        front: list[Move] = [("permute", {"dims": tuple(parts.x.index(letter) for letter in parts.kept + parts.contracted)})]
+        kept = tuple(sizes[letter] for letter in parts.kept)
+        rows, columns = (math.prod(sizes[letter] for letter in letters) for letters in (parts.contracted, parts.new))
+        if len(parts.contracted) != 1:
+            front.append(("reshape", {"shape": (*kept, rows)}))
+        back: list[Move] = [("reshape", {"shape": (*kept, *(sizes[letter] for letter in parts.new))})] if len(parts.new) != 1 else []
+        made = parts.kept + parts.new
+        back.append(("permute", {"dims": tuple(made.index(letter) + 1 for letter in parts.out[1:])}))
+        front, back = useful(front), useful(back)
+        if [sizes.get(letter) for letter in parts.out[1:]] != list(reading.shape[1:]):
+            raise einsum.NotDense(f"Keras says that the equation {layer.equation!r} makes the shape {reading.shape}")
+        if any(None in move[1].get("shape", ()) for move in (*front, *back)):
+            raise einsum.NotDense(f"the equation {layer.equation!r} joins axes beside ones of unknown length")
+    except einsum.NotDense as why:
+        return reading.island(f"{why}: no fixed-point form")
+    matrix = kernel.transpose([parts.kernel.index(letter) for letter in parts.contracted + parts.new]).reshape(rows, columns)
+    x = emit_moves(reading, reading.x, front, f"{reading.name}/x") if front else None
+    product(reading, layer, "dense", {"kernel": (layer.kernel, matrix)}, {}, x=x, bias=bias, moves=back)
+
+
+def _einsum_bias(parts: einsum.Dense, bias: np.ndarray, sizes: dict[str, int]) -> np.ndarray:
+    """The bias as a vector over the new axes."""
+    over = parts.out[len(parts.out) - bias.ndim :]
+    if any(size != 1 and letter not in parts.new for letter, size in zip(over, bias.shape)):
+        raise einsum.NotDense("the bias of an EinsumDense differs along axes that its kernel does not make")
+    if any(size != sizes[letter] for letter, size in zip(over, bias.shape) if letter in parts.new) or not set(parts.new) <= set(over):
+        raise einsum.NotDense("the bias of an EinsumDense is one for several columns of its kernel")
+    return bias.reshape(-1)
 
 
 def _batch_norm(reading, layer) -> None:
@@ -225,18 +277,18 @@ def _permute(reading, layer) -> None:
     reading.emit_result("permute", [reading.x], {"dims": _ints(layer.dims)})
 
 
-def _spatial_pairs(value, rank: int) -> tuple[tuple[int, int], ...]:
+def spatial_pairs(value, rank: int) -> tuple[tuple[int, int], ...]:
     if rank == 1:
         value = [value if not isinstance(value[0], (list, tuple)) else value[0]]
     return (*((int(before), int(after)) for before, after in value), (0, 0))
 
 
 def _zero_padding(reading, layer) -> None:
-    reading.emit_result("pad", [reading.x], {"pads": _spatial_pairs(layer.padding, len(reading.shape) - 2)})
+    reading.emit_result("pad", [reading.x], {"pads": spatial_pairs(layer.padding, len(reading.shape) - 2)})
 
 
 def _cropping(reading, layer) -> None:
-    reading.emit_result("crop", [reading.x], {"crops": _spatial_pairs(layer.cropping, len(reading.shape) - 2)})
+    reading.emit_result("crop", [reading.x], {"crops": spatial_pairs(layer.cropping, len(reading.shape) - 2)})
 
 
 def _upsampling(reading, layer) -> None:
@@ -259,7 +311,7 @@ LAYER_RULES: dict[type, Rule] = {
     L.DepthwiseConv1D: _depthwise, L.DepthwiseConv2D: _depthwise,
     L.SeparableConv1D: _separable, L.SeparableConv2D: _separable,
     L.Conv1DTranspose: _transpose, L.Conv2DTranspose: _transpose,
-    L.Dense: _dense,
+    L.Dense: _dense, L.EinsumDense: _einsum_dense, L.TimeDistributed: time_distributed.rule,
     L.BatchNormalization: _batch_norm, L.Normalization: _normalization, L.Rescaling: _rescaling,
     **dict.fromkeys(functions.layer_classes(), _function), L.Activation: _activation, L.Softmax: _softmax,
     L.MaxPooling1D: _pool("max_pool"), L.MaxPooling2D: _pool("max_pool"),

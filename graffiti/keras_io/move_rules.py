@@ -34,15 +34,16 @@ def _rule(moves: Callable[[Any, Any], Sequence[Move]]) -> Rule:
 
 def emit(reading, value: str, moves: Sequence[Move], name: str) -> str:
     """The moves one after another; the last one is called ``name``."""
-    moves = [move for move in moves if not _stays(move)] or [("identity", {})]
+    moves = useful(moves) or [("identity", {})]
     for number, (op, attrs) in enumerate(moves, 1):
         value = reading.emit(op, [value], attrs, name=name if number == len(moves) else f"{name}/{op}{number}")
     return value
 
 
-def _stays(move: Move) -> bool:
-    op, attrs = move
-    return op == "slice" and all(each == WHOLE for each in attrs["slices"])
+def useful(moves: Sequence[Move]) -> list[Move]:
+    """Without slices of everything and permutations that keep the order."""
+    return [(op, attrs) for op, attrs in moves if not (
+        (op == "slice" and all(each == WHOLE for each in attrs["slices"])) or (op == "permute" and list(attrs["dims"]) == sorted(attrs["dims"])))]
 
 
 def _along(rank: int, axis: int, part: tuple[int, int | None, int]) -> Move:
@@ -52,6 +53,11 @@ def _along(rank: int, axis: int, part: tuple[int, int | None, int]) -> Move:
 
 def _take(axis: int, indices) -> Move:
     return "take", {"axis": axis, "indices": tuple(int(i) for i in indices)}
+
+
+def repeated(axis: int, size: int, factor: int) -> Move:
+    """Every index of an axis several times."""
+    return _take(axis, np.repeat(np.arange(size), factor))
 
 
 def _reshape(shape: Sequence[int | None]) -> Move:

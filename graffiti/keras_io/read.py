@@ -195,9 +195,10 @@ class Reading:
         """Shape of the first input."""
         return tuple(self.call.inputs[0].shape)
 
-    def weight(self, role: str, variable, name: str | None = None) -> str:
-        """A weight of the layer as a constant; every call of the layer reads the same one."""
-        return self.reader.constant(name or f"{self.path}/{role}", variable, key=(id(variable), role), layer=self.path)
+    def weight(self, role: str, variable, name: str | None = None, *, array=None) -> str:
+        """A weight of the layer as a constant; every call of the layer reads the same one. ``array``: its numbers in the shape that the graph takes."""
+        value = variable if array is None else array
+        return self.reader.constant(name or f"{self.path}/{role}", value, key=(id(variable), role), layer=self.path)
 
     def constant(self, role: str, value, name: str | None = None) -> str:
         """Numbers that are no weight of the layer."""

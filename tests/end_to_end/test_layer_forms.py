@@ -27,7 +27,20 @@ def _moves(i):
     }
 
 
-GROUPS = {"moves": _moves}
+def _dense(i):
+    line = L.Reshape((64, 4))(L.Conv2D(4, 1)(i))
+    film = L.Conv2D(4, 3, activation="relu")(i)[:, :, :, None]
+    film = K.transpose(L.Concatenate(axis=3)([film, L.Reshape((6, 6, 1, 4))(L.Conv2D(4, 3)(i))]), (0, 3, 1, 2, 4))
+    return {
+        "steps": L.TimeDistributed(L.Dense(3, activation="relu"))(line), "einsum": L.EinsumDense("abc,cd->abd", (64, 3), bias_axes="d")(line),
+        "heads": L.EinsumDense("abc,cde->adbe", (2, 64, 3), bias_axes="de")(line), "back": L.EinsumDense("abcd,cde->abe", (8, 5))(i),
+        "rows": L.TimeDistributed(L.Conv1D(3, 3, padding="causal", activation="relu"))(i),
+        "film": L.TimeDistributed(L.MaxPooling2D(2))(L.TimeDistributed(L.Conv2D(3, 3, 2, "same", activation="relu"))(film)),
+        "norm": L.TimeDistributed(L.BatchNormalization())(L.TimeDistributed(L.DepthwiseConv2D(3))(film)),
+    }
+
+
+GROUPS = {"moves": _moves, "dense": _dense}
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -15,7 +15,7 @@ from graffiti.keras_io.islands import IslandRunner
 from graffiti.keras_io.read import read, read_with_tensors
 
 L, K = keras.layers, keras.ops
-IMAGE, ROW, FLAT = (8, 9, 6), (12, 6), (10,)
+IMAGE, ROW, FLAT, FILM = (8, 9, 6), (12, 6), (10,), (3, 6, 4, 2)
 
 LAYERS = {  # name -> (layer, input shape, ops expected in the graph)
     "Conv2D": (lambda: L.Conv2D(4, 3, 2, "same", groups=2), IMAGE, "conv bias_add"),
@@ -67,6 +67,41 @@ LAYERS = {  # name -> (layer, input shape, ops expected in the graph)
     "SpatialDropout1D": (lambda: L.SpatialDropout1D(0.3), ROW, "dropout"), "GaussianDropout": (lambda: L.GaussianDropout(0.3), FLAT, "dropout"),
     "AlphaDropout": (lambda: L.AlphaDropout(0.3), FLAT, "dropout"), "GaussianNoise": (lambda: L.GaussianNoise(0.3), FLAT, "identity"),
     "ActivityRegularization": (lambda: L.ActivityRegularization(0.1), FLAT, "identity"), "Identity": (lambda: L.Identity(), FLAT, "identity"),
+    **{
+        f"EinsumDense {equation}": (lambda equation=equation, out=out, bias=bias: L.EinsumDense(equation, out, bias_axes=bias), shape, ops)
+        for equation, out, bias, shape, ops in (
+            ("abc,cd->abd", (12, 5), "d", ROW, "dense bias_add"), ("abc,cd->adb", (5, 12), None, ROW, "dense permute"),
+            ("...x,xy->...y", 5, "y", ROW, "dense bias_add"), ("abc,bd->adc", (5, 6), None, ROW, "permute dense permute"),
+            ("abc,cde->abde", (12, 3, 2), "de", ROW, "dense bias_add reshape"), ("abc,bcd->ad", (5,), "d", ROW, "reshape dense bias_add"),
+            ("abcd,cde->abe", (8, 5), "e", IMAGE, "reshape dense bias_add"), ("abc,cde->adbe", (3, 12, 2), "de", ROW, "dense bias_add reshape permute"),
+            ("abc,bc->a", (), None, ROW, "reshape dense reshape"), ("abc,cde->aebd", (2, 12, 3), None, ROW, "dense reshape permute"),
+            # no dense products
+            ("abc,bcd->abd", (12, 5), None, ROW, "island"), ("abc,cd->abd", (12, 5), "b", ROW, "island"), ("abc,cde->abde", (12, 3, 2), "e", ROW, "island"),
+        )
+    },
+    "EinsumDense softmax": (lambda: L.EinsumDense("abc,cde->abde", (12, 3, 2), activation="softmax"), ROW, "dense reshape softmax"),
+    **{
+        f"TimeDistributed {name}": (lambda make=make: L.TimeDistributed(make()), shape, ops)
+        for name, (make, shape, ops) in {
+            "Dense": (lambda: L.Dense(3, activation="relu"), ROW, "dense bias_add relu"), "Dense of images": (lambda: L.Dense(3), IMAGE, "dense bias_add"),
+            "Flatten": (lambda: L.Flatten(), IMAGE, "reshape"), "BatchNormalization": (lambda: L.BatchNormalization(), ROW, "batch_norm"),
+            "Conv1D": (lambda: L.Conv1D(4, 3, 2, "same"), IMAGE, "conv bias_add"), "Conv1D causal": (lambda: L.Conv1D(4, 3, padding="causal"), IMAGE, "pad conv bias_add"),
+            "DepthwiseConv1D": (lambda: L.DepthwiseConv1D(3, activation="relu"), IMAGE, "depthwise_conv bias_add relu"),
+            "SeparableConv1D": (lambda: L.SeparableConv1D(3, 2), IMAGE, "separable_conv bias_add"),
+            "MaxPooling1D": (lambda: L.MaxPooling1D(2, padding="same"), IMAGE, "max_pool"), "AveragePooling1D": (lambda: L.AveragePooling1D(3), IMAGE, "average_pool"),
+            "GlobalMaxPooling1D": (lambda: L.GlobalMaxPooling1D(), IMAGE, "global_max_pool"), "GlobalAveragePooling1D": (lambda: L.GlobalAveragePooling1D(), IMAGE, "mean"),
+            "Conv2D": (lambda: L.Conv2D(4, 3), FILM, "reshape pad conv bias_add reshape slice reshape"),
+            "Conv2D same": (lambda: L.Conv2D(4, 3, 2, "same", activation="relu"), FILM, "reshape pad reshape pad conv bias_add reshape slice reshape relu"),
+            "Conv2D dilated": (lambda: L.Conv2D(4, (3, 2), dilation_rate=2, padding="same"), FILM, "reshape pad reshape pad conv bias_add reshape slice reshape"),
+            "Conv2D 1x1": (lambda: L.Conv2D(4, 1), FILM, "reshape conv bias_add reshape"), "Conv2D sparse": (lambda: L.Conv2D(4, 2, 3), FILM, "reshape conv bias_add reshape"),
+            "DepthwiseConv2D": (lambda: L.DepthwiseConv2D(3, padding="same"), FILM, "reshape pad reshape pad depthwise_conv bias_add reshape slice reshape"),
+            "MaxPooling2D": (lambda: L.MaxPooling2D(2), FILM, "reshape max_pool reshape"), "MaxPooling2D odd": (lambda: L.MaxPooling2D(3, 2), FILM, "reshape pad max_pool reshape slice reshape"),
+            "AveragePooling2D": (lambda: L.AveragePooling2D((4, 2)), FILM, "reshape pad reshape average_pool reshape slice reshape"),
+            "GlobalAveragePooling2D": (lambda: L.GlobalAveragePooling2D(), FILM, "mean"), "ZeroPadding2D": (lambda: L.ZeroPadding2D((1, 2)), FILM, "pad"),
+            "Cropping1D": (lambda: L.Cropping1D((1, 2)), IMAGE, "crop"), "UpSampling2D": (lambda: L.UpSampling2D((1, 2)), FILM, "take"),
+            "Permute": (lambda: L.Permute((2, 1)), IMAGE, "permute"), "MaxPooling2D same": (lambda: L.MaxPooling2D(3, 2, "same"), FILM, "island"), "LSTM": (lambda: L.LSTM(3), IMAGE, "island"),
+        }.items()
+    },
     # islands, each with a reason
     "PReLU": (lambda: L.PReLU(), FLAT, "island"), "LayerNormalization": (lambda: L.LayerNormalization(), ROW, "island"),
     "LSTM": (lambda: L.LSTM(3), ROW, "island"), "UpSampling2D bilinear": (lambda: L.UpSampling2D(2, interpolation="bilinear"), IMAGE, "island"),
