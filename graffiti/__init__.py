@@ -8,7 +8,6 @@ import keras as _keras  # noqa: F401 - Keras first: importing tensorflow_model_o
 
 from graffiti import callbacks, layers, quantizers, recipes, schemes, targets, tfmot
 from graffiti.api import calibrate, quantize, to_integer
-from graffiti.certificate import VerificationReport
 from graffiti.config import QuantizerSpec, ReportLine, Rule, Scheme
 from graffiti.cost import cost
 from graffiti.html_report import report
@@ -21,7 +20,7 @@ from graffiti.reports import QuantizationReport
 from graffiti.targets import TargetError, TargetProfile
 from graffiti.training_config import TensorSpec, TrainingScheme
 from graffiti.transforms.lower.prove_accumulators import AccumulatorOverflow
-from graffiti.verification import verify
+from graffiti.verification import VerificationReport, verify
 
 __version__ = "0.1.0"
 

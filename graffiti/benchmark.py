@@ -15,20 +15,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from graffiti import executors
+from graffiti.executors.executor import Call
 from graffiti.graph import interpreter as reference
 from graffiti.graph.ir import Graph
 from graffiti.runtime.runner import Runner
+from graffiti.verification.values import SOFTMAX, SOFTMAX_ERROR, Values
 
-EXPORTED = ("litert", "onnx")   # engines that run the graph's own export
+EXPORTED = tuple(name for name, row in executors.EXECUTORS.items() if row.timed is not None)  # engines that run the graph's own export
 DIFFERS = "its answer differs"  # in the reason of an engine that is not timed for that
-_SOFTMAX_ERROR = 1e-5           # softmax is float on every engine; everything else is compared with ==
-
-Call = Callable[[], Any]
 
 
 # ---- timing ------------------------------------------------------------------------------------------------------------
@@ -114,44 +114,6 @@ def litert_file(path: str, batch: int, threads: int) -> Call:
     return call
 
 
-def litert_graph(graph: Graph, images: list[np.ndarray], threads: int) -> Call:
-    """The graph exported to LiteRT, float in and out, on the same inputs."""
-    from graffiti.export.litert.exporter import LiteRTExporter
-    from graffiti.export.litert.runner import interpreter
-
-    if any(graph.format(name) is not None for name in (*graph.inputs, *graph.outputs)):
-        raise ValueError("only graphs with float inputs and outputs are timed in LiteRT")
-    engine = interpreter(LiteRTExporter().program(graph).data, "xnnpack", threads)
-    details = engine.get_input_details()
-    for detail, array in zip(details, images, strict=True):
-        engine.resize_tensor_input(detail["index"], array.shape)
-    engine.allocate_tensors()
-    outputs = [detail["index"] for detail in engine.get_output_details()]
-
-    def call():
-        for detail, array in zip(details, images):
-            engine.set_tensor(detail["index"], array)
-        engine.invoke()
-        return [engine.get_tensor(index) for index in outputs]
-
-    return call
-
-
-def onnx_graph(graph: Graph, images: list[np.ndarray], threads: int) -> Call:
-    """The graph exported to ONNX, in ONNX Runtime with all its optimizations, on the same inputs."""
-    import onnxruntime
-
-    from graffiti.export.onnx.exporter import OnnxExporter
-    from graffiti.export.onnx.harness import session_options
-
-    built = OnnxExporter().build(graph)
-    options = session_options(optimize=True)
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(built.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    feed = dict(zip(graph.inputs, images))
-    return lambda: session.run(built.outputs, feed)
-
-
 def keras_float(path: str, images: list[np.ndarray], threads: int) -> Call:
     """A float32 Keras model inside a ``tf.function``, on the same inputs."""
     import keras
@@ -163,11 +125,6 @@ def keras_float(path: str, images: list[np.ndarray], threads: int) -> Call:
     tensors = [tf.constant(image) for image in images]
     function = tf.function(lambda *x: model(x[0] if len(x) == 1 else list(x), training=False))
     return lambda: [np.asarray(out) for out in tf.nest.flatten(function(*tensors))]
-
-
-_GRAPH_ENGINES: dict[str, tuple[str, Callable[[Graph, list[np.ndarray], int], Call]]] = {
-    "litert": ("LiteRT", litert_graph), "onnx": ("ONNX Runtime", onnx_graph),
-}
 
 
 # ---- a network ---------------------------------------------------------------------------------------------------------
@@ -197,13 +154,13 @@ def network(
         expected = runner.run(images)
         functions: dict[str, Call] = {"graffiti": functools.partial(runner.run, images)}
         for engine in engines:
-            name, make = _GRAPH_ENGINES[engine]
+            name = executors.EXECUTORS[engine].title
             try:
-                call = make(graph, images, threads)
-                difference = _difference(graph, expected, call())
-            except (ImportError, ValueError, RuntimeError) as error:
-                skipped[name] = " ".join(str(error).split())
+                call = executors.EXECUTORS[engine].call(graph, images, threads)
+            except executors.Unavailable as why:
+                skipped[name] = str(why)
                 continue
+            difference = _difference(graph, expected, call())
             if difference:
                 skipped[name] = f"{DIFFERS}: {difference}"
             else:
@@ -225,13 +182,12 @@ def network(
 
 def _difference(graph: Graph, expected: Sequence[np.ndarray], got: Sequence[np.ndarray]) -> str:
     """What differs, in words; nothing where all is equal (softmax: to the last bits)."""
-    producers = graph.producers()
+    kinds = Values.of(graph).kinds
     for name, a, b in zip(graph.outputs, expected, got):
         a, b = np.asarray(a), np.asarray(b)
         if a.shape != b.shape:
             return f"output {name} has the shape {b.shape}, expected {a.shape}"
-        soft = name in producers and producers[name].op == "softmax"
-        wrong = np.abs(a.astype(np.float64) - b) > _SOFTMAX_ERROR if soft else a != b
+        wrong = np.abs(a.astype(np.float64) - b) > SOFTMAX_ERROR if kinds[name] == SOFTMAX else a != b
         if wrong.any():
             return f"{int(wrong.sum())} of {wrong.size} values of output {name}"
     return ""

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from graffiti import files, interface
-from graffiti.graph import interpreter, printer
+from graffiti import executors, files, interface
+from graffiti.graph import printer
 from graffiti.graph.ir import Graph
 from graffiti.graph.verify import verify_graph
 
@@ -59,8 +59,8 @@ class IntegerGraph:
             batch_size: images handed to the executor at once; batches of a dataset stay as they are.
             threads: cores to use; all by default (native engine only).
             tier: ``auto``, ``scalar``, ``avx2`` or ``avx512vnni`` (native engine only).
-            engine: ``native`` (the program runner), ``python`` (TensorFlow without native code), ``reference`` (numpy),
-                or ``auto``: what ``GRAFFITI_OPS`` says, native where it is built.
+            engine: ``native`` (the program runner), ``ops`` (TensorFlow with native ops), ``python`` (TensorFlow without
+                native code), ``reference`` (numpy), or ``auto``: what ``GRAFFITI_OPS`` says, native where it is built.
 
         Returns:
             float32 arrays in the structure that the Keras model returns: one array, a list or a dict.
@@ -127,20 +127,13 @@ class IntegerGraph:
             engine = self._default_engine()
         key = (engine, tier, threads)
         if key not in self._runners:
-            if engine == "native":
-                from graffiti.runtime.runner import Runner
-
-                runner = Runner(self.graph, tier=tier, threads=threads, island=self._island())
-                self._runners[key] = runner.run
-            elif engine == "python":
-                from graffiti.runtime_tf import TensorFlowExecutor
-
-                self._runners[key] = TensorFlowExecutor(self.graph, ops="python", island=self._island()).run
-            elif engine == "reference":
-                island = self._island()
-                self._runners[key] = lambda batch: interpreter.run(self.graph, batch, island=island)
-            else:
-                raise ValueError(f"an engine is auto, native, python or reference, got {engine!r}")
+            engines = {name: row for name, row in executors.EXECUTORS.items() if row.predicts}
+            row = executors.known("an engine is auto or one of", engines, engine)
+            option = tier if row.options and tier != "auto" else ""
+            try:
+                self._runners[key] = row.run(self.graph, self.island(), option, threads).run
+            except executors.Unavailable as error:
+                raise (error.__cause__ or ValueError(str(error))) from None
         return self._runners[key]
 
     @staticmethod
@@ -158,8 +151,8 @@ class IntegerGraph:
             return "python"
         return "native"
 
-    def _island(self):
-        """The function that computes Keras layers left in float; ``None`` where the graph has none."""
+    def island(self):
+        """A function that computes Keras layers left in float, with a state of its own; ``None`` where the graph has none."""
         if not any(node.op == "island" for node in self.graph.nodes):
             return None
         from graffiti.keras_io.islands import IslandRunner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import random_graphs
 
 import graffiti
-from graffiti import benchmark
+from graffiti import benchmark, executors
 
 
 def test_seconds_takes_turns():
@@ -30,19 +31,21 @@ def test_inputs_reach_the_whole_range():
 def test_an_engine_that_answers_otherwise_is_not_timed(engine, monkeypatch):
     pytest.importorskip({"litert": "ai_edge_litert", "onnx": "onnxruntime"}[engine])
     graph = random_graphs.small_network()
-    name, make = benchmark._GRAPH_ENGINES[engine]
+    row = executors.EXECUTORS[engine]
+    name = row.title
     rows, skipped = benchmark.network(graph, threads=1, batches=[2], rounds=1, engines=[engine])
     assert not skipped and f"{name} / graffiti" in rows[0]
-    monkeypatch.setitem(benchmark._GRAPH_ENGINES, engine, (name, lambda *args: lambda: [np.asarray(out) + 1 for out in make(*args)()]))
+    off_by_one = dataclasses.replace(row, timed=lambda *args: lambda: [np.asarray(out) + 1 for out in row.timed(*args)()])
+    monkeypatch.setitem(executors.EXECUTORS, engine, off_by_one)
     rows, skipped = benchmark.network(graph, threads=1, batches=[2], rounds=1, engines=[engine])
     assert skipped == {name: f"{benchmark.DIFFERS}: 20 of 20 values of output logits"} and set(rows[0]) == {"threads", "batch", "graffiti ms"}
 
 
 def test_an_engine_that_is_not_installed_is_said_to_be(monkeypatch):
     def absent(*args):
-        raise ImportError("no such engine")
+        raise executors.Unavailable("no such engine")
 
-    monkeypatch.setitem(benchmark._GRAPH_ENGINES, "onnx", ("ONNX Runtime", absent))
+    monkeypatch.setitem(executors.EXECUTORS, "onnx", dataclasses.replace(executors.EXECUTORS["onnx"], packages=(), timed=absent))
     assert benchmark.network(random_graphs.small_network(), threads=1, batches=[1], rounds=1, engines=["onnx"])[1] == {"ONNX Runtime": "no such engine"}
 
 

@@ -27,6 +27,12 @@ RULES: dict[str, set[str]] = {
     "export": {"graph", "numerics", "files", "documents", "targets"},
     "runtime": {"graph", "numerics", "ops"},
     "ops": {"numerics"},
+    "runtime_tf": {"graph", "numerics", "files", "ops", "runtime"},
+    "executors": {"graph", "numerics", "export", "ops", "runtime", "runtime_tf"},
+    "interface": {"graph"},
+    "integer_graph": {"executors", "export", "files", "graph", "interface", "keras_io", "ops", "runtime", "targets"},
+    "verification": {"executors", "files", "graph", "integer_graph", "interface", "keras_io", "numerics"},
+    "benchmark": {"executors", "export", "graph", "integer_graph", "runtime", "verification"},
     "quantizers": {"ops", "numerics"},
     "layers": {"quantizers", "ops", "numerics", "graph"},  # graph.functions: the table of activation functions
     "calibration": {"layers", "quantizers", "ops", "numerics", "config", "keras_io"},  # keras_io.compat: the walk over calls
@@ -34,7 +40,8 @@ RULES: dict[str, set[str]] = {
     "low_bit": {  # keras_io.compat again, and calibration.data: what users pass as data
         "ops", "numerics", "quantizers", "keras_io", "calibration", "config", "schemes", "training_config", "reports", "files", "optimizers"},
 }
-PLAIN = ("numerics", "graph", "transforms", "export", "runtime", "config", "schemes", "training_config", "training_schemes", "files", "documents", "targets")  # neither TensorFlow nor Keras
+PLAIN = ("numerics", "graph", "transforms", "export", "runtime", "executors", "interface", "config", "schemes",
+         "training_config", "training_schemes", "files", "documents", "targets")  # neither TensorFlow nor Keras
 FORBIDDEN_EVERYWHERE = ("tensorflow.keras", "keras.src")
 
 

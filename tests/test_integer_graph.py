@@ -170,7 +170,7 @@ def test_wrong_inputs_are_one_sentence(net, two, engine):
 
 def test_bad_options(net):
     _, ig, images = net
-    for options, message in (({"engine": "tpu"}, "an engine is auto, native, python or reference, got 'tpu'"), ({"batch_size": 0}, "batch_size is a whole number"), ({"batch_size": -3}, "at least 1, got -3")):
+    for options, message in (({"engine": "tpu"}, "an engine is auto or one of reference, native, ops, python, got 'tpu'"), ({"batch_size": 0}, "batch_size is a whole number"), ({"batch_size": -3}, "at least 1, got -3")):
         with pytest.raises(ValueError, match=message):
             ig.predict(images, **{"engine": "reference", **options})
     with pytest.raises(ValueError, match="of stage 'integer', got 'float'; use graffiti.to_integer"):

@@ -8,6 +8,7 @@ import os
 import pathlib
 import tempfile
 
+from graffiti import executors
 from graffiti.cli import common
 
 HELP = "time the native runner beside the float model, LiteRT and ONNX Runtime; the answers are compared first"
@@ -18,7 +19,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a .graffiti file or a quantized .keras file")
     parser.add_argument("--keras", help="the float .keras or .h5 file to run beside it, in a tf.function")
     parser.add_argument("--tflite", help="a .tflite file of somebody else to run beside it, int8 or float in and out")
-    parser.add_argument("--engines", default="litert,onnx", help="comma-separated: what the graph itself is exported to and run in, where installed: litert, onnx; none for neither")
+    timed = [name for name, row in executors.EXECUTORS.items() if row.timed is not None]
+    parser.add_argument(
+        "--engines", default=",".join(timed),
+        help=f"comma-separated: what the graph itself is exported to and run in, where installed: {', '.join(timed)}; none for neither")
     parser.add_argument("--batches", type=common.positive_list, default=[1, 32], help="batch sizes, comma-separated; default: 1,32")
     parser.add_argument("--threads", type=common.positive_list, default=[1], help="thread counts, comma-separated, each in a process of its own, pinned; default: 1")
     parser.add_argument("--rounds", type=common.positive, default=15, help="timed rounds, the engines take turns in each; default: 15")

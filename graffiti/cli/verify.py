@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 
+from graffiti import executors
 from graffiti.cli import common
 
 HELP = "compare the Keras model and every executor, tensor by tensor"
@@ -16,7 +17,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a quantized .keras file, or a .graffiti file (then the executors only)")
     parser.add_argument("--graph", help="a .graffiti file lowered from the model; lowered anew by default")
     common.add_data(parser, "--data", "inputs")
-    parser.add_argument("--targets", default="reference,native,python", help="comma-separated: reference, native, ops, python, c, litert, onnx, qonnx, ... (an unknown one lists all)")
+    parser.add_argument(
+        "--targets", default="reference,native,python",
+        help=f"comma-separated: {', '.join(executors.EXECUTORS)}, ... (an unknown one lists all)")
     parser.add_argument("--out", "--report", dest="out", help="also write the certificate to this file: .json, or .txt for its text form")
     parser.add_argument("--timestamp", action="store_true", help="write the time (UTC) into the certificate")
     parser.add_argument("--overwrite", action="store_true", help="replace the certificate where it exists")

@@ -11,11 +11,10 @@ import keras
 from graffiti import files, interface
 from graffiti.api import to_integer
 from graffiti.callbacks import ThresholdHistory
-from graffiti.certificate import VerificationReport
 from graffiti.cost import cost
 from graffiti.html_report import measures, page
 from graffiti.keras_io.read import read
-from graffiti.verification import verify
+from graffiti.verification import VerificationReport, verify
 
 TENSOR_EXAMPLES = 64  # for histograms, SQNR and cosine
 SENSITIVITY_EXAMPLES = 16
@@ -61,7 +60,7 @@ def report(
     if classes is not None and len(ig.graph.outputs) != 1:
         raise ValueError(f"labels are for a classifier with one output, and {q.name!r} has {len(ig.graph.outputs)}; leave them out")
     graph = read(q)
-    island = ig._island()
+    island = ig.island()
     if verification is None:
         verification = verify(q, ig, arrays, progress=progress)
     elif verification.digest != ig.digest():

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from graffiti.callbacks import ThresholdHistory
-from graffiti.certificate import VerificationReport
 from graffiti.cost import Cost
 from graffiti.html_report import charts
 from graffiti.html_report.measures import QuantizerRow, Sensitivity
+from graffiti.verification.certificate import VerificationReport
 
 MOST_BARS = 40
 

@@ -38,6 +38,13 @@ def round_at(x: tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:
 
 
 @tf.custom_gradient
+def one_zero(x: tf.Tensor) -> tf.Tensor:
+    """``x`` with 0 in the place of -0, which no code has: what a layer left in float gets is the integer graph's bit for bit.
+    The gradient passes through."""
+    return tf.where(x == 0.0, tf.zeros_like(x), x), lambda upstream: upstream
+
+
+@tf.custom_gradient
 def round_to_odd(x: tf.Tensor) -> tf.Tensor:
     """float64 → float32 by truncation, with the last bit set where anything was cut.
 

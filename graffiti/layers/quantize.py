@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from graffiti import quantizers
+from graffiti.layers import exact
 
 
 @keras.saving.register_keras_serializable(package="graffiti")
@@ -45,12 +46,12 @@ class Quantize(keras.layers.Layer):
         if not self.quantizer.built:
             self.quantizer.build(input_shape)
 
-    def call(self, x, node: str | None = None):
-        """Fake-quantize ``x``; ``node`` only says which node of the graph this call is."""
-        x = tf.cast(x, tf.float32)  # uint8 images come in as they are
-        return self.quantizer(x), tf.stop_gradient(self.quantizer.exponent())
+    def call(self, x, node: str | None = None, training: bool | None = None):
+        """Fake-quantize ``x``; ``node`` only says which node of the graph this call is. At inference a zero has no sign, like its code."""
+        x = self.quantizer(tf.cast(x, tf.float32))  # uint8 images come in as they are
+        return x if training else exact.one_zero(x), tf.stop_gradient(self.quantizer.exponent())
 
-    def compute_output_spec(self, x, node: str | None = None):
+    def compute_output_spec(self, x, node: str | None = None, training: bool | None = None):
         """Two float32 tensors."""
         channels = () if self.quantizer.channel_axis is None else tuple(self.quantizer.log2_threshold.shape)
         return keras.KerasTensor(x.shape, "float32"), keras.KerasTensor(channels, "float32")

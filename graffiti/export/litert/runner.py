@@ -38,6 +38,10 @@ def interpreter(data: bytes, runtime: str = "xnnpack", threads: int = 1):
     return Interpreter(model_content=data, experimental_op_resolver_type=resolver, num_threads=threads)
 
 
+class NotTaken(RuntimeError):
+    """A runtime lacks an operator or a type that a file needs."""
+
+
 ARENA = 1 << 26  # bytes beside ten times the file, for the tensors of one example
 
 
@@ -49,7 +53,7 @@ class MicroInterpreter:
 
     Raises:
         ImportError: where ``tflite-micro`` is not installed.
-        RuntimeError: where it does not take the file.
+        NotTaken: where it does not take the file.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -60,7 +64,7 @@ class MicroInterpreter:
         try:
             self._interpreter = runtime.Interpreter.from_bytes(data, arena_size=10 * len(data) + ARENA)
         except RuntimeError as error:
-            raise RuntimeError(
+            raise NotTaken(
                 "LiteRT for Microcontrollers does not take the file: it lacks an operator or a type, named on standard error; keep what needs it out of the network") from error
         described = interpreter(data, "builtin")
         self._input_details, self._output_details = described.get_input_details(), described.get_output_details()

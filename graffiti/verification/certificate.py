@@ -39,20 +39,77 @@ class TensorResult:
 
     def add(self, expected: np.ndarray, got: np.ndarray, first_example: int) -> None:
         """Compare one batch."""
-        if expected.shape != got.shape:
-            raise ValueError(f"{self.target}: tensor {self.tensor!r} has shape {got.shape}, the reference {expected.shape}")
+        _check_shapes(self.target, self.tensor, expected, got)
         self.compared += expected.size
         unequal = np.not_equal(expected, got)
         count = int(np.count_nonzero(unequal))
         if count:
             self.unequal += count
             difference = np.abs(expected.astype(np.float64) - got.astype(np.float64))
-            self.worst = max(self.worst, math.ceil(float(np.nanmax(np.where(np.isnan(difference), np.inf, difference)))) if
-                             np.isfinite(difference).all() else 2**31)
+            self.worst = max(self.worst, math.ceil(difference.max()) if np.isfinite(difference).all() else 2**31)
             for index in np.argwhere(unequal)[: MAX_OFFENDERS - len(self.offenders)]:
                 place = (int(index[0]) + first_example, *map(int, index[1:]))
                 value = float(got[tuple(index)])
                 self.offenders.append((place, int(expected[tuple(index)]), int(value) if value.is_integer() else value))
+
+
+@dataclasses.dataclass
+class FloatResult:
+    """The comparison of one output that is computed in float, on one target.
+
+    Attributes:
+        target: as in ``TensorResult``.
+        output: the output's name in the integer graph.
+        limit: how far a value may lie off; 0 behind layers left in float, a few last bits for a softmax of equal codes.
+        compared: how many values were compared.
+        unequal: how many lie farther off than ``limit``.
+        worst: the largest difference; infinite where only one side is a number.
+        offenders: the first few as ``(index, expected, got)``.
+    """
+
+    target: str
+    output: str
+    limit: float = 0.0
+    compared: int = 0
+    unequal: int = 0
+    worst: float = 0.0
+    offenders: list[tuple[tuple[int, ...], float, float]] = dataclasses.field(default_factory=list)
+
+    def add(self, expected: np.ndarray, got: np.ndarray, first_example: int) -> None:
+        """Compare one batch.
+
+        Args:
+            expected, got: reals or integers.
+            first_example: number of the batch's first example.
+        """
+        expected, got = np.asarray(expected), np.asarray(got)
+        _check_shapes(self.target, self.output, expected, got)
+        self.compared += expected.size
+        a, b = expected.astype(np.float64), got.astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            difference = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+        difference = np.where(np.isnan(difference), np.inf, difference)  # one side is no number
+        self.worst = max(self.worst, float(difference.max(initial=0.0)))
+        wrong = np.argwhere(difference > self.limit)
+        self.unequal += len(wrong)
+        for index in map(tuple, wrong[: MAX_OFFENDERS - len(self.offenders)]):
+            place = (int(index[0]) + first_example, *map(int, index[1:]))
+            self.offenders.append((place, float(a[index]), float(b[index])))
+
+    @property
+    def what(self) -> str:
+        """What computes the output."""
+        return "a softmax in float" if self.limit else "computed by layers left in float"
+
+
+def _check_shapes(target: str, tensor: str, expected: np.ndarray, got: np.ndarray) -> None:
+    if expected.shape != got.shape:
+        raise ValueError(f"{target}: tensor {tensor!r} has shape {got.shape}, the reference {expected.shape}")
+
+
+def _with_places(result: dict[str, Any]) -> dict[str, Any]:
+    """A result as JSON has it, with tuples where it has lists."""
+    return {**result, "offenders": [(tuple(place), expected, got) for place, expected, got in result["offenders"]]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +147,9 @@ class VerificationReport:
         formats: ``weights`` / ``activations`` / ``accumulators`` → format → number of tensors.
         environment: versions, machine, CPU tiers.
         timestamp: as given; empty unless asked for, so that equal runs give equal files.
+        floats: one ``FloatResult`` per target and output that is computed in float: a softmax of codes, or layers left in float.
+        by_codes: target → outputs that it does not compute: all codes that they are made of were compared, the scale, moves or
+            softmax behind them are not part of it.
     """
 
     model: str
@@ -106,21 +166,28 @@ class VerificationReport:
     formats: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
     environment: dict[str, Any] = dataclasses.field(default_factory=dict)
     timestamp: str = ""
+    floats: list[FloatResult] = dataclasses.field(default_factory=list)
+    by_codes: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def everything(self) -> list[TensorResult | FloatResult]:
+        """All comparisons."""
+        return [*self.results, *self.floats]
 
     @property
     def mismatches(self) -> int:
-        """Unequal integers over all targets and tensors."""
-        return sum(result.unequal for result in self.results)
+        """Unequal integers over all targets and tensors, and values of float outputs that lie farther off than their limit."""
+        return sum(result.unequal for result in self.everything)
 
     @property
     def compared(self) -> int:
-        """Compared integers over all targets and tensors."""
-        return sum(result.compared for result in self.results)
+        """Compared values over all targets and tensors."""
+        return sum(result.compared for result in self.everything)
 
     @property
     def targets(self) -> list[str]:
         """The targets that were compared, in order."""
-        return list(dict.fromkeys(result.target for result in self.results))
+        return list(dict.fromkeys(result.target for result in self.everything))
 
     @property
     def ok(self) -> bool:
@@ -133,18 +200,19 @@ class VerificationReport:
         if self.ok:
             return "equal"
         kept = all(count >= TOP1_SHARE * self.examples for count in self.top1.values())
-        bounded = self.compared > 0 and not self.skipped and kept and all(self._within(result) for result in self.results)
+        bounded = self.compared > 0 and not self.skipped and kept and all(map(self._within, self.everything))
         return "bounded" if bounded else "failed"
 
-    def _within(self, result: TensorResult) -> bool:
+    def _within(self, result: TensorResult | FloatResult) -> bool:
         """Whether a tensor differs no more than stated; a real output is as good as the codes that it is made of."""
         if not result.unequal:
             return True
+        name = result.tensor if isinstance(result, TensorResult) else result.output
         steps = {bound.tensor: bound.steps for bound in self.bounds if bound.target == result.target}
-        codes = [code for code in self.ends.get(result.tensor, []) if code != result.tensor]
+        codes = [code for code in self.ends.get(name, []) if code != name]
         if codes:
             return any(code in steps for code in codes)
-        return result.worst <= steps.get(result.tensor, 0)
+        return result.worst <= steps.get(name, 0)
 
     def to_config(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -153,6 +221,7 @@ class VerificationReport:
             "environment": self.environment, "formats": self.formats, "examples": self.examples, "compared": self.compared,
             "mismatches": self.mismatches, "ok": self.ok, "verdict": self.verdict, "skipped": self.skipped, "top1": self.top1, "ends": self.ends,
             "bounds": [dataclasses.asdict(bound) for bound in self.bounds], "results": [dataclasses.asdict(result) for result in self.results],
+            "floats": [dataclasses.asdict(result) for result in self.floats], "by_codes": self.by_codes,
             "inputs": {str(example): values for example, values in self.inputs.items()},
         }
 
@@ -164,11 +233,13 @@ class VerificationReport:
             ValueError: where this is no certificate, or its counts are not those of its results.
         """
         try:
-            results = [TensorResult(**{**r, "offenders": [(tuple(i), e, g) for i, e, g in r["offenders"]]}) for r in config["results"]]
+            results = [TensorResult(**_with_places(result)) for result in config["results"]]
+            floats = [FloatResult(**_with_places(result)) for result in config.get("floats", ())]
             report = cls(
                 config["model"], config["sha256"], config["examples"], results, dict(config["skipped"]), [Bound(**b) for b in config["bounds"]],
                 config["ends"], config["top1"], {int(example): values for example, values in config["inputs"].items()}, config["model_sha256"],
-                config["data_sha256"], config["formats"], config["environment"], config["timestamp"])
+                config["data_sha256"], config["formats"], config["environment"], config["timestamp"], floats,
+                dict(config.get("by_codes", {})))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"this is no certificate of graffiti.verify: {type(error).__name__} {error}") from error
         for key in ("compared", "mismatches", "ok", "verdict"):
@@ -205,15 +276,36 @@ class VerificationReport:
             of_target = [result for result in self.results if result.target == target]
             lines.append(
                 f"{target:<20} {len(of_target):>8} {sum(r.compared for r in of_target):>18,} "
-                f"{sum(r.unequal for r in of_target):>9,} {max(r.worst for r in of_target):>6}"
+                f"{sum(r.unequal for r in of_target):>9,} {max((r.worst for r in of_target), default=0):>6}"
                 + (f" {self.top1[target]:>11,}" if target in self.top1 else "")
             )
         lines += [f"{target:<20} skipped: {why}" for target, why in self.skipped.items()]
         for result in (r for r in self.results if r.unequal):
             lines.append(f"  {result.target} {result.tensor}: {result.unequal} of {result.compared} differ, at most {result.worst} steps")
             lines += [f"    at {place}: expected {expected}, got {got}" for place, expected, got in result.offenders]
+        lines += self._float_lines()
         lines += [f"  {b.target} {b.tensor}: may differ by {b.steps} step{'s' * (b.steps != 1)} for some input: {b.why}" for b in self.bounds]
-        failure = f"{self.mismatches} unequal integers, {len(self.skipped)} targets skipped" if self.compared else "nothing was compared"
+        in_float = sum(result.unequal for result in self.floats)
+        failure = f"{self.mismatches - in_float} unequal integers, {len(self.skipped)} targets skipped" if self.compared else "nothing was compared"
+        failure += f", {in_float} unequal values of outputs computed in float" if in_float else ""
         endings = {"equal": "all integers agree", "bounded": f"{self.mismatches} unequal integers, all within the stated bounds", "failed": f"NOT proven: {failure}"}
         lines.append(endings[self.verdict])
         return "\n".join(lines)
+
+    def _float_lines(self) -> list[str]:
+        """The outputs that are computed in float: each difference, and a line for an output where there is none."""
+        lines = []
+        for result in (r for r in self.floats if r.unequal):
+            lines.append(
+                f"  {result.target} {result.output}: {result.what}, {result.unequal} of {result.compared} values differ, at most by {result.worst:.6g}")
+            lines += [f"    at {place}: expected {expected}, got {got}" for place, expected, got in result.offenders]
+        for output in dict.fromkeys(result.output for result in self.floats):
+            equal = [result for result in self.floats if result.output == output and not result.unequal]
+            if equal:
+                widest = max(equal, key=lambda result: result.worst)
+                apart = f"at most {widest.worst:.2g} apart ({widest.target})" if widest.worst else "equal"
+                lines.append(f"  {output}: {widest.what}, {widest.compared} values on {len(equal)} targets, {apart}")
+        for output in dict.fromkeys(output for outputs in self.by_codes.values() for output in outputs):
+            targets = [target for target, outputs in self.by_codes.items() if output in outputs]
+            lines.append(f"  {output}: not computed by {', '.join(targets)}; all codes that it is made of were compared")
+        return lines

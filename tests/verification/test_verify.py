@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import types
 
 import keras
 import numpy as np
@@ -10,11 +12,12 @@ import pytest
 import zoo
 
 import graffiti
-from graffiti import certificate, verification
-from graffiti.certificate import Bound, TensorResult, VerificationReport
+from graffiti import executors
 from graffiti.graph import interpreter
 from graffiti.numerics.formats import QFormat
 from graffiti.runtime import library
+from graffiti.verification import certificate, provenance, values
+from graffiti.verification.certificate import Bound, TensorResult, VerificationReport
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +31,14 @@ def tampered(ig, name, change):
     graph = ig.graph.copy()
     graph.constants[name] = change(graph.constants[name].copy())
     return graffiti.IntegerGraph(graph)
+
+
+def replace(monkeypatch, make):
+    """``make(graph)`` in the place of the executor ``python``: a function from a batch to tensors by name."""
+    def start(graph, island, option, threads):
+        return types.SimpleNamespace(run_all=make(graph))
+
+    monkeypatch.setitem(executors.EXECUTORS, "python", dataclasses.replace(executors.EXECUTORS["python"], start=start))
 
 
 # ---- what is right -------------------------------------------------------------------------------------------------------
@@ -103,17 +114,17 @@ def test_one_wrong_integer_in_one_batch_of_one_target(net, monkeypatch):
     name = next(node.name for node in ig.graph.nodes if node.op == "requantize")
     calls = []
 
-    def off_by_one(graph, option):
+    def off_by_one(graph):
         def run(batch):
             calls.append(len(batch[0]))
-            values = interpreter.run(graph.graph, batch, values=True)
+            values = interpreter.run(graph, batch, values=True)
             if len(calls) == 2:
                 values[name] = values[name].copy()
                 values[name][2, 1, 0, 3] ^= 1
             return values
-        return {"python": run}
+        return run
 
-    monkeypatch.setitem(verification._TARGETS, "python", off_by_one)
+    replace(monkeypatch, off_by_one)
     report = graffiti.verify(None, ig, images, ["python"], batch_size=5, progress=False)
     assert calls == [5, 5, 2] and report.mismatches == 1
     (wrong,) = [r for r in report.results if r.unequal]
@@ -124,13 +135,11 @@ def test_a_changed_float_at_the_border_is_found():
     result = TensorResult("native", "y")
     format = QFormat(8, True, -3)
     expected, got = np.float32([0.5, 1.0]), np.float32([0.5, np.nextafter(np.float32(1), np.float32(2))])
-    graph = type("G", (), {"format": lambda self, name: None})()
-    result.add(*verification._comparable(graph, "y", expected, got, "native"), 0)
+    result.add(*values.comparable(None, expected, got), 0)
     assert (result.unequal, result.worst) == (1, 1)
-    graph = type("G", (), {"format": lambda self, name: format})()
     for value, unequal in ((0.125 * 3, 0), (0.125 * 3 + 1e-4, 1), (np.nan, 1), (np.inf, 1)):
         result = TensorResult("keras", "y")
-        result.add(*verification._comparable(graph, "y", np.int8([3]), np.float32([value]), "keras"), 0)
+        result.add(*values.comparable(format, np.int8([3]), np.float32([value]), keras=True), 0)
         assert result.unequal == unequal
         str(VerificationReport("m", "d", 1, [result]))  # offenders that are no integers print, too
     with pytest.raises(ValueError, match=r"tensor 'y' has shape \(2,\), the reference \(1,\)"):
@@ -165,7 +174,7 @@ def test_nothing_compared_is_not_proven(net):
 def test_a_target_without_the_outputs_is_not_proven(net, monkeypatch):
     _, ig, images = net
     first = ig.graph.nodes[0].name
-    monkeypatch.setitem(verification._TARGETS, "python", lambda graph, option: {"python": lambda batch: {first: interpreter.run(graph.graph, batch, values=True)[first]}})
+    replace(monkeypatch, lambda graph: lambda batch: {first: interpreter.run(graph, batch, values=True)[first]})
     report = graffiti.verify(None, ig, images, ["python"], progress=False)
     assert report.mismatches == 0 and not report.ok and f"no tensor for the network's output {ig.graph.outputs[0]}" in report.skipped["python"]
 
@@ -207,8 +216,8 @@ def test_json(net, tmp_path):
     # the first offenders come with the inputs that show them
     wrong = {place[0] for r in report.results for place, _, _ in r.offenders}
     assert report.inputs and set(report.inputs) <= wrong
-    for example, values in loaded.inputs.items():
-        np.testing.assert_array_equal(np.float32(values[ig.graph.inputs[0]]), images[example])
+    for example, arrays in loaded.inputs.items():
+        np.testing.assert_array_equal(np.float32(arrays[ig.graph.inputs[0]]), images[example])
 
 
 def test_the_certificate_says_what_was_proven_with_what(net):
@@ -225,7 +234,7 @@ def test_the_certificate_says_what_was_proven_with_what(net):
     clone = keras.models.clone_model(q)
     clone.set_weights([w * 1.5 if i == 0 else w for i, w in enumerate(q.get_weights())])
     assert graffiti.verify(None, ig, changed, ["python"], progress=False).data_digest != report.data_digest
-    assert verification._model_digest(clone) != report.model_digest
+    assert provenance.model_digest(clone) != report.model_digest
     assert graffiti.verify(None, ig, images, ["python"], progress=False).model_digest == ""
 
 
@@ -282,12 +291,12 @@ def test_as_keras_holds_is_round_to_odd():
     codes = np.unique(np.concatenate([np.arange(c - 1500, c + 1500) for c in centres]))
     codes = np.unique(np.concatenate([codes, -codes, [-(1 << 31)], np.random.RandomState(0).randint(-(1 << 31), 1 << 31, 200_000)]))
     codes = codes[(codes >= -(1 << 31)) & (codes < 1 << 31)]
-    held = verification._as_keras_holds(codes, QFormat(32, True, 0))
+    held = values.as_keras_holds(codes, QFormat(32, True, 0))
     np.testing.assert_array_equal(held, round_to_odd(codes))
     small = np.abs(codes) <= 1 << 24
     np.testing.assert_array_equal(held[small], codes[small])
     assert (held[~small].astype(np.float32).astype(np.float64) == held[~small]).all()
-    np.testing.assert_array_equal(verification._as_keras_holds(np.arange(-128, 128), QFormat(8, True, 0)), np.arange(-128, 128))
+    np.testing.assert_array_equal(values.as_keras_holds(np.arange(-128, 128), QFormat(8, True, 0)), np.arange(-128, 128))
 
 
 def test_accumulators_beyond_float32_are_compared_exactly():

@@ -1,0 +1,200 @@
+"""How a graph is started on each executor. Everything heavy is imported where it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from graffiti.executors.executor import Unavailable, unavailable
+from graffiti.graph import interpreter
+from graffiti.graph.interpreter import Island
+from graffiti.graph.ir import Graph
+
+
+class Reference:
+    """The interpreter on ``numerics.reference``, as an object like the others."""
+
+    def __init__(self, graph: Graph, island: Island | None) -> None:
+        self.graph, self.island = graph, island
+
+    def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        """The graph's outputs."""
+        return interpreter.run(self.graph, inputs, island=self.island)
+
+    def run_all(self, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
+        """Every value, the graph's inputs included."""
+        return interpreter.run(self.graph, inputs, values=True, island=self.island)
+
+
+def reference(graph: Graph, island: Island | None, option: str, threads: int | None) -> Reference:
+    """Numpy; the oracle."""
+    return Reference(graph, island)
+
+
+# ---- the program runner and TensorFlow -----------------------------------------------------------------------------------
+def native(graph: Graph, island: Island | None, option: str, threads: int | None):
+    """The program runner; the option is a tier."""
+    from graffiti.runtime import library
+    from graffiti.runtime.runner import Runner
+
+    _has_tier(option)
+    with unavailable(library.KernelsNotAvailable):
+        return Runner(graph, tier=option or "auto", threads=threads, island=island)
+
+
+def _has_tier(option: str) -> None:
+    from graffiti.runtime import library
+
+    library.tier_number(option or "auto")
+    if option and option not in tiers():
+        raise Unavailable(f"this CPU does not run the tier {option}; it has {', '.join(tiers())}")
+
+
+def tiers() -> Sequence[str]:
+    """Every tier of the runner that this CPU has."""
+    from graffiti.runtime import library
+
+    with unavailable(library.KernelsNotAvailable):
+        return library.load().tiers()
+
+
+def ops(graph: Graph, island: Island | None, option: str, threads: int | None):
+    """The TensorFlow op library; the option is a tier."""
+    from graffiti.ops import loader
+    from graffiti.runtime_tf import TensorFlowExecutor
+
+    with unavailable(loader.OpsNotAvailable):
+        loader.load()
+    _has_tier(option)
+    return TensorFlowExecutor(graph, ops="native", tier=option or "auto", island=island)
+
+
+def python(graph: Graph, island: Island | None, option: str, threads: int | None):
+    """Pure TensorFlow."""
+    from graffiti.runtime_tf import TensorFlowExecutor
+
+    return TensorFlowExecutor(graph, ops="python", island=island)
+
+
+# ---- exports -------------------------------------------------------------------------------------------------------------
+class Exported:
+    """A compiled C export, with its outputs as reals beside its tensors."""
+
+    def __init__(self, graph: Graph, model) -> None:
+        self.graph, self.model = graph, model
+
+    def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        """The output codes, by the helpers in the exported header as reals; without a softmax at the end, which the file leaves to the caller."""
+        return self.model.dequantize(self.model.run(self._named(inputs)))
+
+    def run_all(self, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
+        """The traced tensors, and the outputs but those of a softmax."""
+        producers = self.graph.producers()
+        values = _codes(self.graph, self.model.run_all(self._named(inputs)))
+        for port, real in zip(self.model.outputs, self.run(inputs), strict=True):
+            name = port["source"]
+            if self.graph.format(name) is None and not _behind_softmax(name, producers):
+                values[name] = real
+        return values
+
+    def _named(self, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(zip(self.graph.inputs, inputs, strict=True))
+
+
+def _codes(graph: Graph, traced: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Without what an exported program makes of the border: moves of codes that are moves of reals in the graph."""
+    return {name: array for name, array in traced.items() if name in graph.types and graph.format(name) is not None}
+
+
+def _behind_softmax(value: str, producers) -> bool:
+    node = producers.get(value)
+    return node is not None and (node.op == "softmax" or (node.op != "dequantize" and any(_behind_softmax(name, producers) for name in node.inputs)))
+
+
+class Emulated:
+    """A cross-compiled C export in an emulator; codes only."""
+
+    def __init__(self, graph: Graph, model) -> None:
+        self.graph, self.model = graph, model
+
+    def run(self, inputs: list[np.ndarray]) -> Sequence[np.ndarray]:
+        """Nothing: the emulated program writes tensors only."""
+        raise NotImplementedError("an emulated program shows its tensors; use run_all")
+
+    def run_all(self, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
+        """The traced tensors."""
+        return _codes(self.graph, self.model.run_all(dict(zip(self.graph.inputs, inputs, strict=True))))
+
+
+def c(graph: Graph, island: Island | None, option: str, threads: int | None):
+    """The C export: on the host, fused as it is written or unfused; or on a board's emulator."""
+    from graffiti.export.base import ExportError
+    from graffiti.export.c.harness import CModel, compiler
+    from graffiti.export.c.targets import TARGETS, EmulatedModel, missing
+
+    with unavailable(ExportError):
+        if option in TARGETS:
+            if why := missing(option):
+                raise Unavailable(why)
+            return Emulated(graph, EmulatedModel(graph, option))
+        with unavailable(RuntimeError):
+            compiler()
+        return Exported(graph, CModel(graph, fused=option != "unfused"))
+
+
+# Option → runtime and arithmetic of the file (LiteRTExporter.write); float32 is equal in every runtime, and the builtin one is the stricter test.
+LITERT_FILES = {
+    "xnnpack": ("xnnpack", "int8"), "builtin": ("builtin", "int8"), "half_up": ("builtin", "half_up"), "float32": ("builtin", "float32"),
+    "micro": ("micro", "half_up"),
+}
+
+
+def litert(graph: Graph, island: Island | None, option: str, threads: int | None):
+    """The LiteRT export in its interpreter; XNNPACK is what it runs by default."""
+    from graffiti.export.base import ExportError
+    from graffiti.export.litert.runner import LiteRTModel, NotTaken
+
+    runtime, arithmetic = LITERT_FILES[option or "xnnpack"]
+    with unavailable(ExportError, NotTaken):
+        return LiteRTModel(graph, runtime, arithmetic=arithmetic, threads=threads or 1)
+
+
+def litert_bounds(graph: Graph, option: str) -> dict[str, tuple[int, str]]:
+    """Where LiteRT rounds otherwise than the graph, and how far that can reach (``export/difference.py``)."""
+    from graffiti.export.litert.exporter import LiteRTExporter
+
+    kernels, arithmetic = LITERT_FILES[option or "xnnpack"]
+    why = (f"an operator of LiteRT's {kernels} kernels at or before it rounds ties otherwise than the graph; "
+           "the exports with arithmetic='half_up' or 'float32' are equal there")
+    steps = LiteRTExporter().expected_difference(graph, runtime=kernels, arithmetic=arithmetic)
+    return {tensor: (most, why) for tensor, most in steps.items()}
+
+
+def onnx(graph: Graph, island: Island | None, option: str, threads: int | None):
+    """The ONNX export in ONNX Runtime: as written with every tensor, or rewritten by the runtime with the tensors of codes
+    (with accumulators shown the runtime would not fuse them)."""
+    from graffiti.export.base import ExportError
+    from graffiti.export.onnx.harness import OnnxModel
+
+    with unavailable(ExportError):
+        optimize = option == "optimized"
+        return OnnxModel(graph, optimize=optimize, show="codes" if optimize else "all")
+
+
+def onnx_bounds(graph: Graph, option: str) -> dict[str, tuple[int, str]]:
+    """Where ONNX Runtime computes in float32 what is written for int8 kernels (``export/difference.py``)."""
+    from graffiti.export.onnx.exporter import OnnxExporter
+
+    why = "a product at or before it is written for int8 kernels and computed in float32 here; the export with exact='anywhere' is equal there"
+    steps = OnnxExporter().expected_difference(graph, session="default" if option == "optimized" else "plain")
+    return {tensor: (most, why) for tensor, most in steps.items()}
+
+
+def qonnx(graph: Graph, island: Island | None, option: str, threads: int | None):
+    """The QONNX export in the qonnx package's executor."""
+    from graffiti.export.base import ExportError
+    from graffiti.export.onnx.harness import QonnxModel
+
+    with unavailable(ExportError):
+        return QonnxModel(graph)
