@@ -113,7 +113,7 @@ setup(
         "pyyaml>=6",  # recipes and target profiles; JSON needs nothing
     ],
     extras_require={
-        "onnx": ["onnx<1.23", "onnxruntime", "qonnx"],  # onnx 1.23 writes IR 14, which onnxruntime 1.31 refuses
+        "onnx": ["onnx>=1.16", "onnxruntime>=1.20", "qonnx"],  # opset 21; the exporter writes its own IR version, whatever onnx's is
         "litert": ["ai-edge-litert", 'tflite-micro; sys_platform == "linux" and platform_machine == "x86_64"'],
         "hls4ml": ["hls4ml>=1.3"],
         "report": ["matplotlib"],

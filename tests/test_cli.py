@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 import time
@@ -231,6 +232,30 @@ def test_export_formats(call, made, tmp_path, format, file, package):
     again = tmp_path / f"again.{file.rpartition('.')[2]}"
     graffiti.IntegerGraph.load(made / "net.graffiti").export(again, format=format)
     assert again.read_bytes() == (tmp_path / file).read_bytes()
+
+
+def test_export_forms_of_onnx(call, made, tmp_path):
+    pytest.importorskip("onnx")
+    for forms in ({"exact": "anywhere"}, {"weights": "int8"}):
+        code, out, err = call("export", "{}/net.graffiti", "--format=onnx", "--output=net.onnx", "--overwrite", *(f"--{k}={v}" for k, v in forms.items()))
+        assert code == 0, err
+        graffiti.IntegerGraph.load(made / "net.graffiti").export(tmp_path / "again.onnx", format="onnx", overwrite=True, **forms)
+        assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "net.onnx").read_bytes()
+    assert "exact is one of runtime, anywhere" in call("export", "{}/net.graffiti", "--format=onnx", "--output=o.onnx", "--exact=never")[2]
+
+
+@pytest.mark.parametrize("source", ["q.keras", "net.graffiti"])
+def test_the_tool_is_the_command(source, made, tmp_path, monkeypatch, capsys):
+    """tools/export.py: a model or a graph file in, any format out, by the package's own command."""
+    tool = runpy.run_path(str(pathlib.Path(__file__).parents[1] / "tools" / "export.py"))
+    for format, name in (("c", "net_c"), ("graffiti", "net.graffiti")):
+        monkeypatch.setattr(sys, "argv", ["export.py", str(made / source), f"--format={format}", f"--output={tmp_path / name}"])
+        assert tool["main"]() == 0, capsys.readouterr()
+        graffiti.IntegerGraph.load(made / "net.graffiti").export(tmp_path / "again", format="c", overwrite=True) if format == "c" else None
+    assert graffiti.IntegerGraph.load(tmp_path / "net.graffiti").digest() == graffiti.IntegerGraph.load(made / "net.graffiti").digest()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir() if path.is_file()} == {path.name: path.read_bytes() for path in (tmp_path / "net_c").iterdir() if path.is_file()}
+    monkeypatch.setattr(sys, "argv", ["export.py", str(made / source), "--format=fortran", f"--output={tmp_path / 'o'}"])
+    assert tool["main"]() == 2 and "there is no export format 'fortran'" in capsys.readouterr().err
 
 
 def test_verify_certificate(call, tmp_path):

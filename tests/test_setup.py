@@ -62,6 +62,15 @@ def test_metadata(tree):
     assert result.stdout.split()[-2:] == ["graffiti", "0.1.0"], result.stderr
 
 
+def test_extras_pin_nothing_from_above(tree):
+    """A ceiling needs a reason beside it; the export to ONNX writes its own IR version, so that no onnx is too new."""
+    result = run_setup(tree, "egg_info", before="sys.modules['tensorflow'] = None")
+    assert result.returncode == 0, result.stderr
+    (requires,) = tree.rglob("requires.txt")
+    onnx = requires.read_text().partition("[onnx]")[2].partition("[")[0]
+    assert "onnxruntime" in onnx and "qonnx" in onnx and "<" not in onnx
+
+
 def test_the_package_holds_its_data(tree, tmp_path):
     """Recipes, target profiles and pages are installed too."""
     result = run_setup(tree, "build_py", "--build-lib", str(tmp_path / "lib"), before="sys.modules['tensorflow'] = None")

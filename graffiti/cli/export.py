@@ -15,6 +15,7 @@ SUFFIXES = {"litert": ".tflite", "onnx": ".onnx", "qonnx": ".onnx", GRAPH: ".gra
 # option -> the formats that have it
 OPTIONS: dict[str, tuple[str, ...]] = {
     "test_inputs": ("c",), "name": ("c",), "border": ("litert",), "arithmetic": ("litert",), "batch": ("onnx", "qonnx"),
+    "exact": ("onnx",), "weights": ("onnx",),
 }
 
 
@@ -27,6 +28,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="c: prefix of all symbols")
     parser.add_argument("--border", help="litert: float (default) or codes in and out")
     parser.add_argument("--arithmetic", help="litert: int8 (default), native, half_up or float32")
+    parser.add_argument("--exact", help="onnx: runtime (default: exact in ONNX Runtime's default session) or anywhere (wide sums spelled out, slower)")
+    parser.add_argument("--weights", help="onnx: auto (default) or int8 (without zero-points, for chips and CPUs with VNNI)")
     parser.add_argument("--batch", type=common.positive, help="onnx, qonnx: a fixed batch size")
     common.add_output(parser, "the folder or file to write")
 

@@ -9,9 +9,8 @@ from engines import MICRO
 
 pytest.importorskip("ai_edge_litert")
 
-from graffiti.export import EXPORTERS, get
+from graffiti.export import EXPORTERS, difference, get
 from graffiti.export.base import ExportError
-from graffiti.export.litert import difference
 from graffiti.export.litert.flatbuffer import schema
 from graffiti.export.litert.layout import layout_of
 from graffiti.export.litert.program import build
@@ -370,13 +369,13 @@ def test_leaky_relu_tries_every_code():
 
 def test_bounds_follow_the_weights():
     graph = residual()
-    steps = difference.bounds(graph, {"b_q"})
+    steps = difference.bounds(graph, {"b_q": 1})
     kernel = np.abs(graph.constants["d/kernel"].astype(int)).sum(0).max()
     assert steps["b_q"] == 1 and "a_q" not in steps and "c_q" not in steps
     assert steps["s_q"] == 1                                  # ceil(1 / 2)
     assert steps["p_q"] == -(-steps["s_q"] * 64 * 255 // 2**14)
     assert steps["d/product"] == min(steps["p_q"] * kernel, 2**32)
-    assert difference.bounds(graph, set()) == {}
+    assert difference.bounds(graph, {}) == {}
 
 
 def test_a_pool_without_a_pair_is_computed_in_reals():

@@ -51,7 +51,7 @@ def assert_equal(graph, inputs):
     assert {n.output for n in graph.nodes} - set(everything) == fused, "only a product that took its bias has no tensor"
     assert_codes(graph, harness.OnnxModel(graph, optimize=True, show="codes").run_all(inputs), expected, "optimized")
     exported = OnnxExporter().build(graph)
-    data, feeds = exported.model.SerializeToString(), harness.feeds(graph, inputs)
+    data, feeds = exported.model.SerializeToString(), harness.feeds(graph, inputs, exported)
     for level, precise in LEVELS:
         options = harness.session_options(True)
         options.graph_optimization_level = level

@@ -30,16 +30,23 @@ class OutputPort:
 
     value: str
     source: str
+    name: str       # what the model calls it
     softmax: bool   # whether the graph applies softmax to it, which the exported network leaves out
 
 
 @dataclasses.dataclass(frozen=True)
 class Border:
-    """A graph of codes with its ports. ``problems`` is what stood against it; then the graph is incomplete."""
+    """A graph of codes with its ports, inputs in the order of the model's.
+
+    Attributes:
+        passed: outputs, by their names, that are an input as it came: the caller has their reals, and no port returns them → the input.
+        problems: what stood against it; then the graph is incomplete.
+    """
 
     graph: Graph
     inputs: list[InputPort]
     outputs: list[OutputPort]
+    passed: dict[str, str]
     problems: list[Problem]
 
 
@@ -51,7 +58,8 @@ def take_border_off(graph: Graph) -> Border:
     3. ``quantize`` of a dequantized value: a ``requantize``.
     4. ``dequantize`` and float moves behind it: the codes.
     5. ``softmax`` that nothing but the outputs read, perhaps through moves: left out.
-    6. Any other float op is a problem.
+    6. An output that is an input has no codes of its own: left out, the caller has it.
+    7. Any other float op is a problem.
     """
     return _Remover(graph).run()
 
@@ -72,18 +80,24 @@ class _Remover:
     def run(self) -> Border:
         for node in self.old.nodes:
             self._node(node)
-        outputs = []
-        for name in self.old.outputs:
+        outputs, passed = [], {}
+        for name, called in zip(self.old.outputs, self.old.output_names()):
+            if name in self.old.inputs and self.old.types[name].is_float:
+                passed[called] = name
+                continue
             if name not in self.code_of:
                 if not self.problems:
                     self.problems.append(Problem(name, "output", "it is a float value that no quantizer made", "quantize the layer that makes it"))
                 continue
-            outputs.append(OutputPort(self.code_of[name], name, name in self.softmax))
+            outputs.append(OutputPort(self.code_of[name], name, called, name in self.softmax))
+        if not outputs and not self.problems:
+            self.problems.append(Problem(self.old.name, "graph", "every output is an input as it came, so there is nothing to compute", "export a model with a layer in it"))
+        self.ports.sort(key=lambda port: self.old.inputs.index(port.source))
         self.new.outputs = [port.value for port in outputs]
         self.new.inputs = [port.value for port in self.ports]
         if not self.problems:  # else it stays whole, so that everything in it that stands against the export is found at once
             self.new.prune()
-        return Border(self.new, self.ports, outputs, self.problems)
+        return Border(self.new, self.ports, outputs, passed, self.problems)
 
     def _node(self, node: Node) -> None:
         float_in = bool(node.inputs) and any(self.old.types[v].is_float for v in node.inputs)

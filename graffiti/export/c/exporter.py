@@ -17,7 +17,7 @@ from graffiti.export.c.program import Program, build, prepare
 from graffiti.export.c.render import render
 from graffiti.export.c.selftest import Vectors
 from graffiti.graph import interpreter
-from graffiti.graph.ir import Graph
+from graffiti.graph.ir import Graph, TensorType
 from graffiti.numerics import reference
 
 RUNTIME = pathlib.Path(__file__).with_name("runtime")
@@ -102,10 +102,20 @@ def reference_vectors(graph: Graph, border: Border, inputs) -> Vectors:
         border: the same without.
         inputs: real values, ``(examples, ...)``: an array, a list, or a dict by input name.
     """
+    graph, codes_graph = any_batch(graph), any_batch(border.graph)
     codes = port_codes(graph, border.inputs, inputs)
     if any(len(array) == 0 for array in codes):
         raise ValueError("test_inputs holds no example; give at least one, or leave it out")
-    return Vectors(codes, interpreter.run(border.graph, codes))
+    return Vectors(codes, interpreter.run(codes_graph, codes))
+
+
+def any_batch(graph: Graph) -> Graph:
+    """The graph with its batch size free: the C function takes one example, whatever batch the model was built for."""
+    freed = graph.copy()
+    for value, type in graph.types.items():
+        if value not in graph.constants and type.shape:
+            freed.types[value] = TensorType((None, *type.shape[1:]), type.format)
+    return freed
 
 
 def port_codes(graph: Graph, ports: Sequence[InputPort], inputs) -> list[np.ndarray]:

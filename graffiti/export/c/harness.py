@@ -113,7 +113,7 @@ class CModel:
         Args:
             inputs: ``(batch, ...)`` real values: an array, a list in the order of the graph's inputs, or a dict by input name.
         """
-        sources = list(dict.fromkeys(port["source"] for port in self.inputs))
+        sources = self.manifest.get("model_inputs") or list(dict.fromkeys(port["source"] for port in self.inputs))
         if not isinstance(inputs, Mapping):
             arrays = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
             if len(arrays) != len(sources):

@@ -25,6 +25,8 @@ class Program:
         name: identifier of the model.
         graph: of codes.
         inputs, outputs: the ports with the identifiers of the function's arguments.
+        model_inputs: names of all of the model's inputs in order, those that nothing reads included.
+        passed: see ``Border.passed``.
         steps: kernel calls in order.
         addresses: value → place, for all tensors.
         arena: what lies where in the static buffer.
@@ -35,6 +37,8 @@ class Program:
     graph: Graph
     inputs: list[tuple[str, InputPort]]
     outputs: list[tuple[str, OutputPort]]
+    model_inputs: list[str]
+    passed: dict[str, str]
     steps: list[Step]
     addresses: dict[str, Address]
     arena: Arena
@@ -98,7 +102,7 @@ def build(graph: Graph, border: Border, *, fused: bool = True) -> Program:
     steps = fuse(inner, fused)
     names = Names()
     inputs = [(names.unique("input" if len(border.inputs) == 1 else f"input_{_short(p.source)}"), p) for p in border.inputs]
-    outputs = [(names.unique("output" if len(border.outputs) == 1 else f"output_{_short(p.source)}"), p) for p in border.outputs]
+    outputs = [(names.unique("output" if len(border.outputs) == 1 else f"output_{_short(p.name)}"), p) for p in border.outputs]
     roots = memory.roots_of(inner)
     made = {roots[step.output] for step in steps}
     port_of: dict[str, str] = {port.value: identifier for identifier, port in inputs}
@@ -118,7 +122,7 @@ def build(graph: Graph, border: Border, *, fused: bool = True) -> Program:
             addresses[name] = Address(port_of[base])
         elif base in arena.offsets:
             addresses[name] = Address(None, arena.offsets[base])
-    return Program(model_identifier(graph.name), inner, inputs, outputs, steps, addresses, arena, copies)
+    return Program(model_identifier(graph.name), inner, inputs, outputs, list(graph.inputs), border.passed, steps, addresses, arena, copies)
 
 
 def _short(name: str) -> str:
@@ -128,6 +132,7 @@ def _short(name: str) -> str:
 def prepare(graph: Graph) -> tuple[Border, list[Problem]]:
     """The border of a graph, and what stands against exporting it."""
     if graph.stage != "integer":
-        return Border(graph, [], [], []), find_problems(graph, Border(graph, [], [], []))
+        border = Border(graph, [], [], {}, [])
+        return border, find_problems(graph, border)
     border = take_border_off(graph)
     return border, find_problems(graph, border)

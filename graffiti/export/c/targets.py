@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from graffiti.export.c.border import InputPort
-from graffiti.export.c.exporter import CExporter, port_codes
+from graffiti.export.c.exporter import CExporter, any_batch, port_codes
 from graffiti.export.c.harness import WARNINGS, read_manifest, storage_dtype
 from graffiti.graph.ir import Graph
 
@@ -126,7 +126,7 @@ class EmulatedModel:
         if why:
             raise RuntimeError(why)
         self.graph, self.name = graph, name
-        self._ports: list[InputPort] = CExporter().border(graph).inputs
+        self._ports: list[InputPort] = CExporter().border(graph).inputs  # in the order of the manifest's
         self._folder = tempfile.TemporaryDirectory(prefix=f"graffiti-{name}-")
         self._program = pathlib.Path(self._folder.name) / "program"
         export = pathlib.Path(self._folder.name) / "export"
@@ -140,7 +140,7 @@ class EmulatedModel:
         Args:
             inputs: ``(batch, ...)`` real values: an array, a list in the order of the graph's inputs, or a dict by input name.
         """
-        codes = port_codes(self.graph, self._ports, inputs)
+        codes = port_codes(any_batch(self.graph), self._ports, inputs)
         count = len(codes[0])
         rows = [np.ascontiguousarray(array, storage_dtype(entry)).reshape(count, -1).view(np.uint8) for array, entry in zip(codes, self.manifest["inputs"])]
         folder = pathlib.Path(self._folder.name)

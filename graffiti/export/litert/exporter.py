@@ -72,7 +72,8 @@ class LiteRTExporter(Exporter):
         problems: list[Problem] = []
         if border == "codes" and graph.stage == "integer":
             taken = take_border_off(graph)
-            graph, problems = taken.graph, taken.problems
+            graph, problems = taken.graph, [*taken.problems, *(Problem(
+                called, "output", f"it is the input {name} as it came, which has no codes", "leave it out of the model, or export with border='float'") for called, name in taken.passed.items())]
         program = None
         if not problems:
             program, problems = build(graph, arithmetic=arithmetic, every_tensor=every_tensor)

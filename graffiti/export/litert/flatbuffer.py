@@ -60,6 +60,14 @@ class ModelWriter:
         """Add a tensor that an operator or the caller fills; sizes ``None`` are dynamic."""
         return self._add(name, shape, dtype, quantization, 0)
 
+    def rename(self, tensor: int, name: str) -> None:
+        """Call a tensor otherwise; what is called so already gets another name."""
+        for other in self._tensors:
+            if other.name == name and other is not self._tensors[tensor]:
+                other.name = self.unique(f"{name}/value")
+        self._names.add(name)
+        self._tensors[tensor].name = name
+
     def constant(self, name: str, array: np.ndarray, quantization: Quantization | None = None) -> int:
         """Add a stored tensor; the same array under the same quantization is stored and numbered once."""
         array = np.ascontiguousarray(array)

@@ -107,15 +107,14 @@ def _finish(e: Emitter, inputs: dict[str, int], every_tensor: bool) -> Program:
     graph = e.graph
     tensors = {**e.reals, **e.integers}
     outputs: dict[str, int] = {}
-    for name in graph.outputs:
+    for name, called in zip(graph.outputs, graph.output_names()):
         tensor = tensors[name] if not graph.is_constant(name) else e.real(name) if graph.format(name) is not None else e.real_constant(name, graph.constants[name])
         if tensor in outputs.values() or tensor in inputs.values() or graph.is_constant(name):  # a tensor leaves the network once
             like = e.layout(name) if name in e.integers else None
             tensor = e.reshape(tensor, graph.shape(name), name, like)
-        key = name
-        while key in outputs:
-            key += "_again"
-        outputs[key] = tensor
+        outputs[called] = tensor
+        if called not in graph.inputs:  # signatures name inputs and outputs apart, tensors have one name each
+            e.writer.rename(tensor, called)
     shown = {name: tensor for name, tensor in tensors.items() if not graph.is_constant(name) and name not in graph.inputs and name not in e.rounded}
     extra = {name: tensor for name, tensor in shown.items() if tensor not in outputs.values() and tensor not in inputs.values()} if every_tensor else {}
     outputs_all = dict(outputs)

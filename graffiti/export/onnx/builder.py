@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graffiti.export.onnx.ranges import Range, code_ranges, is_wide, magnitude
+from graffiti.export.ports import output_dtype
 from graffiti.graph.ir import Graph, Node
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Builder:
 
     Attributes:
         tensors: value name → the ``Tensor`` that shows it, for values that exist in the ONNX graph.
+        outputs: ONNX names of the graph's outputs, in order.
         rounded: accumulator → by how many steps at most it is off where a runtime computes it in float32 and not in integers.
     """
 
@@ -65,8 +67,13 @@ class Builder:
         self.kernels: set[str] = set()                               # constants that a product reads already
         self.done: set[str] = set()                                  # nodes that an earlier rule computed already
         self.rounded: dict[str, int] = {}
-        self._taken = {*graph.types, ""}
-        self._own: set[str] = set()                                  # value names given to a tensor
+        self.outputs = output_tensors(graph)
+        self._file_name: dict[str, str] = {}                         # value -> the output that it is as it stands
+        for index, (value, name) in enumerate(zip(graph.outputs, self.outputs)):
+            if graph.format(value) is not None or output_dtype(graph, index) == np.float32:
+                self._file_name.setdefault(value, name)
+        self._taken = {*graph.types, *self.outputs, ""}
+        self._own: set[str] = set()                                  # names given to a tensor
         self._constants: dict[tuple, str] = {}
         self._reals: dict[tuple[str, bool, bool], str] = {}          # (value, last, wide) -> tensor in real units
         self._codes: dict[tuple[str, bool], str] = {}                # (value, last) -> tensor of integers
@@ -114,7 +121,7 @@ class Builder:
         array = np.asarray(array)
         key = (name, array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).digest(), onnx_type)
         if own or key not in self._constants:
-            free = name if name in self.graph.constants and name not in self._own else self.unique(name)
+            free = name if name in self.graph.constants and name not in (*self._own, *self.outputs) else self.unique(name)
             self._own.add(free)
             if onnx_type is None:
                 tensor = numpy_helper.from_array(np.asarray(array, order="C"), free)
@@ -228,14 +235,16 @@ class Builder:
 
     # ---- putting results in ------------------------------------------------------------------------------------------
     def name(self, value: str, last: bool, *, codes: bool, wide: bool = False) -> str:
-        """What a new tensor of a value is called: like the value, unless an output of another type or layout will be."""
+        """What a new tensor of a value is called: like the model's output where it is one, else like the value, unless an output is
+        called so or will be of another type or layout."""
         last = last or self.rank(value) < 3
         format = self.graph.format(value)
         as_output = last and not wide and codes == (format is not None) and not (codes and format is not None and self.style.zero(format))
-        if value in self._own or (value in self.graph.outputs and not as_output):
+        wish = self._file_name.get(value, value)
+        if wish in self._own or (wish in self.outputs and not (as_output and value in self._file_name)):
             return self.unique(f"{value}/{'codes' if codes else 'real' if last else 'channels_first'}")
-        self._own.add(value)
-        return value
+        self._own.add(wish)
+        return wish
 
     def put(self, value: str, op: str, inputs: Iterable[str], last: bool, *, wide: bool = False, **attrs) -> str:
         """Add the node that computes a value in real units; returns its tensor."""
@@ -300,3 +309,15 @@ class Builder:
     def top(self, value: str) -> int:
         """The largest magnitude of a value's codes."""
         return magnitude(self.ranges[value])
+
+
+def output_tensors(graph: Graph) -> list[str]:
+    """What the outputs of the file are called: as the model's, with a number behind what an input is called already (ONNX names a tensor once)."""
+    taken, found = set(graph.inputs), []
+    for name in graph.output_names():
+        free, number = name, 1
+        while free in taken:
+            free, number = f"{name}_{number}", number + 1
+        taken.add(free)
+        found.append(free)
+    return found

@@ -65,7 +65,7 @@ class OnnxModel:
         return collect(self.graph, self.exported, got)
 
     def _run(self, inputs) -> dict[str, np.ndarray]:
-        return dict(zip(self._names, self.session.run(self._names, feeds(self.graph, inputs))))
+        return dict(zip(self._names, self.session.run(self._names, feeds(self.graph, inputs, self.exported))))
 
 
 class QonnxModel:
@@ -89,20 +89,17 @@ class QonnxModel:
         from qonnx.core.modelwrapper import ModelWrapper
         from qonnx.core.onnx_exec import execute_onnx
 
-        fed = feeds(self.graph, inputs)
-        batch = len(next(iter(fed.values())))
+        batch = len(next(iter(bind_inputs(self.graph, inputs).values())))
         if batch not in self._built:
             self._built[batch] = QonnxExporter().build(self.graph, batch=batch)
         exported = self._built[batch]
+        fed = feeds(self.graph, inputs, exported)
         return collect(self.graph, exported, execute_onnx(ModelWrapper(exported.model), fed, return_full_exec_context=True))
 
 
-def feeds(graph: Graph, inputs) -> dict[str, np.ndarray]:
+def feeds(graph: Graph, inputs, exported: OnnxGraph) -> dict[str, np.ndarray]:
     """Inputs by name in the dtype that the file takes."""
-    return {
-        name: np.ascontiguousarray(array, np.float32 if graph.format(name) is None else graph.format(name).dtype)  # type: ignore[union-attr]
-        for name, array in bind_inputs(graph, inputs).items()
-    }
+    return {name: np.ascontiguousarray(array, exported.inputs[name]) for name, array in bind_inputs(graph, inputs).items()}
 
 
 def collect(graph: Graph, exported: OnnxGraph, got: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

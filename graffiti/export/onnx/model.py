@@ -15,10 +15,11 @@ from graffiti.export.onnx.products import digit_bits
 from graffiti.export.onnx.ranges import PRODUCTS, code_ranges, magnitude, weight_sums
 from graffiti.export.onnx.rules import RULES
 from graffiti.export.onnx.styles import Style
+from graffiti.export.ports import input_dtype, output_dtype
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import OPS, attributes
 
-IR_VERSION = 10
+IR_VERSION = 10  # the one of opset 21, whatever newer one the installed onnx writes by itself: every runtime that has the opset reads it
 EXPONENTS = (-126, 126)  # of float32's normal numbers, whose reciprocals are normal too
 MAX_BYTES = 2**31 - 2**20  # of one protobuf message, with room for the nodes
 FORMATS_KEY = "graffiti.formats"
@@ -31,12 +32,14 @@ class OnnxGraph:
     Attributes:
         model: an ``onnx.ModelProto``, its types inferred and checked.
         tensors: value name → ``Tensor``; values that were fused away are missing.
+        inputs: name → dtype, in order.
         outputs: ONNX names of the graph's outputs, in order.
         rounded: see ``Builder.rounded``.
     """
 
     model: Any
     tensors: dict[str, Tensor]
+    inputs: dict[str, np.dtype]
     outputs: list[str]
     rounded: dict[str, int]
 
@@ -70,16 +73,17 @@ def build(graph: Graph, style: Style, *, batch: int | None = None, show: str = "
     helper.set_model_props(model, {FORMATS_KEY: json.dumps(formats, ensure_ascii=False)})
     model = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     checker.check_model(model, full_check=True)
-    return OnnxGraph(model, b.tensors, outputs, b.rounded)
+    return OnnxGraph(model, b.tensors, {name: input_type(graph, name, style) for name in graph.inputs}, outputs, b.rounded)
 
 
 def _input(b: Builder, name: str) -> Any:
-    """A graph input: float32 as Keras takes it, or codes where the graph takes codes."""
+    """A graph input: as Keras takes it (integers too, where the style has them), or codes where the graph takes codes."""
     from onnx import helper
 
-    format = b.graph.format(name)
-    dtype = b.float_type(False) if format is None else helper.np_dtype_to_tensor_dtype(format.dtype)
-    if format is None:
+    format, dtype = b.graph.format(name), input_type(b.graph, name, b.style)
+    if format is None and dtype != np.float32:
+        b.hold(name, b.node("Cast", [name], f"{name}/float", to=b.float_type(False)), True)
+    elif format is None:
         b.hold(name, name, True)
     elif format.bits <= 16:
         b.style.take_codes(b, name)
@@ -88,36 +92,41 @@ def _input(b: Builder, name: str) -> Any:
         real = b.node("Cast", [name], f"{name}/float", to=b.float_type(wide))
         real = b.node("Mul", [real, b.power(format.exponents, wide, rank=rank, axis=rank - 1, name=f"{name}/scale")], f"{name}/real")
         b.hold(name, real, True, wide, codes=name)
-    return helper.make_tensor_value_info(name, dtype, b.dims(name, True))
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), b.dims(name, True))
+
+
+def input_type(graph: Graph, name: str, style: Style) -> np.dtype:
+    """The dtype that the file takes an input in."""
+    return input_dtype(graph, name) if style.integer_inputs or graph.format(name) is not None else np.dtype(np.float32)
 
 
 def _outputs(b: Builder) -> list[str]:
     """Add what makes the graph's outputs out of their values; returns the ONNX names in order.
 
-    A coded value comes out as integers, a float one as float32, both in the Keras layout. ONNX names each output once: where the
+    A coded value comes out as integers, a float one in the model's dtype, both in the Keras layout. ONNX names each output once: where the
     graph returns a value twice, or an input or constant, the further ones are copies.
     """
     from onnx import helper
 
-    names: list[str] = []
-    for value in b.graph.outputs:
-        fresh = value not in names and value not in b.graph.inputs and value not in b.graph.constants
-        name = value if fresh else b.unique(f"{value}/output")
-        if value in names:
-            b.node("Identity", [value], name, exact_name=True)
+    first: dict[str, str] = {}
+    for index, (value, name) in enumerate(zip(b.graph.outputs, b.outputs)):
+        dtype = output_dtype(b.graph, index)
+        if value in first and dtype == output_dtype(b.graph, b.graph.outputs.index(value)):
+            b.node("Identity", [first[value]], name, exact_name=True)
         else:
-            _output(b, value, name)
-        names.append(name)
-        format = b.graph.format(value)
-        dtype = np.dtype(np.float32) if format is None else format.dtype
+            _output(b, value, name, dtype)
+            first[value] = name
         b.value_info[name] = helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), b.dims(value, True))
-    return names
+    return b.outputs
 
 
-def _output(b: Builder, value: str, name: str) -> None:
+def _output(b: Builder, value: str, name: str, dtype: np.dtype) -> None:
     from onnx import helper
 
     format = b.graph.format(value)
+    if format is None and dtype != np.float32:
+        b.node("Cast", [b.get(value, True)], name, exact_name=True, to=helper.np_dtype_to_tensor_dtype(dtype))
+        return
     if value in b.graph.constants:
         b.node("Identity", [b.initializer(b.graph.constants[value], f"{value}/codes")], name, exact_name=True)
     elif format is None or b.tensors[value].codes:

@@ -47,6 +47,7 @@ class QdqStyle(Style):
     native = ("half_even",)
     pairs = True
     repeats_inputs = True
+    integer_inputs = True
 
     def __init__(self, exact: str = "runtime", weights: str = "auto") -> None:
         for what, given, known in (("exact", exact, EXACT), ("weights", weights, WEIGHTS)):

@@ -32,6 +32,7 @@ class Style(abc.ABC):
     pairs: bool
     repeats_inputs: bool
 
+    integer_inputs: bool = False  # whether a file takes integers where the Keras model does, without a format
     integers: bool = False  # whether a runtime computes products between two of its quantizers in integers
 
     def zero(self, format: QFormat) -> int:
