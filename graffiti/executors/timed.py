@@ -40,12 +40,12 @@ def onnx(graph: Graph, inputs: list[np.ndarray], threads: int) -> Call:
 
     from graffiti.export.base import ExportError
     from graffiti.export.onnx.exporter import OnnxExporter
-    from graffiti.export.onnx.harness import session_options
+    from graffiti.export.onnx.harness import feeds, session_options
 
     with unavailable(ExportError):
         built = OnnxExporter().build(graph)
     options = session_options(optimize=True)
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     session = onnxruntime.InferenceSession(built.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    feed = dict(zip(graph.inputs, inputs))
+    feed = feeds(graph, inputs, built)
     return lambda: session.run(built.outputs, feed)

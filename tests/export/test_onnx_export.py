@@ -140,7 +140,7 @@ def test_the_file_takes_what_keras_takes(tmp_path):
     (path,) = ig.export(tmp_path / "net.onnx", format="onnx")
     session = onnxruntime.InferenceSession(str(path), session_options(True), providers=["CPUExecutionProvider"])
     assert [i.name for i in session.get_inputs()] == ["a", "b"]
-    assert [o.name for o in session.get_outputs()] == ig.graph.output_names() == q.output_names
+    assert [o.name for o in session.get_outputs()] == ig.graph.output_names() and set(ig.graph.output_names()) == {"score", "code"}
     got = session.run(None, {"a": a, "b": b})
     for mine, theirs in zip(keras.tree.flatten(ig.predict([a, b])), sorted(got, key=lambda v: -v.shape[1])):
         np.testing.assert_array_equal(mine, theirs)
