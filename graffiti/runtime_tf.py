@@ -297,7 +297,7 @@ def _island(executor, node, *values):
 RULES: dict[str, Callable] = {
     "conv": _conv, "depthwise_conv": _depthwise_conv, "conv_transpose": _conv_transpose, "dense": _dense,
     "bias_add": _bias_add, "add": _elementwise(ops.add), "subtract": _elementwise(ops.subtract),
-    "multiply": _elementwise(ops.multiply), "maximum": _elementwise(ops.maximum), "relu": _relu, "lookup": _lookup,
+    "multiply": _elementwise(ops.multiply), "maximum": _elementwise(ops.maximum), "minimum": _elementwise(ops.minimum), "relu": _relu, "lookup": _lookup,
     "max_pool": _max_pool, "global_max_pool": _global_max_pool, "concat": _concat, "pad": _pad, "crop": _crop, "slice": _slice, "take": _take,
     "reshape": _reshape, "permute": _permute, "upsample": _upsample, "quantize": _quantize, "dequantize": _dequantize,
     "requantize": _requantize, "softmax": _softmax, "island": _island,

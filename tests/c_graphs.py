@@ -174,7 +174,7 @@ def binary_case(op, other, rounding="half_even", format=None, out=None, first=Fa
     builder, x = _unary((5, 4, 6), format)
     y = builder.add_input((5, 4, 6), builder.graph.format(x), "y") if other is None else builder.constant("k", other, builder.graph.format(x))
     value = builder.node(op, "sum", *((y, x) if first else (x, y)))
-    if op == "maximum":
+    if op in ("maximum", "minimum"):
         return builder.finish(value)
     exponent = builder.graph.format(value).exponent
     return builder.finish(builder.node("requantize", "sum_q", value, format=out or S8(exponent + (5 if op == "multiply" else 1)), rounding=rounding))
@@ -307,6 +307,9 @@ CASES = {
     **{f"per_channel_{op}": (lambda op=op: per_channel_case(op)) for op in ("conv", "depthwise_conv", "conv_transpose", "dense")},
     **{f"{op}_{r}": (lambda op=op, r=r: binary_case(op, None, r)) for op in ("add", "subtract") for r in ROUNDINGS},
     "maximum": lambda: binary_case("maximum", None),
+    "minimum": lambda: binary_case("minimum", None),
+    "minimum_u16": lambda: binary_case("minimum", (6,), format=U16(-9)),
+    "minimum_s16": lambda: binary_case("minimum", (1, 5, 1, 6), format=S16(-9)),
     "maximum_u16": lambda: binary_case("maximum", (6,), format=U16(-9)),
     "add_constant": lambda: binary_case("add", (1, 1, 1, 6)),
     "subtract_from_constant": lambda: binary_case("subtract", (6,), first=True, rounding="floor"),

@@ -10,7 +10,7 @@ from graffiti.graph.ops import window_output, window_pads
 from graffiti.numerics.rounding import shift_right
 from graffiti.runtime.library import ConvShape, PoolShape, Requantization, load, tier_number, type_number
 
-OPERATIONS = {"add": 0, "subtract": 1, "multiply": 2, "maximum": 3, "reverse_subtract": 4}
+OPERATIONS = {"add": 0, "subtract": 1, "multiply": 2, "maximum": 3, "reverse_subtract": 4, "minimum": 5}
 
 
 def pointer(array):

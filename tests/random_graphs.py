@@ -98,7 +98,7 @@ class Builder:
 
     def binary(self) -> str:
         rng, graph = self.rng, self.graph
-        op = str(rng.choice(["add", "subtract", "maximum", "multiply"]))
+        op = str(rng.choice(["add", "subtract", "maximum", "minimum", "multiply"]))
         x = self.pick()
         shape = graph.shape(x)
         if op == "multiply" or rng.random() < 0.3:
@@ -112,7 +112,7 @@ class Builder:
             others = [v for v in self.values if graph.shape(v)[1:] == shape[1:]]
             operands = [x, self.same_format(x, str(rng.choice(others)))]
         value = self.insert(op, operands)
-        return value if op == "maximum" else self.to_codes(value)
+        return value if op in ("maximum", "minimum") else self.to_codes(value)
 
     def pool(self) -> str:
         x = self.spatial()

@@ -14,7 +14,7 @@ import numpy as np
 from graffiti.graph import functions
 from graffiti.graph.interpreter import Island, run_island, walk
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import OPS, attr, attributes
+from graffiti.graph.ops import OPS, SELECTS, attr, attributes
 from graffiti.numerics import fold, products, reference
 from graffiti.numerics.formats import QFormat, exponent_of_threshold
 from graffiti.numerics.rounding import round_real
@@ -66,7 +66,7 @@ def run_float(
 class Formats:
     """The format of the codes that a value of a fakequant graph stands for."""
 
-    _SAME = ("relu", "maximum", "dropout")  # besides the ops that move codes: the result's codes are the input's
+    _SAME = ("relu", *SELECTS, "dropout")  # besides the ops that move codes: the result's codes are the input's
 
     def __init__(self, graph: Graph) -> None:
         self._producers = graph.producers()
@@ -182,8 +182,10 @@ RULES: dict[str, Callable[..., np.ndarray]] = {
     "subtract": lambda c, x, y: x - y,
     "multiply": lambda c, x, y: x * y,
     "maximum": lambda c, x, y: np.maximum(x, y),
+    "minimum": lambda c, x, y: np.minimum(x, y),
     "relu": _relu,
     "leaky_relu": lambda c, x: np.maximum(x, 0) + c["alpha"] * np.minimum(x, 0),
+    "prelu": lambda c, x, alpha: np.maximum(x, 0) + alpha * np.minimum(x, 0),
     "activation": _activation,
     "softmax": lambda c, x: functions.FUNCTIONS["softmax"].values(x, c["axis"]),
     "max_pool": lambda c, x: products.max_pool(x, c["pool_size"], c["strides"], c["padding"]),

@@ -152,6 +152,7 @@ RULES: dict[str, Callable[..., np.ndarray]] = {
     "subtract": lambda g, n, a, x, y: reference.subtract(x, y),
     "multiply": lambda g, n, a, x, y: reference.multiply(x, y),
     "maximum": lambda g, n, a, x, y: reference.maximum(x, y),
+    "minimum": lambda g, n, a, x, y: reference.minimum(x, y),
     "relu": lambda g, n, a, x: reference.relu(x, a["max_code"]),
     "lookup": lambda g, n, a, x, table: reference.lookup(x, table, g.format(n.inputs[0]).qmin),
     "max_pool": lambda g, n, a, x: reference.max_pool(x, a["pool_size"], a["strides"], a["padding"]),

@@ -189,6 +189,7 @@ class OpRow:
 _WINDOW = {"strides": REQUIRED, "padding": "valid", "dilation": REQUIRED}
 _POOL = {"pool_size": REQUIRED, "strides": REQUIRED, "padding": "valid"}
 
+SELECTS = ("maximum", "minimum")  # ops whose output is one of their inputs, all in one format
 PRODUCTS = ("conv", "depthwise_conv", "conv_transpose", "dense")  # ops that multiply by a kernel
 OPS: dict[str, OpRow] = {row.name: row for row in (
     # products; in an integer graph the output is a 32-bit accumulator at e_x + e_kernel
@@ -206,10 +207,12 @@ OPS: dict[str, OpRow] = {row.name: row for row in (
     # elementwise
     OpRow("add", "x y", {}, ALL, _broadcast, "x + y; one exponent", _sum_format),
     OpRow("subtract", "x y", {}, ALL, _broadcast, "x - y; one exponent", _sum_format),
-    OpRow("multiply", "x y", {}, ALL, _broadcast, "x * y, y a constant; accumulator at e_x + e_y", _product_format),
+    OpRow("multiply", "x y", {"trained": False}, ALL, _broadcast, "x * y, y a constant; accumulator at e_x + e_y", _product_format),
     OpRow("maximum", "x y", {}, ALL, _broadcast, "max(x, y); one format", _keep_format),
+    OpRow("minimum", "x y", {}, ALL, _broadcast, "min(x, y); one format", _keep_format),
     OpRow("relu", "x", {"max_value": None, "max_code": None}, ALL, _same_shape, "max(x, 0), min(., max_value); integer: max_code instead of max_value", _keep_format),
     OpRow("leaky_relu", "x", {"alpha": REQUIRED}, FLOAT, _same_shape, "max(x, alpha*x)"),
+    OpRow("prelu", "x alpha", {}, ("float",), _same_shape, "max(x, 0) + alpha*min(x, 0), alpha broadcast against one example"),
     OpRow("activation", "x", {"function": REQUIRED, "parameters": None, "values": None}, FLOAT, _same_shape, "a function of graph/functions.py by a table of all input codes; `parameters` that are not the defaults; `values` names the constant of float32 outputs, codes ascending"),
     OpRow("softmax", "x", {"axis": -1}, ALL, _same_shape, "float softmax, at the output only"),
     OpRow("lookup", "x table", {"format": REQUIRED}, ("integer",), _same_shape, "table[code - qmin]", _attr_format),

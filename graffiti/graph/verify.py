@@ -13,7 +13,7 @@ import numpy as np
 
 from graffiti.graph import ops
 from graffiti.graph.ir import STAGES, Graph, Node, TensorType
-from graffiti.graph.ops import PRODUCTS
+from graffiti.graph.ops import PRODUCTS, SELECTS
 from graffiti.graph.printer import type_text
 from graffiti.numerics.formats import QFormat
 from graffiti.numerics.rounding import ROUNDING_MODES
@@ -288,7 +288,7 @@ def _formats(graph: Graph, node: Node, attrs: dict[str, Any]) -> Iterator[str]:
     elif node.op in ("bias_add", "add", "subtract"):
         if first.exponent != second.exponent:
             yield f"{node.inputs[0]!r} is at exponent {first.exponent}, {node.inputs[1]!r} at {second.exponent}; sums need one exponent"
-    elif node.op in ("maximum", "concat"):
+    elif node.op in (*SELECTS, "concat"):
         for value, format in zip(node.inputs[1:], formats[1:]):
             if format != first:
                 yield f"{node.inputs[0]!r} has the format {first}, {value!r} has {format}; all inputs need one format"

@@ -115,7 +115,7 @@ class Builder:
         inputs = self.inputs(node)
         self.tensors[node.output] = layer(inputs if len(inputs) > 1 or isinstance(layer, _MERGES) else inputs[0])
         first = node.inputs[0]
-        if first in self.exponents and (ops.OPS[node.op].moves_codes or node.op in ("relu", "maximum")):
+        if first in self.exponents and (ops.OPS[node.op].moves_codes or node.op in ("relu", *ops.SELECTS)):
             self.exponents[node.output], self.formats[node.output] = self.exponents[first], self.formats[first]
 
     def quantizer(self, node: Node, name: str) -> quantizers.Quantizer:
@@ -133,7 +133,7 @@ class Builder:
             quantizer.assign_log2(np.asarray(log2, np.float32))
 
 
-_MERGES = (L.Add, L.Subtract, L.Maximum, L.Concatenate)
+_MERGES = (L.Add, L.Subtract, L.Maximum, L.Minimum, L.Concatenate)
 
 
 def _filled(structure, tensors: list[keras.KerasTensor]):
@@ -208,6 +208,15 @@ def _bias_add(builder: Builder, node: Node) -> None:
     builder.tensors[node.output] = layers.Affine(1.0, builder.graph.constants[bias].tolist(), name=builder.name(node.name))(builder.tensors[x])
 
 
+def _prelu(builder: Builder, node: Node) -> None:
+    x, alpha = node.inputs
+    array, shape = builder.graph.constants[alpha], builder.graph.shape(x)
+    shared = [axis for axis, (size, length) in enumerate(zip(array.shape, shape[1:]), 1) if size == 1 and length != 1]
+    layer = L.PReLU(shared_axes=shared or None, name=builder.name(node.name), dtype="float32")
+    builder.tensors[node.output] = layer(builder.tensors[x])
+    layer.set_weights([array])
+
+
 def _island(builder: Builder, node: Node) -> None:
     layer = islands.restore(node, builder.graph, builder.name(node.name))
     args, kwargs = islands.arguments(node, builder.graph, [builder.tensors[value] for value in node.inputs])
@@ -270,11 +279,13 @@ RULES: dict[str, Callable[[Builder, Node], None]] = {
     "activation": _activation,
     "batch_norm": _batch_norm,
     "bias_add": _bias_add,
+    "prelu": _prelu,
     "island": _island,
     "rescaling": _plain(lambda a: (layers.Affine, {"scale": a["scale"], "offset": a["offset"]})),
     "add": _plain(lambda a: (L.Add, {})),
     "subtract": _plain(lambda a: (L.Subtract, {})),
     "maximum": _plain(lambda a: (L.Maximum, {})),
+    "minimum": _plain(lambda a: (L.Minimum, {})),
     "concat": _plain(lambda a: (L.Concatenate, {"axis": a["axis"]})),
     "relu": _plain(lambda a: (L.ReLU, {"max_value": a["max_value"]})),
     "leaky_relu": _plain(lambda a: (L.LeakyReLU, {"negative_slope": a["alpha"]})),

@@ -180,7 +180,7 @@ def _layer(builder: Builder, cluster: Cluster, calls: list[Cluster]):
     known = bits[0] if bits[0] is not None and all(b is not None and (b["bits"], b["signed"]) == (bits[0]["bits"], bits[0]["signed"]) for b in bits) else None
     if op == "multiply":
         quantizer = cluster.q_kernel and builder.quantizer(cluster.q_kernel, "quantizer")
-        return layers.ConstantMultiply(shape, quantizer, input_bits=known["bits"] if known else None, **own)
+        return layers.ConstantMultiply(shape, quantizer, input_bits=known["bits"] if known else None, trained=attrs["trained"], **own)
     plain = op == "separable_conv" or (cluster.q_kernel is None and cluster.fold_kernel is None and len(calls) == 1 and not _unusual(cluster))
     rank = len(graph.shape(cluster.x))
     if plain:

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from graffiti.graph.functions import FUNCTIONS
 from graffiti.keras_io import compat, einsum, functions, islands, time_distributed
 from graffiti.keras_io.move_rules import LAYER_MOVES, OPERATION_MOVES, Move, useful
 from graffiti.keras_io.move_rules import emit as emit_moves
@@ -223,6 +224,10 @@ def _function(reading, operation) -> None:
     reading.emit_result(known.node[0], [reading.x], known.node[1])
 
 
+def _prelu(reading, layer) -> None:
+    reading.emit_result("prelu", [reading.x, reading.weight("alpha", layer.alpha)])
+
+
 def _softmax(reading, layer) -> None:
     if len(reading.call.inputs) > 1:
         return reading.island("a masked softmax has no fixed-point form")
@@ -313,12 +318,12 @@ LAYER_RULES: dict[type, Rule] = {
     L.Conv1DTranspose: _transpose, L.Conv2DTranspose: _transpose,
     L.Dense: _dense, L.EinsumDense: _einsum_dense, L.TimeDistributed: time_distributed.rule,
     L.BatchNormalization: _batch_norm, L.Normalization: _normalization, L.Rescaling: _rescaling,
-    **dict.fromkeys(functions.layer_classes(), _function), L.Activation: _activation, L.Softmax: _softmax,
+    **dict.fromkeys(functions.layer_classes(), _function), L.Activation: _activation, L.PReLU: _prelu, L.Softmax: _softmax,
     L.MaxPooling1D: _pool("max_pool"), L.MaxPooling2D: _pool("max_pool"),
     L.AveragePooling1D: _pool("average_pool"), L.AveragePooling2D: _pool("average_pool"),
     L.GlobalAveragePooling1D: _global_pool("mean"), L.GlobalAveragePooling2D: _global_pool("mean"),
     L.GlobalMaxPooling1D: _global_pool("global_max_pool"), L.GlobalMaxPooling2D: _global_pool("global_max_pool"),
-    L.Add: _merge("add"), L.Subtract: _merge("subtract"), L.Maximum: _merge("maximum"), L.Concatenate: _concatenate,
+    L.Add: _merge("add"), L.Subtract: _merge("subtract"), L.Maximum: _merge("maximum"), L.Minimum: _merge("minimum"), L.Concatenate: _concatenate,
     L.Flatten: _reshape, L.Reshape: _reshape, L.Permute: _permute,
     L.ZeroPadding1D: _zero_padding, L.ZeroPadding2D: _zero_padding, L.Cropping1D: _cropping, L.Cropping2D: _cropping,
     **LAYER_MOVES,
@@ -352,14 +357,18 @@ def _elementwise(op: str, affine: Callable) -> Rule:
     return rule
 
 
-def _maximum(reading, operation) -> None:
-    operands, both = _operands(reading)
-    if both:
-        return reading.emit_result("maximum", reading.values)
-    constant = operands[1] if isinstance(operands[0], keras.KerasTensor) else operands[0]
-    if np.size(constant) != 1 or float(np.reshape(constant, ())) != 0.0:
-        return reading.island("the maximum with a constant other than 0 has no fixed-point form")
-    reading.emit_result("relu", [reading.x], {"max_value": None})
+def _select(op: str, end: str) -> Rule:
+    """``maximum`` or ``minimum`` of two tensors; with a number it is the clip that has it as its ``end``."""
+    def rule(reading, operation) -> None:
+        operands, both = _operands(reading)
+        if both:
+            return reading.emit_result(op, reading.values)
+        constant = operands[1] if isinstance(operands[0], keras.KerasTensor) else operands[0]
+        if np.size(constant) != 1:
+            return reading.island(f"the {op} with a constant of the shape {np.shape(constant)} has no fixed-point form")
+        name, attrs = FUNCTIONS["clip"].as_node({end: float(np.reshape(keras.ops.convert_to_numpy(constant), ()))})
+        reading.emit_result(name, [reading.x], attrs)
+    return rule
 
 
 def _reduction(op: str) -> Rule:
@@ -416,7 +425,7 @@ OPERATION_RULES: dict[str, Rule] = {
     "Multiply": _elementwise("", lambda c, first: (c, 0.0)),
     "Divide": _elementwise("", _divide), "TrueDivide": _elementwise("", _divide),
     "Negative": lambda reading, operation: _affine(reading, -1.0, 0.0),
-    "Maximum": _maximum, "Concatenate": _concatenate, "Softmax": _softmax,
+    "Maximum": _select("maximum", "x_min"), "Minimum": _select("minimum", "x_max"), "Concatenate": _concatenate, "Softmax": _softmax,
     "MaxPool": _pool_operation("max_pool"), "AveragePool": _pool_operation("average_pool"),
     "Mean": _reduction("mean"), "Max": _reduction("global_max_pool"),
     "Reshape": _reshape, "Squeeze": _reshape, "ExpandDims": _reshape, "Transpose": _transpose_operation, "Pad": _pad_operation,

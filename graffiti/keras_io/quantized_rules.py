@@ -105,7 +105,7 @@ def _multiply(reading, layer) -> None:
     constant = reading.weight("constant", layer.constant, names["constant"])
     if layer.quantizer is not None:
         constant = _emit_once(reading, "fake_quantize", [constant], quantizer_attributes(layer.quantizer, group=names.given.get("constant_group")), names["q_constant"])
-    reading.result(reading.emit("multiply", [reading.x, constant], name=names.node))
+    reading.result(reading.emit("multiply", [reading.x, constant], {"trained": True} if layer.trained else {}, name=names.node))
 
 
 def _lookup(reading, layer) -> None:

@@ -1,4 +1,4 @@
-"""``ConstantMultiply``: a tensor times a quantized constant (leaky ReLU's slope, a map of pool reciprocals)."""
+"""``ConstantMultiply``: a tensor times a quantized constant (leaky ReLU's slope, PReLU's slopes, a map of pool reciprocals)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from graffiti.layers import exact
 class ConstantMultiply(keras.layers.Layer):
     """``x * q(constant)``, exact on codes at inference.
 
-    Backward: ``d x = upstream * q(constant)``; the constant itself is not trained.
+    Backward: ``d x = upstream * q(constant)``; the constant itself is trained only where it is said so.
 
     Args:
         shape: of the constant; it broadcasts against ``x``.
         quantizer: a ``Quantizer`` for the constant, its name or config; ``None`` leaves it in float.
         input_bits: width of the codes of ``x``; ``None`` where unknown. Where product codes may pass 24 bits the layer multiplies in
             float64 at inference and rounds to odd.
+        trained: whether the constant is trained (the slopes of a PReLU).
         node_names: as in ``Quantize``.
         value_names: as in ``QuantizedProduct``.
 
@@ -29,20 +30,20 @@ class ConstantMultiply(keras.layers.Layer):
     """
 
     def __init__(
-        self, shape, quantizer=None, *, input_bits: int | None = None, node_names: list[str] | None = None,
+        self, shape, quantizer=None, *, input_bits: int | None = None, trained: bool = False, node_names: list[str] | None = None,
         value_names: dict[str, dict[str, str]] | None = None, **kwargs,
     ) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         self.shape = tuple(int(n) for n in shape)
         self.quantizer: Any = quantizers.get(quantizer)
-        self.input_bits = input_bits
+        self.input_bits, self.trained = input_bits, bool(trained)
         self.node_names = list(node_names or [self.name])
         self.value_names = {node: dict(names) for node, names in (value_names or {}).items()}
 
     def build(self, input_shape) -> None:
         """Create the constant."""
-        self.constant = self.add_weight(name="constant", shape=self.shape, initializer="ones", trainable=False)
+        self.constant = self.add_weight(name="constant", shape=self.shape, initializer="ones", trainable=self.trained)
         if self.quantizer is not None and not self.quantizer.built:
             self.quantizer.build(self.shape)
 
@@ -67,6 +68,6 @@ class ConstantMultiply(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            **super().get_config(), "shape": self.shape, "quantizer": quantizers.serialize(self.quantizer), "input_bits": self.input_bits,
+            **super().get_config(), "shape": self.shape, "quantizer": quantizers.serialize(self.quantizer), "input_bits": self.input_bits, "trained": self.trained,
             "node_names": list(self.node_names), "value_names": {node: dict(names) for node, names in self.value_names.items()},
         }

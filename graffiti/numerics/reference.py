@@ -98,6 +98,11 @@ def maximum(x, y) -> np.ndarray:
     return np.maximum(_codes(x, "maximum").astype(np.int64), _codes(y, "maximum"))
 
 
+def minimum(x, y) -> np.ndarray:
+    """The smaller code; both in one format."""
+    return np.minimum(_codes(x, "minimum").astype(np.int64), _codes(y, "minimum"))
+
+
 def relu(x, max_code: int | None = None) -> np.ndarray:
     """``min(max(x, 0), max_code)``; ``max_code`` is the code of ReLU6's six, ``None`` for no upper limit."""
     return np.clip(_codes(x, "relu").astype(np.int64), 0, max_code)

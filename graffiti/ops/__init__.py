@@ -23,6 +23,7 @@ _HOME = {
             "lookup",
             "max_pool",
             "maximum",
+            "minimum",
             "multiply",
             "quantize",
             "relu",

@@ -171,6 +171,11 @@ def maximum(x, y) -> tf.Tensor:
     return tf.cast(tf.maximum(tf.cast(x, tf.int32), tf.cast(y, tf.int32)), x.dtype)
 
 
+def minimum(x, y) -> tf.Tensor:
+    """Smaller code, in the dtype of ``x``; both have one format."""
+    return tf.cast(tf.minimum(tf.cast(x, tf.int32), tf.cast(y, tf.int32)), x.dtype)
+
+
 def max_pool(x, *, pool_size, strides, padding="valid") -> tf.Tensor:
     """Largest code of each window; padding never wins."""
     pads = pads_of(x, pool_size, strides, (1, 1), padding)

@@ -209,6 +209,11 @@ def maximum(x, y, *, engine: str = "auto", tier: str = "auto") -> tf.Tensor:
     return _elementwise("maximum", x, y, engine, tier)
 
 
+def minimum(x, y, *, engine: str = "auto", tier: str = "auto") -> tf.Tensor:
+    """The smaller code, both of one format and dtype; shapes broadcast."""
+    return _elementwise("minimum", x, y, engine, tier)
+
+
 def relu(x, *, high: int | None = None, engine: str = "auto", tier: str = "auto") -> tf.Tensor:
     """``min(max(x, 0), high)`` on codes: a requantization by no shift."""
     x = _codes(x, "relu")
@@ -383,8 +388,8 @@ def _finish(accumulator: tf.Tensor, bias, to: Requantization | None) -> tf.Tenso
 
 def _elementwise(op: str, x, y, engine: str, tier: str) -> tf.Tensor:
     x, y = _codes(x, op), _codes(y, op)
-    if op == "maximum" and x.dtype != y.dtype:
-        raise ValueError(f"maximum takes codes of one format, got {x.dtype.name} and {y.dtype.name}")
+    if op in ("maximum", "minimum") and x.dtype != y.dtype:
+        raise ValueError(f"{op} takes codes of one format, got {x.dtype.name} and {y.dtype.name}")
     if _native(engine, tier):
         return getattr(loader.load(), f"graffiti_{op}")(x, y, tier=tier)
     return getattr(fallback, op)(x, y)

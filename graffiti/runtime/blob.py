@@ -19,7 +19,7 @@ from graffiti.runtime.library import ConvShape, PoolShape, type_number
 MAGIC, VERSION = 0x3147525046415247, 1
 ARENA, INPUT, OUTPUT = 0, 1, 2
 QUANTIZE, DEQUANTIZE, CONV, BINARY, REQUANTIZE, LOOKUP, MAX_POOL, MOVE, ZERO, CONSTANT = range(1, 11)
-OPERATIONS = {"add": 0, "subtract": 1, "multiply": 2, "maximum": 3, "reverse_subtract": 4}
+OPERATIONS = {"add": 0, "subtract": 1, "multiply": 2, "maximum": 3, "reverse_subtract": 4, "minimum": 5}
 
 _ALIGNMENT = 64
 _BLOCK_BYTES, _MAX_BLOCK = 128 * 1024, 32  # images worked on together: as many as leave their tensors in the second-level cache

@@ -13,13 +13,13 @@ from collections.abc import Callable
 import numpy as np
 
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import PRODUCTS, attr, transpose_pads, window_pads
+from graffiti.graph.ops import PRODUCTS, SELECTS, attr, transpose_pads, window_pads
 from graffiti.numerics.formats import QFormat
 from graffiti.numerics.rounding import shift_right
 from graffiti.numerics.windows import index_grids
 from graffiti.runtime.blob import ProgramWriter, Rounding, Tensor, View
 
-BINARIES = ("add", "subtract", "multiply", "maximum", "bias_add")
+BINARIES = ("add", "subtract", "multiply", *SELECTS, "bias_add")
 PYTHON_OPS = ("island", "softmax")  # a Keras layer; float: numpy computes it, so that all targets agree to the bit
 
 
@@ -262,7 +262,7 @@ class _Compiler:
         name = chain.last
         left = self._broadcast(x, out_shape)
         right = self._repeating(y, out_shape) if self.graph.is_constant(y) else self._broadcast(y, out_shape)
-        if operation == "maximum" and isinstance(right, np.ndarray):
+        if operation in SELECTS and isinstance(right, np.ndarray):
             right = right.astype(left.dtype)
         self.writer.binary(operation, left, right, self.define(name), out_shape[-1] if out_shape else 1, chain.rounding)
         self.noted(name)

@@ -40,7 +40,18 @@ def _dense(i):
     }
 
 
-GROUPS = {"moves": _moves, "dense": _dense}
+def _elementwise(i):
+    a, b = L.Conv2D(4, 3, padding="same")(i), L.Conv2D(4, 1)(i)
+    slopes = keras.initializers.RandomUniform(-0.3, 0.9, seed=0)
+    return {
+        "minimum": L.Minimum()([a, b]), "three": K.minimum(K.minimum(a, b), i), "at most": K.minimum(a, 0.5), "clip": K.clip(a, -1, 1),
+        "maximum with a number": K.maximum(b, -0.25), "ReLU": L.ReLU(6.0, negative_slope=0.1)(a), "steep": L.LeakyReLU(1.5)(a), "ELU": L.ELU(0.5)(b),
+        "hard_tanh": L.Activation("hard_tanh")(a), "PReLU": L.PReLU(slopes, shared_axes=[1, 2])(a), "PReLU of all": L.PReLU(slopes)(b),
+        "PReLU steep": L.PReLU(keras.initializers.RandomUniform(1.1, 1.7, seed=1), shared_axes=[1, 2])(a),
+    }
+
+
+GROUPS = {"moves": _moves, "dense": _dense, "elementwise": _elementwise}
 
 
 @pytest.mark.parametrize("group", GROUPS)

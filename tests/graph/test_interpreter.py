@@ -93,6 +93,7 @@ const %t:u8@-8[256] = random(8)
 %s = subtract(%a, %a)
 %ar = requantize(%a) {format=s8@-6}
 %mx = maximum(%xq, %mr)
+%mn = minimum(%xq, %mr)
 %rl = relu(%mx) {max_code=60}
 %l = lookup(%xq, %t) {format=u8@-8}
 %p = max_pool(%l) {pool_size=(3, 3), strides=(2, 2), padding='same'}
@@ -157,6 +158,7 @@ def test_every_integer_op_runs_and_has_the_type_it_says():
         "a": v["xq"].astype(int) + v["mr"].astype(int),
         "s": np.zeros_like(v["a"]),
         "mx": np.maximum(v["xq"], v["mr"]),
+        "mn": np.minimum(v["xq"], v["mr"]),
         "rl": np.clip(v["mx"], 0, 60),
         "l": k["t"][v["xq"].astype(int) + 128],
         "p": reference.max_pool(v["l"], (3, 3), (2, 2), "same"),

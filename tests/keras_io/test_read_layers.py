@@ -102,8 +102,10 @@ LAYERS = {  # name -> (layer, input shape, ops expected in the graph)
             "Permute": (lambda: L.Permute((2, 1)), IMAGE, "permute"), "MaxPooling2D same": (lambda: L.MaxPooling2D(3, 2, "same"), FILM, "island"), "LSTM": (lambda: L.LSTM(3), IMAGE, "island"),
         }.items()
     },
+    "PReLU": (lambda: L.PReLU(), FLAT, "prelu"), "PReLU shared": (lambda: L.PReLU(shared_axes=[1, 2]), IMAGE, "prelu"),
+    "PReLU per position": (lambda: L.PReLU(shared_axes=[3]), IMAGE, "prelu"),
     # islands, each with a reason
-    "PReLU": (lambda: L.PReLU(), FLAT, "island"), "LayerNormalization": (lambda: L.LayerNormalization(), ROW, "island"),
+    "LayerNormalization": (lambda: L.LayerNormalization(), ROW, "island"),
     "LSTM": (lambda: L.LSTM(3), ROW, "island"), "UpSampling2D bilinear": (lambda: L.UpSampling2D(2, interpolation="bilinear"), IMAGE, "island"),
     "BatchNormalization axis 1": (lambda: L.BatchNormalization(axis=1), IMAGE, "island"), "ReLU threshold": (lambda: L.ReLU(threshold=0.5), FLAT, "activation"),
     "Conv2D channels first": (lambda: L.Conv2D(4, 1, data_format="channels_first", bias_initializer="ones"), IMAGE, "island"),
@@ -115,7 +117,9 @@ OPERATIONS = {
     "per channel": (lambda x: (x * np.arange(1.0, 7.0) + np.arange(6.0)) / 4.0, IMAGE, "rescaling rescaling rescaling"),
     "negative": (lambda x: -x, FLAT, "rescaling"), "subtract two": (lambda x: x - K.relu(x), FLAT, "relu subtract"),
     "relu": (lambda x: K.relu6(K.relu(x)), FLAT, "relu relu"), "clip": (lambda x: K.clip(x, 0.0, 0.5), FLAT, "relu"), "clip both": (lambda x: K.clip(x, -1.0, 0.5), FLAT, "activation"),
-    "maximum": (lambda x: K.maximum(x, 0.0), FLAT, "relu"), "leaky by hand": (lambda x: K.maximum(x, 0.1 * x), FLAT, "rescaling maximum"),
+    "maximum": (lambda x: K.maximum(x, 0.0), FLAT, "relu"), "maximum with 1": (lambda x: K.maximum(1.0, x), FLAT, "activation"),
+    "minimum": (lambda x: K.minimum(x, -x), FLAT, "rescaling minimum"), "minimum with a half": (lambda x: K.minimum(x, np.float32(0.5)), FLAT, "activation"),
+    "maximum with a map": (lambda x: K.maximum(x, np.arange(10, dtype=np.float32)), FLAT, "island"), "leaky by hand": (lambda x: K.maximum(x, 0.1 * x), FLAT, "rescaling maximum"),
     "leaky_relu": (lambda x: K.leaky_relu(x, 0.3), FLAT, "leaky_relu"), "gelu": (lambda x: K.gelu(x) + K.gelu(x, approximate=False), FLAT, "activation activation add"),
     **{name: (lambda x, name=name: getattr(K, name)(x), FLAT, "activation")
        for name in ("sigmoid", "tanh", "silu", "hard_silu", "hard_sigmoid", "softplus", "softsign", "elu", "selu", "exp", "square", "abs")},
@@ -191,11 +195,11 @@ def test_operation(name: str):
 
 
 def test_every_rule_is_tested():
-    tested = {type(make()) for make, _, ops in LAYERS.values() if "island" not in ops} | {L.Add, L.Subtract, L.Maximum, L.Concatenate}
+    tested = {type(make()) for make, _, ops in LAYERS.values() if "island" not in ops} | {L.Add, L.Subtract, L.Maximum, L.Minimum, L.Concatenate}
     assert set(float_rules.LAYER_RULES) <= tested
 
 
-@pytest.mark.parametrize("merge, ops", [(L.Add, "add add"), (L.Subtract, "subtract"), (L.Maximum, "maximum maximum"), (L.Concatenate, "concat")])
+@pytest.mark.parametrize("merge, ops", [(L.Add, "add add"), (L.Subtract, "subtract"), (L.Maximum, "maximum maximum"), (L.Minimum, "minimum minimum"), (L.Concatenate, "concat")])
 def test_merging_layers(merge, ops):
     x = keras.Input(IMAGE, name="x")
     parts = [L.ReLU(name="a")(x), L.LeakyReLU(name="b")(x), x][: 2 if merge is L.Subtract else 3]

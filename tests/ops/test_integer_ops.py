@@ -161,6 +161,7 @@ def test_elementwise(dtypes, shapes, where):
     check(ops.multiply(x, y, **where), a * b, tf.int32)
     if dtypes[0] is dtypes[1]:
         check(ops.maximum(x, y, **where), np.maximum(a, b), dtypes[0])
+        check(ops.minimum(x, y, **where), np.minimum(a, b), dtypes[0])
     else:
         with pytest.raises(ValueError, match="maximum takes codes of one format"):
             ops.maximum(x, y, **where)

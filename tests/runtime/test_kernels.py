@@ -254,6 +254,7 @@ def test_elementwise_types_and_repeated_operands(tier, x_type, y_type):
                 assert np.array_equal(elementwise(operation, x, y, tier), wrapped(exact)), (operation, count, y_count)
             if x_type == y_type:
                 assert np.array_equal(elementwise("maximum", x, y, tier, dtype=x_type), np.maximum(x, repeated))
+                assert np.array_equal(elementwise("minimum", x, y, tier, dtype=x_type), np.minimum(x, repeated))
 
 
 @pytest.mark.parametrize("dtype", [*CODES, np.float32])

@@ -11,12 +11,12 @@ import dataclasses
 import numpy as np
 
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import PRODUCTS, attr
+from graffiti.graph.ops import PRODUCTS, SELECTS, attr
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 MAX_LEFT, MAX_RIGHT = 32, 62  # beyond them nothing changes: any nonzero int32 saturates, or rounds like by 2**62
 
-BINARY = ("add", "subtract", "multiply", "maximum")
+BINARY = ("add", "subtract", "multiply", *SELECTS)
 UNARY = ("bias_add", "relu", "requantize")
 _PAD_INTO = ("conv", "depthwise_conv")
 

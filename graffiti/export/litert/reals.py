@@ -113,16 +113,16 @@ def relu(e: Emitter, node: Node) -> None:
     e.bound[node.output] = e.largest(x)
 
 
-def maximum(e: Emitter, node: Node) -> None:
-    """The larger of two: on integers where both are stored so."""
+def select(e: Emitter, node: Node) -> None:
+    """The larger or the smaller of two: on integers where both are stored so."""
     if all(v in e.integers for v in node.inputs) and len({e.layout(v) for v in node.inputs}) == 1:
         layout = e.layout(node.output)
         assert layout is not None
         tensors, out = [e.integers[v] for v in node.inputs], e.declare(node.output)
-        e.op("MAXIMUM", tensors, [out], version=3 if layout.dtype == "int16" else 2, kind="MaximumMinimum")
+        e.op(node.op.upper(), tensors, [out], version=3 if layout.dtype == "int16" else 2, kind="MaximumMinimum")
         return
     tensors = [e.real(v) for v in node.inputs]
-    e.op("MAXIMUM", tensors, [e.declare_real(node.output)], kind="MaximumMinimum")
+    e.op(node.op.upper(), tensors, [e.declare_real(node.output)], kind="MaximumMinimum")
     e.bound[node.output] = max(e.largest(v) for v in node.inputs)
 
 

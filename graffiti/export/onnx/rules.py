@@ -240,7 +240,7 @@ def softmax(b: Builder, node: Node) -> None:
 
 RULES: dict[str, Callable[[Builder, Node], None]] = {
     "conv": product, "depthwise_conv": product, "conv_transpose": product, "dense": product, "bias_add": bias_add,
-    "add": _binary("Add"), "subtract": _binary("Sub"), "multiply": _binary("Mul"), "maximum": _binary("Max", True), "relu": relu, "lookup": lookup,
+    "add": _binary("Add"), "subtract": _binary("Sub"), "multiply": _binary("Mul"), "maximum": _binary("Max", True), "minimum": _binary("Min", True), "relu": relu, "lookup": lookup,
     "max_pool": max_pool, "global_max_pool": global_max_pool, "concat": concat, "pad": pad, "crop": crop, "slice": slice_axes, "take": take, "reshape": reshape, "permute": permute,
     "upsample": upsample, "quantize": quantize, "requantize": quantize, "dequantize": dequantize, "softmax": softmax,
 }

@@ -1,4 +1,4 @@
-// GraffitiAdd, Subtract, Multiply, Maximum (with broadcasting), Requantize, Lookup, Quantize, Dequantize, MaxPool.
+// GraffitiAdd, Subtract, Multiply, Maximum, Minimum (with broadcasting), Requantize, Lookup, Quantize, Dequantize, MaxPool.
 #include <cstring>
 
 #include "bridge.h"
@@ -22,14 +22,16 @@ namespace {
 GRAFFITI_BINARY("GraffitiAdd").Doc("int32 x + y of codes with one exponent.");
 GRAFFITI_BINARY("GraffitiSubtract").Doc("int32 x - y of codes with one exponent.");
 GRAFFITI_BINARY("GraffitiMultiply").Doc("int32 x * y; the exponents add.");
-REGISTER_OP("GraffitiMaximum")
-    .Input("x: T")
-    .Input("y: T")
-    .Output("z: T")
-    .Attr("T: " GRAFFITI_CODES)
-    .Attr(GRAFFITI_TIERS)
-    .SetShapeFn(tf::shape_inference::BroadcastBinaryOpShapeFn)
-    .Doc("The larger code; both of one format.");
+#define GRAFFITI_SELECT(name)        \
+  REGISTER_OP(name)                  \
+      .Input("x: T")                 \
+      .Input("y: T")                 \
+      .Output("z: T")                \
+      .Attr("T: " GRAFFITI_CODES)    \
+      .Attr(GRAFFITI_TIERS)          \
+      .SetShapeFn(tf::shape_inference::BroadcastBinaryOpShapeFn)
+GRAFFITI_SELECT("GraffitiMaximum").Doc("The larger code; both of one format.");
+GRAFFITI_SELECT("GraffitiMinimum").Doc("The smaller code; both of one format.");
 
 // Whether `part` stands at the end of `whole` once its leading ones are gone: then it repeats, element i takes i modulo
 // its count.
@@ -107,6 +109,7 @@ REGISTER_KERNEL_BUILDER(Name("GraffitiAdd").Device(tf::DEVICE_CPU), BinaryOp<GRA
 REGISTER_KERNEL_BUILDER(Name("GraffitiSubtract").Device(tf::DEVICE_CPU), BinaryOp<GRAFFITI_SUBTRACT>);
 REGISTER_KERNEL_BUILDER(Name("GraffitiMultiply").Device(tf::DEVICE_CPU), BinaryOp<GRAFFITI_MULTIPLY>);
 REGISTER_KERNEL_BUILDER(Name("GraffitiMaximum").Device(tf::DEVICE_CPU), BinaryOp<GRAFFITI_MAXIMUM>);
+REGISTER_KERNEL_BUILDER(Name("GraffitiMinimum").Device(tf::DEVICE_CPU), BinaryOp<GRAFFITI_MINIMUM>);
 
 // ---- one array ------------------------------------------------------------------------------------------------------
 REGISTER_OP("GraffitiRequantize")

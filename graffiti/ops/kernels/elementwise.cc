@@ -41,10 +41,11 @@ void RequantizeOp::Run(const void* x, void* y, int64_t lo, int64_t hi) const {
 }
 
 int BinaryOp::Init(int binary, int64_t channel_count, int x, int y, const graffiti_requantization* requantization, int tier) {
-  if (binary < GRAFFITI_ADD || binary > GRAFFITI_REVERSE_SUBTRACT) return Fail(GRAFFITI_INVALID_ARGUMENT, "there is no elementwise operation %d", binary);
+  if (binary < GRAFFITI_ADD || binary > GRAFFITI_MINIMUM) return Fail(GRAFFITI_INVALID_ARGUMENT, "there is no elementwise operation %d", binary);
   if (!IsCodeType(x) || !IsCodeType(y)) return Fail(GRAFFITI_INVALID_ARGUMENT, "elementwise ops take integer codes, got %s and %s", TypeName(x), TypeName(y));
-  if (binary == GRAFFITI_MAXIMUM && x != y)
-    return Fail(GRAFFITI_INVALID_ARGUMENT, "maximum needs one type, got %s and %s", TypeName(x), TypeName(y));
+  const bool selects = binary == GRAFFITI_MAXIMUM || binary == GRAFFITI_MINIMUM;
+  if (selects && x != y)
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "%s needs one type, got %s and %s", binary == GRAFFITI_MAXIMUM ? "maximum" : "minimum", TypeName(x), TypeName(y));
   if (channel_count < 1) return Fail(GRAFFITI_INVALID_ARGUMENT, "elementwise ops need at least one channel, got %lld", static_cast<long long>(channel_count));
   operation = binary;
   channels = channel_count;
@@ -52,7 +53,7 @@ int BinaryOp::Init(int binary, int64_t channel_count, int x, int y, const graffi
   y_type = y;
   loops = &GetLoops(tier);
   const int code = to.Init(requantization, channels);
-  out_type = to.identity() && operation == GRAFFITI_MAXIMUM ? x_type : to.type();
+  out_type = to.identity() && selects ? x_type : to.type();
   return code;
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import OPS, PRODUCTS
+from graffiti.graph.ops import OPS, PRODUCTS, SELECTS
 from graffiti.graph.passes import Pass, PassResult
 from graffiti.transforms.lower.activation_tables import lower_activation
 from graffiti.transforms.lower.context import Lowering
@@ -16,8 +16,8 @@ from graffiti.transforms.lower.lower_bias import lower_quantize_bias
 
 
 def lower_product(context: Lowering, node: Node) -> None:
-    """Codes times codes as it is; with a float kernel or input the layer is an island."""
-    _copy_or_float(context, node)
+    """Codes times codes as it is (whether a constant was trained says nothing any more); with a float kernel or input the layer is an island."""
+    _copy_or_float(context, node, without=("trained",))
 
 
 def lower_move(context: Lowering, node: Node) -> None:
@@ -27,9 +27,9 @@ def lower_move(context: Lowering, node: Node) -> None:
 
 
 def lower_meeting(context: Lowering, node: Node) -> None:
-    """Add, subtract, maximum on codes of one exponent; else they meet as reals."""
+    """Add, subtract, maximum, minimum on codes of one exponent; else they meet as reals."""
     formats = [context.format(value) for value in node.inputs if context.has_codes(value)]
-    same = formats if node.op == "maximum" else [f.exponent for f in formats if f is not None]
+    same = formats if node.op in SELECTS else [f.exponent for f in formats if f is not None]
     _copy_or_float(context, node, agree=len(set(same)) == 1)
 
 
@@ -38,10 +38,10 @@ def lower_softmax(context: Lowering, node: Node) -> None:
     context.values[node.name] = context.emit("softmax", (context.real(node.inputs[0]),), node.name, dict(node.attrs))
 
 
-def _copy_or_float(context: Lowering, node: Node, agree: bool = True) -> None:
+def _copy_or_float(context: Lowering, node: Node, agree: bool = True, without: tuple[str, ...] = ()) -> None:
     if agree and all(context.has_codes(value) for value in node.inputs):
         inputs = tuple(context.values[value] for value in node.inputs)
-        context.values[node.name] = context.emit(node.op, inputs, node.name, dict(node.attrs))
+        context.values[node.name] = context.emit(node.op, inputs, node.name, {key: value for key, value in node.attrs.items() if key not in without})
     else:
         lower_float(context, node)
 
@@ -50,7 +50,7 @@ RULES: dict[str, Callable[[Lowering, Node], None]] = {
     "fake_quantize": lower_fake_quantize,
     "quantize_bias": lower_quantize_bias,
     **dict.fromkeys((*PRODUCTS, "multiply", "bias_add"), lower_product),
-    **dict.fromkeys(("add", "subtract", "maximum"), lower_meeting),
+    **dict.fromkeys(("add", "subtract", *SELECTS), lower_meeting),
     **{name: lower_move for name, row in OPS.items() if row.moves_codes and "integer" in row.stages},
     "relu": lower_relu,
     "activation": lower_activation,

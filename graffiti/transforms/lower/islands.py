@@ -144,7 +144,7 @@ CONFIGS: dict[str, Callable[[Graph, Node, dict, bool], tuple[str, dict[str, Any]
     "relu": _plain("ReLU", max_value="max_value"), "leaky_relu": _plain("LeakyReLU", alpha="negative_slope"),
     "activation": _activation,
     "max_pool": _pool("Max"), "average_pool": _pool("Average"), "global_max_pool": _reduce("max"), "mean": _reduce("mean"),
-    "add": _plain("Add"), "subtract": _plain("Subtract"), "maximum": _plain("Maximum"), "concat": _plain("Concatenate", axis="axis"),
+    "add": _plain("Add"), "subtract": _plain("Subtract"), "maximum": _plain("Maximum"), "minimum": _plain("Minimum"), "concat": _plain("Concatenate", axis="axis"),
     "reshape": _plain("Reshape", shape="target_shape"), "permute": _plain("Permute", dims="dims"),
     "pad": _plain("Pad", pads="pads"), "crop": _plain("Crop", crops="crops"), "upsample": _upsample,
     "slice": _plain("Slice", slices="slices"), "take": _plain("Take", axis="axis", indices="indices"),

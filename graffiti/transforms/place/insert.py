@@ -7,7 +7,7 @@ from typing import Any
 
 from graffiti.config import QuantizerSpec
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import OPS, PRODUCTS
+from graffiti.graph.ops import OPS, PRODUCTS, SELECTS
 from graffiti.transforms.place.plan import FLOAT_OPS, Plan
 
 CODES, ACCUMULATOR, REAL, PARAMETER = "codes", "accumulator", "real", "parameter"
@@ -46,7 +46,7 @@ def kinds(graph: Graph, plan: Plan) -> dict[str, str]:
             result = REAL
         elif node.op == "fake_quantize":
             result = CODES
-        elif OPS[node.op].moves_codes or node.op == "maximum":
+        elif OPS[node.op].moves_codes or node.op in SELECTS:
             data = [k for k in inputs if k != PARAMETER]
             result = next((k for k in data if k != CODES), CODES)
         else:
@@ -78,7 +78,7 @@ def source(graph: Graph, value: str) -> Node | None:
     """The quantizer whose grid a value of codes is on, through ops that only move codes; ``None`` where there is none."""
     producer = graph.producer(value)
     while producer is not None and producer.op != "fake_quantize":
-        if not (OPS[producer.op].moves_codes or producer.op == "maximum"):
+        if not (OPS[producer.op].moves_codes or producer.op in SELECTS):
             return None
         producer = graph.producer(producer.inputs[0])
     return producer

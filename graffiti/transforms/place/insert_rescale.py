@@ -1,16 +1,16 @@
-"""Rescale points: requantizers where the inputs of add, concat and maximum cannot share the grid they are on."""
+"""Rescale points: requantizers where the inputs of add, concat, maximum and minimum cannot share the grid they are on."""
 
 from __future__ import annotations
 
 from graffiti.config import QuantizerSpec
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import OPS
+from graffiti.graph.ops import OPS, SELECTS
 from graffiti.graph.passes import Pass, PassResult
 from graffiti.transforms.place.insert import attributes, source
 from graffiti.transforms.place.layers import is_leaky_relu
 from graffiti.transforms.place.plan import Plan
 
-MEETING = ("add", "subtract", "maximum", "concat")  # ops whose inputs are on one grid
+MEETING = ("add", "subtract", *SELECTS, "concat")  # ops whose inputs are on one grid
 ROLES = ("activation", "rescale")
 
 
@@ -57,7 +57,7 @@ class InsertRescale(Pass):
         return PassResult(graph, modified)
 
     def _rescale(self, graph: Graph, node: Node, value: str) -> bool:
-        spec = self.plan.activation(node.name, node) if OPS[node.op].moves_codes or node.op == "maximum" else (
+        spec = self.plan.activation(node.name, node) if OPS[node.op].moves_codes or node.op in SELECTS else (
             self.plan.scheme(node) or self.plan.default).activations
         rounding = self.plan.rounding(spec, node)
         own = owner(graph, value)

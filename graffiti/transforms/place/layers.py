@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graffiti.config import LayerInfo
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import PRODUCTS
+from graffiti.graph.ops import PRODUCTS, SELECTS
 
 # op -> Keras classes that read as it; ("op", rank of the output) where the rank decides
 CLASSES: dict[str | tuple[str, int], tuple[str, ...]] = {
@@ -12,7 +12,7 @@ CLASSES: dict[str | tuple[str, int], tuple[str, ...]] = {
     ("depthwise_conv", 3): ("DepthwiseConv1D",), ("depthwise_conv", 4): ("DepthwiseConv2D",),
     ("conv_transpose", 3): ("Conv1DTranspose",), ("conv_transpose", 4): ("Conv2DTranspose",),
     "dense": ("Dense", "EinsumDense"), "relu": ("ReLU", "Activation"), "activation": ("Activation",),
-    "softmax": ("Softmax", "Activation"), "add": ("Add",), "subtract": ("Subtract",), "maximum": ("Maximum",),
+    "softmax": ("Softmax", "Activation"), "add": ("Add",), "subtract": ("Subtract",), "maximum": ("Maximum",), "minimum": ("Minimum",),
     "concat": ("Concatenate",), ("max_pool", 3): ("MaxPooling1D",), ("max_pool", 4): ("MaxPooling2D",),
     "global_max_pool": ("GlobalMaxPooling1D", "GlobalMaxPooling2D"), ("pad", 3): ("ZeroPadding1D",),
     ("pad", 4): ("ZeroPadding2D",), ("crop", 3): ("Cropping1D",), ("crop", 4): ("Cropping2D",),
@@ -56,8 +56,8 @@ def is_window_sum(graph: Graph, node: Node) -> bool:
 
 
 def is_leaky_relu(graph: Graph, node: Node) -> bool:
-    """Whether a ``maximum`` is ``max(x, alpha*x)``, also with quantizers put in."""
-    if node.op != "maximum":
+    """Whether a ``maximum`` (or ``minimum``) is that of x and alpha*x, also with quantizers put in."""
+    if node.op not in SELECTS:
         return False
     producers = graph.producers()
 
@@ -97,7 +97,7 @@ def _classes(graph: Graph, nodes: list[Node]) -> tuple[str, ...]:
         elif is_average_pool(graph, node) or is_window_sum(graph, node):
             found.update(dict.fromkeys(_POOLS))
         elif is_leaky_relu(graph, node):
-            found["LeakyReLU"] = None
+            found.update(dict.fromkeys(("LeakyReLU", "PReLU")))
         else:
             key = node.op if node.op in CLASSES else (node.op, len(graph.shape(node.name)))
             found.update(dict.fromkeys(CLASSES.get(key, ())))

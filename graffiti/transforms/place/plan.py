@@ -12,7 +12,7 @@ from graffiti.graph.ops import OPS, PRODUCTS
 from graffiti.transforms.place.layers import is_average_pool, is_window_sum, layer_of, layers
 
 FLOAT_OPS = ("island", "softmax")  # compute on real values whatever the scheme says
-UNPREPARED = ("separable_conv", "batch_norm", "rescaling", "leaky_relu", "average_pool", "mean", "dropout")
+UNPREPARED = ("separable_conv", "batch_norm", "rescaling", "leaky_relu", "prelu", "average_pool", "mean", "dropout")
 MAX_NAMES = 12
 
 

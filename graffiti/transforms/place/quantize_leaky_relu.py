@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graffiti.config import QuantizerSpec
 from graffiti.graph.ir import Graph, Node
+from graffiti.graph.ops import attr
 from graffiti.graph.passes import Pass, PassResult
 from graffiti.transforms.place.insert import attributes, insert_after
 from graffiti.transforms.place.layers import is_leaky_relu
@@ -15,8 +16,9 @@ class QuantizeLeakyRelu(Pass):
 
     1. ``maximum(x, multiply(x, alpha))``: ``x_q16`` on x, ``<l>/q_alpha`` on alpha (fixed), a 16-bit quantizer on the
        product in one group with ``x_q16``, and ``<l>_q``, 8 bits signed, behind the maximum.
-    2. x is on an 8-bit grid already: the same; ``x_q16`` is then a change of exponent.
-    3. A maximum of two other values, or a leaky ReLU that has quantizers: left alone.
+    2. PReLU, whose slopes are trained: the same, per channel or per element; their threshold is trained too.
+    3. x is on an 8-bit grid already: the same; ``x_q16`` is then a change of exponent.
+    4. A maximum of two other values, or a leaky ReLU that has quantizers: left alone.
     """
 
     stage = "fakequant"
@@ -43,7 +45,7 @@ class QuantizeLeakyRelu(Pass):
         group = f"{maximum.name}/inputs"
         shared = attributes(wide, signed=True, rounding=rounding, role="activation", group=group)
         insert_after(graph, x, f"{x}_q{bits}", shared, (maximum, multiply))
-        alpha = attributes(wide.replace(trainable=False), signed=True, rounding=rounding, role="alpha")
+        alpha = attributes(wide.replace(trainable=bool(attr(multiply, "trained"))), signed=True, rounding=rounding, role="alpha")
         q_alpha = graph.insert("fake_quantize", (multiply.inputs[1],), f"{maximum.name}/q_alpha", alpha, before=multiply)
         multiply.inputs = (multiply.inputs[0], q_alpha.name)
         insert_after(graph, multiply.name, f"{multiply.name}_q", dict(shared), (maximum,))

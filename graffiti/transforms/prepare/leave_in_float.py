@@ -8,7 +8,12 @@ from typing import Any
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import OPS, attr
 from graffiti.graph.passes import Pass, PassResult
-from graffiti.transforms.prepare import affine_to_depthwise, average_pool_to_depthwise, mean_to_average_pool
+from graffiti.transforms.prepare import (
+    affine_to_depthwise,
+    average_pool_to_depthwise,
+    mean_to_average_pool,
+    unfuse_leaky_relu,
+)
 
 Config = dict[str, Any]
 
@@ -30,6 +35,11 @@ def _leaky_relu_reason(graph: Graph, node: Node) -> str | None:
     return None if attr(node, "alpha") <= 1 else f"a leaky ReLU with a slope above 1 ({attr(node, 'alpha')}) has no fixed-point form"
 
 
+def _prelu(graph: Graph, node: Node) -> Config:
+    alpha, shape = graph.shape(node.inputs[1]), graph.shape(node.inputs[0])
+    return _keras("PReLU", shared_axes=[axis for axis, (size, length) in enumerate(zip(alpha, shape[1:]), 1) if size == 1 and length != 1] or None)
+
+
 # op -> its layer's config, and why it is still there
 ISLANDS: dict[str, tuple[Callable[[Graph, Node], Config], Callable[[Graph, Node], str | None]]] = {
     "mean": (
@@ -45,6 +55,7 @@ ISLANDS: dict[str, tuple[Callable[[Graph, Node], Config], Callable[[Graph, Node]
         lambda graph, node: _keras("BatchNormalization", epsilon=attr(node, "epsilon"), momentum=attr(node, "momentum")),
         affine_to_depthwise.reason_against,
     ),
+    "prelu": (_prelu, unfuse_leaky_relu.reason_against),
     "leaky_relu": (lambda graph, node: _keras("LeakyReLU", negative_slope=attr(node, "alpha")), _leaky_relu_reason),
 }
 
@@ -53,7 +64,8 @@ class LeaveInFloat(Pass):
     """Float ops that the passes before could not rewrite → ``island``; the name stays.
 
     1. ``mean`` over other axes than spatial ones, or over unknown lengths. 2. ``average_pool`` over the border of an image of
-    unknown size. 3. ``batch_norm`` and ``rescaling`` of unknown shapes. 4. ``leaky_relu`` with a slope above 1.
+    unknown size. 3. ``batch_norm`` and ``rescaling`` of unknown shapes. 4. ``leaky_relu`` with a slope above 1, ``prelu``
+    with slopes on both sides of 1.
     5. Ops that a fakequant graph may hold: left alone. Islands too.
     6. The same ops where a pass before could have rewritten them: left alone, for that is a mistake in the pipeline; ``ensures`` says so.
     """

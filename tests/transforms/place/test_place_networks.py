@@ -224,9 +224,9 @@ def test_placing_random_networks(scheme):
         assert networks.short(graph) == before, f"seed {seed}: place changed its input"
         producers = placed.producers()
         for node in placed.nodes:
-            if node.op in ("conv", "dense", "depthwise_conv", "conv_transpose", "add", "subtract", "concat", "maximum", "activation"):
+            if node.op in ("conv", "dense", "depthwise_conv", "conv_transpose", "add", "subtract", "concat", "maximum", "minimum", "activation"):
                 for value in node.inputs:
-                    while producers[value].op in ("max_pool", "global_max_pool", "concat", "pad", "crop", "slice", "take", "reshape", "permute", "upsample", "maximum"):
+                    while producers[value].op in ("max_pool", "global_max_pool", "concat", "pad", "crop", "slice", "take", "reshape", "permute", "upsample", "maximum", "minimum"):
                         value = producers[value].inputs[0]
                     assert producers[value].op == "fake_quantize", f"seed {seed}: {node.name} reads {value}"
             if node.op == "relu":

@@ -374,7 +374,7 @@ def test_two_layers_of_their_own_need_no_rescale_and_share():
     assert "%d_q = fake_quantize(%d) s8 activation group=y_inputs" in result
 
 
-@pytest.mark.parametrize("op", ["add", "subtract", "maximum", "concat"])
+@pytest.mark.parametrize("op", ["add", "subtract", "maximum", "minimum", "concat"])
 def test_a_quantizer_that_serves_others_is_rescaled(op):
     result = meet(ShareScales, TWO + f"%p = max_pool(%c) {POOL}\n%y = {op}(%c, %d)", "%y, %p")
     assert "%y_rescale_0 = fake_quantize(%c_q) s8 rescale group=y_inputs" in result

@@ -1,4 +1,4 @@
-"""Ops of two operands that broadcast: add, subtract, multiply, maximum; and a bias that is no constant."""
+"""Ops of two operands that broadcast: add, subtract, multiply, maximum, minimum; and a bias that is no constant."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from graffiti.export.c.emit.loops import broadcast_steps, collapse
 from graffiti.export.c.fuse import Step
 from graffiti.export.c.writer import Writer, example_shape
 from graffiti.graph.ir import Graph, Node
+from graffiti.graph.ops import SELECTS
 
 MAX_RANK = 8  # GRAFFITI_MAX_RANK
 
@@ -15,7 +16,7 @@ MAX_RANK = 8  # GRAFFITI_MAX_RANK
 class Elementwise(Emitter):
     """``out = epilogue(a op b)`` over one nest of loops."""
 
-    ops = ("add", "subtract", "multiply", "maximum")
+    ops = ("add", "subtract", "multiply", *SELECTS)
     tensors = ()
 
     def problems(self, graph: Graph, node: Node) -> list[Problem]:

@@ -557,6 +557,7 @@ static void combine(graffiti_operator operation, int32_t count, int32_t *restric
         case GRAFFITI_SUBTRACT: for (int32_t i = 0; i < count; i++) a[i] -= b[i]; break;
         case GRAFFITI_MULTIPLY: for (int32_t i = 0; i < count; i++) a[i] *= b[i]; break;
         case GRAFFITI_MAXIMUM: for (int32_t i = 0; i < count; i++) a[i] = a[i] > b[i] ? a[i] : b[i]; break;
+        case GRAFFITI_MINIMUM: for (int32_t i = 0; i < count; i++) a[i] = a[i] < b[i] ? a[i] : b[i]; break;
     }
 }
 

@@ -65,7 +65,7 @@ typedef struct {
     int32_t b_step[GRAFFITI_MAX_RANK]; /* of the second operand (of the destination, for a move) */
 } graffiti_loops;
 
-typedef enum { GRAFFITI_ADD, GRAFFITI_SUBTRACT, GRAFFITI_MULTIPLY, GRAFFITI_MAXIMUM } graffiti_operator;
+typedef enum { GRAFFITI_ADD, GRAFFITI_SUBTRACT, GRAFFITI_MULTIPLY, GRAFFITI_MAXIMUM, GRAFFITI_MINIMUM } graffiti_operator;
 
 /* round(value / 2^shift) with int64 inside, clamped to [low, high]; shift in -32...62. */
 int32_t graffiti_requantize_one(int32_t value, int32_t shift, graffiti_rounding rounding, int32_t low, int32_t high);
