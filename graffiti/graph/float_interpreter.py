@@ -190,7 +190,7 @@ RULES: dict[str, Callable[..., np.ndarray]] = {
     "softmax": lambda c, x: functions.FUNCTIONS["softmax"].values(x, c["axis"]),
     "max_pool": lambda c, x: products.max_pool(x, c["pool_size"], c["strides"], c["padding"]),
     "average_pool": _average_pool,
-    "mean": lambda c, x: x.mean(tuple(c["axes"]), keepdims=c["keepdims"]),
+    "mean": lambda c, x: (x.mean if c["divide"] else x.sum)(tuple(c["axes"]), keepdims=c["keepdims"]),
     "global_max_pool": lambda c, x: reference.global_max_pool(x, c["axes"], c["keepdims"]),
     "concat": lambda c, *xs: reference.concat(xs, c["axis"]),
     "pad": lambda c, x: reference.pad(x, c["pads"]),

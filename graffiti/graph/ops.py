@@ -219,7 +219,7 @@ OPS: dict[str, OpRow] = {row.name: row for row in (
     # pools
     OpRow("max_pool", "x", _POOL, ALL, _pool, "maximum over a window; padding never wins", _keep_format, True),
     OpRow("average_pool", "x", _POOL, FLOAT, _pool, "mean over the part of the window inside the image"),
-    OpRow("mean", "x", {"axes": REQUIRED, "keepdims": False}, FLOAT, _reduce, "mean over axes"),
+    OpRow("mean", "x", {"axes": REQUIRED, "keepdims": False, "divide": True}, FLOAT, _reduce, "mean over axes; their sum where it does not divide"),
     OpRow("global_max_pool", "x", {"axes": REQUIRED, "keepdims": False}, ALL, _reduce, "maximum over axes", _keep_format, True),
     # moves
     OpRow("concat", "x...", {"axis": -1}, ALL, _concat, "joined along an axis; one format", _keep_format, True),

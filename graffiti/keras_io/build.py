@@ -229,10 +229,11 @@ def _island(builder: Builder, node: Node) -> None:
 def _reduction(operation: str, by_rank: dict[int, type]) -> Callable[[Builder, Node], None]:
     def rule(builder: Builder, node: Node) -> None:
         axes, keepdims, rank = tuple(node.attrs["axes"]), bool(ops.attr(node, "keepdims")), len(builder.graph.shape(node.inputs[0]))
-        if axes == tuple(range(1, rank - 1)) and rank in by_rank:
+        sums = not ops.attributes(node).get("divide", True)
+        if axes == tuple(range(1, rank - 1)) and rank in by_rank and not sums:
             layer = by_rank[rank](keepdims=keepdims, name=builder.name(node.name), dtype="float32")
         else:
-            layer = layers.Reduce(operation, axes, keepdims, name=builder.name(node.name), dtype="float32")
+            layer = layers.Reduce("sum" if sums else operation, axes, keepdims, name=builder.name(node.name), dtype="float32")
         builder.layer(node, layer)
     return rule
 

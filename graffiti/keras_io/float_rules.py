@@ -263,6 +263,18 @@ def _merge(op: str) -> Rule:
     return rule
 
 
+def _average(reading, layer) -> None:
+    """The mean over a new axis that the inputs are joined along."""
+    shapes = {tuple(tensor.shape) for tensor in reading.call.inputs}
+    if len(shapes) > 1 or None in reading.shape[1:]:
+        return reading.island("an average of tensors of different or unknown shapes has no fixed-point form")
+    row: Move = ("reshape", {"shape": (1, math.prod(reading.shape[1:]))})
+    rows = {value: emit_moves(reading, value, [row], f"{reading.name}/{number}") for number, value in enumerate(dict.fromkeys(reading.values))}
+    joined = reading.emit("concat", [rows[value] for value in reading.values], {"axis": 1}, name=f"{reading.name}/joined")
+    mean = reading.emit("mean", [joined], {"axes": (1,), "keepdims": False}, name=f"{reading.name}/mean")
+    reading.emit_result("reshape", [mean], {"shape": reading.shape[1:]})
+
+
 def _concatenate(reading, layer) -> None:
     axis = _axis(layer.axis, len(reading.shape))
     if axis == 0:
@@ -323,7 +335,7 @@ LAYER_RULES: dict[type, Rule] = {
     L.AveragePooling1D: _pool("average_pool"), L.AveragePooling2D: _pool("average_pool"),
     L.GlobalAveragePooling1D: _global_pool("mean"), L.GlobalAveragePooling2D: _global_pool("mean"),
     L.GlobalMaxPooling1D: _global_pool("global_max_pool"), L.GlobalMaxPooling2D: _global_pool("global_max_pool"),
-    L.Add: _merge("add"), L.Subtract: _merge("subtract"), L.Maximum: _merge("maximum"), L.Minimum: _merge("minimum"), L.Concatenate: _concatenate,
+    L.Add: _merge("add"), L.Subtract: _merge("subtract"), L.Maximum: _merge("maximum"), L.Minimum: _merge("minimum"), L.Average: _average, L.Concatenate: _concatenate,
     L.Flatten: _reshape, L.Reshape: _reshape, L.Permute: _permute,
     L.ZeroPadding1D: _zero_padding, L.ZeroPadding2D: _zero_padding, L.Cropping1D: _cropping, L.Cropping2D: _cropping,
     **LAYER_MOVES,
@@ -371,13 +383,15 @@ def _select(op: str, end: str) -> Rule:
     return rule
 
 
-def _reduction(op: str) -> Rule:
+def _reduction(op: str, **attrs: Any) -> Rule:
     def rule(reading, operation) -> None:
         rank, axis = len(reading.input_shape), operation.axis
+        if len(reading.call.inputs) > 1 or reading.call.kwargs.get("weights") is not None or getattr(operation, "initial", None) is not None:
+            return reading.island("a weighted reduction, or one with a first value, has no fixed-point form")
         axes = tuple(sorted({_axis(a, rank) for a in ([axis] if isinstance(axis, int) else axis)})) if axis is not None else ()
         if not axes or 0 in axes:
             return reading.island("a reduction over the batch has no fixed-point form")
-        reading.emit_result(op, [reading.x], {"axes": axes, "keepdims": bool(operation.keepdims)})
+        reading.emit_result(op, [reading.x], {"axes": axes, "keepdims": bool(getattr(operation, "keepdims", False)), **attrs})
     return rule
 
 
@@ -427,7 +441,8 @@ OPERATION_RULES: dict[str, Rule] = {
     "Negative": lambda reading, operation: _affine(reading, -1.0, 0.0),
     "Maximum": _select("maximum", "x_min"), "Minimum": _select("minimum", "x_max"), "Concatenate": _concatenate, "Softmax": _softmax,
     "MaxPool": _pool_operation("max_pool"), "AveragePool": _pool_operation("average_pool"),
-    "Mean": _reduction("mean"), "Max": _reduction("global_max_pool"),
+    "Mean": _reduction("mean"), "Average": _reduction("mean"),
+    "Max": _reduction("global_max_pool"), "Amax": _reduction("global_max_pool"),
     "Reshape": _reshape, "Squeeze": _reshape, "ExpandDims": _reshape, "Transpose": _transpose_operation, "Pad": _pad_operation,
     **OPERATION_MOVES,
     "Identity": _identity,

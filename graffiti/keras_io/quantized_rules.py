@@ -153,7 +153,8 @@ def _take(reading, layer) -> None:
 
 
 def _reduce(reading, layer) -> None:
-    reading.emit_result({"mean": "mean", "max": "global_max_pool"}[layer.operation], [reading.x], {"axes": layer.axes, "keepdims": layer.keepdims})
+    op, attrs = {"mean": ("mean", {}), "sum": ("mean", {"divide": False}), "max": ("global_max_pool", {})}[layer.operation]
+    reading.emit_result(op, [reading.x], {"axes": layer.axes, "keepdims": layer.keepdims, **attrs})
 
 
 def _affine(reading, layer) -> None:

@@ -98,18 +98,18 @@ class Take(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="graffiti")
 class Reduce(keras.layers.Layer):
-    """Mean or maximum over axes.
+    """Mean, sum or maximum over axes.
 
     Args:
-        operation: ``mean`` or ``max``.
+        operation: ``mean``, ``sum`` or ``max``.
         axes: counted with the batch as 0.
         keepdims: whether the axes stay with length 1.
     """
 
     def __init__(self, operation: str, axes, keepdims: bool = False, **kwargs) -> None:
         super().__init__(**kwargs)
-        if operation not in ("mean", "max"):
-            raise ValueError(f"a reduction is 'mean' or 'max', got {operation!r}")
+        if operation not in ("mean", "sum", "max"):
+            raise ValueError(f"a reduction is 'mean', 'sum' or 'max', got {operation!r}")
         self.operation, self.axes, self.keepdims = operation, tuple(int(axis) for axis in axes), bool(keepdims)
 
     def call(self, x):

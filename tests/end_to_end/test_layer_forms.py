@@ -51,7 +51,15 @@ def _elementwise(i):
     }
 
 
-GROUPS = {"moves": _moves, "dense": _dense, "elementwise": _elementwise}
+def _means(i):
+    a, b, c = L.Conv2D(4, 3, padding="same")(i), L.Conv2D(4, 1, activation="relu")(i), L.Conv2D(4, 1)(i)
+    return {
+        "two": L.Average()([a, c]), "three": L.Average()([a, b, c]), "channels": K.mean(a, -1), "rows and channels": K.mean(b, axis=(1, 3), keepdims=True),
+        "flat": K.mean(L.Flatten()(b), axis=1, keepdims=True), "average": K.average(c, axis=1), "film": L.TimeDistributed(L.GlobalAveragePooling1D())(a),
+    }
+
+
+GROUPS = {"moves": _moves, "dense": _dense, "elementwise": _elementwise, "means": _means}
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -128,6 +128,7 @@ OPERATIONS = {
     "squeeze": (lambda x: K.squeeze(K.expand_dims(x, 1), 1), IMAGE, "reshape reshape"), "pad": (lambda x: K.pad(x, ((0, 0), (1, 2), (0, 0), (0, 1))), IMAGE, "pad"),
     "max_pool": (lambda x: K.max_pool(x, 2, padding="same"), IMAGE, "max_pool"), "average_pool": (lambda x: K.average_pool(x, (2, 3), 1), IMAGE, "average_pool"),
     "mean": (lambda x: K.mean(x, axis=(1, 2)), IMAGE, "mean"), "mean channels": (lambda x: K.mean(x, axis=-1, keepdims=True), IMAGE, "mean"),
+    "average": (lambda x: K.average(x, axis=2), IMAGE, "mean"), "mean of the batch": (lambda x: K.mean(x, axis=0, keepdims=True), (4,), "island"),
     "max": (lambda x: K.max(x, axis=(1, 2)), IMAGE, "global_max_pool"),
     # moves
     "slice": (lambda x: x[:, 1:3], IMAGE, "slice"), "slice steps": (lambda x: x[:, ::2, 1::3], IMAGE, "slice"),
@@ -195,11 +196,11 @@ def test_operation(name: str):
 
 
 def test_every_rule_is_tested():
-    tested = {type(make()) for make, _, ops in LAYERS.values() if "island" not in ops} | {L.Add, L.Subtract, L.Maximum, L.Minimum, L.Concatenate}
+    tested = {type(make()) for make, _, ops in LAYERS.values() if "island" not in ops} | {L.Add, L.Subtract, L.Maximum, L.Minimum, L.Average, L.Concatenate}
     assert set(float_rules.LAYER_RULES) <= tested
 
 
-@pytest.mark.parametrize("merge, ops", [(L.Add, "add add"), (L.Subtract, "subtract"), (L.Maximum, "maximum maximum"), (L.Minimum, "minimum minimum"), (L.Concatenate, "concat")])
+@pytest.mark.parametrize("merge, ops", [(L.Add, "add add"), (L.Subtract, "subtract"), (L.Maximum, "maximum maximum"), (L.Minimum, "minimum minimum"), (L.Average, "reshape reshape reshape concat mean reshape"), (L.Concatenate, "concat")])
 def test_merging_layers(merge, ops):
     x = keras.Input(IMAGE, name="x")
     parts = [L.ReLU(name="a")(x), L.LeakyReLU(name="b")(x), x][: 2 if merge is L.Subtract else 3]

@@ -115,7 +115,7 @@ def _bias(graph, node, attrs, use_bias):
 
 def _reduce(operation: str) -> Callable:
     def config(graph, node, attrs, use_bias):
-        return "Reduce", {"operation": operation, "axes": list(attrs["axes"]), "keepdims": attrs["keepdims"]}
+        return "Reduce", {"operation": operation if attrs.get("divide", True) else "sum", "axes": list(attrs["axes"]), "keepdims": attrs["keepdims"]}
 
     return config
 

@@ -43,7 +43,7 @@ def _prelu(graph: Graph, node: Node) -> Config:
 # op -> its layer's config, and why it is still there
 ISLANDS: dict[str, tuple[Callable[[Graph, Node], Config], Callable[[Graph, Node], str | None]]] = {
     "mean": (
-        lambda graph, node: _own("Reduce", operation="mean", axes=attr(node, "axes"), keepdims=attr(node, "keepdims")),
+        lambda graph, node: _own("Reduce", operation="mean" if attr(node, "divide") else "sum", axes=attr(node, "axes"), keepdims=attr(node, "keepdims")),
         mean_to_average_pool.reason_against,
     ),
     "average_pool": (_average_pool, average_pool_to_depthwise.reason_against),
@@ -63,7 +63,7 @@ ISLANDS: dict[str, tuple[Callable[[Graph, Node], Config], Callable[[Graph, Node]
 class LeaveInFloat(Pass):
     """Float ops that the passes before could not rewrite → ``island``; the name stays.
 
-    1. ``mean`` over other axes than spatial ones, or over unknown lengths. 2. ``average_pool`` over the border of an image of
+    1. ``mean`` over unknown lengths. 2. ``average_pool`` over the border of an image of
     unknown size. 3. ``batch_norm`` and ``rescaling`` of unknown shapes. 4. ``leaky_relu`` with a slope above 1, ``prelu``
     with slopes on both sides of 1.
     5. Ops that a fakequant graph may hold: left alone. Islands too.

@@ -18,8 +18,9 @@ BN = """
     const %bn/variance:f32[3] = full(0.6)
 """
 CASES = [  # shape, op, why
-    ("_,6,5,3", "mean(%x) {axes=(3,)}", "spatial"),
-    ("_,6,5,3", "mean(%x) {axes=(1, 3), keepdims=True}", "spatial"),
+    ("_,_,5,3", "mean(%x) {axes=(3,)}", "known lengths"),
+    ("_,6,_,3", "mean(%x) {axes=(1, 3), keepdims=True}", "known lengths"),
+    ("_,_,5,3", "mean(%x) {axes=(1,), divide=False}", "known lengths"),
     ("_,_,_,3", "mean(%x) {axes=(1, 2)}", "known lengths"),
     ("_,_,5,3", "average_pool(%x) {pool_size=(2, 2), strides=(1, 2), padding='same'}", "unknown size"),
     ("_,_,3", "average_pool(%x) {pool_size=(3,), strides=(2,), padding='same'}", "unknown size"),
