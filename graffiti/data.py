@@ -7,6 +7,8 @@ import os
 import pathlib
 import zipfile
 import zlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,32 +20,34 @@ class Examples:
     """Inputs and, where the file has them, labels.
 
     Attributes:
-        inputs: array ``(examples, ...)``.
+        inputs: array ``(examples, ...)``, or a dict of such by the network's input names.
         labels: integer array ``(examples,)``, or ``None``.
     """
 
-    inputs: np.ndarray
+    inputs: Any
     labels: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(next(iter(self.inputs.values())) if isinstance(self.inputs, dict) else self.inputs)
 
     def take(self, count: int | None) -> Examples:
         """The first ``count`` examples."""
         if count is None:
             return self
-        return Examples(self.inputs[:count], None if self.labels is None else self.labels[:count])
+        inputs = {name: array[:count] for name, array in self.inputs.items()} if isinstance(self.inputs, dict) else self.inputs[:count]
+        return Examples(inputs, None if self.labels is None else self.labels[:count])
 
 
-def load(path: str | os.PathLike, *, split: str | None = None, limit: int | None = None) -> Examples:
+def load(path: str | os.PathLike, *, split: str | None = None, limit: int | None = None, names: Sequence[str] = ()) -> Examples:
     """Read examples.
 
     Args:
-        path: a ``.npy`` array of inputs; a ``.npz`` with ``images`` (or ``x``) and perhaps ``labels`` (or ``y``); or a
-            folder of TFRecord shards named ``<split>-00000-of-00005`` with ``image/encoded`` JPEG or PNG bytes and
+        path: a ``.npy`` array of inputs; a ``.npz`` with ``images`` (or ``x``), or with an array for each of ``names``, and perhaps
+            ``labels`` (or ``y``); or a folder of TFRecord shards named ``<split>-00000-of-00005`` with ``image/encoded`` JPEG or PNG bytes and
             ``image/class/label``.
         split: which shards of a folder: ``train``, ``validation`` ...; all by default.
         limit: at most this many examples.
+        names: the network's inputs; a file with several must have an array of each name.
 
     Raises:
         FileNotFoundError: where nothing is there.
@@ -58,22 +62,28 @@ def load(path: str | os.PathLike, *, split: str | None = None, limit: int | None
         return _load_records(path, split, limit)
     try:
         content = np.load(path, allow_pickle=False)
-        arrays = {key: content[key] for key in content if key in _IMAGE_KEYS + _LABEL_KEYS} if isinstance(content, np.lib.npyio.NpzFile) else None
+        arrays = {key: content[key] for key in content if key in (*_IMAGE_KEYS, *_LABEL_KEYS, *names)} if isinstance(content, np.lib.npyio.NpzFile) else None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is neither .npy nor .npz, or is cut off ({error}); write it again with numpy.save or numpy.savez") from error
     if arrays is None:
         return _checked(path, content, None).take(limit)
     with content:
-        images = next((arrays[key] for key in _IMAGE_KEYS if key in arrays), None)
-        labels = next((arrays[key] for key in _LABEL_KEYS if key in arrays), None)
+        labels = next((arrays[key] for key in _LABEL_KEYS if key in arrays and key not in names), None)
+        if len(names) > 1:
+            if missing := [name for name in names if name not in arrays]:
+                raise ValueError(f"{path} has the arrays {', '.join(content)}; expected one for each input of the network, missing {', '.join(missing)}")
+            return _checked(path, {name: arrays[name] for name in names}, labels).take(limit)
+        images = next((arrays[key] for key in (*names, *_IMAGE_KEYS) if key in arrays), None)
         if images is None:
-            raise ValueError(f"{path} has the arrays {', '.join(content)}; expected one named {' or '.join(_IMAGE_KEYS)}")
+            raise ValueError(f"{path} has the arrays {', '.join(content)}; expected one named {' or '.join((*names, *_IMAGE_KEYS))}")
     return _checked(path, images, labels).take(limit)
 
 
-def _checked(path: pathlib.Path, inputs: np.ndarray, labels: np.ndarray | None) -> Examples:
-    if not inputs.ndim or (labels is not None and (not labels.ndim or len(labels) != len(inputs))):
-        shapes = f"{inputs.shape}" + ("" if labels is None else f" and labels of shape {labels.shape}")
+def _checked(path: pathlib.Path, inputs: Any, labels: np.ndarray | None) -> Examples:
+    arrays = [*(inputs.values() if isinstance(inputs, dict) else [inputs]), *([] if labels is None else [labels])]
+    if not all(array.ndim for array in arrays) or len({len(array) for array in arrays}) > 1:
+        count = len(arrays) - (labels is not None)
+        shapes = ", ".join(str(array.shape) for array in arrays[:count]) + ("" if labels is None else f" and labels of shape {labels.shape}")
         raise ValueError(f"{path} holds inputs of shape {shapes}; expected examples along the first axis and as many labels")
     return Examples(inputs, labels)
 

@@ -76,7 +76,7 @@ class IntegerGraph:
         """Top-1 accuracy of a classifier with one output.
 
         Args:
-            x: as in ``predict``; or a ``tf.data.Dataset`` of ``(images, labels)`` with ``y`` left out.
+            x: as in ``predict``; or ``(images, labels)``, or a ``tf.data.Dataset`` of such, with ``y`` left out.
             y: integer labels ``(batch,)`` or one-hot ``(batch, classes)``.
             batch_size: as in ``predict``.
             **options: ``threads``, ``tier`` and ``engine`` of ``predict``.
@@ -89,16 +89,9 @@ class IntegerGraph:
                 classifier with one output.
         """
         if y is None:
-            images: list[Any] = []
-            found: list[np.ndarray] = []
-            for element in interface.elements(x):
-                if not isinstance(element, (tuple, list)) or len(element) < 2:
-                    raise ValueError("evaluate needs labels: pass y, or a dataset of (images, labels)")
-                images.append(element[0])
-                found.append(np.asarray(element[1]))
-            if not found:
-                raise ValueError("evaluate got no data: expected at least one batch, got an empty dataset")
-            x, y = ((part,) for part in images), np.concatenate(found)
+            x, y = interface.labelled(self.graph, x, "evaluate")
+            if y is None:
+                raise ValueError("evaluate needs labels: pass y, or a dataset of (images, labels)")
         labels = np.asarray(y)
         if labels.ndim == 2 and labels.shape[1] > 1:
             labels = labels.argmax(-1)

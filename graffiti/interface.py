@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from graffiti.graph.interpreter import cut
 from graffiti.graph.ir import Graph
 
 
@@ -24,8 +25,8 @@ def arrays_of(graph: Graph, x: Any, who: str) -> list[np.ndarray]:
     Raises:
         ValueError: where there is no example; and as in ``batches``.
     """
-    parts = list(batches(graph, x, 1 << 30))
-    arrays = [np.concatenate(part) for part in zip(*parts)]
+    parts = list(_parts(graph, x))
+    arrays = [np.concatenate(part) if len(part) > 1 else part[0] for part in zip(*parts)]
     if not arrays or not len(arrays[0]):
         raise ValueError(f"{who} got no data: expected at least one example")
     return arrays
@@ -39,24 +40,56 @@ def batches(graph: Graph, x: Any, batch_size: int) -> Iterator[list[np.ndarray]]
         x: an array; a dict by input name or a list of arrays for several inputs; or a ``tf.data.Dataset``,
             ``keras.utils.PyDataset``, generator or other iterable of batches, each ``x``, ``(x, y)`` or
             ``(x, y, sample_weight)`` (only ``x`` is used).
-        batch_size: examples in a batch; batches of a dataset stay as they are.
+        batch_size: examples in a batch; batches of a dataset stay as they are. A graph with a batch size of its own gets that.
 
     Yields:
         Arrays in the order of ``graph.inputs``, each ``(batch, ...)``.
 
     Raises:
-        ValueError: where the data has another number, shape, dtype or length of inputs than the graph, or never ends.
+        ValueError: where the data has another number, shape, dtype or length of inputs than the graph, never ends, or does not
+            fill the graph's own batches.
         TypeError: for something else than data.
     """
     if isinstance(batch_size, bool) or batch_size != int(batch_size) or batch_size < 1:
         raise ValueError(f"batch_size is a whole number of examples, at least 1, got {batch_size!r}")
+    plain = _is_plain(x)
+    for arrays in _parts(graph, x):
+        yield from cut(graph, arrays, int(batch_size) if plain else max(len(arrays[0]), 1))
+
+
+def _parts(graph: Graph, x: Any) -> Iterator[list[np.ndarray]]:
+    """All of plain data at once, or a dataset's batches."""
+    return iter([_arrays(graph, x)]) if _is_plain(x) else (_arrays(graph, inputs_of(batch)) for batch in elements(x))
+
+
+def labelled(graph: Graph, x: Any, who: str) -> tuple[Any, np.ndarray | None]:
+    """Data and the labels that come with it.
+
+    Args:
+        graph: says how many inputs there are.
+        x: as in ``batches``, or ``(x, y)``, or ``(x, y, sample_weight)``.
+        who: the verb, for the message.
+
+    Returns:
+        ``x`` alone, as ``batches`` takes it, and the labels; ``None`` where there are none, or more than one array of them.
+
+    Raises:
+        ValueError: for an empty dataset.
+    """
+    if isinstance(x, tuple) and len(x) in (2, 3) and (len(_flatten(x)) != len(graph.inputs) or not all(map(is_array, x))):
+        return x[0], _labels(x[1])
     if _is_plain(x):
-        arrays = _arrays(graph, x)
-        for start in range(0, len(arrays[0]), int(batch_size)):
-            yield [array[start : start + int(batch_size)] for array in arrays]
-        return
-    for batch in elements(x):
-        yield _arrays(graph, inputs_of(batch))
+        return x, None
+    parts = [(inputs_of(element), _labels(element[1]) if isinstance(element, (tuple, list)) and len(element) > 1 else None) for element in elements(x)]
+    if not parts:
+        raise ValueError(f"{who} got no data: expected at least one batch, got an empty dataset")
+    labels = [found for _, found in parts if found is not None]
+    return ((part,) for part, _ in parts), np.concatenate(labels) if len(labels) == len(parts) else None
+
+
+def _labels(y: Any) -> np.ndarray | None:
+    """One array of labels, of any library or as numbers; ``None`` for anything else."""
+    return np.asarray(y) if is_array(y) or (isinstance(y, (list, tuple)) and not any(map(is_array, _flatten(y)))) else None
 
 
 def inputs_of(batch: Any) -> Any:

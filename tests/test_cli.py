@@ -267,6 +267,21 @@ def test_verify_certificate(call, tmp_path):
     assert call("verify", "{}/q.keras", "--data={}/images.npy", "--targets=python", "--out=c.json", "--overwrite")[0] == 0
 
 
+def test_several_inputs_in_one_file(call, tmp_path):
+    keras.utils.set_random_seed(0)
+    a, b = keras.Input((4,), name="foo"), keras.Input((2,), name="bar")
+    keras.Model([a, b], keras.layers.Dense(2)(keras.layers.Concatenate()([a, b]))).save(tmp_path / "two.keras")
+    random = np.random.default_rng(0)
+    np.savez(tmp_path / "two.npz", foo=random.normal(size=(32, 4)), bar=random.normal(size=(32, 2)))
+    assert call("quantize", "two.keras", "--calibration=two.npz", "--output=two_q.keras")[0] == 0
+    code, out, _ = call("verify", "two_q.keras", "--data=two.npz", "--targets=python", "--json")
+    assert code == 0 and json.loads(out)["verdict"] == "equal" and json.loads(out)["examples"] == 32
+    assert call("export", "two_q.keras", "--format=c", "--output=two_c", "--test_inputs=two.npz", "--limit=2")[0] == 0
+    np.savez(tmp_path / "one.npz", foo=np.zeros((3, 4)))
+    code, _, err = call("quantize", "two.keras", "--calibration=one.npz", "--output=no.keras")
+    assert code == 2 and "one for each input of the network, missing bar" in err
+
+
 def test_report(call, tmp_path):
     history = graffiti.callbacks.ThresholdHistory()
     history.steps, history.values = [0, 1], {"conv/kernel": [0.0, 0.5]}

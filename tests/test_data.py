@@ -49,3 +49,21 @@ def test_bad_files_are_one_sentence(tmp_path):
     np.savez(tmp_path / "other.npz", weights=np.zeros(3))
     with pytest.raises(ValueError, match="expected one named images"):
         data.load(tmp_path / "other.npz")
+
+
+def test_several_inputs_by_name(tmp_path):
+    foo, bar, y = np.arange(12.0).reshape(6, 2), np.arange(6.0)[:, None], np.arange(6)
+    np.savez(tmp_path / "two.npz", foo=foo, bar=bar, labels=y)
+    loaded = data.load(tmp_path / "two.npz", names=["foo", "bar"], limit=4)
+    assert list(loaded.inputs) == ["foo", "bar"] and len(loaded) == 4
+    np.testing.assert_array_equal(loaded.inputs["bar"], bar[:4])
+    np.testing.assert_array_equal(loaded.labels, y[:4])
+    np.testing.assert_array_equal(data.load(tmp_path / "two.npz", names=["bar"]).inputs, bar)
+    np.savez(tmp_path / "xy.npz", x=foo, y=bar)  # inputs may have the names that labels and images have elsewhere
+    loaded = data.load(tmp_path / "xy.npz", names=["x", "y"])
+    assert loaded.labels is None and list(loaded.inputs) == ["x", "y"]
+    with pytest.raises(ValueError, match="one for each input of the network, missing baz"):
+        data.load(tmp_path / "two.npz", names=["foo", "baz"])
+    np.savez(tmp_path / "short.npz", foo=foo, bar=bar[:3])
+    with pytest.raises(ValueError, match="examples along the first axis"):
+        data.load(tmp_path / "short.npz", names=["foo", "bar"])

@@ -253,3 +253,43 @@ def test_the_file_is_readable_text_and_arrays(net, tmp_path):
         assert archive.read("graph.txt").decode() == ig.to_text()
         manifest = json.loads(archive.read("manifest.json"))
     assert manifest == {"format": "graffiti", "version": 1, "sha256": ig.digest(), "constants": sorted(ig.graph.constants)}
+
+
+# ---- batches of a fixed size ---------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def fixed():
+    """Two inputs of different shapes, two examples at a time."""
+    keras.utils.set_random_seed(0)
+    x, state = keras.Input(batch_shape=(2, 1, 10), name="x"), keras.Input(batch_shape=(2, 4, 10), name="state")
+    y = keras.layers.Flatten()(keras.layers.Concatenate(axis=1)([state, x]))
+    model = keras.Model([x, state], keras.layers.Dense(3)(y), name="streaming")
+    random = np.random.default_rng(0)
+    data = {"x": random.normal(size=(12, 1, 10)).astype(np.float32), "state": random.normal(size=(12, 4, 10)).astype(np.float32)}
+    q = graffiti.quantize(model, calibration=data, progress=False)
+    return q, graffiti.to_integer(q), data
+
+
+def test_a_fixed_batch_runs_batch_by_batch(fixed):
+    q, ig, data = fixed
+    expected = q.predict(data, batch_size=2, verbose=0)
+    for engine in ("native", "python", "reference"):
+        np.testing.assert_array_equal(ig.predict(data, engine=engine), expected)
+    np.testing.assert_array_equal(ig.predict({"x": data["x"][i : i + 4], "state": data["state"][i : i + 4]} for i in (0, 4, 8)), expected)
+    labels = expected.argmax(-1)
+    assert ig.evaluate(data, labels) == ig.evaluate((data, labels)) == {"accuracy": 1.0, "count": 12}
+    report = graffiti.verify(q, ig, data, ["native", "python", "c"], progress=False)
+    assert report.ok and report.examples == 12, str(report)
+
+
+def test_a_fixed_batch_that_is_not_filled_is_one_sentence(fixed):
+    q, ig, data = fixed
+    short = {name: array[:5] for name, array in data.items()}
+    for call in (ig.predict, lambda part: graffiti.verify(q, ig, part, progress=False)):
+        with pytest.raises(ValueError, match="takes batches of exactly 2; pass a multiple of 2 examples, got 5"):
+            call(short)
+
+
+def test_test_vectors_of_a_fixed_batch(fixed, tmp_path):
+    *_, ig, data = fixed
+    ig.export(tmp_path / "c", format="c", test_inputs={name: array[:4] for name, array in data.items()})
+    assert "4" in (tmp_path / "c" / "main.c").read_text()

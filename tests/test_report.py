@@ -10,6 +10,7 @@ import subprocess
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import zoo
 
 import graffiti
@@ -193,3 +194,17 @@ def test_a_browser_renders_it_without_console_errors(page, tmp_path, size):
     wide, window, charts = map(int, title.groups())
     assert wide <= window, "the page scrolls sideways"
     assert charts == page.read_text().count("<svg")
+
+
+@pytest.mark.parametrize("form", ["tuple", "dataset", "fixed"])
+def test_labels_come_with_the_data(form, tmp_path):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(batch_shape=(2 if form == "fixed" else None, 6))
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(inputs))
+    images = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    q = graffiti.quantize(model, calibration=images, progress=False)
+    labels = q.predict(images, verbose=0, batch_size=2).argmax(-1)
+    data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(8) if form == "dataset" else (images, labels)
+    path = graffiti.report(q, data, tmp_path / "r.html", progress=False)
+    text = path.read_text()
+    assert "<td>quantized</td><td>100.00%</td>" in text and "<td>integer graph</td><td>100.00%</td>" in text

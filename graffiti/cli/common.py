@@ -41,7 +41,7 @@ def add_output(parser: argparse.ArgumentParser, help: str) -> None:
 
 def add_data(parser: argparse.ArgumentParser, flag: str, help: str, *, required: bool = True) -> None:
     """An option that names a file of examples, and ``--limit``."""
-    parser.add_argument(flag, required=required, help=f"{help}: .npy, .npz (images, labels) or a folder of TFRecords (folder:split)")
+    parser.add_argument(flag, required=required, help=f"{help}: .npy, .npz (images, labels; an array for each input where there are several) or a folder of TFRecords (folder:split)")
     parser.add_argument("--limit", type=positive, help="use at most this many examples")
 
 
@@ -80,14 +80,27 @@ def lowered(model: Any, target: str | None = None) -> Any:
         return graffiti.to_integer(model, target=target)
 
 
-def load_data(path: str, limit: int | None) -> Any:
-    """Examples from a file, or a folder with its split behind a colon."""
+def load_data(path: str, limit: int | None, network: Any = None) -> Any:
+    """Examples from a file, or a folder with its split behind a colon.
+
+    Args:
+        path: what the option names.
+        limit: at most so many.
+        network: a Keras model or an integer graph; where it has several inputs the file has an array for each.
+    """
     from graffiti import data
 
     folder, _, split = path.rpartition(":")
     if folder and pathlib.Path(folder).is_dir():
         return data.load(folder, split=split, limit=limit)
-    return data.load(path, limit=limit)
+    return data.load(path, limit=limit, names=_input_names(network))
+
+
+def _input_names(network: Any) -> list[str]:
+    """What a network calls its inputs."""
+    if hasattr(network, "graph"):
+        return list(network.graph.inputs)
+    return [tensor.name for tensor in getattr(network, "inputs", None) or ()]
 
 
 def labelled(examples: Any, flag: str) -> Any:

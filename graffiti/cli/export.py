@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> common.Result:
         if args.format == GRAPH:
             raise ValueError("--target is for the formats of other tools; a .graffiti file holds any graph")
     graph = common.load_graph(args.model)
+    if "test_inputs" in options:
+        options["test_inputs"] = common.load_data(args.test_inputs, args.limit, graph).inputs
     with common.busy(f"exporting {args.format}"):
         if args.format == GRAPH:
             graph.save(args.output, overwrite=args.overwrite)
@@ -68,6 +70,4 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
     for name in given:
         if args.format not in OPTIONS[name]:
             raise ValueError(f"--{name} is an option of the format {' and '.join(OPTIONS[name])}, not of {args.format}")
-    if "test_inputs" in given:
-        given["test_inputs"] = common.load_data(args.test_inputs, args.limit).inputs
     return given

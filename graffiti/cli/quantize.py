@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> common.Result:
     common.check_output(args, ".keras")
     recipe = recipe_of(args)
     model = common.load_model(args.model)
-    q = recipe.quantize(model, common.load_data(args.calibration, args.limit).inputs)
+    q = recipe.quantize(model, common.load_data(args.calibration, args.limit, model).inputs)
     common.save_model(q, args)
     scheme = recipe.scheme or (graffiti.targets.get(recipe.target).scheme if recipe.target else "int8")
     lines = [dataclasses.asdict(line) for line in q.quantization_report]

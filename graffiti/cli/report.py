@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> common.Result:
         verification = graffiti.VerificationReport.load(args.verification)
     q = common.load_model(args.model)
     float_model = None if args.float_model is None else common.load_model(args.float_model)
-    examples = common.load_data(args.data, args.limit)
+    examples = common.load_data(args.data, args.limit, q)
     with common.busy("report"):
         graffiti.report(
             q, examples.inputs, path=args.output, labels=examples.labels, float_model=float_model, history=history, verification=verification,

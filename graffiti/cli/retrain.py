@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> common.Result:
     if graph.stage != "fakequant":
         raise ValueError(f"{args.model} is a float model; quantize it first with graffiti quantize")
     ends = [node.op for node in graph.nodes if node.name in graph.outputs]
-    train = common.labelled(common.load_data(args.train, args.limit), "--train")
-    validation = common.labelled(common.load_data(args.validation, None), "--validation") if args.validation else None
+    train = common.labelled(common.load_data(args.train, args.limit, q), "--train")
+    validation = common.labelled(common.load_data(args.validation, None, q), "--validation") if args.validation else None
     steps = -(-len(train) // alt.batch_size)
     keras.utils.set_random_seed(args.seed)
     q.compile(

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> common.Result:
     else:
         q = common.load_model(args.model)
         graph = graffiti.IntegerGraph.load(args.graph) if args.graph else common.lowered(q)
-    examples = common.load_data(args.data, args.limit)
+    examples = common.load_data(args.data, args.limit, graph)
     stamp = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds") if args.timestamp else ""
     report = graffiti.verify(q, graph, examples.inputs, [target.strip() for target in args.targets.split(",")], timestamp=stamp)
     if args.out:

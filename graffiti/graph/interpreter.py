@@ -6,7 +6,7 @@ checked against its format, so an accumulator that leaves 32 bits is an error he
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,30 @@ def walk(graph: Graph, inputs, compute: Callable[[Node, list[np.ndarray]], Seque
     if values:
         return live
     return [live[name] if name in live else graph.constants[name] for name in graph.outputs]
+
+
+def fixed_batch(graph: Graph) -> int | None:
+    """How many examples the graph takes at a time, where its inputs say so; ``None`` where it takes any number."""
+    return next((size for name in graph.inputs if graph.shape(name) and (size := graph.shape(name)[0]) is not None), None)
+
+
+def cut(graph: Graph, arrays: Sequence[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    """Arrays batch by batch, as the graph takes them.
+
+    Args:
+        graph: says whether it has a batch size of its own.
+        arrays: one for each input, ``(examples, ...)``.
+        size: examples at a time, where the graph takes any number.
+
+    Raises:
+        ValueError: where the graph has a batch size of its own and the examples do not fill whole batches.
+    """
+    count, fixed = len(arrays[0]), fixed_batch(graph)
+    if fixed and count % fixed:
+        raise ValueError(f"the network takes batches of exactly {fixed}; pass a multiple of {fixed} examples, got {count}")
+    size = fixed or size
+    for start in range(0, count, size):
+        yield [array[start : start + size] for array in arrays]
 
 
 def bind_inputs(graph: Graph, inputs) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from graffiti.graph import interpreter
 from graffiti.graph.float_interpreter import quantizer_format, run_float
 from graffiti.graph.ir import Graph
 from graffiti.numerics import fold
@@ -89,6 +90,11 @@ def cosine(x: np.ndarray, y: np.ndarray) -> float:
     return float(x @ y) / (sizes[0] * sizes[1])
 
 
+def is_classifier(graph: Graph) -> bool:
+    """Whether there is one output, of several scores for each example."""
+    return len(graph.outputs) == 1 and len(graph.shape(graph.outputs[0])) == 2 and (graph.shape(graph.outputs[0])[-1] or 0) > 1
+
+
 def classes_of(labels: Any, examples: int) -> np.ndarray:
     """Labels as whole numbers ``[examples]``.
 
@@ -102,21 +108,43 @@ def classes_of(labels: Any, examples: int) -> np.ndarray:
     return labels
 
 
-def accuracies(networks: dict[str, Any], inputs, classes: np.ndarray) -> list[tuple[str, float]]:
-    """Top-1 accuracy of each network, 0 to 1."""
+def accuracies(networks: dict[str, Any], inputs, classes: np.ndarray, batch_size: int = 32) -> list[tuple[str, float]]:
+    """Top-1 accuracy of each network, 0 to 1.
+
+    Args:
+        networks: by name, with ``predict``.
+        inputs, classes: the examples and the class of each.
+        batch_size: examples at a time.
+    """
     found = []
     for name, network in networks.items():
         options = {"verbose": 0} if hasattr(network, "layers") else {}
-        found.append((name, float(np.mean(np.asarray(network.predict(inputs, **options)).argmax(-1) == classes))))
+        found.append((name, float(np.mean(np.asarray(network.predict(inputs, batch_size=batch_size, **options)).argmax(-1) == classes))))
     return found
+
+
+def run_values(graph: Graph, inputs: list[np.ndarray], **options) -> dict[str, np.ndarray]:
+    """Every value, in batches where the graph has a batch size of its own.
+
+    Args:
+        graph, inputs: what is run on what.
+        **options: of ``run_float``.
+    """
+    batches = [run_float(graph, batch, values=True, dtype=np.float32, **options) for batch in interpreter.cut(graph, inputs, len(inputs[0]))]
+    if len(batches) == 1:
+        return batches[0]
+    examples = set(graph.inputs)  # what depends on them; the rest is the same in every batch
+    for node in graph.nodes:
+        examples.update(node.outputs if examples.intersection(node.inputs) else ())
+    return {name: np.concatenate([batch[name] for batch in batches]) if name in examples else array for name, array in batches[0].items()}
 
 
 def quantizers(graph: Graph, inputs: list[np.ndarray], island, float_graph: Graph | None) -> list[QuantizerRow]:
     """Every quantizer of the network, on its own input in the quantized network."""
-    values = run_float(graph, inputs, values=True, dtype=np.float32, island=island)
+    values = run_values(graph, inputs, island=island)
     plain: dict[str, np.ndarray] = {}
     if float_graph is not None and not any(node.op == "island" for node in float_graph.nodes) and len(float_graph.inputs) == len(inputs):
-        plain = run_float(float_graph, inputs, values=True, dtype=np.float32)
+        plain = run_values(float_graph, inputs)
     rows = []
     for node in graph.nodes:
         if node.op != "fake_quantize":
@@ -141,7 +169,7 @@ def sensitivities(graph: Graph, inputs: list[np.ndarray], island, *, progress: b
     ends = [_before_softmax(graph, output) for output in graph.outputs]
 
     def run(active) -> list[np.ndarray]:
-        values = run_float(graph, inputs, values=True, dtype=np.float32, island=island, active=active)
+        values = run_values(graph, inputs, island=island, active=active)
         return [np.asarray(values[end], np.float64) for end in ends]
 
     nodes: Any = [node for node in graph.nodes if node.op == "fake_quantize"]
