@@ -75,6 +75,9 @@ class QuantizerSpec:
         return cls(**_known(cls, config))
 
 
+SIGNS = ("intervals", "published")
+
+
 @dataclasses.dataclass(frozen=True)
 class Scheme:
     """Which numbers a quantized network is made of.
@@ -93,6 +96,9 @@ class Scheme:
         outputs: what the last layer hands out; ``None`` takes ``activations``.
         leaky_relu_bits: width of the three quantizers inside a leaky ReLU.
         reciprocal_bits: width of the constant ``1/(kh*kw)`` of an average pool.
+        signs: which stored values have no sign bit where their spec says ``auto``. ``intervals``: those that cannot be negative whatever the
+            input and the trained weights (``graph/intervals.py``). ``published``: the outputs of ReLU and of functions that are never
+            negative, and what moves or averages them.
         name: for messages.
 
     Raises:
@@ -113,9 +119,12 @@ class Scheme:
     outputs: QuantizerSpec | None = None
     leaky_relu_bits: int = 16
     reciprocal_bits: int = 8
+    signs: str = "intervals"
     name: str = "custom"
 
     def __post_init__(self) -> None:
+        if self.signs not in SIGNS:
+            raise ValueError(f"signs of a scheme are one of {', '.join(SIGNS)}, got {self.signs!r}")
         for field in _SPECS:
             spec = getattr(self, field)
             if not isinstance(spec, QuantizerSpec) and not (spec is None and field in _OPTIONAL_SPECS):

@@ -46,6 +46,8 @@ def threshold_of(quantizer: Quantizer, values: np.ndarray, method: str | None = 
         raise ValueError(f"quantizer {quantizer.path!r} sees no values; pass calibration data")
     if not np.all(np.isfinite(values)):
         raise ValueError(f"quantizer {quantizer.path!r} sees NaN or Inf; check the calibration data and the weights in front of it")
+    if not quantizer.signed:
+        values = np.maximum(values, 0)  # what it cannot show has no say
     thresholds = []
     for row in channel_view(values, quantizer.channel_axis):
         row = np.ascontiguousarray(row)

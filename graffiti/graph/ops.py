@@ -5,7 +5,8 @@ The meaning of the integer ops is normative in ``numerics/README.md``; the last 
 
 Layouts are channels-last. Kernels: ``conv`` ``(*window, in/groups, out)``, ``depthwise_conv`` ``(*window, in, multiplier)``,
 ``conv_transpose`` ``(*window, out, in)``, ``dense`` ``(in, out)``. ``padding`` is ``same`` or ``valid`` and means what
-TensorFlow means; explicit zeros are a ``pad`` node in front.
+TensorFlow means; explicit zeros are a ``pad`` node in front. ``fixed``: the kernel (the bias) is a number of the model that no
+training changes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from graffiti.graph import interval_rules as rules
 from graffiti.graph.ir import Graph, Node, TensorType
 from graffiti.numerics.formats import QFormat
 from graffiti.numerics.windows import transpose_output, transpose_pads, window_output, window_pads  # noqa: F401  (re-exported)
@@ -179,6 +181,12 @@ class OpRow:
     meaning: str
     format: Callable = _float_format                # only asked in the integer stage
     moves_codes: bool = False                       # output codes are input codes: formats pass through unchanged
+    interval: Callable | None = None                # see interval_rules; None: that of the inputs where codes move, else anything
+
+    @property
+    def interval_rule(self) -> Callable:
+        """``(graph, node, attributes, intervals of the inputs) -> interval of the output``."""
+        return self.interval or (rules.same if self.moves_codes else rules.anything)
 
     @property
     def variadic(self) -> bool:
@@ -193,37 +201,37 @@ SELECTS = ("maximum", "minimum")  # ops whose output is one of their inputs, all
 PRODUCTS = ("conv", "depthwise_conv", "conv_transpose", "dense")  # ops that multiply by a kernel
 OPS: dict[str, OpRow] = {row.name: row for row in (
     # products; in an integer graph the output is a 32-bit accumulator at e_x + e_kernel
-    OpRow("conv", "x kernel", {**_WINDOW, "groups": 1}, ALL, _conv, "1-D or 2-D convolution", _product_format),
-    OpRow("depthwise_conv", "x kernel", _WINDOW, ALL, _conv, "one filter stack per input channel; output channel c*multiplier+m", _product_format),
-    OpRow("conv_transpose", "x kernel", {"strides": REQUIRED, "padding": "valid", "output_padding": None}, ALL, _conv_transpose, "transposed convolution", _product_format),
-    OpRow("dense", "x kernel", {}, ALL, _dense, "x @ kernel over the last axis of x", _product_format),
+    OpRow("conv", "x kernel", {**_WINDOW, "groups": 1}, ALL, _conv, "1-D or 2-D convolution", _product_format, interval=rules.product),
+    OpRow("depthwise_conv", "x kernel", {**_WINDOW, "fixed": False}, ALL, _conv, "one filter stack per input channel; output channel c*multiplier+m", _product_format, interval=rules.product),
+    OpRow("conv_transpose", "x kernel", {"strides": REQUIRED, "padding": "valid", "output_padding": None}, ALL, _conv_transpose, "transposed convolution", _product_format, interval=rules.product),
+    OpRow("dense", "x kernel", {}, ALL, _dense, "x @ kernel over the last axis of x", _product_format, interval=rules.product),
     OpRow("separable_conv", "x depthwise pointwise", _WINDOW, FLOAT, _separable, "depthwise, then 1x1 convolution"),
-    OpRow("bias_add", "x bias", {}, ALL, _same_shape, "x + bias over the last axis; both at one exponent; the sum is 32 bits (16-bit accumulator plus 16-bit bias needs 17)", _sum_format),
+    OpRow("bias_add", "x bias", {"fixed": False}, ALL, _same_shape, "x + bias over the last axis; both at one exponent; the sum is 32 bits (16-bit accumulator plus 16-bit bias needs 17)", _sum_format, interval=rules.bias_add),
     # batch norm and its folding (constants only; evaluated by lowering)
     OpRow("batch_norm", "x gamma beta mean variance", {"epsilon": REQUIRED, "momentum": 0.99}, FLOAT, _same_shape, "gamma*(x-mean)/sqrt(variance+epsilon)+beta over the last axis"),
     OpRow("fold_kernel", "kernel gamma variance", {"epsilon": REQUIRED, "channel_axis": REQUIRED}, FLOAT, _first_constant, "kernel * gamma/sqrt(variance+epsilon) per output channel (numerics/fold.py)"),
     OpRow("fold_bias", "bias gamma beta mean variance", {"epsilon": REQUIRED, "momentum": 0.99}, FLOAT, _first_constant, "beta + (bias-mean)*gamma/sqrt(variance+epsilon)"),
-    OpRow("rescaling", "x", {"scale": REQUIRED, "offset": REQUIRED}, FLOAT, _same_shape, "x*scale + offset"),
+    OpRow("rescaling", "x", {"scale": REQUIRED, "offset": REQUIRED}, FLOAT, _same_shape, "x*scale + offset", interval=rules.rescaling),
     # elementwise
-    OpRow("add", "x y", {}, ALL, _broadcast, "x + y; one exponent", _sum_format),
-    OpRow("subtract", "x y", {}, ALL, _broadcast, "x - y; one exponent", _sum_format),
-    OpRow("multiply", "x y", {"trained": False}, ALL, _broadcast, "x * y, y a constant; accumulator at e_x + e_y", _product_format),
-    OpRow("maximum", "x y", {}, ALL, _broadcast, "max(x, y); one format", _keep_format),
-    OpRow("minimum", "x y", {}, ALL, _broadcast, "min(x, y); one format", _keep_format),
-    OpRow("relu", "x", {"max_value": None, "max_code": None}, ALL, _same_shape, "max(x, 0), min(., max_value); integer: max_code instead of max_value", _keep_format),
-    OpRow("leaky_relu", "x", {"alpha": REQUIRED}, FLOAT, _same_shape, "max(x, alpha*x)"),
-    OpRow("prelu", "x alpha", {}, ("float",), _same_shape, "max(x, 0) + alpha*min(x, 0), alpha broadcast against one example"),
-    OpRow("activation", "x", {"function": REQUIRED, "parameters": None, "values": None}, FLOAT, _same_shape, "a function of graph/functions.py by a table of all input codes; `parameters` that are not the defaults; `values` names the constant of float32 outputs, codes ascending"),
-    OpRow("softmax", "x", {"axis": -1}, ALL, _same_shape, "float softmax, at the output only"),
+    OpRow("add", "x y", {}, ALL, _broadcast, "x + y; one exponent", _sum_format, interval=rules.add),
+    OpRow("subtract", "x y", {}, ALL, _broadcast, "x - y; one exponent", _sum_format, interval=rules.subtract),
+    OpRow("multiply", "x y", {"trained": False}, ALL, _broadcast, "x * y, y a constant; accumulator at e_x + e_y", _product_format, interval=rules.multiply),
+    OpRow("maximum", "x y", {}, ALL, _broadcast, "max(x, y); one format", _keep_format, interval=rules.maximum),
+    OpRow("minimum", "x y", {}, ALL, _broadcast, "min(x, y); one format", _keep_format, interval=rules.minimum),
+    OpRow("relu", "x", {"max_value": None, "max_code": None}, ALL, _same_shape, "max(x, 0), min(., max_value); integer: max_code instead of max_value", _keep_format, interval=rules.relu),
+    OpRow("leaky_relu", "x", {"alpha": REQUIRED}, FLOAT, _same_shape, "max(x, alpha*x)", interval=rules.leaky_relu),
+    OpRow("prelu", "x alpha", {}, ("float",), _same_shape, "max(x, 0) + alpha*min(x, 0), alpha broadcast against one example", interval=rules.prelu),
+    OpRow("activation", "x", {"function": REQUIRED, "parameters": None, "values": None}, FLOAT, _same_shape, "a function of graph/functions.py by a table of all input codes; `parameters` that are not the defaults; `values` names the constant of float32 outputs, codes ascending", interval=rules.activation),
+    OpRow("softmax", "x", {"axis": -1}, ALL, _same_shape, "float softmax, at the output only", interval=rules.softmax),
     OpRow("lookup", "x table", {"format": REQUIRED}, ("integer",), _same_shape, "table[code - qmin]", _attr_format),
     # pools
     OpRow("max_pool", "x", _POOL, ALL, _pool, "maximum over a window; padding never wins", _keep_format, True),
-    OpRow("average_pool", "x", _POOL, FLOAT, _pool, "mean over the part of the window inside the image"),
-    OpRow("mean", "x", {"axes": REQUIRED, "keepdims": False, "divide": True}, FLOAT, _reduce, "mean over axes; their sum where it does not divide"),
+    OpRow("average_pool", "x", _POOL, FLOAT, _pool, "mean over the part of the window inside the image", interval=rules.average),
+    OpRow("mean", "x", {"axes": REQUIRED, "keepdims": False, "divide": True}, FLOAT, _reduce, "mean over axes; their sum where it does not divide", interval=rules.average),
     OpRow("global_max_pool", "x", {"axes": REQUIRED, "keepdims": False}, ALL, _reduce, "maximum over axes", _keep_format, True),
     # moves
     OpRow("concat", "x...", {"axis": -1}, ALL, _concat, "joined along an axis; one format", _keep_format, True),
-    OpRow("pad", "x", {"pads": REQUIRED}, ALL, _pad, "zeros around every axis but the batch: ((before, after), ...)", _keep_format, True),
+    OpRow("pad", "x", {"pads": REQUIRED}, ALL, _pad, "zeros around every axis but the batch: ((before, after), ...)", _keep_format, True, interval=rules.with_zero),
     OpRow("crop", "x", {"crops": REQUIRED}, ALL, _crop, "cut from every axis but the batch", _keep_format, True),
     OpRow("slice", "x", {"slices": REQUIRED}, ALL, _slice, "every step-th index of every axis but the batch: ((start, stop, step), ...); stop None: to the end", _keep_format, True),
     OpRow("take", "x", {"axis": REQUIRED, "indices": REQUIRED}, ALL, _take, "the listed indices along one axis: flip, repeat, tile, roll", _keep_format, True),
@@ -231,7 +239,7 @@ OPS: dict[str, OpRow] = {row.name: row for row in (
     OpRow("permute", "x", {"dims": REQUIRED}, ALL, _permute, "axes 1.. in a new order, counted from 1", _keep_format, True),
     OpRow("upsample", "x", {"size": REQUIRED}, ALL, _upsample, "nearest: every element repeated", _keep_format, True),
     OpRow("identity", "x", {}, FLOAT, _same_shape, "x", _keep_format, True),
-    OpRow("dropout", "x", {"rate": REQUIRED, "seed": None}, ("float",), _same_shape, "x at inference"),
+    OpRow("dropout", "x", {"rate": REQUIRED, "seed": None}, ("float",), _same_shape, "x at inference", interval=rules.with_zero),
     # quantization
     OpRow("fake_quantize", "x", {
         "quantizer": "log_threshold",    # registry name, see quantizers/__init__.py
@@ -242,8 +250,8 @@ OPS: dict[str, OpRow] = {row.name: row for row in (
         "trainable": True,
         "calibration": "max",            # registry name, see calibration/methods.py
         "log2_threshold": None,          # tuple of floats; None before calibration
-    }, ("fakequant",), _same_shape, "clip(round(x/s), qmin, qmax)*s, s = 2**(ceil(log2_threshold) - (bits - signed))"),
-    OpRow("quantize_bias", "bias x kernel", {"bits": 32}, ("fakequant",), _first_constant, "bias rounded half-even at e_x + e_kernel"),
+    }, ("fakequant",), _same_shape, "clip(round(x/s), qmin, qmax)*s, s = 2**(ceil(log2_threshold) - (bits - signed))", interval=rules.fake_quantize),
+    OpRow("quantize_bias", "bias x kernel", {"bits": 32}, ("fakequant",), _first_constant, "bias rounded half-even at e_x + e_kernel", interval=rules.quantize_bias),
     OpRow("quantize", "x", {"format": REQUIRED, "rounding": "half_even"}, ("integer",), _same_shape, "float -> codes, at the border", _attr_format),
     OpRow("dequantize", "x", {}, ("integer",), _same_shape, "codes -> float, at the border"),
     OpRow("requantize", "x", {"format": REQUIRED, "rounding": "half_even", "low": None, "high": None}, ("integer",), _same_shape, "rounding shift to another exponent, saturated to [low, high] (default: the format's range)", _attr_format),

@@ -215,7 +215,7 @@ def _quantization(builder: Builder, cluster: Cluster, known: dict[str, Any] | No
         "accumulator_quantizer": accumulator and builder.quantizer(accumulator, "accumulator_quantizer"),
         "batch_norm": fold and {"epsilon": fold.attrs["epsilon"], "momentum": ops.attr(fold, "momentum")},
         "input_bits": known and known["bits"], "input_signed": bool(known and known["signed"]),
-        "kernel_trainable": not (q is not None and ops.attr(q, "role") == "reciprocal"),
+        "kernel_trainable": not (ops.attributes(cluster.product).get("fixed") or (q is not None and ops.attr(q, "role") == "reciprocal")),
     }
 
 

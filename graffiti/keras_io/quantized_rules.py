@@ -83,9 +83,11 @@ def _product(reading, layer) -> None:
         group = names.given.get("kernel_group")
         kernel = _emit_once(reading, "fake_quantize", [kernel], quantizer_attributes(layer.kernel_quantizer, group=group), names["q_kernel"])
     x = reading.reader.value(reading.call.inputs[0])
+    fixed = {} if layer.kernel_trainable or getattr(layer.kernel_quantizer, "role", "") == "reciprocal" else {"fixed": True}
+    attrs = {**layer.graph_attributes(), **fixed}
     if not layer.use_bias:
-        return reading.result(reading.emit(layer.op, [x, kernel], layer.graph_attributes(), name=names.node))
-    product = reading.emit(layer.op, [x, kernel], layer.graph_attributes(), name=names["product"])
+        return reading.result(reading.emit(layer.op, [x, kernel], attrs, name=names.node))
+    product = reading.emit(layer.op, [x, kernel], attrs, name=names["product"])
     bias = reading.weight("bias", layer.bias, names["bias"])
     if norm:
         inputs = [bias, *(statistics[role] for role in ("gamma", "beta", "mean", "variance"))]
@@ -97,7 +99,7 @@ def _product(reading, layer) -> None:
         bias = _emit_once(reading, "fake_quantize", [bias], {**attrs, "role": "bias"}, names["q_bias"])
     elif layer.kernel_quantizer is not None:
         bias = reading.emit("quantize_bias", [bias, x, kernel], {"bits": 32}, name=names["q_bias"])
-    reading.result(reading.emit("bias_add", [product, bias], name=names.node))
+    reading.result(reading.emit("bias_add", [product, bias], dict(fixed), name=names.node))
 
 
 def _multiply(reading, layer) -> None:

@@ -35,7 +35,7 @@ class QuantizedProduct(keras.layers.Layer):
         batch_norm: ``{"epsilon": ..., "momentum": ...}`` of a batch norm to fold, or ``None``.
         input_bits: width of the input's codes; ``None`` where unknown, then inference is always in float64.
         input_signed: whether the input's codes are signed.
-        kernel_trainable: false for the constant reciprocals of an average pool.
+        kernel_trainable: false for numbers of the model that no training changes: a rescaling, the reciprocals of an average pool. The bias is the same.
         node_names: names of the graph nodes that this layer's calls are, see ``Quantize``.
         value_names: node name → role → name, for inner graph values that are not called ``node/role``.
 
@@ -97,7 +97,7 @@ class QuantizedProduct(keras.layers.Layer):
         self.kernel = self.add_weight(name="kernel", shape=kernel_shape, initializer="glorot_uniform", trainable=self.kernel_trainable)
         channels = (self.product_shape(shape)[-1],)
         if self.use_bias:
-            self.bias = self.add_weight(name="bias", shape=channels, initializer="zeros")
+            self.bias = self.add_weight(name="bias", shape=channels, initializer="zeros", trainable=self.kernel_trainable)
         if self.batch_norm:
             self.gamma = self.add_weight(name="gamma", shape=channels, initializer="ones")
             self.beta = self.add_weight(name="beta", shape=channels, initializer="zeros")

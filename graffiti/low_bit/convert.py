@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
@@ -47,7 +48,7 @@ def quantize_training(
         rules: exceptions for single layers, first match wins; ``Rule(match, None)`` keeps a layer in float.
         engine: ``native`` computes on int8 kernels, ``emulated`` with float products of the quantized values, to the same bits; ``auto`` is native where the op library
             is and the scheme's numbers fit int8.
-        seed: of stochastic rounding.
+        seed: of stochastic rounding. The bits of a layer follow from it and the layer's path.
 
     Returns:
         A new model with the same weights, inputs and outputs. Its attribute ``quantization_report`` says what each layer does.
@@ -101,7 +102,7 @@ def quantize_training(
             own, why = scheme_of(layer, place)
             if own is not None and own.batch_norm is not None:
                 lines.append(ReportLine(place.path, "quantized", why))
-                settings = Settings(own, engine, True, seed + len(lines))
+                settings = Settings(own, engine, True, layer_seed(seed, place.path))
                 return QuantizedBatchNormalization.from_config({**layer.get_config(), "low_bit": settings.to_config()})
             if place.relu is not None:
                 absorbed.add(id(place.relu))
@@ -126,7 +127,7 @@ def quantize_training(
         lines.append(ReportLine(place.path, "float" if own is None else "quantized", why))
         if own is None:
             return None
-        settings = Settings(own, engine, place.signed, seed + len(lines))
+        settings = Settings(own, engine, place.signed, layer_seed(seed, place.path))
         return LOW_BIT_LAYERS[type(layer)].from_config({**layer.get_config(), "low_bit": settings.to_config()})
 
     trained = rebuild(model, replace, partners)
@@ -245,6 +246,11 @@ def _copy_weights(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
 def _plain_weights(layer: keras.layers.Layer) -> list:
     own = {id(variable) for part in layer._flatten_layers() if hasattr(part, "low_bit_state") for variable in part.low_bit_state()}
     return [variable for variable in layer.weights if id(variable) not in own]
+
+
+def layer_seed(seed: int, path: str) -> int:
+    """The seed of one layer's random bits: nothing but the user's seed and the layer's path counts."""
+    return zlib.crc32(f"{seed}/{path}".encode()) & 0x0FFFFFFF  # quantizers count in eighths of 32 bits
 
 
 def _kind(layer: keras.layers.Layer) -> str:

@@ -128,7 +128,7 @@ FAULTS = [
     (INTEGER, set_inputs("j"), r"expected at least 1 inputs \(x...\), got 0"),
     (INTEGER, drop_attr("c/product", "strides"), r"node 'c/product' \(conv\): the attribute 'strides' is missing"),
     (INTEGER, set_attr("c/product", stride=2), r"the attribute 'stride' is unknown; expected strides, padding, dilation, groups"),
-    (FLOAT, set_attr("bias", x=1), "the attribute 'x' is unknown; expected none"),
+    (FLOAT, set_attr("bias", x=1), "the attribute 'x' is unknown; expected fixed"),
     # attribute values
     (INTEGER, set_attr("c/product", strides=(1,)), "strides must be 2 positive integers, one per spatial axis, got \\(1,\\)"),
     (INTEGER, set_attr("c/product", dilation=(0, 1)), "dilation must be 2 positive integers"),

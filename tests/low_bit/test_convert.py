@@ -249,3 +249,19 @@ def test_each_product_can_be_float_alone(product):
     for name in exact:
         assert not np.array_equal(exact[name], low[name])
         np.testing.assert_allclose(mixed[name], exact[name] if name == product else low[name], rtol=1e-6, atol=1e-6)
+
+
+def noise_of(model) -> dict[str, int]:
+    return {f"{layer.path}/{part.role}": part.seed for layer in model._flatten_layers() for part in layer._layers if hasattr(part, "seed") and hasattr(part, "role")}
+
+
+def test_random_bits_follow_from_the_seed_and_the_path_alone():
+    """Another line in the report (a layer that stays in float) moves no other layer's bits; another seed moves all."""
+    plain = convnet()
+    whole = noise_of(graffiti.quantize_training(plain, "adaptive_precision"))
+    part = noise_of(graffiti.quantize_training(plain, "adaptive_precision", rules=[Rule("first", None), Rule("conv", None)]))
+    other = noise_of(graffiti.quantize_training(plain, "adaptive_precision", seed=1))
+    firsts = [seed for path, seed in whole.items() if path.endswith("weights") and "pointwise" not in path]
+    assert len(set(firsts)) == len(firsts) == 6, "two layers of one seed"
+    assert 0 < len(part) < len(whole) and part == {path: whole[path] for path in part}
+    assert set(other) == set(whole) and all(other[path] != seed for path, seed in whole.items())

@@ -17,7 +17,7 @@ from graffiti.transforms.lower.lower_bias import lower_quantize_bias
 
 def lower_product(context: Lowering, node: Node) -> None:
     """Codes times codes as it is (whether a constant was trained says nothing any more); with a float kernel or input the layer is an island."""
-    _copy_or_float(context, node, without=("trained",))
+    _copy_or_float(context, node, without=("trained", "fixed"))
 
 
 def lower_move(context: Lowering, node: Node) -> None:

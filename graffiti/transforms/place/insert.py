@@ -72,13 +72,3 @@ def wants_codes(graph: Graph, plan: Plan, reader: Node, value: str, kind: str) -
     if reader.op == "bias_add" and kind == ACCUMULATOR:
         return producer is None or producer.op not in PRODUCTS
     return True
-
-
-def source(graph: Graph, value: str) -> Node | None:
-    """The quantizer whose grid a value of codes is on, through ops that only move codes; ``None`` where there is none."""
-    producer = graph.producer(value)
-    while producer is not None and producer.op != "fake_quantize":
-        if not (OPS[producer.op].moves_codes or producer.op in SELECTS):
-            return None
-        producer = graph.producer(producer.inputs[0])
-    return producer

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from graffiti.config import QuantizerSpec
+from graffiti.graph.functions import Interval
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import OPS, SELECTS
 from graffiti.graph.passes import Pass, PassResult
-from graffiti.transforms.place.insert import attributes, source
+from graffiti.transforms.place.insert import attributes
 from graffiti.transforms.place.layers import is_leaky_relu
 from graffiti.transforms.place.plan import Plan
 
@@ -48,15 +49,16 @@ class InsertRescale(Pass):
 
     def run(self, graph: Graph) -> PassResult:
         graph, modified = graph.copy(), False
+        intervals = self.plan.intervals(graph)
         for node in list(graph.nodes):
             if node.op in MEETING and not self.plan.in_float(node) and not is_leaky_relu(graph, node):
                 values = list(dict.fromkeys(node.inputs))
                 if len(values) > 1:
                     for value in values:
-                        modified |= self._rescale(graph, node, value)
+                        modified |= self._rescale(graph, node, value, intervals[value])
         return PassResult(graph, modified)
 
-    def _rescale(self, graph: Graph, node: Node, value: str) -> bool:
+    def _rescale(self, graph: Graph, node: Node, value: str, interval: Interval) -> bool:
         spec = self.plan.activation(node.name, node) if OPS[node.op].moves_codes or node.op in SELECTS else (
             self.plan.scheme(node) or self.plan.default).activations
         rounding = self.plan.rounding(spec, node)
@@ -66,19 +68,16 @@ class InsertRescale(Pass):
                 return False
         index = node.inputs.index(value)
         if graph.is_constant(value):
-            return self._constant(graph, node, value, spec, rounding, index)
-        origin = source(graph, value)
-        signed = bool(origin.attrs["signed"]) if origin is not None else True
-        attrs = attributes(spec, signed=signed, rounding=rounding, role="rescale")
+            return self._constant(graph, node, value, spec, rounding, index, interval)
+        attrs = attributes(spec, signed=self.plan.signed(spec, interval), rounding=rounding, role="rescale")
         name = f"{node.name}_rescale_{index}"
         quantizer = graph.insert("fake_quantize", (value,), name, attrs, before=node)
         node.inputs = tuple(quantizer.name if v == value else v for v in node.inputs)
         return True
 
     @staticmethod
-    def _constant(graph: Graph, node: Node, value: str, spec: QuantizerSpec, rounding: str, index: int) -> bool:
-        signed = bool((graph.constants[value] < 0).any())
-        attrs = attributes(spec, signed=signed, rounding=rounding, role="rescale")
+    def _constant(graph: Graph, node: Node, value: str, spec: QuantizerSpec, rounding: str, index: int, interval: Interval) -> bool:
+        attrs = attributes(spec, signed=interval[0] < 0, rounding=rounding, role="rescale")
         quantizer = graph.insert("fake_quantize", (value,), f"{node.name}/q_constant_{index}", attrs, before=node)
         node.inputs = tuple(quantizer.name if v == value else v for v in node.inputs)
         return True

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable
+import math
+from collections.abc import Callable, Collection, Iterable
 
 from graffiti import schemes
 from graffiti.config import QuantizerSpec, ReportLine, Rule, Scheme
+from graffiti.graph import interval_rules
+from graffiti.graph.functions import Interval
+from graffiti.graph.intervals import intervals
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import OPS, PRODUCTS
+from graffiti.graph.ops import OPS, PRODUCTS, SELECTS
 from graffiti.transforms.place.layers import is_average_pool, is_window_sum, layer_of, layers
 
 FLOAT_OPS = ("island", "softmax")  # compute on real values whatever the scheme says
 UNPREPARED = ("separable_conv", "batch_norm", "rescaling", "leaky_relu", "prelu", "average_pool", "mean", "dropout")
 MAX_NAMES = 12
+_ARITHMETIC = (*PRODUCTS, "multiply", "bias_add", "add", "subtract")
 
 
 @dataclasses.dataclass
@@ -68,6 +73,19 @@ class Plan:
         """The rounding mode of a spec that belongs to a node."""
         scheme = self.default if producer is None else self.scheme(producer) or self.default
         return spec.rounding or scheme.rounding
+
+    def signed(self, spec: QuantizerSpec, interval: Interval) -> bool:
+        """Whether a stored value has a sign bit: as its spec says, else where it can be negative."""
+        return interval[0] < 0 if spec.signed == "auto" else bool(spec.signed)
+
+    def intervals(self, graph: Graph) -> dict[str, Interval]:
+        """What every value can be, as far as its scheme lets that be known (``Scheme.signs``)."""
+        def published(node: Node) -> Callable | None:
+            if (self.scheme(node) or self.default).signs != "published" or interval_rules.averages(graph, node):
+                return None
+            return interval_rules.anything if node.op in _ARITHMETIC else interval_rules.same if node.op in SELECTS else None
+
+        return intervals(graph, dict.fromkeys(self.unsigned_inputs, (0.0, math.inf)), rule=published)
 
     def note(self, layer: str, what: str, why: str) -> None:
         """Add a line to the report."""

@@ -16,7 +16,7 @@ class QuantizeAveragePool(Pass):
     1. ``depthwise_conv(x, p/reciprocal)``: ``p/q_reciprocal`` (unsigned, MAX, not trained) and ``p_q``, floor.
     2. Partial windows (``same`` padding): ``multiply(depthwise_conv(x, ones), p/reciprocal)``; the ones are quantized
        without error, their sum is stored in 16 bits, the map of reciprocals as in 1.
-    3. The output is signed where the input is; ``choose_signs`` looks at that once all inputs are known.
+    3. The output is signed where the input can be negative.
     4. Pools in float, or quantized already: left alone.
     """
 
@@ -46,7 +46,8 @@ class QuantizeAveragePool(Pass):
         if pool.op == "multiply" and window_sum is not None and is_window_sum(graph, window_sum):
             self._quantize_sum(graph, window_sum, pool, scheme.activations)
         spec = self.plan.activation(pool.name, pool)
-        attrs = attributes(spec, signed=spec.signed is True, rounding="floor", role="activation")
+        signed = self.plan.signed(spec, self.plan.intervals(graph)[pool.name])
+        attrs = attributes(spec, signed=signed, rounding="floor", role="activation")
         insert_after(graph, pool.name, f"{pool.name}_q", attrs)
         self.plan.note(pool.name, "quantized", f"average pool by a fixed reciprocal of {reciprocal.bits} bits")
 

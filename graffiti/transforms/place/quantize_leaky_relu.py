@@ -15,7 +15,7 @@ class QuantizeLeakyRelu(Pass):
     """Published section 6; ``q'`` marks the two quantizers that share one threshold.
 
     1. ``maximum(x, multiply(x, alpha))``: ``x_q16`` on x, ``<l>/q_alpha`` on alpha (fixed), a 16-bit quantizer on the
-       product in one group with ``x_q16``, and ``<l>_q``, 8 bits signed, behind the maximum.
+       product in one group with ``x_q16``, and ``<l>_q``, 8 bits, behind the maximum.
     2. PReLU, whose slopes are trained: the same, per channel or per element; their threshold is trained too.
     3. x is on an 8-bit grid already: the same; ``x_q16`` is then a change of exponent.
     4. A maximum of two other values, or a leaky ReLU that has quantizers: left alone.
@@ -50,6 +50,7 @@ class QuantizeLeakyRelu(Pass):
         multiply.inputs = (multiply.inputs[0], q_alpha.name)
         insert_after(graph, multiply.name, f"{multiply.name}_q", dict(shared), (maximum,))
         spec = self.plan.activation(maximum.name, maximum)
-        out = attributes(spec, signed=True, rounding=self.plan.rounding(spec, maximum), role="activation")
+        signed = self.plan.signed(spec, self.plan.intervals(graph)[maximum.name])
+        out = attributes(spec, signed=signed, rounding=self.plan.rounding(spec, maximum), role="activation")
         insert_after(graph, maximum.name, f"{maximum.name}_q", out)
         self.plan.note(maximum.name, "shared", f"x and alpha*x, {bits} bits, share one threshold")

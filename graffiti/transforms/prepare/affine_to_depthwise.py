@@ -86,16 +86,16 @@ class AffineToDepthwise(Pass):
 
     @staticmethod
     def _rescaling(graph: Graph, node: Node, name: str) -> None:
-        (x,) = node.inputs
+        (x,), fixed = node.inputs, {"fixed": True}
         shape = _kernel_shape(graph, x)
         scale, offset = (_per_channel(attr(node, key), shape[-2]) for key in ("scale", "offset"))
         kernel = graph.add_constant(f"{name}/kernel", scale.reshape(shape))
         if not offset.any():
-            node.op, node.inputs, node.attrs = "depthwise_conv", (x, kernel), _window(shape)
+            node.op, node.inputs, node.attrs = "depthwise_conv", (x, kernel), {**_window(shape), **fixed}
             return
         bias = graph.add_constant(f"{name}/bias", offset)
-        product = graph.insert("depthwise_conv", (x, kernel), f"{name}/product", _window(shape), before=node)
-        node.op, node.inputs, node.attrs = "bias_add", (product.output, bias), {}
+        product = graph.insert("depthwise_conv", (x, kernel), f"{name}/product", {**_window(shape), **fixed}, before=node)
+        node.op, node.inputs, node.attrs = "bias_add", (product.output, bias), dict(fixed)
 
 
 def _layer(graph: Graph, node: Node) -> tuple:

@@ -222,7 +222,7 @@ def test_average_pool_has_a_fixed_reciprocal_and_rounds_down():
     assert run(QuantizeAveragePool, body)[0] == text("""
         %y/q_reciprocal = fake_quantize(%y/reciprocal) u8 reciprocal fixed
         %y = depthwise_conv(%x, %y/q_reciprocal)
-        %y_q = fake_quantize(%y) u8 activation floor
+        %y_q = fake_quantize(%y) s8 activation floor
         output %y_q""")
 
 
@@ -238,8 +238,9 @@ def test_average_pool_with_partial_windows_sums_exactly_first():
         %y/sum_q = fake_quantize(%y/sum) s16 activation
         %y/q_reciprocal = fake_quantize(%y/reciprocal) u8 reciprocal fixed
         %y = multiply(%y/sum_q, %y/q_reciprocal)
-        %y_q = fake_quantize(%y) u8 activation floor
+        %y_q = fake_quantize(%y) s8 activation floor
         output %y_q""")
+    assert "%y_q = fake_quantize(%y) u8 activation floor" in run(QuantizeAveragePool, body, unsigned=["x"])[0]
 
 
 def test_other_depthwise_layers_are_no_pools():
@@ -352,7 +353,7 @@ def test_values_on_a_grid_get_no_second_quantizer():
 
 def test_output_bits_of_w4a4():
     result = tail("%r = relu(%c)\n%s = add(%r, %r)\n%y = max_pool(%s) " + POOL, scheme="w4a4")
-    assert "%r_q = fake_quantize(%r) u4 activation" in result and "%s_q = fake_quantize(%s) s8 activation" in result
+    assert "%r_q = fake_quantize(%r) u4 activation" in result and "%s_q = fake_quantize(%s) u8 activation" in result
 
 
 # ---- insert_rescale, choose_signs, share_scales ---------------------------------------------------------------------------
@@ -399,7 +400,7 @@ def test_other_bits_and_other_rounding_are_rescaled():
     rules = [Rule("d", schemes.get("int8").replace(activations=QuantizerSpec(6)))]
     assert "%y_rescale_1 = fake_quantize(%d_q) s8 rescale" in meet(InsertRescale, TWO + "%y = add(%c, %d)", rules=rules)
     pool = f"const %p/reciprocal: f32[3,3,3,1] = full(0.1)\n%p = depthwise_conv(%d, %p/reciprocal) {CONV}\n%y = add(%c, %p)"
-    assert "%y_rescale_1 = fake_quantize(%p_q) u8 rescale" in meet(InsertRescale, TWO + pool)
+    assert "%y_rescale_1 = fake_quantize(%p_q) s8 rescale" in meet(InsertRescale, TWO + pool)
 
 
 def test_constants_that_meet_values_are_quantized():
@@ -448,6 +449,35 @@ def test_average_pool_behind_a_mixed_concat_is_signed():
     const %y/reciprocal: f32[2,2,6,1] = full(0.25)
     %y = depthwise_conv(%k, %y/reciprocal) {CONV}"""
     assert "%y_q = fake_quantize(%y) s8 activation floor" in meet(ChooseSigns, body)
+
+
+def test_sums_of_what_is_never_negative_have_no_sign():
+    """A sum, a rescale point, a pool, a constant factor; the published schemes keep the sign."""
+    body = TWO + f"""%r = relu(%c)
+    %s = relu(%d)
+    %t = add(%r, %s)
+    %p = max_pool(%t) {POOL}
+    const %f/kernel: f32[1,1,3,1] = full(0.1)
+    const %f/bias: f32[3] = full(0.5)
+    %f/product = depthwise_conv(%t, %f/kernel) {{strides=(1, 1), padding='valid', dilation=(1, 1), fixed=True}}
+    %f = bias_add(%f/product, %f/bias) {{fixed=True}}
+    %y = add(%t, %f)"""
+    result = meet(ShareScales, body, "%y, %p")
+    for line in ("%t_q = fake_quantize(%t) u8 activation", "%f_q = fake_quantize(%f) u8 activation group=y_inputs",
+                 "%y_rescale_0 = fake_quantize(%t_q) u8 rescale group=y_inputs", "%y_q = fake_quantize(%y) u8 activation"):
+        assert line in result
+    assert "%f_q = fake_quantize(%f) s8 activation" in meet(ShareScales, body.replace("fixed=True", "fixed=False"), "%y, %p"), "a trained factor may change its sign"
+    published = meet(ShareScales, body, "%y, %p", scheme="graffitist_int8")
+    assert "%r_q = fake_quantize(%r) u8" in published
+    assert "%t_q = fake_quantize(%t) s8 activation" in published and "%y_rescale_0 = fake_quantize(%t_q) s8 rescale" in published
+
+
+def test_a_maximum_with_what_is_never_negative_needs_no_sign():
+    body = TWO + "%r = relu(%d)\n%y = maximum(%c, %r)\n%z = add(%y, %r)"
+    result = meet(ShareScales, body, "%z")
+    assert "%c_q = fake_quantize(%c) u8 activation group=y_inputs" in result and "%z_q = fake_quantize(%z) u8 activation" in result
+    result = meet(ShareScales, body, "%z", scheme="graffitist_int8")
+    assert "%c_q = fake_quantize(%c) s8 activation group=y_inputs" in result and "%z_q = fake_quantize(%z) s8 activation" in result
 
 
 @pytest.mark.parametrize("key, value, message", [("bits", 4, "bits is 8 and 4"), ("signed", False, "signed is True and False")])

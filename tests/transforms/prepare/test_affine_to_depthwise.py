@@ -51,9 +51,9 @@ def test_2_and_3_rescaling_on_one_axis_and_per_channel(check):
         const %a/kernel:f32[1,3,1] = full(0.5)
         const %a/bias:f32[3] = [0, 1, -1]
         const %b/kernel:f32[1,3,1] = [[[1], [2], [3]]]
-        %a/product = depthwise_conv(%x, %a/kernel) {strides=(1,), padding='valid', dilation=(1,)}
-        %a = bias_add(%a/product, %a/bias)
-        %b = depthwise_conv(%a, %b/kernel) {strides=(1,), padding='valid', dilation=(1,)}
+        %a/product = depthwise_conv(%x, %a/kernel) {strides=(1,), padding='valid', dilation=(1,), fixed=True}
+        %a = bias_add(%a/product, %a/bias) {fixed=True}
+        %b = depthwise_conv(%a, %b/kernel) {strides=(1,), padding='valid', dilation=(1,), fixed=True}
         output %b, %a
     """)
 
@@ -82,11 +82,11 @@ def test_4_other_ranks_are_reshaped(check, shape, flat):
         %bn/affine = {NORM.format('%bn/product')}
         %bn = reshape(%bn/affine) {{shape={full!r}}}
         %s/expand = reshape(%bn) {{shape={flat}}}
-        %s/product = depthwise_conv(%s/expand, %s/kernel) {{{WINDOW}}}
-        %s/affine = bias_add(%s/product, %s/bias)
+        %s/product = depthwise_conv(%s/expand, %s/kernel) {{{WINDOW}, fixed=True}}
+        %s/affine = bias_add(%s/product, %s/bias) {{fixed=True}}
         %s = reshape(%s/affine) {{shape={full!r}}}
         %t/expand = reshape(%bn) {{shape={flat}}}
-        %t/affine = depthwise_conv(%t/expand, %t/kernel) {{{WINDOW}}}
+        %t/affine = depthwise_conv(%t/expand, %t/kernel) {{{WINDOW}, fixed=True}}
         %t = reshape(%t/affine) {{shape={full!r}}}
         output %s, %bn, %t
     """)
