@@ -14,6 +14,11 @@ from graffiti.graph.ops import OPS, attributes
 _DTYPES: dict[str, Interval] = {"bool": (0.0, 1.0), **{f"uint{bits}": (0.0, float(2**bits - 1)) for bits in (8, 16, 32, 64)}}
 
 
+def of_dtype(dtype: str) -> Interval:
+    """What an input of a dtype can be."""
+    return _DTYPES.get(dtype, EVERYTHING)
+
+
 def intervals(
     graph: Graph, known: Mapping[str, Interval] | None = None, *, rule: Callable[[Node], Callable | None] | None = None,
 ) -> dict[str, Interval]:
@@ -21,7 +26,7 @@ def intervals(
 
     Args:
         graph: of stage ``float`` or ``fakequant``.
-        known: of inputs or other values, beside what follows from the graph; both hold.
+        known: of inputs or other values, beside what follows from the graph; both hold. Of a constant: in place of its numbers.
         rule: node → a rule that holds in place of its op's; ``None`` where that one does.
 
     Returns:
@@ -36,9 +41,9 @@ def intervals(
 
     dtypes = dict(zip(graph.inputs, graph.interface.get("input_dtypes", ())))
     for name in graph.inputs:
-        put(name, _DTYPES.get(dtypes.get(name, ""), EVERYTHING))
+        put(name, of_dtype(dtypes.get(name, "")))
     for name, array in graph.constants.items():
-        put(name, (float(np.min(array)), float(np.max(array))) if array.size else EVERYTHING)
+        found[name] = known.get(name) or ((float(np.min(array)), float(np.max(array))) if array.size else EVERYTHING)
     for node in graph.nodes:
         of_node = (None if rule is None else rule(node)) or OPS[node.op].interval_rule
         interval = of_node(graph, node, attributes(node), [found[value] for value in node.inputs])

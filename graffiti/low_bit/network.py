@@ -6,19 +6,8 @@ import dataclasses
 
 import keras
 
-from graffiti.keras_io import compat
+from graffiti.keras_io import compat, functions, intervals
 from graffiti.low_bit.layers import computes
-
-_POSITIVE_FUNCTIONS = ("relu", "relu6", "sigmoid", "hard_sigmoid", "softmax", "softplus", "exponential")
-_POSITIVE_OPERATIONS = ("Relu", "Relu6", "Sigmoid", "Softmax", "Softplus", "Exp", "Absolute", "Square")
-_KEEPS_SIGN = (
-    keras.layers.Add, keras.layers.AveragePooling1D, keras.layers.AveragePooling2D, keras.layers.Average, keras.layers.Concatenate, keras.layers.Cropping1D,
-    keras.layers.Cropping2D, keras.layers.Dropout, keras.layers.Flatten, keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D,
-    keras.layers.GlobalMaxPooling1D, keras.layers.GlobalMaxPooling2D, keras.layers.Identity, keras.layers.MaxPooling1D, keras.layers.MaxPooling2D,
-    keras.layers.Maximum, keras.layers.Minimum, keras.layers.Multiply, keras.layers.Permute, keras.layers.RepeatVector, keras.layers.Reshape,
-    keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D, keras.layers.UpSampling1D, keras.layers.UpSampling2D, keras.layers.ZeroPadding1D,
-    keras.layers.ZeroPadding2D,
-)
 
 
 @dataclasses.dataclass
@@ -44,16 +33,16 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class _Facts:
-    """About a tensor: the compute layers right behind which it stands, and whether it may be negative."""
+    """About a tensor: the compute layers right behind which it stands, and what it can be."""
 
     sources: frozenset = frozenset()
-    signed: bool = True
+    interval: intervals.Interval = intervals.EVERYTHING
 
 
 def analyse(model: keras.Model) -> dict[int, Place]:
     """Places of all layers of a Functional or Sequential model, nested ones included, by ``id`` of the layer."""
     places: dict[int, Place] = {}
-    outputs = _walk(model, [_Facts()] * len(model.inputs), "", places)
+    outputs = _walk(model, [_Facts(interval=intervals.of_dtype(str(tensor.dtype))) for tensor in model.inputs], "", places)
     for facts in outputs:
         for source in facts.sources:
             places[source].last = True
@@ -66,40 +55,32 @@ def _walk(model: keras.Model, inputs: list[_Facts], prefix: str, places: dict[in
         calls = compat.calls(tensors.inputs, tensors.outputs)
         for call in calls:
             before = [facts[id(x)] for x in call.inputs]
-            for tensor, fact in zip(call.outputs, _after(call.operation, before, prefix, places, len(call.outputs))):
+            for tensor, fact in zip(call.outputs, _after(call, before, prefix, places)):
                 facts[id(tensor)] = fact
         _pair_batch_norms(calls, {id(x) for x in tensors.outputs}, places)
         return [facts[id(x)] for x in tensors.outputs]
 
 
-def _after(operation, before: list[_Facts], prefix: str, places: dict[int, Place], outputs: int) -> list[_Facts]:
-    sources = frozenset().union(*(fact.sources for fact in before)) if before else frozenset()
-    signed = any(fact.signed for fact in before) or not before
-    if not isinstance(operation, keras.layers.Layer):
-        return [_Facts(sources, compat.operation_kind(operation) not in _POSITIVE_OPERATIONS)] * outputs
-    path = f"{prefix}{operation.name}"
+def _after(call: compat.Call, before: list[_Facts], prefix: str, places: dict[int, Place]) -> list[_Facts]:
+    operation = call.operation
     if isinstance(operation, keras.Model) and compat.is_functional(operation):
-        return _walk(operation, before, f"{path}/", places)
-    place = places.setdefault(id(operation), Place(path))
+        return _walk(operation, before, f"{prefix}{operation.name}/", places)
+    sources = frozenset().union(*(fact.sources for fact in before)) if before else frozenset()
+    found = intervals.of_call(call, [fact.interval for fact in before])
+    if not isinstance(operation, keras.layers.Layer):
+        return [_Facts(sources, interval) for interval in found]
+    place = places.setdefault(id(operation), Place(f"{prefix}{operation.name}"))
     if computes(operation):
         place.first |= not sources
-        place.signed |= signed
-        return [_Facts(frozenset([id(operation)]), not _positive(getattr(operation, "activation", None)))] * outputs
-    if isinstance(operation, _KEEPS_SIGN):
-        return [_Facts(sources, signed)] * outputs
-    positive = isinstance(operation, keras.layers.Softmax) or is_relu(operation) or _positive(getattr(operation, "activation", None))
-    return [_Facts(sources, not positive)] * outputs
-
-
-def _positive(activation) -> bool:
-    return getattr(activation, "__name__", None) in _POSITIVE_FUNCTIONS
+        place.signed |= not before or any(fact.interval[0] < 0 for fact in before)
+        sources = frozenset([id(operation)])
+    return [_Facts(sources, interval) for interval in found]
 
 
 def is_relu(layer) -> bool:
     """Whether a layer is ``max(x, 0)`` and nothing else."""
-    if type(layer) is keras.layers.ReLU:
-        return layer.max_value is None and not layer.negative_slope and not layer.threshold
-    return type(layer) is keras.layers.Activation and layer.activation is keras.activations.relu
+    meaning = functions.find(layer) if isinstance(layer, (keras.layers.ReLU, keras.layers.Activation)) else None
+    return meaning is not None and meaning.node == ("relu", {"max_value": None})
 
 
 def _pair_batch_norms(calls, outputs: set[int], places: dict[int, Place]) -> None:
