@@ -47,7 +47,7 @@ RULES: dict[str, list[tuple[str, tuple[float, float]]]] = {
     "fold_kernel": [("fold_kernel(%f, %b, %one1) {epsilon=0.001, channel_axis='flat'}", (-INF, INF))],
     "fold_bias": [("fold_bias(%b, %b, %b, %b, %one1) {epsilon=0.001}", (-INF, INF))],
     "max_pool": [(f"max_pool(%u) {POOL}", (0, 1))], "average_pool": [(f"average_pool(%x) {POOL}", (0, INF)), (f"average_pool(%u) {POOL}", (0, 1))],
-    "mean": [("mean(%u) {axes=(1, 2)}", (0, 1))], "global_max_pool": [("global_max_pool(%x) {axes=(1, 2)}", (0, INF))],
+    "mean": [("mean(%u) {axes=(1, 2)}", (0, 1)), ("mean(%u) {axes=(1, 2), divide=False}", (0, 16)), ("mean(%s) {axes=(1, 2), divide=False}", (-INF, INF))], "global_max_pool": [("global_max_pool(%x) {axes=(1, 2)}", (0, INF))],
     "concat": [("concat(%x, %u)", (0, INF)), ("concat(%u, %s)", (-INF, INF))], "pad": [("pad(%m4) {pads=((1, 1), (0, 0), (0, 0))}", (-2, 0))],
     "crop": [("crop(%u) {crops=((1, 0), (0, 0), (0, 0))}", (0, 1))], "reshape": [("reshape(%u) {shape=(32,)}", (0, 1))],
     "permute": [("permute(%u) {dims=(2, 1, 3)}", (0, 1))], "upsample": [("upsample(%u) {size=(2, 2)}", (0, 1))],
