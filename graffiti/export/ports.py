@@ -1,4 +1,5 @@
-"""How the inputs and outputs of a file are typed: as the Keras model's own, which their names and their order are too.
+"""How the inputs and outputs of a file are typed: as the Keras model's own, which their names and their order are too. QONNX takes float32
+always, because its tools know no other input; C takes codes.
 
 Names are ``graph.inputs`` and ``graph.output_names()``. What a format cannot hold in a name is changed there, each by its own rule: ONNX,
 QONNX and LiteRT take any text; C takes ``input_<name>`` with what is no letter, digit or underscore as ``_`` (``c/names.py``), and its

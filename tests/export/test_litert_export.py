@@ -20,8 +20,8 @@ from graffiti.graph.ir import Graph, TensorType
 from graffiti.numerics.formats import QFormat
 
 EXPORTER = EXPORTERS["litert"]
-MICRO_LACKS = (  # it dequantizes no kernel with a scale for each channel, and gathers no 16-bit tables
-    "conv_raw_accumulator", "per_channel_conv", "per_channel_depthwise_conv", "per_channel_conv_transpose", "per_channel_dense", "lookup_u8_to_s16")
+MICRO_LACKS = (  # it dequantizes no kernel with a scale for each channel, and gathers no 16-bit tensors
+    "slices_16", "conv_raw_accumulator", "per_channel_conv", "per_channel_depthwise_conv", "per_channel_conv_transpose", "per_channel_dense", "lookup_u8_to_s16")
 
 S8, U8, S16 = QFormat(8, True, -7), QFormat(8, False, -8), QFormat(16, True, -12)
 REFUSED = {  # case -> a word of the reason

@@ -109,7 +109,11 @@ def test_integer_inputs(dtype, tmp_path):
     session = onnxruntime.InferenceSession(str(path))
     assert session.get_inputs()[0].type == f"tensor({dtype})"
     np.testing.assert_array_equal(session.run(None, {"bytes": x})[0], ig.predict(x))
-    assert graffiti.verify(q, ig, x, ["onnx", "qonnx"], progress=False).ok
+    assert graffiti.verify(q, ig, x, ["onnx", "qonnx", "litert"], progress=False).ok
+    (path,) = ig.export(tmp_path / "net.tflite", format="litert")
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter(str(path))
+    assert interpreter.get_input_details()[0]["dtype"] == np.dtype(dtype)
+    np.testing.assert_array_equal(interpreter.get_signature_runner()(bytes=x)[ig.graph.output_names()[0]], ig.predict(x))
 
 
 def test_integer_outputs(tmp_path):
@@ -127,6 +131,11 @@ def test_integer_outputs(tmp_path):
     x = np.random.default_rng(2).integers(-128, 128, (4, 5)).astype(np.float32)
     for got in session.run(None, {"x": x}):
         np.testing.assert_array_equal(got, np.maximum(x, 0))
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter(str(graffiti.IntegerGraph(graph).export(tmp_path / "net.tflite", format="litert")[0]))
+    got = interpreter.get_signature_runner()(x=x)
+    assert {name: array.dtype for name, array in got.items()} == {"r": np.int32, "float": np.float32, "x": np.int8}
+    for array in got.values():
+        np.testing.assert_array_equal(array, np.maximum(x, 0))
 
 
 # ---- C: outputs that are inputs, batch sizes ------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ SCHEMA_VERSION = 3
 FILE_IDENTIFIER = b"TFL3"
 ALIGNMENT = 16
 SIGNATURE = "serving_default"
-TYPES = {"float32": "FLOAT32", "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64"}
+TYPES = {"float32": "FLOAT32", "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64",
+         "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "bool": "BOOL"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
+
 from graffiti.export.base import Problem
 from graffiti.export.litert import chains, moves, products, reals
 from graffiti.export.litert.emitter import Emitter, Unsupported
 from graffiti.export.litert.layout import Layout, layout_of
+from graffiti.export.ports import input_dtype, output_dtype
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import PRODUCTS
 
@@ -71,7 +74,7 @@ def build(graph: Graph, *, arithmetic: str = "int8", every_tensor: bool = False)
         if format is not None and layout_of(format) is None:
             problems.append(Problem(name, "input", f"LiteRT has no tensor for the format {format}", "use at most 16 signed or 15 unsigned bits"))
             continue
-        inputs[name] = e.declare_real(name) if format is None else e.declare(name)
+        inputs[name] = _take_real(e, name) if format is None else e.declare(name)
     done: set[str] = set()
     unwritten = {problem.layer for problem in problems}
     for node in graph.nodes:
@@ -97,6 +100,16 @@ def build(graph: Graph, *, arithmetic: str = "int8", every_tensor: bool = False)
     return _finish(e, inputs, every_tensor), []
 
 
+def _take_real(e: Emitter, name: str) -> int:
+    """A graph input in the model's own dtype, and its reals."""
+    dtype = input_dtype(e.graph, name)
+    if dtype == np.float32:
+        return e.declare_real(name)
+    tensor = e.writer.tensor(name, e.graph.shape(name), dtype.name)
+    e.op("CAST", [tensor], [e.declare_real(name)], kind="Cast")
+    return tensor
+
+
 def _island(node: Node) -> Problem:
     if node.op == "island":
         return Problem(node.name, node.op, f"it is kept in float ({node.attrs.get('reason') or 'no integer form'})", "quantize it, replace it, or leave it out of the exported model")
@@ -107,9 +120,12 @@ def _finish(e: Emitter, inputs: dict[str, int], every_tensor: bool) -> Program:
     graph = e.graph
     tensors = {**e.reals, **e.integers}
     outputs: dict[str, int] = {}
-    for name, called in zip(graph.outputs, graph.output_names()):
+    for index, (name, called) in enumerate(zip(graph.outputs, graph.output_names())):
         tensor = tensors[name] if not graph.is_constant(name) else e.real(name) if graph.format(name) is not None else e.real_constant(name, graph.constants[name])
-        if tensor in outputs.values() or tensor in inputs.values() or graph.is_constant(name):  # a tensor leaves the network once
+        if graph.format(name) is None and (dtype := output_dtype(graph, index)) != np.float32:
+            source, tensor = tensor, e.writer.tensor(called, graph.shape(name), dtype.name)
+            e.op("CAST", [source], [tensor], kind="Cast")
+        elif tensor in outputs.values() or tensor in inputs.values() or graph.is_constant(name):  # a tensor leaves the network once
             like = e.layout(name) if name in e.integers else None
             tensor = e.reshape(tensor, graph.shape(name), name, like)
         outputs[called] = tensor

@@ -10,6 +10,7 @@ import numpy as np
 from graffiti.export.litert.emitter import KERNELS
 from graffiti.export.litert.exporter import LiteRTExporter
 from graffiti.export.litert.layout import layout_of
+from graffiti.export.ports import input_dtype
 from graffiti.graph.interpreter import bind_inputs
 from graffiti.graph.ir import Graph
 
@@ -158,7 +159,7 @@ class LiteRTModel:
         """An input as its tensor takes it."""
         format = self.graph.format(name)
         layout = None if format is None else layout_of(format)
-        return array.astype(np.float32) if layout is None else (array.astype(np.int64) + layout.zero_point).astype(layout.dtype)
+        return array.astype(input_dtype(self.graph, name)) if layout is None else (array.astype(np.int64) + layout.zero_point).astype(layout.dtype)
 
     def _codes(self, name: str, array: np.ndarray) -> np.ndarray:
         """A tensor's content in the graph's terms; reals become codes by an exact division."""
