@@ -88,12 +88,12 @@ class TensorFlowExecutor:
                     f"input {name!r} holds {np.count_nonzero(np.isnan(array))} NaN; NaN has no code, clean the data"
                 )
         return [
-            tf.constant(array.astype(self._dtype(name).as_numpy_dtype, copy=False)) for name, array in bound.items()
+            tf.constant(array.astype(self.graph.storage(name), copy=False), self._dtype(name)) for name, array in bound.items()
         ]
 
     def _dtype(self, value: str) -> tf.DType:
-        format = self.graph.format(value)
-        return tf.float32 if format is None else tf.as_dtype(format.dtype)
+        type = self.graph.types[value]
+        return tf.as_dtype(type.dtype if type.is_float else type.storage)
 
     # ---- tracing -------------------------------------------------------------------------------------------------
     def _outputs(self, *inputs: tf.Tensor) -> list[tf.Tensor]:
@@ -106,8 +106,11 @@ class TensorFlowExecutor:
 
     def _trace(self, inputs: Sequence[tf.Tensor], fused: Mapping[str, list[Node]]) -> dict[str, tf.Tensor]:
         values = dict(zip(self.graph.inputs, inputs))
+        owned = {name for node in self.graph.nodes if node.op == "island" for name in node.attached}
+        owned -= {value for node in self.graph.nodes for value in node.inputs}
         for name, array in self.graph.constants.items():
-            values[name] = tf.constant(np.asarray(array).astype(self._dtype(name).as_numpy_dtype, copy=False))
+            if name not in owned:
+                values[name] = tf.constant(np.asarray(array).astype(self._dtype(name).as_numpy_dtype, copy=False))
         done: set[str] = set()
         for node in self.graph.nodes:
             if node.name in done:
@@ -289,9 +292,9 @@ def _island(executor, node, *values):
     def call(*arrays):
         results = executor.island(node, list(arrays))
         results = results if isinstance(results, (list, tuple)) else [results]
-        return [np.asarray(result, np.float32) for result in results]
+        return [np.asarray(result, executor.graph.storage(name)) for name, result in zip(node.outputs, results)]
 
-    return tf.numpy_function(call, list(values), [tf.float32] * len(node.outputs))
+    return tf.numpy_function(call, list(values), [executor._dtype(name) for name in node.outputs])
 
 
 RULES: dict[str, Callable] = {

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from graffiti.graph import functions
-from graffiti.graph.interpreter import Island, run_island, walk
+from graffiti.graph.interpreter import Island, bind_inputs, run_island, walk
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import OPS, SELECTS, attr, attributes
 from graffiti.numerics import fold, products, reference
@@ -42,22 +42,18 @@ def run_float(
     """
     if graph.stage == "integer":
         raise ValueError("run_float runs float and fakequant graphs, got an integer one; use interpreter.run")
-    if isinstance(inputs, dict):
-        inputs = {name: np.asarray(array, np.float32) for name, array in inputs.items()}
-    elif isinstance(inputs, (list, tuple)):
-        inputs = [np.asarray(array, np.float32) for array in inputs]
-    else:
-        inputs = np.asarray(inputs, np.float32)
+    inputs = {name: np.asarray(array, graph.storage(name)) for name, array in bind_inputs(graph, inputs).items()}
     formats = Formats(graph)
 
     def compute(node: Node, arrays: list[np.ndarray]):
         if node.op == "island":
-            return run_island(node, [np.asarray(a, np.float32) for a in arrays], island)
+            return run_island(node, [np.asarray(a, graph.storage(value)) for a, value in zip(arrays, node.inputs)], island)
         if active is not None and node.op in ("fake_quantize", "quantize_bias") and not active(node):
             return [np.asarray(arrays[0], dtype)]
         if node.op not in RULES:
             raise ValueError(f"node {node.name!r}: there is no float meaning for the op {node.op!r}")
-        return [RULES[node.op](_Call(graph, node, attributes(node), formats), *(np.asarray(a, dtype) for a in arrays))]
+        moved = OPS[node.op].moves_codes and graph.types[node.inputs[0]].dtype != "float32"  # integers and text stay what they are
+        return [RULES[node.op](_Call(graph, node, attributes(node), formats), *(arrays if moved else (np.asarray(a, dtype) for a in arrays)))]
 
     return walk(graph, inputs, compute, values=values, dtype=dtype)
 

@@ -58,7 +58,7 @@ def walk(graph: Graph, inputs, compute: Callable[[Node, list[np.ndarray]], Seque
         inputs: as in ``run``.
         compute: a node and its input arrays to its output arrays.
         values: whether to keep and return everything.
-        dtype: of values without a format.
+        dtype: of real values.
 
     Returns:
         As ``run``.
@@ -128,7 +128,10 @@ def bind_inputs(graph: Graph, inputs) -> dict[str, np.ndarray]:
         expected = graph.shape(name)
         if array.ndim != len(expected) or any(size is not None and size != n for size, n in zip(expected, array.shape)):
             raise ValueError(f"input {name!r} has shape {expected} (None: any size), got {array.shape}")
-        if array.dtype.kind not in "fiub" or (graph.format(name) is not None and array.dtype.kind not in "iu"):
+        if graph.types[name].dtype == "string":
+            if array.dtype.kind not in "OSUT":
+                raise ValueError(f"input {name!r} takes text, got dtype {array.dtype}")
+        elif array.dtype.kind not in "fiub" or (graph.format(name) is not None and array.dtype.kind not in "iu"):
             raise ValueError(f"input {name!r} takes {'numbers' if graph.format(name) is None else 'integer codes'}, got dtype {array.dtype}")
         if array.ndim and expected[0] is None:
             if batch is not None and batch[1] != len(array):
@@ -152,7 +155,7 @@ def _store(graph: Graph, name: str, array: np.ndarray, who: str, dtype) -> np.nd
     """In the storage dtype of the value's format, checked to be within it."""
     format = graph.format(name)
     if format is None:
-        return np.asarray(array, dtype)
+        return np.asarray(array, dtype if graph.types[name].dtype == "float32" else graph.storage(name))
     if array.size and (array.min() < format.qmin or array.max() > format.qmax):
         raise ValueError(
             f"{who}: the codes of {name!r} run from {array.min()} to {array.max()}, outside {format.bits}-bit "

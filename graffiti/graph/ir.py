@@ -27,15 +27,26 @@ STAGES = ("float", "fakequant", "integer")
 
 @dataclasses.dataclass(frozen=True)
 class TensorType:
-    """Shape (batch first, ``None`` where unknown) and format; ``format`` is ``None`` for float32 values."""
+    """Shape (batch first, ``None`` where unknown) and format; ``format`` is ``None`` for values that are no codes.
+
+    Those are float32, but for what integers, booleans or text an island takes or gives: ``dtype`` names them as Keras does.
+    """
 
     shape: tuple[int | None, ...]
     format: QFormat | None = None
+    dtype: str = "float32"
 
     @property
     def is_float(self) -> bool:
-        """Whether the value is float32."""
+        """Whether the value is no code."""
         return self.format is None
+
+    @property
+    def storage(self) -> np.dtype:
+        """What holds it in memory (text: ``object``)."""
+        if self.format is not None:
+            return self.format.dtype
+        return np.dtype(object if self.dtype == "string" else self.dtype)
 
 
 @dataclasses.dataclass
@@ -61,9 +72,9 @@ class Node:
 
     @property
     def attached(self) -> tuple[str, ...]:
-        """Constants that belong to the node without being inputs: an island's ``weights``, the table ``values`` of an activation."""
+        """Constants that belong to the node without being inputs: an island's ``weights`` and ``state``, the table ``values`` of an activation."""
         values = self.attrs.get("values")
-        return (*self.attrs.get("weights", ()), *((values,) if isinstance(values, str) else ()))
+        return (*self.attrs.get("weights", ()), *(entry[-1] for entry in self.attrs.get("state", ())), *((values,) if isinstance(values, str) else ()))
 
 
 @dataclasses.dataclass
@@ -152,6 +163,10 @@ class Graph:
         """The fixed-point format of ``value``, ``None`` where it is float."""
         return self.types[value].format
 
+    def storage(self, value: str) -> np.dtype:
+        """What holds ``value`` in memory."""
+        return self.types[value].storage
+
     # ---- changing (passes work on a copy) ------------------------------------------------------------------------
     def copy(self) -> Graph:
         """A copy that shares only the arrays (which nobody writes to)."""
@@ -229,10 +244,7 @@ class Graph:
             node.inputs = tuple(new if v == old else v for v in node.inputs)
             node.outputs = tuple(new if v == old else v for v in node.outputs)
             if old in node.attached:
-                node.attrs = {**node.attrs, **{
-                    key: tuple(new if v == old else v for v in node.attrs[key]) if key == "weights" else new
-                    for key in ("weights", "values") if key in node.attrs
-                }}
+                node.attrs = {**node.attrs, **{key: _renamed(node.attrs[key], old, new) for key in ("weights", "state", "values") if key in node.attrs}}
         self.inputs = [new if v == old else v for v in self.inputs]
         self.outputs = [new if v == old else v for v in self.outputs]
         self.types[new] = self.types.pop(old)
@@ -279,3 +291,8 @@ class Graph:
                 stuck = ", ".join(repr(n.name) for n in waiting[:5])
                 raise ValueError(f"graph {self.name!r} has a cycle or reads undefined values near {stuck}")
         self.nodes = ordered
+
+
+def _renamed(value, old: str, new: str):
+    """A name, or names within tuples, with one of them replaced."""
+    return tuple(_renamed(part, old, new) for part in value) if isinstance(value, tuple) else new if value == old else value

@@ -12,6 +12,7 @@ training changes.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -256,7 +257,17 @@ OPS: dict[str, OpRow] = {row.name: row for row in (
     OpRow("dequantize", "x", {}, ("integer",), _same_shape, "codes -> float, at the border"),
     OpRow("requantize", "x", {"format": REQUIRED, "rounding": "half_even", "low": None, "high": None}, ("integer",), _same_shape, "rounding shift to another exponent, saturated to [low, high] (default: the format's range)", _attr_format),
     # whatever has no row: a Keras layer kept in float, opaque to the graph
-    OpRow("island", "x...", {"layer": REQUIRED, "output_shapes": REQUIRED, "reason": "", "weights": (), "call": None}, ALL, _explicit, "a Keras layer in float; `layer` is its serialized config, `weights` names its constants, `call` how it takes its inputs"),
+    OpRow("island", "x...", {
+        "layer": REQUIRED,          # serialized config of the Keras layer or operation
+        "output_shapes": REQUIRED,
+        "output_dtypes": (),        # as Keras names them; () for float32
+        "input_dtypes": (),         # what the layer takes; () for float32
+        "reason": "",               # why it is in float
+        "weights": (),              # names of its constants: weights, then array arguments of the call
+        "state": (),                # what it keeps beside weights: (number of the layer inside, kind, key, constant)
+        "call": None,               # how it takes its inputs
+        "instance": None,           # the first node of the layer, where this is another call of it
+    }, ALL, _explicit, "a Keras layer in float, opaque to the graph"),
 )}
 
 
@@ -283,7 +294,10 @@ def infer(graph: Graph, node: Node) -> tuple[TensorType, ...]:
     row = OPS[node.op]
     shapes = row.shape(node, [graph.shape(v) for v in node.inputs], attributes(node))
     format = row.format(graph, node) if graph.stage == "integer" else None
-    return tuple(TensorType(tuple(shape), format) for shape in shapes)
+    dtypes = attributes(node).get("output_dtypes") or ()
+    if row.moves_codes and format is None:
+        dtypes = (graph.types[node.inputs[0]].dtype,)
+    return tuple(TensorType(tuple(shape), format, dtype) for shape, dtype in itertools.zip_longest(shapes, dtypes, fillvalue="float32"))
 
 
 def infer_all(graph: Graph) -> None:

@@ -8,7 +8,7 @@
     %c/product:s32@-15[_,32,32,16] = conv(%x_q, %c/kernel) {strides=(1, 1), padding='same', dilation=(1, 1)}
     output %c
 
-- A type is ``f32`` or a ``QFormat``, then the shape (``_`` for an unknown size). Node types may be left out: they are then inferred.
+- A type is ``f32``, another dtype (``int64``, ``bool``, ``string`` ...; beside islands only) or a ``QFormat``, then the shape (``_`` for an unknown size). Node types may be left out: they are then inferred.
 - An attribute is a Python literal or a format. Names with other characters than letters, digits and ``_ . / : $ -`` stand in double
   quotes, as in JSON. ``#`` starts a comment.
 - A constant is only declared (its array is handed to ``parse``), or its values follow, or ``random(seed)`` (reals in −1…1, codes
@@ -34,7 +34,7 @@ INLINE = 8  # constants up to this size are written out
 _PLAIN = re.compile(r"[\w./:$-]*[\w./$-]")  # never ends in a colon: that separates the type
 _WORD = re.compile(r"[\w./:$-]+")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
-_TYPE = re.compile(r"(f32|[su]\d+n?@(?:-?\d+|\[[-\d,\s]*\]))\[([\d_,\s]*)\]")
+_TYPE = re.compile(r"(f32|u?int(?:8|16|32|64)|bool|string|[su]\d+n?@(?:-?\d+|\[[-\d,\s]*\]))\[([\d_,\s]*)\]")
 _HEADER = re.compile(rf"({'|'.join(STAGES)}) graph\b\s*(.*)")
 
 
@@ -67,7 +67,7 @@ def to_text(graph: Graph, *, inline: int = INLINE) -> str:
 def type_text(type: TensorType) -> str:
     """For instance ``f32[_,10]`` or ``s32@-14[_,8,8,16]``."""
     shape = ",".join("_" if size is None else str(size) for size in type.shape)
-    return f"{'f32' if type.format is None else type.format}[{shape}]"
+    return f"{type.format if type.format is not None else 'f32' if type.dtype == 'float32' else type.dtype}[{shape}]"
 
 
 def _quoted(name: str) -> str:
@@ -83,7 +83,7 @@ def _typed(graph: Graph, name: str) -> str:
 
 
 def _dtype(type: TensorType) -> np.dtype:
-    return np.dtype(np.float32) if type.format is None else type.format.dtype
+    return type.storage
 
 
 def _array_text(array: np.ndarray) -> str:
@@ -225,8 +225,8 @@ class _Reader:
     def type(self) -> TensorType:
         match = self.match(_TYPE, "a type like f32[_,10] or s8@-7[3,3,8,16]")
         sizes = [size.strip() for size in match[2].split(",") if size.strip()]
-        format = None if match[1] == "f32" else QFormat.parse(match[1].replace(" ", ""))
-        return TensorType(tuple(None if size == "_" else int(size) for size in sizes), format)
+        shape, name = tuple(None if size == "_" else int(size) for size in sizes), match[1].replace(" ", "")
+        return TensorType(shape, QFormat.parse(name)) if "@" in name else TensorType(shape, dtype="float32" if name == "f32" else name)
 
     def expression(self, text: str) -> ast.expr:
         try:

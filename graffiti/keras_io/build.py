@@ -53,6 +53,7 @@ class Builder:
         self._groups: dict[str, layers.Quantize] = {}
         self._taken: set[str] = {compat.layer_name(name) for name in [*graph.inputs, *(node.name for node in graph.nodes)]}
         self.found = clusters.Clusters(graph)
+        self.workshop = islands.Workshop(graph)
 
     def model(self) -> keras.Model:
         """Build everything."""
@@ -218,10 +219,10 @@ def _prelu(builder: Builder, node: Node) -> None:
 
 
 def _island(builder: Builder, node: Node) -> None:
-    layer = islands.restore(node, builder.graph, builder.name(node.name))
+    layer = builder.workshop.layer(node, builder.name(node.attrs.get("instance") or node.name))
     args, kwargs = islands.arguments(node, builder.graph, [builder.tensors[value] for value in node.inputs])
     result = layer(*args, **kwargs)
-    islands.set_weights(node, builder.graph, layer)
+    builder.workshop.fill(node)
     for value, tensor in zip(node.outputs, keras.tree.flatten(result), strict=True):
         builder.tensors[value] = tensor
 

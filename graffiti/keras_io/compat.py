@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import re
+import types
 from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 _SEPARATOR = ">"  # stands for "/" in the names of Keras layers, which may not contain it
 _FOREIGN = re.compile(r"[^A-Za-z0-9_.\\/>:-]")  # what a TensorFlow scope, and so a layer's name, may not hold
@@ -56,6 +59,12 @@ def output_names(model: keras.Model, outputs: list[keras.KerasTensor]) -> list[s
 def maker(tensor: keras.KerasTensor) -> str:
     """The name of the layer or operation that a symbolic tensor comes from."""
     return str(tensor._keras_history.operation.name)
+
+
+def exact_dtype(tensor: keras.KerasTensor) -> str:
+    """The dtype of integers, booleans and text; ``float32`` for all reals, which is how a graph holds them."""
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    return "float32" if "float" in dtype else dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,3 +189,178 @@ def operation_kind(operation) -> str | None:
     if isinstance(operation, keras.layers.Layer) or not type(operation).__module__.startswith("keras."):
         return None
     return type(operation).__name__
+
+
+# ---- layers that islands hold --------------------------------------------------------------------------------------------
+def sublayers(operation) -> list[keras.layers.Layer]:
+    """A layer and every layer inside it, in an order that a copy of it has too; nothing for other operations."""
+    return list(operation._flatten_layers()) if isinstance(operation, keras.layers.Layer) else []
+
+
+def overrides(layer, method: str) -> bool:
+    """Whether a layer's class has a method of its own where ``keras.layers.Layer`` has a default."""
+    return getattr(type(layer), method, None) is not getattr(keras.layers.Layer, method, None)
+
+
+def states(layer) -> list[keras.Variable]:
+    """The variables that a stateful layer carries from call to call (Keras does not count them among its weights)."""
+    if not getattr(layer, "stateful", False):
+        return []
+    return [state for state in keras.tree.flatten(getattr(layer, "states", None)) if isinstance(state, keras.Variable)]
+
+
+def seeds(operation) -> list[keras.Variable]:
+    """The seeds that a layer, and those inside it, draw random numbers from."""
+    variables = operation.variables if isinstance(operation, keras.layers.Layer) else []
+    weights = {id(weight) for layer in sublayers(operation) for weight in layer.weights}
+    return [v for v in variables if id(v) not in weights and np.dtype(v.dtype).kind == "u"]
+
+
+def is_tracked_list(value) -> bool:
+    """Whether this is a list or tuple that Keras or TensorFlow wrapped to see what is put into it."""
+    return isinstance(value, (list, tuple)) and not hasattr(value, "_fields") and type(value).__name__ in ("ListWrapper", "TrackedList", "_TupleWrapper")
+
+
+def function_name(function) -> str:
+    """What a file says of a function: its registered name, or its own."""
+    if isinstance(function, functools.partial):
+        return f"partial of {function_name(function.func)}"
+    registered = keras.saving.get_registered_name(function)
+    return registered if isinstance(registered, str) else getattr(function, "__qualname__", type(function).__name__)
+
+
+def own_functions(operation) -> list[tuple[int, str, Any]]:
+    """The functions that a user gave a layer (or that one inside it): ``(number of the layer inside, attribute, function)``."""
+    return [
+        (index, attribute, value)
+        for index, layer in enumerate(sublayers(operation) or [operation])
+        for attribute, value in vars(layer).items()
+        if _is_own_function(layer, attribute, value)
+    ]
+
+
+def _is_own_function(layer, attribute: str, value) -> bool:
+    if not callable(value) or isinstance(value, (type, keras.Operation, types.MethodType)) or hasattr(value, "get_config"):
+        return False
+    if callable(getattr(type(layer), attribute, None)):  # a method that Keras wrapped for this layer
+        return False
+    module = getattr(value, "__module__", None) or ""
+    return isinstance(value, (types.FunctionType, types.BuiltinFunctionType, functools.partial, np.ufunc)) and not module.startswith("keras.") or (
+        not module.startswith(("keras.", "tensorflow.")) and attribute in _FUNCTION_ATTRIBUTES
+    )
+
+
+_FUNCTION_ATTRIBUTES = ("activation", "recurrent_activation", "function", "mask", "_output_shape")
+
+
+def serialized(operation) -> dict[str, Any]:
+    """``keras.saving.serialize_keras_object``, with ``linear`` in the places of the user's own functions (which no file can hold)."""
+    if not own_functions(operation):
+        return keras.saving.serialize_keras_object(operation)
+    kind, name = type(operation), keras.saving.get_registered_name(type(operation))
+    public = kind.__module__.startswith("keras.")
+    return {
+        "module": "keras.layers" if public and isinstance(operation, keras.layers.Layer) else kind.__module__, "class_name": kind.__name__,
+        "config": keras.saving.serialize_keras_object(_config(operation)), "registered_name": None if public else name,
+    }
+
+
+def _config(operation) -> dict[str, Any]:
+    """``get_config``; of a stand-in with ``linear`` for functions where there are any."""
+    return type(operation).get_config(_stand_in(operation, {}) if own_functions(operation) else operation)
+
+
+def _stand_in(layer, memo: dict[int, Any]):
+    """An object of the layer's class with its attributes, and those of the layers inside, but for functions."""
+    if id(layer) not in memo:
+        twin = memo[id(layer)] = object.__new__(type(layer))
+        own = {attribute for index, attribute, _ in own_functions(layer) if index == 0}
+        for attribute, value in vars(layer).items():
+            vars(twin)[attribute] = keras.activations.linear if attribute in own else _replaced(value, memo)
+    return memo[id(layer)]
+
+
+def _replaced(value, memo: dict[int, Any]):
+    if isinstance(value, keras.layers.Layer):
+        return _stand_in(value, memo)
+    if isinstance(value, (list, tuple)) and any(isinstance(part, keras.layers.Layer) for part in value):
+        return [_replaced(part, memo) for part in value]
+    return value
+
+
+class Twins:
+    """Copies of layers and operations, each made once; layers that hold one another hold each other's copies."""
+
+    def __init__(self) -> None:
+        self._twins: dict[int, tuple[Any, Any]] = {}  # the original keeps its id its own
+
+    def of(self, operation, name: str | None = None):
+        """The copy of a layer or operation, not built; its functions are the original's.
+
+        Raises:
+            ValueError: where its class cannot make it again from its config.
+        """
+        if id(operation) in self._twins:
+            twin = self._twins[id(operation)][1]
+        elif isinstance(operation, keras.layers.Layer):
+            twin = self._copy(operation, name)
+        else:
+            twin = object.__new__(type(operation))  # an operation has no weights: its attributes are all there is
+            vars(twin).update({**vars(operation), "_inbound_nodes": [], "_outbound_nodes": []})
+            self._twins[id(operation)] = operation, twin
+        if name is not None and twin.name != name:
+            twin.name = name
+        return twin
+
+    def _copy(self, layer, name: str | None):
+        config = _config(layer)
+        if name is not None and "name" in config:
+            config["name"] = name
+        try:
+            with keras.saving.custom_object_scope(_classes(layer)):
+                twin = type(layer).from_config(config)
+        except Exception as error:
+            raise ValueError(
+                f"layer {layer.name!r} ({type(layer).__name__}) cannot be copied: its class does not take back its own get_config ({' '.join(str(error).split())[:300]})"
+            ) from error
+        pairs = list(zip(sublayers(layer), sublayers(twin)))
+        if len(sublayers(layer)) != len(sublayers(twin)) or any(type(a) is not type(b) for a, b in pairs):
+            if not _made_when_built(layer):
+                raise ValueError(
+                    f"layer {layer.name!r} ({type(layer).__name__}) cannot be copied: from its get_config follow other layers inside than it has; "
+                    "two classes in it may have one name, or get_config leaves something out"
+                )
+        for index, attribute, function in own_functions(layer):
+            if index < len(pairs):
+                setattr(pairs[index][1], attribute, function)
+        for original, copy in pairs:
+            self._join(original, copy)
+        for original, copy in pairs:
+            self._twins.setdefault(id(original), (original, copy))
+        return twin
+
+    def _join(self, original, copy) -> None:
+        """Let a copy hold the copies that exist already of the layers that the original holds."""
+        for attribute, value in vars(original).items():
+            if isinstance(value, keras.layers.Layer) and id(value) in self._twins:
+                mine, other = vars(copy).get(attribute), self._twins[id(value)][1]
+                if isinstance(mine, keras.layers.Layer) and mine is not other:
+                    setattr(copy, attribute, other)
+                    if mine in copy._layers:
+                        copy._layers.remove(mine)
+
+
+def _made_when_built(layer) -> bool:
+    """Whether a layer makes layers in ``build``: a copy that is not built yet has fewer."""
+    return overrides(layer, "build")
+
+
+def _classes(layer) -> dict[str, Any]:
+    """The user's classes that a layer's config may name, by the names that it gives them."""
+    found: dict[str, Any] = {}
+    for part in sublayers(layer):
+        for value in (part, *vars(part).values()):
+            kind = type(value)
+            if not kind.__module__.startswith(("keras.", "builtins")) and hasattr(value, "get_config"):
+                found[kind.__name__] = found[keras.saving.get_registered_name(kind)] = kind
+    return found

@@ -200,14 +200,13 @@ def emit_activation(reading, function, value: str) -> str:
     known = functions.find(function)
     if known is not None:
         return reading.emit(known.node[0], [value], known.node[1])
-    layer = L.Activation(function, name=f"{compat.layer_name(reading.path)}_activation")
-    config, _, arrays = islands.describe(layer, (), {})
-    node = reading.add_island(config, None, arrays, [value], [reading.shape], _no_table(function))
-    return node.name
+    layer = reading.reader.activation(reading.call.operation, function)
+    tensor = keras.KerasTensor(reading.shape)
+    return reading.add_island(islands.describe(layer, (tensor,), {}), [value], [tensor], _no_table(function)).name
 
 
 def _no_table(function) -> str:
-    return f"the activation {getattr(function, '__name__', function)!r} has no table"
+    return f"the activation {compat.function_name(function)!r} has no table"
 
 
 def _activation(reading, layer) -> None:

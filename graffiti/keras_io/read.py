@@ -81,6 +81,8 @@ class Reader:
         self._values: dict[int, str] = {}
         self._alive: list[Any] = []                  # keeps every tensor seen, so that its id stays its own
         self._constants: dict[Any, str] = {}
+        self._activations: dict[tuple[int, int], Any] = {}
+        self.instances: dict[int, str] = {}          # layer in an island -> the first node that it is
         self._call_counts: dict[Any, int] = {}
 
     # ---- walking ------------------------------------------------------------------------------------------------
@@ -89,7 +91,7 @@ class Reader:
         for tensor in symbolic.inputs:
             name = self.graph.unique(compat.input_name(tensor))
             self.graph.inputs.append(name)
-            self.graph.types[name] = TensorType(tuple(tensor.shape))
+            self.graph.types[name] = TensorType(tuple(tensor.shape), dtype=compat.exact_dtype(tensor))
             self.bind(tensor, name)
         order = {id(tensor): index for index, tensor in enumerate(symbolic.inputs)}
         self.graph.interface["inputs"] = _indices(symbolic.input_structure, order)
@@ -125,6 +127,14 @@ class Reader:
             self.calls(compat.calls(inner.inputs, inner.outputs), prefix)
             for outside, inside in zip(call.outputs, inner.outputs, strict=True):
                 self.bind(outside, self.value(inside))
+
+    def activation(self, operation, function):
+        """An activation that a layer computes at its end as a layer of its own, the same one for every call."""
+        key = (id(operation), id(function))
+        if key not in self._activations:
+            self._activations[key] = keras.layers.Activation(function, name=f"{operation.name}_activation")
+            self._alive.append((operation, function))
+        return self._activations[key]
 
     # ---- values -------------------------------------------------------------------------------------------------
     def bind(self, tensor: keras.KerasTensor, value: str, *, outermost: bool = True) -> None:
@@ -218,33 +228,50 @@ class Reading:
 
     def island(self, reason: str, operation=None) -> None:
         """Keep the call in float as it is."""
-        operation = operation or self.call.operation
-        layer, call, arrays = islands.describe(operation, self.call.args, self.call.kwargs)
-        self.results(self.add_island(layer, call, arrays, self.values, [tuple(x.shape) for x in self.call.outputs], reason))
+        described = islands.describe(operation or self.call.operation, self.call.args, self.call.kwargs)
+        self.results(self.add_island(described, [self.reader.value(tensor) for tensor in described.inputs], self.call.outputs, reason))
 
     def results(self, node: Node) -> None:
         """All outputs of the call are those of a node."""
         for index, value in enumerate(node.outputs):
             self.result(value, index)
 
-    def add_island(self, layer, call, arrays, inputs, shapes, reason: str, name: str | None = None) -> Node:
-        """An ``island`` node."""
-        graph, name = self.graph, name or self.name
-        names = []
-        for index, (role, array) in enumerate(arrays):
+    def add_island(self, described: islands.Description, inputs: Sequence[str], results: Sequence[keras.KerasTensor], reason: str, name: str | None = None) -> Node:
+        """An ``island`` node that gives tensors like ``results``."""
+        graph, name, live = self.graph, name or self.name, described.layer.live
+        attrs: dict[str, Any] = {
+            "layer": described.layer, "output_shapes": tuple(tuple(x.shape) for x in results), "reason": reason,
+            "weights": (
+                *(self._held(role, variable) for role, variable in described.weights),
+                *(self._held(f"argument_{index}", array, key=(self.call.outputs[0], index)) for index, array in enumerate(described.arrays)),
+            ),
+            "call": described.call,
+        }
+        if described.state:
+            attrs["state"] = tuple((index, kind, key, self._held(f"{kind}_{key}", value, key=(live, index, kind, key))) for index, kind, key, value in described.state)
+        for what, tensors in (("input_dtypes", described.inputs), ("output_dtypes", results)):
+            dtypes = tuple(compat.exact_dtype(tensor) for tensor in tensors)
+            if any(dtype != "float32" for dtype in dtypes):
+                attrs[what] = dtypes
+        first = self.reader.instances.setdefault(id(live), name)
+        if first != name:
+            attrs["instance"] = first
+        node = Node("island", tuple(inputs), (name, *(f"{name}:{index}" for index in range(1, len(results)))), attrs)
+        graph.nodes.append(node)
+        for output, tensor in zip(node.outputs, results):
+            graph.types[output] = TensorType(tuple(tensor.shape), dtype=compat.exact_dtype(tensor))
+        return node
+
+    def _held(self, role: str, value, key: tuple | None = None) -> str:
+        """The constant of something that an island holds; the same variable is the same constant."""
+        marks = ("island", id(value)) if isinstance(value, keras.Variable) else ("island", *(part if isinstance(part, (str, int)) else id(part) for part in key or (value,)))
+        if marks not in self.reader._constants:
+            array = np.asarray(keras.ops.convert_to_numpy(value))
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise ValueError(f"layer {self.path!r} has NaN or Inf in {role!r}; repair its weights first")
-            key = (id(self.call.operation), "island", index)
-            if key not in self.reader._constants:
-                self.reader._constants[key] = graph.add_constant(f"{self.path}/{role}", array)
-            names.append(self.reader._constants[key])
-        outputs = (name, *(f"{name}:{index}" for index in range(1, len(shapes))))
-        attrs = {"layer": layer, "output_shapes": tuple(shapes), "reason": reason, "weights": tuple(names), "call": call}
-        node = Node("island", tuple(inputs), outputs, attrs)
-        graph.nodes.append(node)
-        for output, shape in zip(outputs, shapes):
-            graph.types[output] = TensorType(shape)
-        return node
+            self.reader._constants[marks] = self.graph.add_constant(f"{self.path}/{role}", array)
+            self.reader._alive.append((value, key))
+        return self.reader._constants[marks]
 
     def check(self) -> None:
         """The shape rules of the graph and of Keras must agree."""

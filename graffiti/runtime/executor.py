@@ -113,8 +113,9 @@ class Executor:
         """Outputs in order, and with ``values`` every step's tensor by name."""
         live, collected = dict(inputs), {}
         keep = set(self.graph.outputs)
-        batch = len(next(iter(inputs.values()))) if inputs else 1
+        first = batch = len(next(iter(inputs.values()))) if inputs else 1
         for index, part in enumerate(self.parts):
+            batch = len(live[part.inputs[0]]) if part.inputs else first  # an island may fold an axis into the batch
             if part.program is not None:
                 results, between = part.program.run([live[name] for name in part.inputs], batch, threads, values)
                 live.update(zip(part.outputs, results))
@@ -125,7 +126,7 @@ class Executor:
             for name in part.inputs:
                 if self._last[name] == index and name not in keep:
                     live.pop(name, None)
-        return [live[name] if name in live else self._constant(name, batch) for name in self.graph.outputs], collected
+        return [live[name] if name in live else self._constant(name, first) for name in self.graph.outputs], collected
 
     def _compute(self, node: Node, live: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         arrays = [self.graph.constants[v] if v in self.graph.constants else live[v] for v in node.inputs]
@@ -135,8 +136,7 @@ class Executor:
             results = [interpreter.RULES[node.op](self.graph, node, attributes(node), *arrays)]
         made = {}
         for name, result in zip(node.outputs, results):
-            format = self.graph.format(name)
-            made[name] = np.ascontiguousarray(result, np.float32 if format is None else format.dtype)
+            made[name] = np.ascontiguousarray(result, self.graph.storage(name))
         return made
 
     def _constant(self, name: str, batch: int) -> np.ndarray:
@@ -147,7 +147,8 @@ class Executor:
 def _split(graph: Graph) -> list[tuple[bool, list[Node]]]:
     """Nodes in groups that run one after the other: native nodes of one level together, a Python node alone.
 
-    The level counts the changes between native and Python on the way from the inputs: even levels are native.
+    The level counts the changes between native and Python on the way from the inputs: even levels are native. Where Python takes part,
+    native nodes of one level that share no value are apart: an island may have given them another batch.
     """
     level: dict[str, int] = {}
     groups: dict[int, list[Node]] = {}
@@ -162,7 +163,22 @@ def _split(graph: Graph) -> list[tuple[bool, list[Node]]]:
     ordered: list[tuple[bool, list[Node]]] = []
     for depth in sorted(groups):
         if depth % 2 == 0:
-            ordered.append((True, groups[depth]))
+            ordered.extend((True, nodes) for nodes in (_connected(graph, groups[depth]) if len(groups) > 1 else [groups[depth]]))
         else:  # within a level the graph's order holds
             ordered.extend((False, [node]) for node in groups[depth])
     return ordered
+
+
+def _connected(graph: Graph, nodes: list[Node]) -> list[list[Node]]:
+    """Nodes in groups that share values, each in the graph's order."""
+    group: dict[str, int] = {}
+    members: dict[int, list[Node]] = {}
+    for number, node in enumerate(nodes):
+        values = [v for v in (*node.inputs, *node.outputs) if v not in graph.constants]
+        joined = {group[v] for v in values if v in group}
+        members[number] = [node]
+        for old in joined:
+            members[number] += members.pop(old)
+        group.update({v: number for v, old in group.items() if old in joined} | dict.fromkeys(values, number))
+    order = {id(node): index for index, node in enumerate(nodes)}
+    return [sorted(found, key=lambda node: order[id(node)]) for found in members.values()]

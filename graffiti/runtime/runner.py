@@ -5,6 +5,7 @@ The graph is compiled once (``program.py``) and runs in one native call per batc
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from graffiti.graph import interpreter, ops
-from graffiti.graph.ir import Graph, TensorType
+from graffiti.graph.ir import Graph
 from graffiti.runtime import library
 from graffiti.runtime.executor import Executor, Island
 from graffiti.runtime.library import KernelError, KernelsNotAvailable
@@ -89,7 +90,7 @@ class Runner:
         arrays = interpreter.bind_inputs(self.graph, inputs)
         for name, array in arrays.items():
             format = self.graph.format(name)
-            dtype = np.dtype(np.float32) if format is None else format.dtype
+            dtype = self.graph.storage(name)
             if format is not None and array.dtype != dtype and array.size and not format.qmin <= array.min() <= array.max() <= format.qmax:
                 raise ValueError(f"input {name!r} takes codes of {format}, got values from {array.min()} to {array.max()}")
             arrays[name] = np.ascontiguousarray(array, dtype)
@@ -108,7 +109,7 @@ def _with_shapes(graph: Graph, shapes: tuple) -> Graph:
         return graph
     graph = graph.copy()
     for name, shape in zip(graph.inputs, shapes):
-        graph.types[name] = TensorType((graph.shape(name)[0], *shape), graph.format(name))
+        graph.types[name] = dataclasses.replace(graph.types[name], shape=(graph.shape(name)[0], *shape))
     ops.infer_all(graph)
     return graph
 

@@ -54,6 +54,11 @@ class Lowering:
         self.target.types[name] = TensorType(tuple(array.shape), format)
         return name
 
+    def keep(self, name: str) -> str:
+        """A constant of the source that an island holds: in the target as it is, whatever its dtype."""
+        self.target.constants[name], self.target.types[name] = self.source.constants[name], self.source.types[name]
+        return name
+
     def real(self, value: str) -> str:
         """The target's float twin of a source value: itself, or dequantized (once)."""
         if value not in self.values:

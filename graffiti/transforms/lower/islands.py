@@ -13,8 +13,8 @@ from graffiti.transforms.lower.context import Lowering
 def lower_island(context: Lowering, node: Node) -> None:
     """An island as it is, its inputs dequantized."""
     inputs = tuple(context.real(value) for value in node.inputs)
-    for name in node.attrs.get("weights", ()):
-        context.constant(name, context.source.constants[name], None)
+    for name in node.attached:
+        context.keep(name)
     _emit(context, node.outputs, inputs, dict(node.attrs))
 
 
