@@ -211,9 +211,7 @@ def states(layer) -> list[keras.Variable]:
 
 def seeds(operation) -> list[keras.Variable]:
     """The seeds that a layer, and those inside it, draw random numbers from."""
-    variables = operation.variables if isinstance(operation, keras.layers.Layer) else []
-    weights = {id(weight) for layer in sublayers(operation) for weight in layer.weights}
-    return [v for v in variables if id(v) not in weights and np.dtype(v.dtype).kind == "u"]
+    return list({id(generator): generator.state for layer in sublayers(operation) for generator in layer._seed_generators}.values())
 
 
 def is_tracked_list(value) -> bool:

@@ -205,7 +205,7 @@ class Workshop:
         if instance not in self._made:
             live = getattr(node.attrs["layer"], "live", None)
             self._made[instance] = restore(node, self.graph, name) if live is None else self._twins.of(live, name)
-            self._load_assets(node, self._made[instance])
+            self._load_files(node, self._made[instance])
         return self._made[instance]
 
     def fill(self, node: Node, *, again: bool = False) -> None:
@@ -233,13 +233,16 @@ class Workshop:
             self.fill(node, again=True)
             reset_states(self._made[node.attrs.get("instance") or node.name])
 
-    def _load_assets(self, node: Node, layer) -> None:
+    def _load_files(self, node: Node, layer) -> None:
+        """What a layer keeps in files, before it is called: its shapes may follow from it. In the order of Keras: variables, then files."""
         inner = compat.sublayers(layer)
         assets: dict[int, list[tuple[str, str]]] = {}
         for index, kind, key, name in node.attrs.get("state", ()):
             if kind == _ASSET:
                 assets.setdefault(int(index), []).append((key, name))
         for index, files in assets.items():
+            if store := {key: self.graph.constants[name] for i, kind, key, name in node.attrs["state"] if kind == _OWN and int(i) == index}:
+                inner[index].load_own_variables(store)
             with tempfile.TemporaryDirectory() as folder:
                 for key, name in files:
                     path = pathlib.Path(folder, key).resolve()
