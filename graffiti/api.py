@@ -11,7 +11,7 @@ import numpy as np
 from graffiti import schemes, targets
 from graffiti.calibration import data as calibration_data
 from graffiti.calibration.calibrate import calibrate as _calibrate
-from graffiti.config import Rule, Scheme
+from graffiti.config import ReportLine, Rule, Scheme
 from graffiti.graph.ir import Graph
 from graffiti.integer_graph import IntegerGraph
 from graffiti.keras_io import compat
@@ -20,6 +20,7 @@ from graffiti.keras_io.read import read
 from graffiti.reports import QuantizationReport
 from graffiti.targets import TargetProfile
 from graffiti.transforms import pipelines
+from graffiti.transforms.place import layers
 
 
 def quantize(
@@ -68,14 +69,16 @@ def quantize(
     graph = read(model)
     if graph.stage != "float":
         raise ValueError(f"model {model.name!r} is quantized already; quantize the float model it came from")
-    arrays = calibration_data.collect(calibration, model, steps)
-    unsigned = [name for name, array in zip(graph.inputs, arrays) if float(np.min(array)) >= 0]
+    arrays = calibration_data.collect(calibration, compat.ends(model, graph), steps)
+    unsigned = [name for name, array in zip(graph.inputs, arrays) if array.dtype.kind != "O" and float(np.min(array)) >= 0]
+    dropped = layers.dropped(graph)
+    idle = [ReportLine(node.name, "dropped", node.attrs["reason"]) for node in graph.nodes if node.op == "identity" and node.attrs.get("reason")]
     graph = pipelines.prepare(graph, training=True)
-    graph, lines = pipelines.place(graph, scheme, rules or (), unsigned_inputs=unsigned)
+    graph, lines = pipelines.place(graph, scheme, rules or (), unsigned_inputs=unsigned, dropped=dropped)
     if profile is not None:
         check_target(pipelines.sketch(graph), profile, values=False)
     quantized = build(graph)
-    lines = [*lines, *_calibrate(quantized, arrays, progress=progress)]
+    lines = [*idle, *lines, *_calibrate(quantized, arrays, progress=progress)]
     quantized.quantization_report = QuantizationReport(lines)
     return quantized
 

@@ -241,7 +241,7 @@ class ReportLine:
 
     Attributes:
         layer: the layer or tensor it is about.
-        what: ``quantized``, ``folded``, ``shared``, ``float`` or ``frozen``.
+        what: ``quantized``, ``folded``, ``shared``, ``float``, ``frozen`` or ``dropped``.
         why: one sentence.
     """
 
@@ -254,4 +254,4 @@ class ReportLine:
             raise ValueError(f"a report line is one of {', '.join(REPORT_KINDS)}, got {self.what!r}")
 
 
-REPORT_KINDS = ("quantized", "folded", "shared", "float", "frozen")
+REPORT_KINDS = ("quantized", "folded", "shared", "float", "frozen", "dropped")

@@ -177,7 +177,10 @@ def _check(graph: Graph, name: str, x: Any, dtype: str) -> np.ndarray:
     except ValueError as error:
         raise ValueError(f"input {name!r} takes one array, the examples have different shapes ({error})") from error
     shape = graph.shape(name)
-    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+    if dtype == "string":
+        if array.dtype.kind not in "OSUT":
+            raise ValueError(f"input {name!r} takes text, got dtype {array.dtype}")
+    elif array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
         raise ValueError(f"input {name!r} takes {dtype} numbers, got dtype {array.dtype}")
     if array.ndim != len(shape) or any(size is not None and size != n for size, n in zip(shape[1:], array.shape[1:])):
         hint = "; add the batch axis (x[None])" if array.shape == tuple(shape[1:]) else ""

@@ -17,6 +17,7 @@ from graffiti.calibration import data as calibration_data
 from graffiti.calibration import methods
 from graffiti.config import ReportLine
 from graffiti.keras_io import compat
+from graffiti.layers import InFloat
 from graffiti.quantizers.base import ZERO_LOG2_THRESHOLD, Quantizer, channel_view
 from graffiti.quantizers.identity import Identity
 
@@ -64,8 +65,8 @@ def threshold_of(quantizer: Quantizer, values: np.ndarray, method: str | None = 
 class _Walk:
     """One calibration of one model."""
 
-    def __init__(self, weights: str | None, activations: str | None, fixed_batch: int | None) -> None:
-        self.weights, self.activations, self.fixed_batch = weights, activations, fixed_batch
+    def __init__(self, weights: str | None, activations: str | None, fixed_batch: int | None, examples: int) -> None:
+        self.weights, self.activations, self.fixed_batch, self.examples = weights, activations, fixed_batch, examples
         self.before: dict[int, tuple[Quantizer, list[np.ndarray]]] = {}
         self.members: dict[int, list[np.ndarray]] = {}
         self.lines: dict[int, ReportLine | None] = {}
@@ -99,18 +100,29 @@ class _Walk:
             del self.members[id(quantizer)]
 
     def has_batch(self, tensor: keras.KerasTensor) -> bool:
-        """Whether the first axis is the batch: of unknown length, or the model's fixed one."""
-        return len(tensor.shape) > 0 and tensor.shape[0] in (None, self.fixed_batch)
+        """Whether the first axis is the batch: of unknown length, or the model's fixed one (perhaps with another axis folded into it)."""
+        if not len(tensor.shape) or tensor.shape[0] is None:
+            return len(tensor.shape) > 0
+        return self.fixed_batch is not None and tensor.shape[0] % self.fixed_batch == 0
 
     def run(self, operation: Any, args: Any, kwargs: Any, outputs: list[keras.KerasTensor], batched: list[bool]) -> list[np.ndarray]:
-        """Run one call chunk by chunk. ``args`` hold arrays for tensors; ``batched`` says which of them, flat, have a batch axis."""
+        """Run one call at inference, chunk by chunk. ``args`` hold arrays for tensors; ``batched`` says which of them, flat, have a batch axis.
+
+        An array may have several rows for each example, where an axis was folded into the batch: a chunk has all rows of its examples.
+        """
         flat = keras.tree.flatten((args, kwargs))
-        size = max((len(value) for value, split in zip(flat, batched, strict=True) if split), default=1)
+        sizes = [len(value) for value, split in zip(flat, batched, strict=True) if split]
+        whole = any(size % self.examples for size in sizes)  # rows that belong to no example
         parts: list[list[np.ndarray]] = [[] for _ in outputs]
         chunk = self.fixed_batch or _CHUNK
-        for start in range(0, size, chunk):
-            cut = [value[start:start + chunk] if split else value for value, split in zip(flat, batched, strict=True)]
+        training = {"training": False} if isinstance(operation, keras.layers.Layer) else {}
+        for start in range(0, self.examples if sizes and not whole else 1, chunk):
+            cut = [
+                value[start * (len(value) // self.examples):(start + chunk) * (len(value) // self.examples)] if split and not whole else value
+                for value, split in zip(flat, batched, strict=True)
+            ]
             chunk_args, chunk_kwargs = keras.tree.pack_sequence_as((args, kwargs), cut)
+            chunk_kwargs = {**chunk_kwargs, **training}
             for part, result in zip(parts, keras.tree.flatten(operation(*chunk_args, **chunk_kwargs)), strict=True):
                 part.append(np.asarray(result))
         return [np.concatenate(p) if self.has_batch(t) else p[0] for p, t in zip(parts, outputs, strict=True)]
@@ -186,10 +198,11 @@ def calibrate(
     fixed = model.inputs[0].shape[0]
     if fixed is not None and len(arrays[0]) % fixed:
         raise ValueError(f"model {model.name!r} takes batches of exactly {fixed}; pass a multiple of {fixed} calibration examples, got {len(arrays[0])}")
-    walk = _Walk(weights, activations, fixed)
+    walk = _Walk(weights, activations, fixed, len(arrays[0]))
     try:
-        walk.model(list(model.inputs), list(model.outputs), arrays, progress)
-        if not walk.before:
+        with compat.kept_state(model):  # of layers that carry one from batch to batch
+            walk.model(list(model.inputs), list(model.outputs), arrays, progress)
+        if not walk.before and not any(isinstance(layer, InFloat) for layer in model.layers):
             raise ValueError(f"model {model.name!r} has no quantizers to calibrate; make a quantized model with graffiti.quantize first")
     except BaseException:
         walk.restore()

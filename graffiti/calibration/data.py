@@ -109,8 +109,11 @@ def _inputs_of(x: Any, model: keras.Model) -> list[np.ndarray]:
 
 def _check(value: Any, tensor: keras.KerasTensor) -> np.ndarray:
     array, shape = np.asarray(value), tuple(tensor.shape)
-    wanted = np.dtype(keras.backend.standardize_dtype(tensor.dtype))
-    if array.dtype.kind not in "buif" and array.dtype.name != "bfloat16":
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    wanted = np.dtype(object if dtype == "string" else dtype)
+    if (array.dtype.kind in "OSUT") != (dtype == "string"):
+        raise ValueError(f"input {tensor.name!r} takes {'text' if dtype == 'string' else f'{dtype} numbers'}, the calibration data is of dtype {array.dtype}")
+    if dtype != "string" and array.dtype.kind not in "buif" and array.dtype.name != "bfloat16":
         raise ValueError(f"input {tensor.name!r} takes {wanted} numbers, the calibration data is of dtype {array.dtype}")
     if array.ndim != len(shape) or any(n is not None and n != m for n, m in zip(shape[1:], array.shape[1:], strict=True)):
         hint = "; add the batch axis (data[None] or dataset.batch(n))" if array.shape == shape[1:] else ""

@@ -239,7 +239,7 @@ OPS: dict[str, OpRow] = {row.name: row for row in (
     OpRow("reshape", "x", {"shape": REQUIRED}, ALL, _reshape, "new shape without the batch axis", _keep_format, True),
     OpRow("permute", "x", {"dims": REQUIRED}, ALL, _permute, "axes 1.. in a new order, counted from 1", _keep_format, True),
     OpRow("upsample", "x", {"size": REQUIRED}, ALL, _upsample, "nearest: every element repeated", _keep_format, True),
-    OpRow("identity", "x", {}, FLOAT, _same_shape, "x", _keep_format, True),
+    OpRow("identity", "x", {"layer": "", "reason": ""}, FLOAT, _same_shape, "x", _keep_format, True),
     OpRow("dropout", "x", {"rate": REQUIRED, "seed": None}, ("float",), _same_shape, "x at inference", interval=rules.with_zero),
     # quantization
     OpRow("fake_quantize", "x", {
@@ -296,7 +296,8 @@ def infer(graph: Graph, node: Node) -> tuple[TensorType, ...]:
     format = row.format(graph, node) if graph.stage == "integer" else None
     dtypes = attributes(node).get("output_dtypes") or ()
     if row.moves_codes and format is None:
-        dtypes = (graph.types[node.inputs[0]].dtype,)
+        first = graph.types[node.inputs[0]].dtype
+        dtypes = (first if all(graph.types[value].dtype == first for value in node.inputs) else "float32",)
     return tuple(TensorType(tuple(shape), format, dtype) for shape, dtype in itertools.zip_longest(shapes, dtypes, fillvalue="float32"))
 
 

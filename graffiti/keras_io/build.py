@@ -59,8 +59,13 @@ class Builder:
         """Build everything."""
         graph = self.graph
         dtypes = graph.interface.get("input_dtypes", ["float32"] * len(graph.inputs))
+        given = []
         for name, dtype in zip(graph.inputs, dtypes, strict=True):
             self.tensors[name] = keras.Input(batch_shape=graph.shape(name), dtype=dtype, name=compat.input_layer_name(name))
+            given.append(self.tensors[name])
+        if graph.stage == "fakequant" and not any(node.op == "fake_quantize" for node in graph.nodes):
+            first = graph.inputs[0]
+            self.tensors[first] = layers.InFloat(name=self.free_name("in_float"))(self.tensors[first])
         for node in graph.nodes:
             if node.name in self.found.by_last:
                 clusters.build(self, self.found.by_last[node.name])
@@ -69,7 +74,7 @@ class Builder:
                 if rule is None:
                     raise ValueError(f"node {node.name!r} ({node.op}) stands alone, where no Keras layer exists for it; run the preparing passes first")
                 rule(self, node)
-        inputs = _filled(graph.interface.get("inputs"), [self.tensors[name] for name in graph.inputs])
+        inputs = _filled(graph.interface.get("inputs"), given)
         tensors, renamed = self.outputs()
         outputs = _filled(graph.interface.get("outputs"), tensors)
         kind = layers.QuantizedModel if renamed or graph.stage == "fakequant" else keras.Model
@@ -218,9 +223,15 @@ def _prelu(builder: Builder, node: Node) -> None:
     layer.set_weights([array])
 
 
+def _as_taken(node: Node, tensors: list[keras.KerasTensor]) -> list[keras.KerasTensor]:
+    """The inputs of an island, integers as reals where the layer took reals: a layer between them was dropped."""
+    dtypes = node.attrs.get("input_dtypes") or ["float32"] * len(tensors)
+    return [tensor if dtype != "float32" or compat.exact_dtype(tensor) == dtype else keras.ops.cast(tensor, dtype) for tensor, dtype in zip(tensors, dtypes)]
+
+
 def _island(builder: Builder, node: Node) -> None:
     layer = builder.workshop.layer(node, builder.name(node.attrs.get("instance") or node.name))
-    args, kwargs = islands.arguments(node, builder.graph, [builder.tensors[value] for value in node.inputs])
+    args, kwargs = islands.arguments(node, builder.graph, _as_taken(node, [builder.tensors[value] for value in node.inputs]))
     result = layer(*args, **kwargs)
     builder.workshop.fill(node)
     for value, tensor in zip(node.outputs, keras.tree.flatten(result), strict=True):

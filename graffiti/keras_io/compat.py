@@ -13,6 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from graffiti.graph.ir import Graph
+
 _SEPARATOR = ">"  # stands for "/" in the names of Keras layers, which may not contain it
 _FOREIGN = re.compile(r"[^A-Za-z0-9_.\\/>:-]")  # what a TensorFlow scope, and so a layer's name, may not hold
 _ESCAPED = re.compile(r"-u([1-9a-f][0-9a-f]*)-")
@@ -92,6 +94,18 @@ class Symbolic:
     output_structure: Any
 
 
+class Untraceable(ValueError):
+    """A model whose calls cannot be seen."""
+
+
+def ends(model: keras.Model, graph: Graph):
+    """What data is checked against: the model, or for a subclassed one its name and inputs as they were traced."""
+    if is_functional(model):
+        return model
+    inputs = [keras.KerasTensor(graph.shape(name), dtype, name=name) for name, dtype in zip(graph.inputs, graph.interface["input_dtypes"])]
+    return types.SimpleNamespace(name=model.name, inputs=inputs)
+
+
 def check_model(model) -> None:
     """Refuse what no reader can read.
 
@@ -129,19 +143,29 @@ def symbolic(model: keras.Model) -> Iterator[Symbolic]:
         return
     shapes = getattr(model, "_build_shapes_dict", None)
     if not shapes:
-        raise ValueError(f"model {model.name!r} does not know its input shape; call model.build(input_shape), or use a Functional model")
-    shape = next(iter(shapes.values()))
+        raise Untraceable(f"model {model.name!r} does not know its input shape; call model.build(input_shape), or use a Functional model")
     layers = [layer for layer in model._flatten_layers() if layer is not model]
     before = {id(layer): (len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in layers}
-    inputs = _map_shapes(shape, lambda s, name: keras.Input(batch_shape=(None, *s[1:]), name=name))
+    def make(shape, name):
+        return keras.Input(batch_shape=(None, *shape[1:]), name=name)
+
+    if len(shapes) == 1:
+        inputs: Any = _map_shapes(next(iter(shapes.values())), make)
+        arguments = {}
+    else:  # call(self, left, right): Keras says which is which
+        arguments = {name.removesuffix("_shape"): _map_shapes(shape, make, name.removesuffix("_shape")) for name, shape in shapes.items()}
+        inputs = list(arguments.values())
     try:
         try:
-            outputs = model.call(inputs)
+            outputs = model.call(**arguments) if arguments else model.call(inputs)
         except Exception as error:
-            raise ValueError(
-                f"model {model.name!r} cannot be traced on symbolic inputs ({error}); write it as a Functional model, or with keras.ops only"
+            raise Untraceable(
+                f"model {model.name!r} cannot be traced on symbolic inputs ({' '.join(str(error).split())[:300]}); write it as a Functional model, or with keras.ops only"
             ) from error
-        yield Symbolic(keras.tree.flatten(inputs), keras.tree.flatten(outputs), inputs, outputs)
+        flat = keras.tree.flatten(outputs)
+        if not flat or any(getattr(x, "_keras_history", None) is None for x in flat):
+            raise Untraceable(f"model {model.name!r} cannot be traced on symbolic inputs (its outputs do not follow from them); write it as a Functional model")
+        yield Symbolic(keras.tree.flatten(inputs), flat, inputs, outputs)
     finally:
         for layer in layers:
             inbound, outbound = before[id(layer)]
@@ -225,6 +249,29 @@ def function_name(function) -> str:
         return f"partial of {function_name(function.func)}"
     registered = keras.saving.get_registered_name(function)
     return registered if isinstance(registered, str) else getattr(function, "__qualname__", type(function).__name__)
+
+
+_IMAGES = keras.layers.RandomFlip.__mro__[1]  # what all augmentation layers of Keras derive from; it has no public name
+
+
+def is_augmentation(layer) -> bool:
+    """Whether a layer is of Keras' family of image augmentation (``Resizing`` and others are too)."""
+    return isinstance(layer, _IMAGES)
+
+
+def is_idle(layer, tensor: keras.KerasTensor) -> bool:
+    """Whether an image layer of Keras returns what it is given at inference: it only augments.
+
+    The family has others too (``Resizing``, ``Equalization``), and nothing says which is which; so a copy is asked, on dark, bright and flat noise.
+    """
+    shape = (2, *(size or 8 for size in tensor.shape[1:]))
+    generator, twin = np.random.default_rng(0), Twins().of(layer)
+    for low, high in ((0.0, 1.0), (0.0, 255.0), (100.0, 140.0), (-1.0, 1.0)):
+        images = generator.uniform(low, high, shape).astype(np.float32)
+        result = np.asarray(keras.ops.convert_to_numpy(twin(images, training=False)))
+        if result.shape != images.shape or not np.array_equal(result, images.astype(result.dtype)):
+            return False
+    return True
 
 
 def own_functions(operation) -> list[tuple[int, str, Any]]:
@@ -362,3 +409,23 @@ def _classes(layer) -> dict[str, Any]:
             if not kind.__module__.startswith(("keras.", "builtins")) and hasattr(value, "get_config"):
                 found[kind.__name__] = found[keras.saving.get_registered_name(kind)] = kind
     return found
+
+
+# ---- state of models ---------------------------------------------------------------------------------------------------------
+def reset_states(model) -> None:
+    """States of every stateful layer of a model (or in a layer) zero."""
+    for layer in sublayers(model):
+        for state in states(layer):
+            state.assign(keras.ops.zeros_like(state.value))
+
+
+@contextlib.contextmanager
+def kept_state(model: keras.Model) -> Iterator[None]:
+    """Whatever calls of the model move within: states, statistics, seeds are afterwards what they were."""
+    variables = [*model.non_trainable_variables, *(state for layer in sublayers(model) for state in states(layer))]
+    before = [keras.ops.convert_to_numpy(variable) for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, before):
+            variable.assign(value)

@@ -28,12 +28,20 @@ def find(operation) -> Rule | None:
         return OPERATION_RULES.get(kind) or (_function if functions.means_one(operation) else None)
     if getattr(operation, "quantization_mode", None) is not None:
         return _keras_quantized
-    rule = LAYER_RULES.get(type(operation))
+    rule = LAYER_RULES.get(type(operation)) or (_augmentation if compat.is_augmentation(operation) else None)
     return _channels_first if rule is not None and getattr(operation, "data_format", None) == "channels_first" else rule
 
 
 def _channels_first(reading, layer) -> None:
     reading.island("data_format='channels_first' has no fixed-point form; use channels_last")
+
+
+def _augmentation(reading, layer) -> None:
+    """Random at training and nothing at inference: dropped."""
+    (tensor, *more) = reading.call.inputs
+    if more or not compat.is_idle(layer, tensor):
+        return reading.island(f"{type(layer).__name__} has no fixed-point form yet")
+    reading.emit_result("identity", [reading.x], {"layer": type(layer).__name__, "reason": "it augments training data and does nothing at inference"})
 
 
 def _keras_quantized(reading, layer) -> None:

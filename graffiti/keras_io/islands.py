@@ -11,7 +11,6 @@ written to a file is the config alone; it names the classes and functions that a
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import pathlib
@@ -231,7 +230,7 @@ class Workshop:
         """Everything that layers keep from call to call as the graph has it; states of stateful layers zero, as ``reset_states`` of Keras has them."""
         for node in self._filled.values():
             self.fill(node, again=True)
-            reset_states(self._made[node.attrs.get("instance") or node.name])
+            compat.reset_states(self._made[node.attrs.get("instance") or node.name])
 
     def _load_files(self, node: Node, layer) -> None:
         """What a layer keeps in files, before it is called: its shapes may follow from it. In the order of Keras: variables, then files."""
@@ -343,26 +342,6 @@ def _tensor(array: np.ndarray, dtype: str):
 def _array(value) -> np.ndarray:
     array = np.asarray(value if tf.is_tensor(value) and value.dtype == tf.string else keras.ops.convert_to_numpy(value))
     return array.astype(np.float32) if array.dtype.kind == "f" or array.dtype.name == "bfloat16" else array
-
-
-# ---- state of models ---------------------------------------------------------------------------------------------------------
-def reset_states(model) -> None:
-    """States of every stateful layer of a model (or in a layer) zero."""
-    for layer in compat.sublayers(model):
-        for state in compat.states(layer):
-            state.assign(keras.ops.zeros_like(state.value))
-
-
-@contextlib.contextmanager
-def kept_state(model: keras.Model) -> Iterator[None]:
-    """Whatever calls of the model move within: states, statistics, seeds are afterwards what they were."""
-    variables = [*model.non_trainable_variables, *(state for layer in compat.sublayers(model) for state in compat.states(layer))]
-    before = [keras.ops.convert_to_numpy(variable) for variable in variables]
-    try:
-        yield
-    finally:
-        for variable, value in zip(variables, before):
-            variable.assign(value)
 
 
 def needs(graph: Graph) -> list[dict[str, str]]:

@@ -173,7 +173,7 @@ def _output(reading, layer) -> None:
 
 
 RULES: dict[type, Callable] = {
-    layers.Output: _output,
+    layers.Output: _output, layers.InFloat: _output,
     layers.Elementwise: _elementwise,
     layers.Quantize: _quantize,
     layers.ConstantMultiply: _multiply,

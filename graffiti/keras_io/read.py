@@ -14,6 +14,7 @@ import numpy as np
 
 from graffiti import layers
 from graffiti.graph.ir import Graph, Node, TensorType
+from graffiti.graph.ops import OPS
 from graffiti.keras_io import compat, islands
 
 KeepFloat = Callable[[str, Any], bool]
@@ -107,7 +108,12 @@ class Reader:
             self._call_counts[prefix, id(operation)] = number + 1
             path = prefix + compat.value_name(operation.name)
             if isinstance(operation, keras.Model):
-                self._inline(call, f"{path}/" if number == 0 else f"{path}_call{number}/")
+                try:
+                    self._inline(call, f"{path}/" if number == 0 else f"{path}_call{number}/")
+                    continue
+                except compat.Untraceable as error:
+                    untraceable = str(error)
+                Reading(self, call, path, number, prefix).island(untraceable)
                 continue
             reading = Reading(self, call, path, number, prefix)
             if self.keep_float(reading.name, operation):
@@ -117,8 +123,20 @@ class Reader:
             if rule is None:
                 reading.island(f"{type(operation).__name__} has no fixed-point form yet")
             else:
+                before = len(self.graph.nodes)
                 rule(reading, operation)
+                self._keep_exact(reading, before)
             reading.check()
+
+    def _keep_exact(self, reading: Reading, before: int) -> None:
+        """What computes on integers or booleans is no fixed point: the call becomes an island. Moves may stay."""
+        made = self.graph.nodes[before:]
+        if all(compat.exact_dtype(x) == "float32" for x in reading.call.outputs) or all(OPS[node.op].moves_codes or node.op == "dropout" for node in made):
+            return
+        self.graph.nodes = self.graph.nodes[:before]
+        for out in (out for node in made for out in node.outputs):
+            del self.graph.types[out]
+        reading.island(f"it computes on {reading.call.outputs[0].dtype} values")
 
     def _inline(self, call: compat.Call, prefix: str) -> None:
         with compat.symbolic(call.operation) as inner:
@@ -289,4 +307,4 @@ def _is_quantizing(layer) -> bool:
         return layer.kernel_quantizer is not None
     if isinstance(layer, layers.ConstantMultiply):
         return layer.quantizer is not None
-    return isinstance(layer, (layers.Quantize, layers.LookupActivation))
+    return isinstance(layer, (layers.Quantize, layers.LookupActivation, layers.InFloat))

@@ -37,6 +37,23 @@ class Output(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="graffiti")
+class InFloat(keras.layers.Layer):
+    """The identity; says of a quantized model without any quantizer that it is one: nothing in it has an integer form."""
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def call(self, x):
+        """``x`` itself."""
+        return x
+
+    def compute_output_spec(self, x):
+        """Shape and dtype of ``x``."""
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+@keras.saving.register_keras_serializable(package="graffiti")
 class QuantizedModel(keras.Model):
     """A functional ``keras.Model``; losses, metrics and labels go by the output names of the model it was made from.
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
-from graffiti.config import ReportLine, Rule, Scheme
+from graffiti.config import LayerInfo, ReportLine, Rule, Scheme
 from graffiti.graph.ir import Graph
 from graffiti.graph.passes import Note, Pipeline
 from graffiti.transforms.lower.convert import Convert
@@ -85,7 +85,7 @@ def prepare(graph: Graph, *, training: bool = True, notes: list[Note] | None = N
 
 
 def place(
-    graph: Graph, scheme: str | Scheme, rules: Iterable[Rule] = (), unsigned_inputs: Collection[str] = (),
+    graph: Graph, scheme: str | Scheme, rules: Iterable[Rule] = (), unsigned_inputs: Collection[str] = (), dropped: Mapping[str, LayerInfo] | None = None,
 ) -> tuple[Graph, list[ReportLine]]:
     """Float → fakequant: quantizers put in and thresholds shared, not calibrated yet.
 
@@ -94,6 +94,7 @@ def place(
         scheme: a preset's name, a ``Scheme`` or its config.
         rules: exceptions for single layers; the first that matches a layer holds.
         unsigned_inputs: graph inputs that are never negative (schemes whose input signedness is ``auto``).
+        dropped: layers that preparing dropped (``place.layers.dropped`` of the graph before it); a rule may name them.
 
     Returns:
         The fakequant graph and the report, one line for each decision.
@@ -105,7 +106,7 @@ def place(
     """
     if graph.stage != "float":
         raise ValueError(f"place takes a float graph, got a {graph.stage} graph; start from the float model")
-    plan = make_plan(graph, scheme, rules, unsigned_inputs)
+    plan = make_plan(graph, scheme, rules, unsigned_inputs, dropped)
     pipeline = Pipeline("place", (
         BeginFakequant(),
         CommuteRelu(plan),          # first: it moves values, and names of quantizers come from values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from graffiti.graph.ir import Graph, Node
@@ -46,6 +47,17 @@ def _copy_or_float(context: Lowering, node: Node, agree: bool = True, without: t
         lower_float(context, node)
 
 
+def _as_reals(graph: Graph) -> None:
+    """Integers that anything but an island reads are handed over as float32, which is what quantizing takes."""
+    read = {value for node in graph.nodes if node.op != "island" for value in node.inputs if graph.format(value) is None and value not in graph.constants}
+    for value in read:
+        graph.types[value] = dataclasses.replace(graph.types[value], dtype="float32")
+    for node in graph.nodes:
+        if node.op == "island" and node.attrs.get("output_dtypes") and not read.isdisjoint(node.outputs):
+            dtypes = zip(node.outputs, node.attrs["output_dtypes"])
+            node.attrs = {**node.attrs, "output_dtypes": tuple("float32" if out in read else dtype for out, dtype in dtypes)}
+
+
 RULES: dict[str, Callable[[Lowering, Node], None]] = {
     "fake_quantize": lower_fake_quantize,
     "quantize_bias": lower_quantize_bias,
@@ -83,4 +95,5 @@ class Convert(Pass):
             if not all(out in context.values or out in context.pending for out in node.outputs):  # an island may take two nodes
                 RULES[node.op](context, node)
         target.outputs = [context.real(value) for value in graph.outputs]
+        _as_reals(target)
         return PassResult(target, True)

@@ -44,6 +44,9 @@ def lower_float(context: Lowering, node: Node) -> None:
         },
         "output_shapes": (tuple(context.source.shape(last.name)),), "reason": "kept in float by a rule", "weights": weights,
     }
+    for what, values in (("input_dtypes", data), ("output_dtypes", last.outputs)):
+        dtypes = tuple(context.source.types[value].dtype for value in values)
+        attrs.update({what: dtypes} if any(dtype != "float32" for dtype in dtypes) else {})
     if len(data) > 1:
         attrs["call"] = {"args": [[{"input": index} for index in range(len(data))]], "kwargs": {}, "weights": len(weights)}
     _emit(context, last.outputs, tuple(context.real(value) for value in data), attrs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from graffiti.config import LayerInfo
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import PRODUCTS, SELECTS
+from graffiti.transforms.prepare.remove_identity import does_nothing
 
 # op -> Keras classes that read as it; ("op", rank of the output) where the rank decides
 CLASSES: dict[str | tuple[str, int], tuple[str, ...]] = {
@@ -16,7 +17,8 @@ CLASSES: dict[str | tuple[str, int], tuple[str, ...]] = {
     "concat": ("Concatenate",), ("max_pool", 3): ("MaxPooling1D",), ("max_pool", 4): ("MaxPooling2D",),
     "global_max_pool": ("GlobalMaxPooling1D", "GlobalMaxPooling2D"), ("pad", 3): ("ZeroPadding1D",),
     ("pad", 4): ("ZeroPadding2D",), ("crop", 3): ("Cropping1D",), ("crop", 4): ("Cropping2D",),
-    "reshape": ("Reshape", "Flatten"), "permute": ("Permute",), ("upsample", 3): ("UpSampling1D",),
+    "dropout": ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "AlphaDropout"),
+    "identity": ("Identity", "GaussianNoise", "ActivityRegularization"), "reshape": ("Reshape", "Flatten"), "permute": ("Permute",), ("upsample", 3): ("UpSampling1D",),
     ("upsample", 4): ("UpSampling2D",), "multiply": ("Rescaling",),
 }
 _POOLS = ("AveragePooling1D", "AveragePooling2D", "GlobalAveragePooling1D", "GlobalAveragePooling2D")
@@ -80,6 +82,12 @@ def layers(graph: Graph) -> dict[str, LayerInfo]:
     return {path: LayerInfo(path, _classes(graph, nodes), _op(nodes)) for path, nodes in members.items()}
 
 
+def dropped(graph: Graph) -> dict[str, LayerInfo]:
+    """The layers of a graph as it was read that do nothing at inference; preparing drops them."""
+    nothing = {node.name for node in graph.nodes if node.op == "dropout" or does_nothing(graph, node)}
+    return {path: info for path, info in layers(graph).items() if path in nothing}
+
+
 def _op(nodes: list[Node]) -> str:
     for node in nodes:
         if node.op in PRODUCTS:
@@ -91,7 +99,9 @@ def _classes(graph: Graph, nodes: list[Node]) -> tuple[str, ...]:
     products = [node for node in nodes if node.op in PRODUCTS]
     found: dict[str, None] = {}
     for node in products or nodes:
-        if node.op == "island":
+        if node.op == "identity" and node.attrs.get("layer"):
+            found[node.attrs["layer"]] = None
+        elif node.op == "island":
             layer = node.attrs["layer"]
             found[str(layer.get("class_name", "island") if isinstance(layer, dict) else layer)] = None
         elif is_average_pool(graph, node) or is_window_sum(graph, node):

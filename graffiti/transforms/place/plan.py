@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from graffiti import schemes
-from graffiti.config import QuantizerSpec, ReportLine, Rule, Scheme
+from graffiti.config import LayerInfo, QuantizerSpec, ReportLine, Rule, Scheme
 from graffiti.graph import interval_rules
 from graffiti.graph.functions import Interval
 from graffiti.graph.intervals import intervals
@@ -27,6 +27,7 @@ class Plan:
 
     Args:
         default: the scheme where no rule speaks; it also holds for the graph's inputs.
+        of_input: graph input → scheme of a rule that names it.
         of_node: node name → scheme, ``None`` where the node stays in float.
         unsigned_inputs: graph inputs that are never negative.
         first: compute nodes that see an input of the network.
@@ -37,6 +38,7 @@ class Plan:
 
     default: Scheme
     of_node: dict[str, Scheme | None] = dataclasses.field(default_factory=dict)
+    of_input: dict[str, Scheme] = dataclasses.field(default_factory=dict)
     unsigned_inputs: frozenset[str] = frozenset()
     first: frozenset[str] = frozenset()
     last: frozenset[str] = frozenset()
@@ -64,6 +66,7 @@ class Plan:
         """The spec of a stored value."""
         scheme = self.default if producer is None else self.scheme(producer) or self.default
         if producer is None:
+            scheme = self.of_input.get(value, scheme)
             return scheme.inputs or scheme.activations
         if value in self.final and scheme.outputs is not None:
             return scheme.outputs
@@ -93,7 +96,7 @@ class Plan:
 
 
 def make_plan(
-    graph: Graph, scheme: str | Scheme, rules: Iterable[Rule] = (), unsigned_inputs: Collection[str] = (),
+    graph: Graph, scheme: str | Scheme, rules: Iterable[Rule] = (), unsigned_inputs: Collection[str] = (), dropped: Mapping[str, LayerInfo] | None = None,
 ) -> Plan:
     """Resolve the scheme and the rules for every node of a prepared float graph.
 
@@ -102,6 +105,7 @@ def make_plan(
         scheme: a preset's name, a config or a ``Scheme``.
         rules: exceptions; the first that matches a layer holds.
         unsigned_inputs: names of the graph inputs that are never negative.
+        dropped: layers of the model that preparing dropped; a rule may name them.
 
     Raises:
         ValueError: where the graph is not prepared, a rule matches no layer, or an input's name is unknown.
@@ -113,7 +117,7 @@ def make_plan(
     unknown = sorted(plan.unsigned_inputs - set(graph.inputs))
     if unknown:
         raise ValueError(f"unsigned_inputs names {', '.join(unknown)}; the graph's inputs are {', '.join(graph.inputs)}")
-    chosen = _apply_rules(graph, plan.default, list(rules), plan)
+    chosen = _apply_rules(graph, plan.default, list(rules), plan, dropped or {})
     names = {node.name for node in graph.nodes}
     for node in graph.nodes:
         plan.of_node[node.name] = chosen[layer_of(node.name, names)]
@@ -130,7 +134,7 @@ def make_plan(
     return plan
 
 
-def _apply_rules(graph: Graph, default: Scheme, rules: list[Rule], plan: Plan) -> dict[str, Scheme | None]:
+def _apply_rules(graph: Graph, default: Scheme, rules: list[Rule], plan: Plan, dropped: Mapping[str, LayerInfo]) -> dict[str, Scheme | None]:
     known = layers(graph)
     used = set()
     chosen: dict[str, Scheme | None] = {}
@@ -148,9 +152,25 @@ def _apply_rules(graph: Graph, default: Scheme, rules: list[Rule], plan: Plan) -
             plan.note(path, "float", (node.attrs.get("reason") if node else "") or "no integer form of this layer")
     for index, rule in enumerate(rules):
         if index not in used and not any(rule.matches(info) for info in known.values()):
+            if _names_something_else(graph, rule, plan, dropped):
+                continue
             shown = ", ".join(list(known)[:MAX_NAMES]) + (", ..." if len(known) > MAX_NAMES else "")
             raise ValueError(f"the rule {rule} matches no layer; correct it or take it out. The layers are: {shown}")
     return chosen
+
+
+def _names_something_else(graph: Graph, rule: Rule, plan: Plan, dropped: Mapping[str, LayerInfo]) -> bool:
+    """Whether a rule that matches no layer of the graph speaks about a dropped layer (nothing to do) or an input (its quantizer)."""
+    idle = [path for path, info in dropped.items() if rule.matches(info)]
+    for path in idle:
+        plan.note(path, "dropped", f"it does nothing at inference; the rule {rule} has nothing to decide")
+    inputs = [name for name in graph.inputs if rule.matches(LayerInfo(name, ("InputLayer",), "input"))]
+    for name in inputs:
+        if rule.scheme is None:
+            readers = ", ".join(repr(node.name) for node in graph.consumers(name)) or "nothing"
+            raise ValueError(f"the rule {rule} names the input {name!r}, which computes nothing; to leave what reads it in float, name those layers: {readers}")
+        plan.of_input[name] = schemes.get_static(rule.scheme)
+    return bool(idle or inputs)
 
 
 def _unsupported(graph: Graph, node: Node) -> str | None:
@@ -163,7 +183,17 @@ def _unsupported(graph: Graph, node: Node) -> str | None:
         producer = graph.producer(node.inputs[0])
         if producer is None or producer.op not in PRODUCTS:
             return "a bias has an integer form only right behind a product"
+    if OPS[node.op].moves_codes and graph.types[node.output].dtype != "float32" and _is_exact(graph, node.output):
+        return f"it moves {graph.types[node.output].dtype} values, which something behind it takes as they are"
     return None
+
+
+def _is_exact(graph: Graph, value: str) -> bool:
+    """Whether integers are returned, or read by an island, perhaps after more moves: rounded to codes they would be others."""
+    return value in graph.outputs or any(
+        reader.op == "island" or (OPS[reader.op].moves_codes and graph.types[reader.output].dtype != "float32" and _is_exact(graph, reader.output))
+        for reader in graph.consumers(value)
+    )
 
 
 def _is_parameter(graph: Graph, value: str) -> bool:
