@@ -46,6 +46,7 @@ class IntegerGraph:
         verify_graph(graph)
         self.graph = graph
         self._runners: dict[Any, Any] = {}
+        self._islands: Any = None
 
     # ---- running -------------------------------------------------------------------------------------------------
     def predict(
@@ -124,7 +125,7 @@ class IntegerGraph:
             row = executors.known("an engine is auto or one of", engines, engine)
             option = tier if row.options and tier != "auto" else ""
             try:
-                self._runners[key] = row.run(self.graph, self.island(), option, threads).run
+                self._runners[key] = row.run(self.graph, self._predicting_island(), option, threads).run
             except executors.Unavailable as error:
                 raise (error.__cause__ or ValueError(str(error))) from None
         return self._runners[key]
@@ -144,8 +145,18 @@ class IntegerGraph:
             return "python"
         return "native"
 
+    def reset_states(self) -> None:
+        """Let stateful layers begin anew in ``predict``, as ``reset_states`` of a Keras layer does (nothing to do where all is integers)."""
+        if self._islands is not None:
+            self._islands.reset_states()
+
+    def _predicting_island(self):
+        """The island of every engine of ``predict``: the state of a stateful layer is the network's, whoever runs it."""
+        self._islands = self._islands or self.island()
+        return self._islands
+
     def island(self):
-        """A function that computes Keras layers left in float, with a state of its own; ``None`` where the graph has none."""
+        """A function that computes Keras layers left in float, with a state of its own (what the graph holds); ``None`` where it has none."""
         if not any(node.op == "island" for node in self.graph.nodes):
             return None
         from graffiti.keras_io.islands import IslandRunner
@@ -155,8 +166,27 @@ class IntegerGraph:
     # ---- looking --------------------------------------------------------------------------------------------------
     @property
     def is_integer_only(self) -> bool:
-        """Whether nothing between the borders is computed in float."""
-        return not any(node.op == "island" for node in self.graph.nodes)
+        """Whether everything between the borders is integers.
+
+        An island counts as float, and a softmax too, but for one behind the last codes that only outputs come from: that is the output's
+        border, like the dequantize in front of it. A network without any codes is not integer either.
+        """
+        graph, producers = self.graph, self.graph.producers()
+        if any(node.op == "island" for node in graph.nodes) or not any(graph.format(out) is not None for node in graph.nodes for out in node.outputs):
+            return False
+        inner = {value for node in graph.nodes if node.op == "quantize" for value in node.inputs}
+        while True:  # back from what becomes codes again
+            before = {value for v in inner if v in producers and graph.format(v) is None for value in producers[v].inputs} - inner
+            if not before:
+                break
+            inner |= before
+        computed = (node for node in graph.nodes if node.op == "softmax")
+        return not any(out in inner or self._on_reals(node, producers) for node in computed for out in node.outputs)
+
+    def _on_reals(self, node, producers) -> bool:
+        """Whether a node computes on what never was codes."""
+        makers = [producers.get(value) for value in node.inputs]
+        return any(maker is None or (maker.op != "dequantize" and self._on_reals(maker, producers)) for maker in makers)
 
     def to_text(self) -> str:
         """The graph as readable text (``graph/printer.py``)."""
@@ -197,11 +227,21 @@ class IntegerGraph:
         members: dict[str, Any] = {f"c{i}": self.graph.constants[name] for i, name in enumerate(names)}
         np.savez(arrays, **members)
         manifest = {"format": "graffiti", "version": FILE_VERSION, "sha256": self.digest(), "constants": names}
+        if needs := self._needs():
+            manifest["needs"] = needs
         with files.atomic_file(path, overwrite=overwrite) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             for name, data in ((_MANIFEST, json.dumps(manifest, indent=1)), (_GRAPH, self.to_text()), (_CONSTANTS, arrays.getvalue())):
                 entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))  # the same graph gives the same file
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(entry, data)
+
+    def _needs(self) -> list[dict[str, str]]:
+        """Classes and functions of float layers that a loader of the file must provide."""
+        if not any(node.op == "island" for node in self.graph.nodes):
+            return []
+        from graffiti.keras_io.islands import needs
+
+        return needs(self.graph)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> IntegerGraph:
@@ -209,7 +249,8 @@ class IntegerGraph:
 
         Raises:
             FileNotFoundError: where there is none.
-            ValueError: where the file is truncated, was changed, or is not a graffiti file.
+            ValueError: where the file is truncated, was changed, or is not a graffiti file; where a float layer in it has a class or function
+                that is not registered in this process. Nothing in the file is run.
         """
         if not os.path.isfile(path):
             raise FileNotFoundError(f"there is no file {path}; expected one written by IntegerGraph.save")
@@ -233,6 +274,8 @@ class IntegerGraph:
         graph = cls(printer.parse(text, constants))
         if graph.digest() != checksum:
             raise ValueError(damaged)
+        if manifest.get("needs"):
+            graph._predicting_island().prepare()
         return graph
 
     def export(self, path: str | os.PathLike, format: str = "c", *, target=None, **options) -> list:

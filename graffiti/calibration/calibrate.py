@@ -200,7 +200,7 @@ def calibrate(
         raise ValueError(f"model {model.name!r} takes batches of exactly {fixed}; pass a multiple of {fixed} calibration examples, got {len(arrays[0])}")
     walk = _Walk(weights, activations, fixed, len(arrays[0]))
     try:
-        with compat.kept_state(model):  # of layers that carry one from batch to batch
+        with compat.kept_state(model, but=Quantizer):  # of layers that carry one from batch to batch
             walk.model(list(model.inputs), list(model.outputs), arrays, progress)
         if not walk.before and not any(isinstance(layer, InFloat) for layer in model.layers):
             raise ValueError(f"model {model.name!r} has no quantizers to calibrate; make a quantized model with graffiti.quantize first")

@@ -262,13 +262,22 @@ def is_augmentation(layer) -> bool:
 def is_idle(layer, tensor: keras.KerasTensor) -> bool:
     """Whether an image layer of Keras returns what it is given at inference: it only augments.
 
-    The family has others too (``Resizing``, ``Equalization``), and nothing says which is which; so a copy is asked, on dark, bright and flat noise.
+    The family has others too (``Resizing``, ``Equalization``), and nothing says which is which; so it is asked, on dark, bright and flat noise.
     """
+    before = [(seed, keras.ops.convert_to_numpy(seed)) for seed in seeds(layer)]
+    try:
+        return _returns_its_input(layer, tensor)
+    finally:
+        for seed, value in before:
+            seed.assign(value)
+
+
+def _returns_its_input(layer, tensor: keras.KerasTensor) -> bool:
     shape = (2, *(size or 8 for size in tensor.shape[1:]))
-    generator, twin = np.random.default_rng(0), Twins().of(layer)
+    generator = np.random.default_rng(0)
     for low, high in ((0.0, 1.0), (0.0, 255.0), (100.0, 140.0), (-1.0, 1.0)):
         images = generator.uniform(low, high, shape).astype(np.float32)
-        result = np.asarray(keras.ops.convert_to_numpy(twin(images, training=False)))
+        result = np.asarray(keras.ops.convert_to_numpy(layer(images, training=False)))
         if result.shape != images.shape or not np.array_equal(result, images.astype(result.dtype)):
             return False
     return True
@@ -420,9 +429,10 @@ def reset_states(model) -> None:
 
 
 @contextlib.contextmanager
-def kept_state(model: keras.Model) -> Iterator[None]:
-    """Whatever calls of the model move within: states, statistics, seeds are afterwards what they were."""
-    variables = [*model.non_trainable_variables, *(state for layer in sublayers(model) for state in states(layer))]
+def kept_state(model: keras.Model, *, but: type = type(None)) -> Iterator[None]:
+    """Whatever calls of the model move within: states, statistics, seeds are afterwards what they were; not those of layers of the class ``but``."""
+    changing = {id(variable) for layer in sublayers(model) if isinstance(layer, but) for variable in layer.variables}
+    variables = [*(v for v in model.non_trainable_variables if id(v) not in changing), *(state for layer in sublayers(model) for state in states(layer))]
     before = [keras.ops.convert_to_numpy(variable) for variable in variables]
     try:
         yield

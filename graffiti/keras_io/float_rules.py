@@ -292,7 +292,10 @@ def _concatenate(reading, layer) -> None:
 # ---- moves -------------------------------------------------------------------------------------------------------------
 def _reshape(reading, layer) -> None:
     shape = reading.shape
-    if not shape or shape[0] != reading.input_shape[0] or None in shape[1:]:
+    given = reading.input_shape
+    folds = None not in given[1:] and None not in shape[1:] and math.prod(given[1:]) != math.prod(shape[1:])
+    folds |= None in given[1:] and not isinstance(layer, L.Layer)
+    if not shape or shape[0] != given[0] or None in shape[1:] or folds:
         return reading.island("a reshape of the batch axis or to an unknown length has no fixed-point form")
     reading.emit_result("reshape", [reading.x], {"shape": shape[1:]})
 

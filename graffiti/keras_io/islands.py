@@ -33,7 +33,7 @@ class LayerConfig(dict):
     """A serialized layer or operation that knows what it was made from, in this process.
 
     Attributes:
-        live: the layer or operation of the model that was read; never changed, never called.
+        live: the layer or operation of the model that was read; never changed.
         objects: arguments of the call that are no plain values.
     """
 
