@@ -298,7 +298,8 @@ def infer(graph: Graph, node: Node) -> tuple[TensorType, ...]:
     if row.moves_codes and format is None:
         first = graph.types[node.inputs[0]].dtype
         dtypes = (first if all(graph.types[value].dtype == first for value in node.inputs) else "float32",)
-    return tuple(TensorType(tuple(shape), format, dtype) for shape, dtype in itertools.zip_longest(shapes, dtypes, fillvalue="float32"))
+    dtypes = itertools.chain(dtypes, itertools.repeat("float32"))
+    return tuple(TensorType(tuple(shape), format, dtype) for shape, dtype in zip(shapes, dtypes))
 
 
 def infer_all(graph: Graph) -> None:

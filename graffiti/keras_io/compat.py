@@ -143,7 +143,9 @@ def symbolic(model: keras.Model) -> Iterator[Symbolic]:
         return
     shapes = getattr(model, "_build_shapes_dict", None)
     if not shapes:
-        raise Untraceable(f"model {model.name!r} does not know its input shape; call model.build(input_shape), or use a Functional model")
+        raise Untraceable(
+            f"model {model.name!r} does not know its input shape: Keras could not trace its call, or nobody called model.build(input_shape); write it as a Functional model, or with keras.ops only"
+        )
     layers = [layer for layer in model._flatten_layers() if layer is not model]
     before = {id(layer): (len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in layers}
     def make(shape, name):
@@ -429,9 +431,9 @@ def reset_states(model) -> None:
 
 
 @contextlib.contextmanager
-def kept_state(model: keras.Model, *, but: type = type(None)) -> Iterator[None]:
+def kept_state(model: keras.Model, *, but: type[keras.layers.Layer] | None = None) -> Iterator[None]:
     """Whatever calls of the model move within: states, statistics, seeds are afterwards what they were; not those of layers of the class ``but``."""
-    changing = {id(variable) for layer in sublayers(model) if isinstance(layer, but) for variable in layer.variables}
+    changing = {id(variable) for layer in sublayers(model) if but is not None and isinstance(layer, but) for variable in layer.variables}
     variables = [*(v for v in model.non_trainable_variables if id(v) not in changing), *(state for layer in sublayers(model) for state in states(layer))]
     before = [keras.ops.convert_to_numpy(variable) for variable in variables]
     try:

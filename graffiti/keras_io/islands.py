@@ -217,7 +217,8 @@ class Workshop:
         count = (node.attrs.get("call") or {"weights": len(names)})["weights"]
         if count:
             layer.set_weights([self.graph.constants[name] for name in names[:count]])
-        inner, stores = compat.sublayers(layer), {}
+        inner = compat.sublayers(layer)
+        stores: dict[int, dict[str, Any]] = {}
         for index, kind, key, name in node.attrs.get("state", ()):
             if kind == _OWN:
                 stores.setdefault(index, {})[key] = self.graph.constants[name]
