@@ -11,6 +11,7 @@ written to a file is the config alone; it names the classes and functions that a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -343,6 +344,25 @@ def _tensor(array: np.ndarray, dtype: str):
 def _array(value) -> np.ndarray:
     array = np.asarray(value if tf.is_tensor(value) and value.dtype == tf.string else keras.ops.convert_to_numpy(value))
     return array.astype(np.float32) if array.dtype.kind == "f" or array.dtype.name == "bfloat16" else array
+
+
+@contextlib.contextmanager
+def started(model: keras.Model, graph: Graph) -> Iterator[None]:
+    """The model with what its float layers keep from call to call as the graph has it; afterwards with its own again."""
+    with compat.kept_state(model):
+        layers = {compat.value_name(layer.name): layer for layer in model.layers}
+        for node in graph.nodes:
+            layer = layers.get(node.attrs.get("instance") or node.name) if node.op == "island" else None
+            if layer is None:
+                continue
+            for variable, name in zip(layer.weights, node.attrs.get("weights", ())):
+                if not variable.trainable:
+                    variable.assign(graph.constants[name])
+            inner = compat.sublayers(layer)
+            for index, kind, key, name in node.attrs.get("state", ()):
+                if kind == _STATES:
+                    compat.states(inner[int(index)])[int(key)].assign(graph.constants[name])
+        yield
 
 
 def needs(graph: Graph) -> list[dict[str, str]]:

@@ -63,9 +63,10 @@ def verify(
     plan = Plan.of(q, ig, [targets] if isinstance(targets, str) else targets)
     values = Values.of(ig.graph)
     comparison = Comparison(ig.graph, values)
-    for start, reference, found in run(plan, ig.graph, arrays, batch_size, progress):
-        for target, got in found:
-            comparison.add(target, start, reference, got)
+    with keras_side.started(q, ig.graph):
+        for start, reference, found in run(plan, ig.graph, arrays, batch_size, progress):
+            for target, got in found:
+                comparison.add(target, start, reference, got)
     report = VerificationReport(
         ig.graph.name, ig.digest(), len(arrays[0]), [], plan.skipped, plan.bounds, values.ends,
         model_digest="" if q is None else provenance.model_digest(q), data_digest=provenance.data_digest(ig.graph, arrays),

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
 
 from graffiti.graph.ir import Graph
+
+
+def started(q, graph: Graph) -> contextlib.AbstractContextManager[None]:
+    """Let ``q`` begin in the state that the graph holds (stateful layers), and give it its own back afterwards."""
+    if q is None or not any(node.op == "island" for node in graph.nodes):
+        return contextlib.nullcontext()
+    from graffiti.keras_io import islands
+
+    return islands.started(q, graph)
 
 
 def runner(q, graph: Graph) -> Callable[[list[np.ndarray]], dict[str, np.ndarray]]:

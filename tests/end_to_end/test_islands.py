@@ -120,6 +120,7 @@ def test_text_and_numbers():
     _, ig = quantized(model, x)
     tensors = {name: keras.ops.convert_to_tensor(value) for name, value in x.items()}
     assert sqnr(keras.ops.convert_to_numpy(model(tensors)), ig.predict(x)) > 25
+    assert graffiti.verify(None, ig, x, ["native", "python"], progress=False).mismatches == 0
     with pytest.raises(ValueError, match="'word' takes text, the calibration data is of dtype float"):
         graffiti.quantize(model, "int8", calibration={**x, "word": np.zeros((16, 1))}, progress=False)
     with pytest.raises(ValueError, match="'number' takes float32 numbers, the calibration data is of dtype <U"):
@@ -167,6 +168,10 @@ def test_stateful_layers_carry_their_state_and_begin_where_the_model_was():
         with compat.kept_state(q):
             right = [q.predict(x[k : k + 2], batch_size=2, verbose=0) for k in range(0, 8, 2)]
         np.testing.assert_allclose([ig.predict(x[k : k + 2]) for k in range(0, 8, 2)], right, atol=1e-6)
+        q.predict(x[:2], batch_size=2, verbose=0)  # the proof starts where the graph does, wherever q is by now
+        moved = keras.ops.convert_to_numpy(q.get_layer("gru").states[0])
+        assert graffiti.verify(q, ig, x, ["native", "python"], batch_size=2, progress=False).mismatches == 0
+        assert np.array_equal(keras.ops.convert_to_numpy(q.get_layer("gru").states[0]), moved)
     ig.reset_states()
     model.get_layer("gru").reset_states()
     np.testing.assert_array_equal(ig.predict(x[:2]), graffiti.to_integer(graffiti.quantize(model, "int8", calibration=x, progress=False)).predict(x[:2]))
