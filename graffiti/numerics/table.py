@@ -12,17 +12,17 @@ import numpy as np
 from graffiti.numerics import reference
 from graffiti.numerics.formats import QFormat
 
-MAX_BITS = 8
+MAX_BITS = 16  # 65,536 entries
 
 
 def input_codes(format: QFormat) -> np.ndarray:
-    """Every code of a format in ascending order, int64: ``qmin ... qmax`` (256 of them for 8 bits, 255 narrow).
+    """Every code of a format in ascending order, int64: ``qmin ... qmax`` (256 of them for 8 bits, 255 narrow, 65,536 for 16).
 
     Raises:
-        ValueError: where the format has more than 8 bits or several exponents.
+        ValueError: where the format has more than 16 bits or several exponents.
     """
     if format.bits > MAX_BITS or format.per_channel:
-        raise ValueError(f"a table takes input codes of at most {MAX_BITS} bits at one exponent, got {format}; requantize to 8 bits in front of it")
+        raise ValueError(f"a table takes input codes of at most {MAX_BITS} bits at one exponent, got {format}; requantize to {MAX_BITS} bits in front of it")
     return np.arange(format.qmin, format.qmax + 1, dtype=np.int64)
 
 
@@ -36,7 +36,7 @@ def build(values, input_format: QFormat, output_format: QFormat, rounding: str =
 
     Args:
         values: the function's float outputs for ``input_values(input_format)``, in that order; infinities saturate.
-        input_format: of the codes that index the table, at most 8 bits.
+        input_format: of the codes that index the table, at most 16 bits.
         output_format: of the codes it holds.
         rounding: a mode of ``rounding.ROUNDING_MODES``.
         name: what the table is called in an error.

@@ -22,7 +22,7 @@ def model(function: str, bits: int, signed: bool, log2: float) -> keras.Model:
 
 
 @pytest.mark.parametrize("function", [name for name in FUNCTIONS if FUNCTIONS[name].as_node()[0] == "activation"])
-@pytest.mark.parametrize("bits, signed, log2", [(8, True, 2.3), (8, False, 3.0), (4, True, 1.0)])
+@pytest.mark.parametrize("bits, signed, log2", [(8, True, 2.3), (8, False, 3.0), (4, True, 1.0), (10, True, 2.0)])
 def test_every_code_gives_its_table_entry_everywhere(function: str, bits: int, signed: bool, log2: float):
     made = model(function, bits, signed, log2)
     format = made.get_layer("q").quantizer.qformat()
@@ -62,8 +62,8 @@ def test_save_load(tmp_path):
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="at most 8"):
-        layers.LookupActivation("tanh", bits=16)
+    with pytest.raises(ValueError, match="at most 65536 entries"):
+        layers.LookupActivation("tanh", bits=17)
     with pytest.raises(ValueError, match="no activation function 'sinh'"):
         layers.LookupActivation("sinh")
     with pytest.raises(ValueError, match="no table for input exponent 90"):

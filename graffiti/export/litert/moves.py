@@ -132,7 +132,7 @@ def lookup(e: Emitter, node: Node) -> None:
     """``table[code - qmin]`` by ``GATHER``: the stored table itself, no second evaluation of the function."""
     x, name = node.inputs
     layout, out_layout = e.layout(x), e.layout(node.output)
-    e.problem_where(layout is None or out_layout is None or x not in e.integers, node, f"LiteRT has no tensor for the formats {e.graph.format(x)} and {e.graph.format(node.output)}", "use at most 8 bits in front of a table")
+    e.problem_where(layout is None or out_layout is None or x not in e.integers, node, f"LiteRT has no tensor for the formats {e.graph.format(x)} and {e.graph.format(node.output)}", "use at most 8 bits, or 16 signed ones, in front of a table and behind it")
     assert layout is not None and out_layout is not None
     shape = e.graph.shape(x)
     index = e.writer.tensor(e.writer.unique(f"{node.name}/litert"), shape, "int32")
