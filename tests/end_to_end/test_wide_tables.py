@@ -51,12 +51,18 @@ def test_equal_in_c():
 
 def test_litert_takes_signed_codes_and_refuses_unsigned_ones_by_name():
     pytest.importorskip("ai_edge_litert")
-    _, q, data = quantized(16, "tanh")
-    report = graffiti.verify(q, graffiti.to_integer(q), data, targets=["litert:float32"])
+    data = np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32) * 3
+
+    def lowered(function):
+        inputs = keras.Input((6,))
+        model = keras.Model(inputs, L.Activation(function, name="table")(inputs))
+        q = graffiti.quantize(model, scheme(16), calibration=data, progress=False)
+        return q, graffiti.to_integer(q)
+
+    report = graffiti.verify(*lowered("tanh"), data, targets=["litert"])
     assert report.mismatches == 0 and report.verdict == "equal", str(report)
-    _, q, data = quantized(16, "sigmoid")
-    with pytest.raises(ValueError, match="activation|sigmoid"):
-        graffiti.to_integer(q).export("unused.tflite", format="litert")
+    with pytest.raises(ValueError, match=r"table\w* \(lookup\)"):
+        lowered("sigmoid")[1].export("unused.tflite", format="litert")
 
 
 def test_a_step_of_training_moves_the_thresholds_and_stays_equal():
