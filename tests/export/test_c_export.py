@@ -105,7 +105,7 @@ def sanitized(cases, folder):
 def test_clean_under_sanitizers(tmp_path):
     chosen = ("conv_wide", "conv_groups", "conv_padded", "per_channel_depthwise_conv", "transpose_same_(2, 3)_(3, 4)_(1, 2)", "moves_16", "max_pool_same",
               "packed_conv", "packed_depthwise", "packed_depthwise_multiplier", "packed_transpose",
-              "requantize_half_even", "requantize_half_away", "lookup_s16", "average_pool", "conv_accumulator16", "borders", "multiply_map", "global_max_apart")
+              "requantize_half_even", "requantize_half_away", "lookup_s16", "average_pool", "conv_accumulator16", "slices", "slices_16", "minimum_s16", "borders", "multiply_map", "global_max_apart")
     sanitized({name: c_graphs.CASES[name]() for name in chosen} | {f"random_{s}": c_graphs.random_network(s) for s in range(3)}, tmp_path)
 
 
