@@ -15,6 +15,7 @@ import numpy as np
 Move = tuple[str, dict[str, Any]]
 Rule = Callable[[Any, Any], None]
 WHOLE = (0, None, 1)
+NO_NUMBERS = ("string", "bool")
 
 
 class NoMove(ValueError):
@@ -25,11 +26,18 @@ def _rule(moves: Callable[[Any, Any], Sequence[Move]]) -> Rule:
     """A rule of one output from a function that lists the moves, or says by ``NoMove`` why there are none."""
     def rule(reading, operation) -> None:
         try:
+            _numbers(reading)
             found = list(moves(reading, operation))
         except NoMove as why:
             return reading.island(f"{why} has no fixed-point form")
         reading.result(emit(reading, reading.x, found, reading.name))
     return rule
+
+
+def _numbers(reading) -> None:
+    found = {str(tensor.dtype) for tensor in reading.call.inputs} & set(NO_NUMBERS)
+    if found:
+        raise NoMove(f"a move of {found.pop()} values")
 
 
 def emit(reading, value: str, moves: Sequence[Move], name: str) -> str:
@@ -156,6 +164,7 @@ def _slice(reading, operation) -> list[Move]:
 def split(reading, operation) -> None:
     """One ``slice`` for each output: the first is called like the call, the others ``name/1``, ``name/2`` ..."""
     try:
+        _numbers(reading)
         rank = len(reading.input_shape)
         axis = _inner_axis(operation.axis, rank, "a split")
         size, start, lists = _length(reading, axis, "a split"), 0, []
@@ -173,6 +182,7 @@ def split(reading, operation) -> None:
 def unstack(reading, operation) -> None:
     """One ``slice`` and one ``reshape`` for each output."""
     try:
+        _numbers(reading)
         rank = len(reading.input_shape)
         axis = _inner_axis(operation.axis, rank, "unstacking")
         size = _length(reading, axis, "unstacking")
@@ -307,6 +317,7 @@ def _moveaxis(reading, operation) -> list[Move]:
 def stack(reading, operation) -> None:
     """A ``reshape`` of each input and a ``concat``."""
     try:
+        _numbers(reading)
         axis = _inner_axis(operation.axis, len(reading.shape), "stacking")
         one = list(reading.shape)
         one[axis] = 1
@@ -320,8 +331,8 @@ def stack(reading, operation) -> None:
 def join(axis: int) -> Rule:
     """``hstack`` and ``dstack``: a concat along an axis that they say."""
     def rule(reading, operation) -> None:
-        if len(reading.input_shape) <= axis:
-            return reading.island("stacking of tensors with fewer axes has no fixed-point form")
+        if len(reading.input_shape) <= axis or any(str(tensor.dtype) in NO_NUMBERS for tensor in reading.call.inputs):
+            return reading.island("stacking of tensors with fewer axes, or of no numbers, has no fixed-point form")
         reading.emit_result("concat", reading.values, {"axis": axis})
     return rule
 

@@ -19,7 +19,7 @@ from graffiti.numerics.windows import window_output, window_pads
 
 L = keras.layers
 POINTWISE = (
-    L.Dense, L.EinsumDense, L.Activation, L.ReLU, L.LeakyReLU, L.ELU, L.Softmax, L.BatchNormalization, L.Rescaling, L.Flatten, L.Reshape, L.Dropout,
+    L.Dense, L.EinsumDense, L.Activation, L.ReLU, L.LeakyReLU, L.ELU, L.BatchNormalization, L.Rescaling, L.Flatten, L.Reshape, L.Dropout,
     L.GaussianDropout, L.AlphaDropout, L.GaussianNoise, L.ActivityRegularization, L.Identity,
 )
 
@@ -33,11 +33,13 @@ def rule(reading, layer) -> None:
         return reading.island("data_format='channels_first' has no fixed-point form; use channels_last")
     if len(reading.call.inputs) > 1:
         return reading.island("a masked TimeDistributed has no fixed-point form")
+    if getattr(inner, "quantization_mode", None) is not None:
+        return reading.island(f"it is quantized by Keras itself ({inner.quantization_mode}); use the float layer")
     if type(inner) in POINTWISE:
         return float_rules.LAYER_RULES[type(inner)](reading, inner)
     if type(inner) not in RULES:
         return reading.island(f"TimeDistributed({type(inner).__name__}) has no fixed-point form yet")
-    if None in reading.input_shape[1:]:
+    if None in reading.input_shape[1:] and type(inner) is not L.Softmax:
         return reading.island("TimeDistributed windows over unknown lengths have no fixed-point form")
     RULES[type(inner)](reading, inner)
 
@@ -137,6 +139,13 @@ def _upsampling(reading, layer) -> None:
     reading.result(emit(reading, reading.x, moves, reading.name))
 
 
+def _softmax(reading, layer) -> None:
+    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else (layer.axis,)
+    if len(axes) != 1:
+        return reading.island("softmax over several axes has no fixed-point form")
+    reading.emit_result("softmax", [reading.x], {"axis": int(axes[0]) + (axes[0] >= 0)})  # the inner layer counts without the steps
+
+
 def _permute(reading, layer) -> None:
     reading.emit_result("permute", [reading.x], {"dims": (1, *(int(dim) + 1 for dim in layer.dims))})
 
@@ -151,5 +160,5 @@ RULES: dict[type, Callable] = {
     L.GlobalMaxPooling1D: _global_pool("global_max_pool"), L.GlobalMaxPooling2D: _global_pool("global_max_pool"),
     L.ZeroPadding1D: _around("pad", "pads", "padding"), L.ZeroPadding2D: _around("pad", "pads", "padding"),
     L.Cropping1D: _around("crop", "crops", "cropping"), L.Cropping2D: _around("crop", "crops", "cropping"),
-    L.UpSampling1D: _upsampling, L.UpSampling2D: _upsampling, L.Permute: _permute,
+    L.UpSampling1D: _upsampling, L.UpSampling2D: _upsampling, L.Permute: _permute, L.Softmax: _softmax,
 }

@@ -84,6 +84,7 @@ LAYERS = {  # name -> (layer, input shape, ops expected in the graph)
         f"TimeDistributed {name}": (lambda make=make: L.TimeDistributed(make()), shape, ops)
         for name, (make, shape, ops) in {
             "Dense": (lambda: L.Dense(3, activation="relu"), ROW, "dense bias_add relu"), "Dense of images": (lambda: L.Dense(3), IMAGE, "dense bias_add"),
+            "Softmax": (lambda: L.Softmax(axis=1), IMAGE, "softmax"), "Softmax last": (lambda: L.Softmax(), ROW, "softmax"),
             "Flatten": (lambda: L.Flatten(), IMAGE, "reshape"), "BatchNormalization": (lambda: L.BatchNormalization(), ROW, "batch_norm"),
             "Conv1D": (lambda: L.Conv1D(4, 3, 2, "same"), IMAGE, "conv bias_add"), "Conv1D causal": (lambda: L.Conv1D(4, 3, padding="causal"), IMAGE, "pad conv bias_add"),
             "DepthwiseConv1D": (lambda: L.DepthwiseConv1D(3, activation="relu"), IMAGE, "depthwise_conv bias_add relu"),
