@@ -69,8 +69,8 @@ def quantize(
     graph = read(model)
     if graph.stage != "float":
         raise ValueError(f"model {model.name!r} is quantized already; quantize the float model it came from")
-    arrays = calibration_data.collect(calibration, compat.ends(model, graph), steps)
-    unsigned = [name for name, array in zip(graph.inputs, arrays) if array.dtype.kind != "O" and float(np.min(array)) >= 0]
+    examples = calibration_data.read(calibration, compat.ends(model, graph), steps)
+    unsigned = [name for name, values in zip(graph.inputs, examples) if values.dtype.kind != "O" and values.lowest() >= 0]
     dropped = layers.dropped(graph)
     idle = [ReportLine(node.name, "dropped", node.attrs["reason"]) for node in graph.nodes if node.op == "identity" and node.attrs.get("reason")]
     graph = pipelines.prepare(graph, training=True)
@@ -78,7 +78,7 @@ def quantize(
     if profile is not None:
         check_target(pipelines.sketch(graph), profile, values=False)
     quantized = build(graph)
-    lines = [*idle, *lines, *_calibrate(quantized, arrays, progress=progress)]
+    lines = [*idle, *lines, *_calibrate(quantized, examples, progress=progress)]
     quantized.quantization_report = QuantizationReport(lines)
     return quantized
 
@@ -104,7 +104,7 @@ def calibrate(q: keras.Model, data, steps: int | None = None, **options) -> Quan
         The lines worth reading, for instance thresholds frozen because a tensor is constant zero.
     """
     compat.check_model(q)
-    return QuantizationReport(_calibrate(q, calibration_data.collect(data, q, steps), **options))
+    return QuantizationReport(_calibrate(q, data, steps, **options))
 
 
 def to_integer(q: keras.Model, *, target: str | os.PathLike | TargetProfile | None = None) -> IntegerGraph:

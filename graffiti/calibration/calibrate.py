@@ -1,12 +1,14 @@
 """Thresholds from data, in topological order with everything upstream active.
 
 One walk over the calls of the model: every symbolic tensor that is still needed holds its values for the whole
-calibration set, so that no part of the network runs twice.
+calibration set, so that no part of the network runs twice. What is too much for memory lies in temporary files.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -15,23 +17,26 @@ from tqdm import tqdm
 
 from graffiti.calibration import data as calibration_data
 from graffiti.calibration import methods
+from graffiti.calibration.values import Flat, Spool, Values
 from graffiti.config import ReportLine
 from graffiti.keras_io import compat
 from graffiti.layers import InFloat
 from graffiti.quantizers.base import ZERO_LOG2_THRESHOLD, Quantizer, channel_view
 from graffiti.quantizers.identity import Identity
 
-_CHUNK = 64  # examples that run through a layer at once
+_CHUNK = 64  # examples that run through a layer at once, fewer where tensors are large
+_CHUNK_BYTES = 16 << 20  # of the largest tensor of a model in one chunk
+_BIAS_BITS = 30  # a bias stays below 2**30 steps of its accumulator, which leaves as much again for the products
 WEIGHT_ROLES = ("weight", "reciprocal", "alpha")  # constants; every other role sees data
 _SMALLEST_CHANNEL = 2.0**-12  # of the largest channel's threshold
 
 
-def threshold_of(quantizer: Quantizer, values: np.ndarray, method: str | None = None) -> np.ndarray:
+def threshold_of(quantizer: Quantizer, values: np.ndarray | Flat, method: str | None = None) -> np.ndarray:
     """The thresholds that a method gives for what a quantizer sees.
 
     Args:
         quantizer: says the range, the channels and, where ``method`` is ``None``, the method.
-        values: float32, any shape (with the quantizer's channel axis).
+        values: float32, any shape (with the quantizer's channel axis); ``Flat`` for a quantizer of one threshold.
         method: a name of ``methods.METHODS``.
 
     Returns:
@@ -42,18 +47,19 @@ def threshold_of(quantizer: Quantizer, values: np.ndarray, method: str | None = 
         ValueError: where there are no values, or a value is NaN or Inf.
     """
     estimate = methods.get(method or quantizer.calibration)
-    values = np.asarray(values, np.float32)
+    if not isinstance(values, Flat):
+        values = np.asarray(values, np.float32)
     if not values.size:
         raise ValueError(f"quantizer {quantizer.path!r} sees no values; pass calibration data")
-    if not np.all(np.isfinite(values)):
+    rows = [values] if isinstance(values, Flat) else [np.ascontiguousarray(row) for row in channel_view(values, quantizer.channel_axis)]
+    if not all(np.isfinite(methods.maximum(row)) for row in rows):
         raise ValueError(f"quantizer {quantizer.path!r} sees NaN or Inf; check the calibration data and the weights in front of it")
-    if not quantizer.signed:
-        values = np.maximum(values, 0)  # what it cannot show has no say
+    if not quantizer.signed:  # what it cannot show has no say
+        rows = [row.clipped() if isinstance(row, Flat) else np.maximum(row, 0) for row in rows]
+    range_of = dict(bits=quantizer.bits, signed=quantizer.signed, narrow=quantizer.narrow, rounding=quantizer.rounding)
     thresholds = []
-    for row in channel_view(values, quantizer.channel_axis):
-        row = np.ascontiguousarray(row)
+    for row in rows:
         largest = methods.maximum(row)
-        range_of = dict(bits=quantizer.bits, signed=quantizer.signed, narrow=quantizer.narrow, rounding=quantizer.rounding)
         # a method that finds 0 where there are values (a percentile of a sparse tensor) would lose all of them
         thresholds.append(0.0 if largest == 0.0 else estimate(row, **range_of) or largest)
     if quantizer.channel_axis is None:
@@ -65,10 +71,12 @@ def threshold_of(quantizer: Quantizer, values: np.ndarray, method: str | None = 
 class _Walk:
     """One calibration of one model."""
 
-    def __init__(self, weights: str | None, activations: str | None, fixed_batch: int | None, examples: int) -> None:
-        self.weights, self.activations, self.fixed_batch, self.examples = weights, activations, fixed_batch, examples
+    def __init__(self, weights: str | None, activations: str | None, fixed_batch: int | None) -> None:
+        self.weights, self.activations, self.fixed_batch = weights, activations, fixed_batch
         self.before: dict[int, tuple[Quantizer, list[np.ndarray]]] = {}
-        self.members: dict[int, list[np.ndarray]] = {}
+        self.members: dict[int, list[np.ndarray | Values]] = {}
+        self.spool = Spool()
+        self.sources: dict[int, Any] = {}  # symbolic exponent -> the layer that quantizes what it belongs to
         self.lines: dict[int, ReportLine | None] = {}
 
     def restore(self) -> None:
@@ -82,9 +90,10 @@ class _Walk:
             return
         self.before.setdefault(id(quantizer), (quantizer, quantizer.get_weights()))
         seen = self.members.setdefault(id(quantizer), [])
-        seen.extend(np.asarray(array, np.float32) for array in arrays)
+        seen.extend(array.keep() if isinstance(array, Values) else np.asarray(array, np.float32) for array in arrays)
         # per channel only tensors of one shape can share; otherwise members differ in shape and are taken flat
-        values = seen[0] if len(seen) == 1 else np.concatenate([array.ravel() for array in seen])
+        values = seen[0].array() if quantizer.channel_axis is not None and isinstance(seen[0], Values) else seen[0]
+        values = np.asarray(values) if quantizer.channel_axis is not None and len(seen) == 1 else Flat(seen)
         method = self.weights if quantizer.role in WEIGHT_ROLES else self.activations
         try:
             thresholds = threshold_of(quantizer, values, method)
@@ -97,7 +106,9 @@ class _Walk:
             layer, "frozen", f"{quantizer.role}: {where}; threshold frozen at 2**{ZERO_LOG2_THRESHOLD:.0f}"
         ) if zeros else None
         if not more:
-            del self.members[id(quantizer)]
+            for array in self.members.pop(id(quantizer)):
+                if isinstance(array, Values):
+                    array.drop()
 
     def has_batch(self, tensor: keras.KerasTensor) -> bool:
         """Whether the first axis is the batch: of unknown length, or the model's fixed one (perhaps with another axis folded into it)."""
@@ -105,58 +116,131 @@ class _Walk:
             return len(tensor.shape) > 0
         return self.fixed_batch is not None and tensor.shape[0] % self.fixed_batch == 0
 
-    def run(self, operation: Any, args: Any, kwargs: Any, outputs: list[keras.KerasTensor], batched: list[bool]) -> list[np.ndarray]:
-        """Run one call at inference, chunk by chunk. ``args`` hold arrays for tensors; ``batched`` says which of them, flat, have a batch axis.
+    def run(self, operation: Any, args: Any, kwargs: Any, outputs: list[keras.KerasTensor]) -> list[Values]:
+        """Run one call at inference, chunk by chunk; ``args`` and ``kwargs`` hold values for tensors.
 
-        An array may have several rows for each example, where an axis was folded into the batch: a chunk has all rows of its examples.
+        A chunk is what came of the same examples, however many rows that are (an axis may be folded into the batch).
         """
-        flat = keras.tree.flatten((args, kwargs))
-        sizes = [len(value) for value, split in zip(flat, batched, strict=True) if split]
-        whole = any(size % self.examples for size in sizes)  # rows that belong to no example
-        parts: list[list[np.ndarray]] = [[] for _ in outputs]
-        chunk = self.fixed_batch or _CHUNK
         training = {"training": False} if isinstance(operation, keras.layers.Layer) else {}
-        for start in range(0, self.examples if sizes and not whole else 1, chunk):
-            cut = [
-                value[start * (len(value) // self.examples):(start + chunk) * (len(value) // self.examples)] if split and not whole else value
-                for value, split in zip(flat, batched, strict=True)
-            ]
-            chunk_args, chunk_kwargs = keras.tree.pack_sequence_as((args, kwargs), cut)
-            chunk_kwargs = {**chunk_kwargs, **training}
-            for part, result in zip(parts, keras.tree.flatten(operation(*chunk_args, **chunk_kwargs)), strict=True):
-                part.append(np.asarray(result))
-        return [np.concatenate(p) if self.has_batch(t) else p[0] for p, t in zip(parts, outputs, strict=True)]
+        results = [Values(self.spool, batched=self.has_batch(tensor)) for tensor in outputs]
+        for number, (chunk_args, chunk_kwargs) in enumerate(_chunks((args, kwargs))):
+            for values, result in zip(results, keras.tree.flatten(operation(*chunk_args, **{**chunk_kwargs, **training})), strict=True):
+                if number == 0 or values.batched:
+                    values.append(np.asarray(result))
+        return results
 
-    def model(self, inputs: list[keras.KerasTensor], outputs: list[keras.KerasTensor], arrays: list[np.ndarray], progress: bool) -> list[np.ndarray]:
+    def model(self, inputs: list[keras.KerasTensor], outputs: list[keras.KerasTensor], arrays: list[Values], progress: bool) -> list[Values]:
         """Walk over all calls between ``inputs`` and ``outputs``; nested models are walked into."""
         calls = compat.calls(inputs, outputs)
         readers = Counter(id(x) for call in calls for x in call.inputs) + Counter(id(x) for x in outputs)
         repeats = Counter(id(call.operation.quantizer) for call in calls if _is_quantize(call.operation))
         repeats.update(id(call.operation) for call in calls if hasattr(call.operation, "calibration_inputs"))
-        values = {id(x): array for x, array in zip(inputs, arrays, strict=True)}
+        values = {id(x): array.keep() for x, array in zip(inputs, arrays, strict=True)}
         for call in tqdm(calls, desc="calibrating", unit="layer", delay=2, disable=not progress, leave=False):
             operation = call.operation
-            args, kwargs = keras.tree.map_structure(lambda x: values[id(x)] if isinstance(x, keras.KerasTensor) else x, (call.args, call.kwargs))
-            batched = [isinstance(x, keras.KerasTensor) and self.has_batch(x) for x in keras.tree.flatten((call.args, call.kwargs))]
+            args, kwargs = _filled((call.args, call.kwargs), values)
             if _is_quantize(operation):
                 repeats[id(operation.quantizer)] -= 1
                 self.estimate(compat.value_name(operation.name), operation.quantizer, [args[0]], more=repeats[id(operation.quantizer)] > 0)
             elif hasattr(operation, "calibration_inputs"):
                 repeats[id(operation)] -= 1
-                for quantizer, seen in operation.calibration_inputs(args[0]):
-                    later = repeats[id(operation)] > 0 and quantizer.role not in WEIGHT_ROLES  # the kernel is the same in every call
-                    self.estimate(compat.value_name(operation.name), quantizer, seen, more=later)
+                self.inside(operation, args[0], more=repeats[id(operation)] > 0)
+                self.hold(operation, call.args[0], values)
+                args, kwargs = _filled((call.args, call.kwargs), values)
             if isinstance(operation, keras.Model) and compat.is_functional(operation):
-                flat = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, np.ndarray)]
+                flat = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, Values)]
                 results = self.model(operation.inputs, operation.outputs, flat, progress=False)
             else:
-                results = self.run(operation, args, kwargs, call.outputs, batched)
-            values.update((id(x), result) for x, result in zip(call.outputs, results, strict=True) if readers[id(x)])
+                results = self.run(operation, args, kwargs, call.outputs)
+            if _is_quantize(operation):
+                self.sources[id(call.outputs[-1])] = operation
+            for x, result in zip(call.outputs, results, strict=True):
+                if readers[id(x)]:
+                    values[id(x)] = result
+                else:
+                    result.drop()
             for x in call.inputs:
                 readers[id(x)] -= 1
-                if not readers[id(x)]:
-                    values.pop(id(x), None)
+                if not readers[id(x)] and id(x) in values:
+                    values.pop(id(x)).drop()
         return [values[id(x)] for x in outputs]
+
+    def inside(self, layer: Any, inputs: Any, *, more: bool) -> None:
+        """Set the quantizers inside a compute layer; ``more`` says that the layer will be called again."""
+        name = compat.value_name(layer.name)
+        for quantizer, seen in layer.calibration_inputs(next(_chunks(inputs))):
+            if quantizer.role in WEIGHT_ROLES:  # a constant, the same for every chunk and in every call
+                self.estimate(name, quantizer, [np.asarray(array) for array in seen])
+                continue
+            moving, *constants = seen
+            values = Values(self.spool)
+            values.append(np.asarray(moving))
+            for chunk in itertools.islice(_chunks(inputs), 1, None):
+                values.append(np.asarray(next(own for other, (own, *_) in layer.calibration_inputs(chunk) if other is quantizer)))
+            self.estimate(name, quantizer, [values, *(np.asarray(array) for array in constants)], more=more)
+            values.drop()
+
+    def hold(self, layer: Any, tensors: Any, values: dict[int, Values]) -> None:
+        """Make steps coarser where a bias would leave its 32 bits at the exponent of input and kernel.
+
+        A tensor that calibration saw at zero, or nearly so, has so fine a step that an ordinary bias is no 32-bit integer
+        in it; nothing of it can be seen beside that bias. A kernel (or channel of it) that is constant zero is held, else
+        the input; the threshold is frozen then, since training could only bring it back.
+        """
+        if not (getattr(layer, "use_bias", False) and layer.kernel_quantizer is not None and layer.accumulator_quantizer is None):
+            return
+        source = self.sources.get(id(tensors[1]))
+        if source is None:
+            return
+        kernel = layer.kernel_quantizer
+        bias = np.abs(np.asarray(layer.fold()[1], np.float64))
+        if not np.isfinite(bias).all():
+            return  # the quantizer behind it says so
+        steps = np.broadcast_to(np.asarray(kernel.exponent(), np.float64), bias.shape) + float(source.quantizer.exponent())
+        missing = np.where(bias > 0, np.ceil(np.log2(np.where(bias > 0, bias, 1.0))) - steps - _BIAS_BITS, 0.0)
+        if not (missing > 0).any():
+            return
+        log2, frozen = (np.array(keras.ops.convert_to_numpy(variable)) for variable in (kernel.log2_threshold, kernel.frozen))
+        zero = frozen & (log2 == ZERO_LOG2_THRESHOLD)
+        more = np.where(zero, missing if zero.ndim else missing.max(), 0.0)
+        if (more > 0).any():
+            kernel.assign_log2(log2 + np.maximum(more, 0.0), frozen=frozen)
+        rest = float(np.max(np.where(np.broadcast_to(zero, missing.shape), 0.0, missing), initial=0.0))
+        if rest > 0:
+            name, quantizer = compat.value_name(source.name), source.quantizer
+            self.before.setdefault(id(quantizer), (quantizer, quantizer.get_weights()))
+            quantizer.assign_log2(quantizer.log2_threshold.numpy() + rest, frozen=True)
+            held = Values(batched=False)
+            held.append(np.asarray(quantizer.exponent()))
+            values[id(tensors[1])].drop()
+            values[id(tensors[1])] = held
+            self.lines[id(quantizer)] = ReportLine(
+                name, "frozen",
+                f"{quantizer.role}: calibration saw next to nothing here; threshold held at 2**{float(quantizer.log2_threshold):.1f}, "
+                f"so that the bias of {compat.value_name(layer.name)} fits 32 bits; calibrate with data that reaches it",
+            )
+
+
+def _filled(structure: Any, values: dict[int, Values]) -> Any:
+    """A structure of symbolic tensors with their values."""
+    return keras.tree.map_structure(lambda x: values[id(x)] if isinstance(x, keras.KerasTensor) else x, structure)
+
+
+def _chunks(structure: Any) -> Iterator[Any]:
+    """A structure with values in it, chunk by chunk: the same examples of all of them."""
+    flat = [v.array() if isinstance(v, Values) and not v.batched else v for v in keras.tree.flatten(structure)]
+    moving = [v for v in flat if isinstance(v, Values)]
+    for parts in zip(*(v.chunks() for v in moving), strict=True) if moving else [()]:
+        rest = iter(parts)
+        yield keras.tree.pack_sequence_as(structure, [next(rest) if isinstance(v, Values) else v for v in flat])
+
+
+def _sizes(inputs: list[keras.KerasTensor], outputs: list[keras.KerasTensor]) -> Iterator[int]:
+    """Values of one example in every tensor of a model of known size."""
+    for call in compat.calls(inputs, outputs):
+        yield from (int(np.prod(x.shape[1:], dtype=np.int64)) for x in call.outputs if None not in x.shape[1:])
+        if isinstance(call.operation, keras.Model) and compat.is_functional(call.operation):
+            yield from _sizes(call.operation.inputs, call.operation.outputs)
 
 
 def _is_quantize(operation: Any) -> bool:
@@ -176,17 +260,17 @@ def calibrate(
 
     Args:
         model: a quantized model, changed in place: all thresholds, or none where this raises.
-        data: see ``calibration.data.collect``.
+        data: see ``calibration.data.read``, or what that returned.
         steps: how many batches of ``data`` to use.
         weights: method for constants (weights, pool reciprocals, slopes) instead of each quantizer's own.
         activations: method for everything else instead of each quantizer's own.
         progress: show a bar where it takes longer than two seconds.
 
     Returns:
-        Report lines: thresholds frozen because what they see is zero everywhere.
+        Report lines: thresholds frozen because what they see is zero everywhere, or so small that a bias would leave 32 bits.
 
     Raises:
-        ValueError: for unusable data (see ``collect``), an unknown method, NaN or Inf inside the network, or a model
+        ValueError: for unusable data (see ``calibration.data.read``), an unknown method, NaN or Inf inside the network, or a model
             without quantizers.
 
     References: Jain et al., arXiv 1903.08066, section 4, "Calibration procedure".
@@ -194,14 +278,21 @@ def calibrate(
     for method in (weights, activations):
         if method is not None:
             methods.get(method)
-    arrays = calibration_data.collect(data, model, steps)
-    fixed = model.inputs[0].shape[0]
-    if fixed is not None and len(arrays[0]) % fixed:
-        raise ValueError(f"model {model.name!r} takes batches of exactly {fixed}; pass a multiple of {fixed} calibration examples, got {len(arrays[0])}")
-    walk = _Walk(weights, activations, fixed, len(arrays[0]))
+    walk = _Walk(weights, activations, model.inputs[0].shape[0])
+    ready = isinstance(data, list) and all(isinstance(values, Values) for values in data)
+    examples = data if ready else calibration_data.read(data, model, steps, walk.spool)
+    fixed = walk.fixed_batch
+    if fixed is not None and examples[0].examples % fixed:
+        raise ValueError(
+            f"model {model.name!r} takes batches of exactly {fixed}; pass a multiple of {fixed} calibration examples, got {examples[0].examples}"
+        )
+    # as many examples at once as keep the largest tensor of the model in some megabytes
+    largest = max(_sizes(model.inputs, model.outputs), default=1)
+    size = fixed or max(1, min(_CHUNK, _CHUNK_BYTES // (4 * max(largest, 1))))
     try:
+        inputs = [values.rechunked(size) for values in examples]
         with compat.kept_state(model, but=Quantizer):  # of layers that carry one from batch to batch
-            walk.model(list(model.inputs), list(model.outputs), arrays, progress)
+            walk.model(list(model.inputs), list(model.outputs), inputs, progress)
         if not walk.before and not any(isinstance(layer, InFloat) for layer in model.layers):
             raise ValueError(f"model {model.name!r} has no quantizers to calibrate; make a quantized model with graffiti.quantize first")
     except BaseException:

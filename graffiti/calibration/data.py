@@ -10,11 +10,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from graffiti.calibration.values import Spool, Values
+
 _BATCH = 32  # examples that one step of a plain array stands for, Keras' default
 
 
 def collect(data: Any, model: keras.Model, steps: int | None = None) -> list[np.ndarray]:
-    """Read calibration data completely.
+    """Read data completely, as arrays in memory; otherwise as ``read``."""
+    return [values.array() for values in read(data, model, steps)]
+
+
+def read(data: Any, model: keras.Model, steps: int | None = None, spool: Spool | None = None) -> list[Values]:
+    """Read calibration data completely, in bounded memory.
 
     Args:
         data: an array; a dict (by input name) or list of arrays where the model has several inputs; a
@@ -22,9 +29,10 @@ def collect(data: Any, model: keras.Model, steps: int | None = None) -> list[np.
             ``(x, y)`` or ``(x, y, sample_weight)`` (only ``x`` is used).
         model: a model with symbolic inputs; they say how many arrays, which rank and which dtype.
         steps: how many batches to use; all by default. Of plain arrays one step is 32 examples.
+        spool: counts what batches hold in memory; what is too much for it lies in temporary files.
 
     Returns:
-        Arrays in the order of ``model.inputs``, each ``(examples, ...)`` in its input's dtype, all of equal length.
+        Values in the order of ``model.inputs``, each ``(examples, ...)`` in its input's dtype, all of equal length.
 
     Raises:
         ValueError: where there is no data, an endless dataset without ``steps``, NaN or Inf, or another number, rank,
@@ -38,22 +46,26 @@ def collect(data: Any, model: keras.Model, steps: int | None = None) -> list[np.
         raise ValueError(f"steps is the number of calibration batches to use, at least 1, got {steps!r}")
     if _is_plain(data):
         limit = None if steps is None else int(steps) * _BATCH
-        parts = [[array[:limit]] for array in _inputs_of(data, model)]
+        batches: Iterator[list[np.ndarray]] = iter([[array[:limit] for array in _inputs_of(data, model)]])
     else:
-        parts = [[] for _ in model.inputs]
-        for batch in itertools.islice(_batches(data, steps), steps):
-            x = batch[0] if isinstance(batch, tuple) and len(batch) <= 3 else batch
-            for part, array in zip(parts, _inputs_of(x, model), strict=True):
-                part.append(array)
-        if not parts[0]:
-            raise ValueError("the calibration dataset is empty; pass one with at least one batch (a used-up generator yields nothing)")
-    arrays = [np.concatenate(part) if len(part) > 1 else part[0] for part in parts]
-    lengths = [len(array) for array in arrays]
+        batches = (
+            _inputs_of(batch[0] if isinstance(batch, tuple) and len(batch) <= 3 else batch, model)
+            for batch in itertools.islice(_batches(data, steps), steps)
+        )
+    found: list[Values] = []
+    for batch in batches:
+        # what a user's array holds is held already; batches of a dataset come and go
+        found = found or [Values(None if _is_plain(data) else spool or Spool()) for _ in batch]
+        for values, array in zip(found, batch, strict=True):
+            values.append(array)
+    if not found:
+        raise ValueError("the calibration dataset is empty; pass one with at least one batch (a used-up generator yields nothing)")
+    lengths = [values.examples for values in found]
     if not lengths[0]:
         raise ValueError("the calibration data holds no examples; pass 50 to 500 typical inputs of the model")
     if len(set(lengths)) > 1:
         raise ValueError(f"all inputs need the same number of calibration examples, got {lengths}")
-    return arrays
+    return found
 
 
 def _is_array(data: Any) -> bool:

@@ -1,7 +1,7 @@
 """Values → threshold. numpy only; adding a method adds a function and a row in ``METHODS``.
 
 Every method takes the flat values a quantizer sees, never empty, and the quantizer's range, and returns a real
-``t >= 0``.
+``t >= 0``. The values are an array, or ``Flat`` where they are too many for one: a method walks over their blocks.
 """
 
 from __future__ import annotations
@@ -11,51 +11,67 @@ from collections.abc import Callable
 
 import numpy as np
 
+from graffiti.calibration.values import Flat, blocks_of
 from graffiti.numerics.rounding import round_real
 
+Seen = np.ndarray | Flat
 _BLOCK = 1 << 16        # values per step where a method walks over the data: stays in the cache
+_LARGE_BLOCK = 1 << 20  # where numpy itself keeps to the cache
 MAX_BINS = 8192         # bound on the bins of the KL-J search, reached only beyond 67 million values or by nearly constant ones
 
 
-def maximum(values: np.ndarray, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even") -> float:
+def maximum(values: Seen, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even") -> float:
     """``t = max |x|`` (MAX). The range is not used.
 
     References: Jain et al., arXiv 1903.08066, section 4 (weights of static runs).
     """
-    return float(max(-float(np.min(values)), float(np.max(values))))
+    return float(np.max([(-np.min(block), np.max(block)) for block in blocks_of(values, _LARGE_BLOCK)]))  # NaN stays NaN
 
 
-def three_sigma(values: np.ndarray, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even") -> float:
+def three_sigma(values: Seen, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even") -> float:
     """``t = |mean(x)| + 3 * std(x)``, population standard deviation (3SD). The range is not used.
 
     References: Jain et al., arXiv 1903.08066, section 4 (weights of retrained runs).
     """
-    return float(abs(np.mean(values, dtype=np.float64)) + 3.0 * np.std(values, dtype=np.float64))
+    mean = sum(float(np.sum(block, dtype=np.float64)) for block in blocks_of(values, _LARGE_BLOCK)) / values.size
+    square = sum(float(np.sum(np.square(block.astype(np.float64) - mean))) for block in blocks_of(values, _LARGE_BLOCK))
+    return abs(mean) + 3.0 * math.sqrt(square / values.size)
 
 
 def percentile(
-    values: np.ndarray, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even", percent: float = 99.9,
+    values: Seen, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even", percent: float = 99.9,
 ) -> float:
-    """``t`` = the 99.9th percentile of ``|x|`` (linear between neighbours). The range is not used."""
-    return float(np.percentile(np.abs(values), percent))
+    """``t`` = the 99.9th percentile of ``|x|`` (linear between neighbours). The range is not used.
+
+    The largest magnitudes alone are kept, as many as lie at the percentile and above.
+    """
+    keep = values.size - math.floor((values.size - 1) * percent / 100.0)  # the neighbour below it, and all above
+    largest = np.zeros(0, np.float32)
+    for block in blocks_of(values, max(_LARGE_BLOCK, keep)):
+        largest = np.concatenate([largest, np.abs(block)])
+        if largest.size > keep:
+            largest = np.partition(largest, largest.size - keep)[largest.size - keep:]
+    place = (values.size - 1) * percent / 100.0
+    low, high = np.sort(largest)[:2] if keep > 1 else (largest[0], largest[0])
+    return float(low + (np.float64(high) - low) * (place - math.floor(place)))
 
 
 def squared_error(
-    values: np.ndarray, threshold: float, *, bits: int, signed: bool, narrow: bool = False, rounding: str = "half_even",
+    values: Seen, threshold: float, *, bits: int, signed: bool, narrow: bool = False, rounding: str = "half_even",
 ) -> float:
     """Sum of ``(q(x) - x)**2`` with a power-of-two ``threshold``, in float64."""
     scale = threshold / 2.0 ** (bits - int(signed))
     low, high = (-(1 << (bits - 1)) + int(narrow) if signed else 0), (1 << (bits - int(signed))) - 1
     total = 0.0
-    for start in range(0, values.size, _BLOCK):
-        x = values[start:start + _BLOCK].astype(np.float64) / scale
+    for block in blocks_of(values, _BLOCK):
+        x = block.astype(np.float64) / scale
         codes = np.clip(round_real(x, rounding), low, high)
         codes -= x
         total += float(np.dot(codes, codes))
     return total * scale * scale
 
 
-def mean_squared_error(values: np.ndarray, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even") -> float:
+def mean_squared_error(values: Seen, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even") -> float:
     """The scale with the smallest ``sum (q(x) - x)**2`` (the smaller one on ties), as a threshold ``t = 2**(e - 0.5)``.
 
     Every ``t`` in ``(2**(e-1), 2**e]`` has that scale; the middle in the log domain keeps training from leaving it by the first step.
@@ -79,7 +95,7 @@ def mean_squared_error(values: np.ndarray, *, bits: int = 8, signed: bool = True
     return 2.0 ** (best - 0.5)
 
 
-def kl_j(values: np.ndarray, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even") -> float:
+def kl_j(values: Seen, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even") -> float:
     r"""The clipping point with the smallest symmetric KL (J) distance between cumulative distributions (KL-J).
 
     A histogram of ``a = |x|`` with about ``sqrt(N)`` bins on ``[0, max a]`` gives the reference ``cdf``. For every
@@ -94,17 +110,17 @@ def kl_j(values: np.ndarray, *, bits: int = 8, signed: bool = True, narrow: bool
 
     References: Jain et al., arXiv 1903.08066, section 4; "Facts that are easy to get wrong" of its released code.
     """
-    magnitudes = np.abs(values)
-    largest, smallest = float(magnitudes.max()), float(magnitudes.min())
+    largest = maximum(values)
+    smallest = min(float(np.abs(block).min()) for block in blocks_of(values, _LARGE_BLOCK))
     if largest == smallest:
         return largest
-    bins = min(math.ceil(largest / ((largest - smallest) / math.sqrt(magnitudes.size))), MAX_BINS)
+    bins = min(math.ceil(largest / ((largest - smallest) / math.sqrt(values.size))), MAX_BINS)
     levels = 2 ** (bits - int(signed))
     if levels + 1 > bins:
         return largest
     histogram = np.zeros(bins, np.int64)
-    for start in range(0, magnitudes.size, 1 << 20):
-        histogram += np.histogram(magnitudes[start:start + (1 << 20)].astype(np.float64), bins, (0.0, largest))[0]
+    for block in blocks_of(values, _LARGE_BLOCK):
+        histogram += np.histogram(np.abs(block).astype(np.float64), bins, (0.0, largest))[0]
     cdf = np.cumsum(histogram / histogram.sum())
     first = int(np.argmax(cdf != 0))  # bins before it are left out of the distance
     log_cdf = np.log2(cdf[first:], out=np.zeros(bins - first), where=cdf[first:] > 0)

@@ -160,6 +160,12 @@ def _batch_norm(reading, layer) -> None:
     rank = len(reading.input_shape)
     if _axis(layer.axis, rank) != rank - 1:
         return reading.island("batch norm over another axis than the last has no fixed-point form")
+    variance = keras.ops.convert_to_numpy(layer.moving_variance)
+    if np.any(variance + np.float32(layer.epsilon) <= 0):
+        raise ValueError(
+            f"batch norm {reading.path!r} has the moving variance {float(variance.min()):.3g} and epsilon {layer.epsilon}; "
+            "their sum must be above zero, since its square root divides: repair the variance, or take weights that were trained"
+        )
     ones, zeros = (np.full(reading.input_shape[-1], value, np.float32) for value in (1, 0))
     constants = [
         reading.weight("gamma", layer.gamma) if layer.scale else reading.constant("gamma", ones),
