@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 
 from graffiti import schemes, targets
 from graffiti.calibration import data as calibration_data
