@@ -14,11 +14,14 @@ MICRO = ("micro",) if importlib.util.find_spec("tflite_micro") else ()  # LiteRT
 
 
 def tiers() -> list[str]:
-    """The tiers of the integer ops that this processor runs, ``auto`` first; only that where there is no kernel library to ask."""
+    """The tiers of the native ops that this processor runs, ``auto`` first; only that where there is no kernel library to ask."""
     try:
         return [TIERS[0], *library.load().tiers()]
     except library.KernelsNotAvailable:
         return [TIERS[0]]
+
+
+NATIVE_TIERS = tuple(tiers()[1:])  # those that this processor has
 
 
 def _native(tier: str):

@@ -7,8 +7,6 @@ import tensorflow as tf
 from graffiti.numerics.rounding import check_rounding
 from graffiti.ops import fallback, loader
 
-TIERS = ("auto", "scalar", "avx2", "avx512")
-
 
 def fake_quantize(
     x, log2_t, *, bits: int, signed: bool, narrow: bool = False, rounding: str = "half_even", frozen=None,
@@ -35,8 +33,8 @@ def fake_quantize(
         rounding: a name of ``numerics.rounding.ROUNDING_MODES``.
         frozen: bool or bool scalar tensor: where true, ``dlog2_t`` is 0 and all else unchanged.
         engine: ``native``, ``python`` or ``auto`` (what ``GRAFFITI_OPS`` says).
-        tier: instruction set of the native op: ``auto``, ``scalar``, ``avx2``, ``avx512``; one that the processor
-            lacks acts as the next one below. All give the same bits.
+        tier: instruction set of the native op, a name of ``graffiti.ops.loader.TIERS``; one that the processor lacks
+            is refused. All give the same bits.
 
     Returns:
         float32, shape of ``x``.
@@ -52,8 +50,7 @@ def fake_quantize(
         raise ValueError(f"fake_quantize takes 2 to 24 bits (float32 holds no more), got {bits}")
     if narrow and not signed:
         raise ValueError("narrow means a signed range without its lowest code; an unsigned format cannot be narrow")
-    if tier not in TIERS:
-        raise ValueError(f"a tier of fake_quantize is one of {', '.join(TIERS)}, got {tier!r}")
+    loader.check_tier(tier)
     if frozen is not None:
         log2_t = tf.where(frozen, tf.stop_gradient(log2_t), log2_t)
     if loader.engine_of(engine) == "native":

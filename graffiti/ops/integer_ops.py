@@ -18,7 +18,7 @@ from graffiti.numerics.formats import QFormat
 from graffiti.numerics.rounding import check_rounding
 from graffiti.ops import fallback, loader
 
-TIERS = ("auto", "scalar", "avx2", "avx512vnni")
+TIERS = loader.TIERS
 NATIVE_KERNELS = (tf.int8, tf.int16)  # products with other kernels run as their twin
 CODES = (tf.int8, tf.uint8, tf.int16, tf.uint16, tf.int32)
 
@@ -333,8 +333,7 @@ def run_program(
 
 # ---- helpers --------------------------------------------------------------------------------------------------------
 def _native(engine: str, tier: str) -> bool:
-    if tier not in TIERS:
-        raise ValueError(f"a tier is one of {', '.join(TIERS)}, got {tier!r}")
+    loader.check_tier(tier)
     return loader.engine_of(engine) == "native"
 
 

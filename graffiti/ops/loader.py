@@ -15,6 +15,7 @@ import re
 import warnings
 
 MODES = ("auto", "native", "python")
+TIERS = ("auto", "scalar", "avx2", "avx512vnni")  # instruction sets of every native op
 BUILD_COMMAND = "pip install --no-build-isolation -e ."
 FOLDER = pathlib.Path(__file__).resolve().parent
 _MARKER = re.compile(rb"graffiti_ops built for tensorflow ([0-9A-Za-z.+-]+);")
@@ -30,6 +31,16 @@ def mode() -> str:
     if value not in MODES:
         raise ValueError(f"GRAFFITI_OPS is one of {', '.join(MODES)}, got {value!r}")
     return value
+
+
+def check_tier(tier: str) -> None:
+    """Refuse a tier that does not exist; one that this processor lacks is refused by the op itself.
+
+    Raises:
+        ValueError: for another name than those of ``TIERS``.
+    """
+    if tier not in TIERS:
+        raise ValueError(f"a tier is one of {', '.join(TIERS)}, got {tier!r}")
 
 
 def library_path(folder: str | os.PathLike = FOLDER) -> pathlib.Path:

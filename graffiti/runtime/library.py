@@ -69,8 +69,12 @@ _FUNCTIONS = {  # name: (result, arguments)
     "last_error": (ctypes.c_char_p, []),
     "best_tier": (_INT, []),
     "tier_supported": (_INT, [_INT]),
+    "tier_name": (ctypes.c_char_p, [_INT]),
     "conv2d": (_INT, [ctypes.POINTER(ConvShape), _LONG, _POINTER, _INT, _POINTER, _INT, _POINTER, _TO, _POINTER, _INT, _POINTER]),
     "dense": (_INT, [_LONG, _LONG, _LONG, _POINTER, _INT, _POINTER, _INT, _POINTER, _TO, _POINTER, _INT, _POINTER]),
+    "training_conv": (
+        _INT, [_INT, ctypes.POINTER(ConvShape), _LONG, _POINTER, _INT, _POINTER, _INT, ctypes.c_float, _POINTER, _INT, _POINTER],
+    ),
     "requantize": (_INT, [_LONG, _LONG, _POINTER, _INT, _TO, _POINTER, _INT, _POINTER]),
     "elementwise": (_INT, [_INT, _LONG, _LONG, _POINTER, _INT, _POINTER, _INT, _LONG, _TO, _POINTER, _INT, _POINTER]),
     "relu": (_INT, [_LONG, _POINTER, _INT, _INT, _POINTER, _INT, _POINTER]),
@@ -101,6 +105,7 @@ class Library:
     abi_version: Callable[[], int]
     last_error: Callable[[], bytes]
     tier_supported: Callable[[int], int]
+    tier_name: Callable[[int], bytes | None]
 
     def __init__(self, path: pathlib.Path = PATH) -> None:
         if not path.is_file():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from engines import needs_library
+from engines import NATIVE_TIERS, needs_library
 
 from graffiti.numerics import noise as reference
 from graffiti.ops import batch_norm, loader, noise
@@ -40,7 +40,7 @@ def test_native_twin_and_numpy_are_equal(low, high, rounding):
             twin, ends = quantization.quantize(tf.constant(x), tf.constant(inverse), low=low, high=high, rounding=rounding, seed=SEED, engine="python")
             np.testing.assert_array_equal(twin, want)
             np.testing.assert_array_equal(ends, [x.min(), x.max()] if count else [0, 0])
-            for tier in ("scalar", "avx2", "avx512") if count in (0, 1, 33, 1000, 50_003) else ("auto",):
+            for tier in NATIVE_TIERS if count in (0, 1, 33, 1000, 50_003) else ("auto",):
                 codes, own = ops.graffiti_training_quantize(
                     x, inverse, SEED, low=low, high=high, stochastic=rounding == "stochastic", codes_type=quantization.code_type(low, high), tier=tier)
                 np.testing.assert_array_equal(codes, want, err_msg=f"{tier} {count}")
@@ -65,7 +65,7 @@ def test_extremes_of_one_sign(make):
     ops = loader.load()
     for count in (1, 31, 32, 65, 1000):
         x = make(np.random.default_rng(count).normal(size=count)).astype(np.float32)
-        for tier in ("scalar", "avx2", "avx512"):
+        for tier in NATIVE_TIERS:
             ends = ops.graffiti_training_quantize(x, 1.0, SEED, low=-128, high=127, stochastic=False, codes_type=tf.int8, tier=tier)[1].numpy()
             assert ends.tolist() == [x.min(), x.max()]
             if not np.any(x):  # -0 is less than 0
@@ -139,7 +139,7 @@ def test_batch_norm_tiers_agree_and_nan_shows():
     x, dy, residual_of_all = (rng.normal(size=(1000, 37)).astype(np.float32) for _ in range(3))
     gamma, beta = np.ones(37, np.float32), np.zeros(37, np.float32)
     results = []
-    for tier in ("scalar", "avx2", "avx512"):
+    for tier in NATIVE_TIERS:
         found = []
         for residual in ([], [residual_of_all]):
             y, mean, variance, inverse = ops.graffiti_batch_norm(x, gamma, beta, residual, epsilon=1e-3, relu=True, tier=tier)
@@ -202,5 +202,5 @@ def test_elements_above_a_bound():
         for bound in (1e-30, 0.5, 20.0, 1e30):  # TensorFlow flushes subnormal numbers
             want = np.count_nonzero(np.abs(x) > np.float32(bound))
             assert int(quantization.count_above(tf.constant(x), tf.constant(bound), engine="python")) == want
-            for tier in ("scalar", "avx2", "avx512"):
+            for tier in NATIVE_TIERS:
                 assert int(loader.load().graffiti_count_above(x, bound, tier=tier)) == want

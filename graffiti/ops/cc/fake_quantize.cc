@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "bridge.h"
 #include "parallel.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
@@ -32,7 +33,7 @@ REGISTER_OP("GraffitiFakeQuantize")
     .Attr("is_signed: bool")
     .Attr("narrow: bool = false")
     .Attr("rounding: {'half_even', 'half_up', 'half_away', 'floor'} = 'half_even'")
-    .Attr("tier: {'auto', 'scalar', 'avx2', 'avx512'} = 'auto'")
+    .Attr(GRAFFITI_TIERS)
     .SetShapeFn([](tf::shape_inference::InferenceContext* c) { return SameShapeAndScalar(c, 0, 1); })
     .Doc("clip(round(x / s), low, high) * s with s = 2**(ceil(log2_threshold) - (bits - is_signed)).");
 
@@ -46,7 +47,7 @@ REGISTER_OP("GraffitiFakeQuantizeGrad")
     .Attr("is_signed: bool")
     .Attr("narrow: bool = false")
     .Attr("rounding: {'half_even', 'half_up', 'half_away', 'floor'} = 'half_even'")
-    .Attr("tier: {'auto', 'scalar', 'avx2', 'avx512'} = 'auto'")
+    .Attr(GRAFFITI_TIERS)
     .SetShapeFn([](tf::shape_inference::InferenceContext* c) {
       TF_RETURN_IF_ERROR(SameShapeAndScalar(c, 1, 2));
       c->set_output(1, c->Scalar());
@@ -54,34 +55,22 @@ REGISTER_OP("GraffitiFakeQuantizeGrad")
     })
     .Doc("The published gradients of GraffitiFakeQuantize; the sum's order depends on the number of elements only.");
 
-const FakeQuantizeLoops& SelectLoops(const std::string& tier) {
-#if defined(__x86_64__) || defined(__i386__)
-  const bool avx2 = __builtin_cpu_supports("avx2");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  if (avx512 && (tier == "auto" || tier == "avx512")) return FakeQuantizeAvx512();
-  if (avx2 && tier != "scalar") return FakeQuantizeAvx2();
-#endif
-  return FakeQuantizeScalar();
-}
-
 // Attributes and the threshold input, common to both directions.
 class FakeQuantizeBase : public tf::OpKernel {
  public:
   explicit FakeQuantizeBase(tf::OpKernelConstruction* context) : OpKernel(context) {
-    std::string rounding, tier;
+    std::string rounding;
     OP_REQUIRES_OK(context, context->GetAttr("bits", &bits_));
     OP_REQUIRES_OK(context, context->GetAttr("is_signed", &signed_));
     OP_REQUIRES_OK(context, context->GetAttr("narrow", &narrow_));
     OP_REQUIRES_OK(context, context->GetAttr("rounding", &rounding));
-    OP_REQUIRES_OK(context, context->GetAttr("tier", &tier));
+    OP_REQUIRES_OK(context, GetLoops(context, FakeQuantizeScalar, FakeQuantizeAvx2, FakeQuantizeAvx512, &loops_));
     OP_REQUIRES(context, bits_ <= 24,
                 absl::InvalidArgumentError(
                     absl::StrCat("fake_quantize takes 2 to 24 bits (float32 holds no more), got ", bits_)));
     rounding_ = rounding == "half_even" ? Rounding::kHalfEven
                 : rounding == "half_up" ? Rounding::kHalfUp
                 : rounding == "half_away" ? Rounding::kHalfAway : Rounding::kFloor;
-    loops_ = &SelectLoops(tier);
   }
 
  protected:

@@ -8,29 +8,17 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "bridge.h"
 #include "parallel.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
 namespace graffiti {
 
-const TrainingLoops& SelectTraining(const std::string& tier) {
-#if defined(__x86_64__) || defined(__i386__)
-  const bool avx2 = __builtin_cpu_supports("avx2");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  if (avx512 && (tier == "auto" || tier == "avx512")) return TrainingAvx512();
-  if (avx2 && tier != "scalar") return TrainingAvx2();
-#endif
-  return TrainingScalar();
-}
-
 namespace {
 
 namespace tf = tensorflow;
 using tf::shape_inference::InferenceContext;
-
-constexpr char kTier[] = "tier: {'auto', 'scalar', 'avx2', 'avx512'} = 'auto'";
 
 REGISTER_OP("GraffitiTrainingQuantize")
     .Input("x: float")
@@ -42,7 +30,7 @@ REGISTER_OP("GraffitiTrainingQuantize")
     .Attr("low: int")
     .Attr("high: int")
     .Attr("stochastic: bool = false")
-    .Attr(kTier)
+    .Attr(GRAFFITI_TIERS)
     .SetShapeFn([](InferenceContext* c) {
       tf::shape_inference::ShapeHandle unused;
       TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 0, &unused));
@@ -56,7 +44,7 @@ REGISTER_OP("GraffitiTrainingQuantize")
 REGISTER_OP("GraffitiExtremes")
     .Input("x: float")
     .Output("extremes: float")
-    .Attr(kTier)
+    .Attr(GRAFFITI_TIERS)
     .SetShapeFn([](InferenceContext* c) {
       c->set_output(0, c->Vector(2));
       return absl::OkStatus();
@@ -67,7 +55,7 @@ REGISTER_OP("GraffitiCountAbove")
     .Input("x: float")
     .Input("bound: float")
     .Output("count: int64")
-    .Attr(kTier)
+    .Attr(GRAFFITI_TIERS)
     .SetShapeFn([](InferenceContext* c) {
       c->set_output(0, c->Scalar());
       return absl::OkStatus();
@@ -78,7 +66,7 @@ REGISTER_OP("GraffitiGroupMaximum")
     .Input("x: float")
     .Input("layout: int64")
     .Output("largest: float")
-    .Attr(kTier)
+    .Attr(GRAFFITI_TIERS)
     .SetShapeFn([](InferenceContext* c) {
       c->set_output(0, c->UnknownShapeOfRank(2));
       return absl::OkStatus();
@@ -97,7 +85,7 @@ REGISTER_OP("GraffitiMultiLevel")
     .Attr("carry: bool = true")
     .Attr("top_exponent: int = -1")
     .Attr("stochastic: bool = false")
-    .Attr(kTier)
+    .Attr(GRAFFITI_TIERS)
     .SetShapeFn([](InferenceContext* c) {
       c->set_output(0, c->input(0));
       return absl::OkStatus();
@@ -126,7 +114,7 @@ REGISTER_OP("GraffitiBatchNorm")
     .Attr("epsilon: float")
     .Attr("relu: bool = false")
     .Attr("residuals: int >= 0 = 0")
-    .Attr(kTier)
+    .Attr(GRAFFITI_TIERS)
     .SetShapeFn([](InferenceContext* c) { return NormShapes(c, 0, {1, 2}, {1, 2, 3}); })
     .Doc("(x - mean) * gamma / sqrt(variance + epsilon) + beta by the batch's statistics over all but the last axis, perhaps + residual and max(y, 0).");
 
@@ -144,7 +132,7 @@ REGISTER_OP("GraffitiBatchNormGrad")
     .Output("dresidual: residuals * float")
     .Attr("relu: bool = false")
     .Attr("residuals: int >= 0 = 0")
-    .Attr(kTier)
+    .Attr(GRAFFITI_TIERS)
     .SetShapeFn([](InferenceContext* c) {
       if (c->num_outputs() > 3) c->set_output(3, c->input(1));
       return NormShapes(c, 1, {2, 3, 4, 5}, {1, 2});
@@ -193,9 +181,7 @@ std::pair<uint32_t, uint32_t> KeysOf(const tf::Tensor& seed) {
 class WithLoops : public tf::OpKernel {
  public:
   explicit WithLoops(tf::OpKernelConstruction* context) : OpKernel(context) {
-    std::string tier;
-    OP_REQUIRES_OK(context, context->GetAttr("tier", &tier));
-    loops_ = &SelectTraining(tier);
+    OP_REQUIRES_OK(context, GetLoops(context, TrainingScalar, TrainingAvx2, TrainingAvx512, &loops_));
   }
 
  protected:

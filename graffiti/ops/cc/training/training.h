@@ -72,7 +72,6 @@ struct TrainingLoops {
 const TrainingLoops& TrainingScalar();
 const TrainingLoops& TrainingAvx2();
 const TrainingLoops& TrainingAvx512();
-const TrainingLoops& SelectTraining(const std::string& tier);
 
 }  // namespace graffiti
 
