@@ -53,6 +53,30 @@ int RunConv(const Conv& conv, const void* x, int64_t batch, void* y, const graff
   return GRAFFITI_OK;
 }
 
+// Whether one of the three products takes these types: x s8 or u8, the kernel s8, the gradient s8 or s16.
+bool TrainingTypes(int32_t pass, int32_t first_type, int32_t second_type) {
+  const auto is_x = [](int32_t type) { return type == GRAFFITI_S8 || type == GRAFFITI_U8; };
+  const auto is_gradient = [](int32_t type) { return type == GRAFFITI_S8 || type == GRAFFITI_S16; };
+  switch (pass) {
+    case GRAFFITI_FORWARD: return is_x(first_type) && second_type == GRAFFITI_S8;
+    case GRAFFITI_INPUT_GRADIENT: return is_gradient(first_type) && second_type == GRAFFITI_S8;
+    case GRAFFITI_WEIGHT_GRADIENT: return is_x(first_type) && is_gradient(second_type);
+    default: return false;
+  }
+}
+
+// An array of no elements may be NULL; every other one must be there.
+int CheckTrainingArrays(int32_t pass, const graffiti_conv_shape& s, int64_t batch, const void* first, const void* second, const void* out) {
+  const int64_t x = batch * s.height * s.width * s.channels, y = batch * s.out_height * s.out_width * s.out_channels;
+  const int64_t kernel = s.kernel_height * s.kernel_width * (s.channels / s.groups) * s.out_channels;
+  const bool forward = pass == GRAFFITI_FORWARD, weights = pass == GRAFFITI_WEIGHT_GRADIENT;
+  const int64_t counts[] = {forward || weights ? x : y, weights ? y : kernel, forward ? y : weights ? kernel : x};
+  const void* const arrays[] = {first, second, out};
+  for (int i = 0; i < 3; ++i)
+    if (int code = CheckCount(counts[i], {arrays[i]})) return code;
+  return GRAFFITI_OK;
+}
+
 const DotKernel* KernelAt(int64_t index) {
   for (int tier : {GRAFFITI_TIER_SCALAR, GRAFFITI_TIER_AVX2, GRAFFITI_TIER_AVX512VNNI}) {
 #if !GRAFFITI_X86_64
@@ -111,17 +135,14 @@ int32_t graffiti_conv2d(const graffiti_conv_shape* shape, int64_t batch, const v
 
 int32_t graffiti_training_conv(int32_t pass, const graffiti_conv_shape* shape, int64_t batch, const void* first, int32_t first_type, const void* second,
                                int32_t second_type, float scale, float* out, int32_t tier, const graffiti_parallel* parallel) {
-  return graffiti::Guarded([&]() -> int32_t {
-    using namespace graffiti;
+  return Guarded([&]() -> int32_t {
+    if (shape == nullptr) return Fail(GRAFFITI_INVALID_ARGUMENT, "shape must not be NULL");
     const graffiti_conv_shape& s = *shape;
     int resolved;
     if (int code = Tier(tier, &resolved)) return code;
-    const bool narrow_first = first_type == GRAFFITI_S8 || first_type == GRAFFITI_U8, s8_or_s16_first = first_type == GRAFFITI_S8 || first_type == GRAFFITI_S16;
-    const bool types = pass == GRAFFITI_FORWARD          ? narrow_first && second_type == GRAFFITI_S8
-                       : pass == GRAFFITI_INPUT_GRADIENT ? s8_or_s16_first && second_type == GRAFFITI_S8
-                                                         : narrow_first && (second_type == GRAFFITI_S8 || second_type == GRAFFITI_S16);
-    if (pass < GRAFFITI_FORWARD || pass > GRAFFITI_WEIGHT_GRADIENT || !types)
-      return Fail(GRAFFITI_INVALID_ARGUMENT, "training products take x as s8 or u8, kernels as s8 and dy as s8 or s16, got %s and %s in pass %d",
+    if (!TrainingTypes(pass, first_type, second_type))
+      return Fail(GRAFFITI_INVALID_ARGUMENT,
+                  "training products take x as s8 or u8, kernels as s8 and dy as s8 or s16, got %s and %s in pass %d",
                   TypeName(first_type), TypeName(second_type), pass);
     for (int64_t v : {s.channels, s.out_channels, s.kernel_height, s.kernel_width, s.stride_h, s.stride_w, s.dilation_h, s.dilation_w})
       if (v < 1) return Fail(GRAFFITI_INVALID_ARGUMENT, "training products: channels, window, strides and dilation are at least 1, got %lld", static_cast<long long>(v));
@@ -134,6 +155,7 @@ int32_t graffiti_training_conv(int32_t pass, const graffiti_conv_shape* shape, i
         !CheckedProduct({s.out_height + 1, s.out_width + 1, s.out_channels, 4}, INT32_MAX, &unused) ||
         !CheckedProduct({s.kernel_height, s.kernel_width, s.channels, s.out_channels, 8}, INT32_MAX, &unused))
       return Fail(GRAFFITI_INVALID_ARGUMENT, "training products: one image or the kernel takes more than 2 GiB");
+    if (int code = CheckTrainingArrays(pass, s, batch, first, second, out)) return code;
     if (s.groups != 1) return TrainingDepthwise(pass, s, batch, first, first_type, second, second_type, scale, out, resolved, parallel);
     if (pass == GRAFFITI_FORWARD)
       return TrainingForward(s, batch, first, first_type, static_cast<const int8_t*>(second), scale, out, resolved, parallel);
@@ -325,6 +347,7 @@ int32_t graffiti_run_dot_kernel(int64_t index, int64_t m, int64_t n, int64_t k, 
     if (kernel == nullptr) return Fail(GRAFFITI_INVALID_ARGUMENT, "there is no dot kernel %lld", static_cast<long long>(index));
     if (!TierSupported(kernel->tier)) return Fail(GRAFFITI_UNSUPPORTED_TIER, "this CPU has no %s", TierName(kernel->tier));
     if (m < 1 || n < 1 || k < 1 || !CheckedProduct({std::max(m, n), k, 8}, INT32_MAX, &unused)) return Fail(GRAFFITI_INVALID_ARGUMENT, "a product has sizes of at least 1");
+    if (int code = CheckCount(1, {a, b, c})) return code;
     const int64_t group = DotGroup(kernel->types), element = 4 / group, steps = CeilDiv(k, group), panels = CeilDiv(n, kernel->columns);
     const int64_t row = steps * 4, padded = panels * kernel->columns;
     AlignedArray<uint8_t> rows = AllocateAligned<uint8_t>(m * row), packed = AllocateAligned<uint8_t>(padded * row);
