@@ -39,7 +39,8 @@ def quantize_training(
     """A Keras model → one that trains with low-bit weights, activations and gradients.
 
     Each compute layer becomes three products with quantized operands: ``Y = q(X)·q(W)``, ``dX = q(dY)·q(W)ᵀ``, ``dW = q(X)ᵀ·q(dY)``, with one and the same ``q(dY)``.
-    Master weights, losses and the optimizer stay float32. Train it with plain ``compile`` and ``fit``; the quantizers' state moves on with each training step and
+    Master weights, losses and the optimizer stay float32, and so does what a layer of a ``mixed_float16`` or ``mixed_bfloat16`` model computes beside its products.
+    Train it with plain ``compile`` and ``fit``; the quantizers' state moves on with each training step and
     is saved with the model.
 
     Args:
@@ -103,7 +104,7 @@ def quantize_training(
             if own is not None and own.batch_norm is not None:
                 lines.append(ReportLine(place.path, "quantized", why))
                 settings = Settings(own, engine, True, layer_seed(seed, place.path))
-                return QuantizedBatchNormalization.from_config({**layer.get_config(), "low_bit": settings.to_config()})
+                return QuantizedBatchNormalization.from_config(settings.low_bit_config(layer.get_config()))
             if place.relu is not None:
                 absorbed.add(id(place.relu))
             if place.residual is not None:
@@ -128,7 +129,7 @@ def quantize_training(
         if own is None:
             return None
         settings = Settings(own, engine, place.signed, layer_seed(seed, place.path))
-        return LOW_BIT_LAYERS[type(layer)].from_config({**layer.get_config(), "low_bit": settings.to_config()})
+        return LOW_BIT_LAYERS[type(layer)].from_config(settings.low_bit_config(layer.get_config()))
 
     trained = rebuild(model, replace, partners)
     unused = [str(rule) for index, rule in enumerate(rules) if index not in matched]

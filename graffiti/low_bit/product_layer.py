@@ -27,23 +27,42 @@ class Settings:
         engine: ``auto``, ``native`` or ``emulated``.
         signed: false where the layer's input cannot be negative.
         seed: of its stochastic rounding.
+        plain_dtype: the dtype policy of the Keras layer, where that is another than ``float32``: low bits take the place of
+            half precision, so the layer itself computes in ``float32``, and ``strip`` gives the policy back.
     """
 
     scheme: TrainingScheme
     engine: str = "auto"
     signed: bool = True
     seed: int = 0
+    plain_dtype: Any = None
 
     def to_config(self) -> dict[str, Any]:
         """Plain values."""
-        return {"scheme": self.scheme.to_config(), "engine": self.engine, "signed": self.signed, "seed": self.seed}
+        config = {"scheme": self.scheme.to_config(), "engine": self.engine, "signed": self.signed, "seed": self.seed}
+        return config if self.plain_dtype is None else {**config, "plain_dtype": self.plain_dtype}
 
     @classmethod
     def get(cls, value: Settings | Mapping[str, Any]) -> Settings:
         """From settings or their plain values."""
         if isinstance(value, Settings):
             return value
-        return cls(TrainingScheme.from_config(value["scheme"]), value["engine"], value["signed"], value["seed"])
+        return cls(
+            TrainingScheme.from_config(value["scheme"]), value["engine"], value["signed"], value["seed"], value.get("plain_dtype"),
+        )
+
+    def low_bit_config(self, plain: Mapping[str, Any]) -> dict[str, Any]:
+        """The config of the low-bit layer in the place of a Keras layer with the config ``plain``."""
+        policy = keras.dtype_policies.get(plain["dtype"])
+        if policy.name == "float32":
+            return {**plain, "low_bit": self.to_config()}
+        settings = dataclasses.replace(self, plain_dtype=plain["dtype"])
+        return {**plain, "dtype": "float32", "low_bit": settings.to_config()}
+
+    def plain_config(self, low_bit: Mapping[str, Any]) -> dict[str, Any]:
+        """The inverse of ``low_bit_config``."""
+        plain = {key: value for key, value in low_bit.items() if key != "low_bit"}
+        return plain if self.plain_dtype is None else {**plain, "dtype": self.plain_dtype}
 
 
 class LowBitProduct(keras.layers.Layer):

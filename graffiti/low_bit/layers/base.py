@@ -64,9 +64,7 @@ class LowBitLayer(_Base):
 
     def plain_config(self) -> dict[str, Any]:
         """The config of the Keras layer."""
-        config = self.get_config()
-        config.pop("low_bit")
-        return config
+        return self.low_bit.plain_config(self.get_config())
 
     def get_config(self) -> dict[str, Any]:
         """The Keras layer's config and the settings."""

@@ -237,9 +237,7 @@ class QuantizedBatchNormalization(keras.layers.BatchNormalization):
 
     def plain_config(self) -> dict[str, Any]:
         """The config of the Keras layer."""
-        config = self.get_config()
-        config.pop("low_bit")
-        return config
+        return self.low_bit.plain_config(self.get_config())
 
     def low_bit_state(self) -> list[Any]:
         """The quantizers' variables."""
