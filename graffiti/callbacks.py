@@ -40,6 +40,11 @@ def _layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
         stack.extend(reversed(inner))
 
 
+def _number(variable: keras.Variable) -> int:
+    """The value of a counter, also of one that ``tf.distribute`` mirrors over replicas."""
+    return int(keras.ops.convert_to_numpy(variable))
+
+
 def quantizers_of(model: keras.Model) -> dict[str, Quantizer]:
     """The quantizers of a model that have a threshold, in the order of the model.
 
@@ -75,7 +80,7 @@ class FreezeBatchNorm(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Freeze where it is time."""
         steps = (self.params or {}).get("steps")
-        if epoch >= self.epochs or (steps and int(self.model.optimizer.iterations) >= self.epochs * steps):
+        if epoch >= self.epochs or (steps and _number(self.model.optimizer.iterations) >= self.epochs * steps):
             for _, layer in _layers(self.model):
                 variable = getattr(layer, "batch_norm_frozen", None)
                 if variable is not None:
@@ -128,9 +133,9 @@ class FreezeThresholds(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Decide where an interval is over."""
         thresholds = self._optimizer.thresholds_optimizer
-        if not thresholds.thresholds or int(thresholds.summed_steps) < self._interval:
+        if not thresholds.thresholds or _number(thresholds.summed_steps) < self._interval:
             return
-        if int(thresholds.iterations) > self._start:
+        if _number(thresholds.iterations) > self._start:
             self.decide(thresholds)
         thresholds.reset_gradient_sums()
 
@@ -149,7 +154,7 @@ class FreezeThresholds(keras.callbacks.Callback):
             frozen = getattr(variable, "frozen", None)
             live = None if frozen is None else ~np.asarray(frozen.numpy(), bool)
             if live is not None and live.any():
-                score = float(np.mean(np.abs(total.numpy())[live])) / max(1, int(optimizer.summed_steps))
+                score = float(np.mean(np.abs(total.numpy())[live])) / max(1, _number(optimizer.summed_steps))
                 usual = np.ceil(variable.numpy()) == np.ceil(average.numpy())
                 candidates.append((score, len(candidates), variable, live & usual))
         for _, _, variable, due in sorted(candidates, key=lambda c: c[:2]):
@@ -208,7 +213,7 @@ class ThresholdHistory(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Go on from the file, or from memory, at the optimizer's step."""
-        step = int(self.model.optimizer.iterations)
+        step = _number(self.model.optimizer.iterations)
         if self.path is not None and self.path.exists() and not self.steps:
             self.load(self.path)
         keep = sum(s <= step for s in self.steps)
@@ -218,7 +223,7 @@ class ThresholdHistory(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Record where an interval is over."""
-        step = int(self.model.optimizer.iterations)
+        step = _number(self.model.optimizer.iterations)
         if step // self.interval > self.steps[-1] // self.interval:
             self._record(step)
 
