@@ -67,6 +67,9 @@ def channel_view(values: np.ndarray, channel_axis: ChannelAxis) -> np.ndarray:
     return np.moveaxis(values, channel_axis, 0).reshape(values.shape[channel_axis], -1)
 
 
+_RANGE = "range"  # the entry of weight files that holds the lowest and the highest code
+
+
 class Quantizer(keras.layers.Layer):
     """A fake-quantizer: ``call(x)`` returns ``clip(round(x/s), qmin, qmax) * s`` with ``s = 2**exponent``.
 
@@ -196,6 +199,29 @@ class Quantizer(keras.layers.Layer):
         return QFormat(self.bits, self.signed, tuple(exponent.tolist()) if exponent.ndim else int(exponent), self.narrow)
 
     # ---- Keras --------------------------------------------------------------------------------------------------
+    def save_own_variables(self, store) -> None:
+        """The variables, and the range of codes that the threshold was meant for."""
+        super().save_own_variables(store)
+        store[_RANGE] = np.asarray([self.qmin, self.qmax], np.int32)
+
+    def load_own_variables(self, store) -> None:
+        """The variables of a quantizer with the same range of codes.
+
+        A threshold means another step in another range, so the weights of one network would silently become another
+        network's. Files of before hold no range and load as they did.
+
+        Raises:
+            ValueError: where the file's quantizer has another width or signedness.
+        """
+        if _RANGE in store.keys():
+            low, high = (int(value) for value in np.asarray(store[_RANGE]))
+            if (low, high) != (self.qmin, self.qmax):
+                raise ValueError(
+                    f"quantizer {self.path!r} has codes from {self.qmin} to {self.qmax}, the weights are of one with codes from {low} to {high}; "
+                    "load the whole model with keras.models.load_model, or quantize with the same scheme and calibration data (an input that is never negative is unsigned)"
+                )
+        super().load_own_variables({key: store[key] for key in store.keys() if key != _RANGE})
+
     def compute_output_shape(self, input_shape):
         """That of the input."""
         return input_shape

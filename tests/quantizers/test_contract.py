@@ -183,3 +183,28 @@ def test_bad_identifiers():
     with pytest.raises(ValueError, match="channel_axis"):
         quantizers.get("log_threshold", channel_axis=5).build((3, 3))
     assert [quantizers.name_of(quantizers.get(name)) for name in ALL_QUANTIZERS] == list(ALL_QUANTIZERS)
+
+
+@pytest.mark.parametrize("change", [{"signed": False}, {"bits": 4}, {"narrow": True}], ids=str)
+def test_weights_of_another_range_are_refused(change, tmp_path):
+    """A threshold means another step in another range; the weights of an unsigned network are none for a signed one."""
+    def model(**options):
+        x = keras.Input((3,))
+        return keras.Model(x, quantizers.LogThreshold(**{"bits": 8, "signed": True, **options}, name="q")(x))
+
+    first, other, same = model(), model(**change), model()
+    first.get_layer("q").assign_log2(1.5)
+    first.save_weights(tmp_path / "w.weights.h5")
+    same.load_weights(tmp_path / "w.weights.h5")
+    assert float(same.get_layer("q").log2_threshold) == 1.5
+    with pytest.raises(ValueError, match="has codes from .* the weights are of one with codes from -128 to 127"):
+        other.load_weights(tmp_path / "w.weights.h5")
+    assert float(other.get_layer("q").log2_threshold) == 0.0
+
+
+def test_weights_without_a_range_load_as_before():
+    quantizer = quantizers.LogThreshold(8)
+    quantizer.build((None, 3))
+    store = {"0": np.float32(0.75), "1": np.bool_(False), "2": np.bool_(True)}  # as files of before have it
+    quantizer.load_own_variables(store)
+    assert float(quantizer.log2_threshold) == 0.75 and quantizer.calibrated.numpy()
