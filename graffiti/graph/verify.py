@@ -49,6 +49,7 @@ def problems(graph: Graph) -> list[str]:
             faults += [f"node {node.name!r} ({node.op}): {fault}" for fault in of_node or _node_meaning(graph, node)]
         faults += _constants(graph)
         faults += _groups(graph)
+        faults += _interface(graph)
     return faults
 
 
@@ -86,6 +87,29 @@ def _names(graph: Graph) -> Iterator[str]:
         yield f"the value {name!r} has no type"
     for name in sorted(set(graph.types) - defined):
         yield f"there is a type for {name!r}, which is no value of the graph; prune the graph"
+
+
+def _leaves(structure: Any) -> Iterator[Any]:
+    """What a structure of lists, tuples and dicts holds."""
+    if isinstance(structure, (dict, list, tuple)):
+        for part in structure.values() if isinstance(structure, dict) else structure:
+            yield from _leaves(part)
+    else:
+        yield structure
+
+
+def _interface(graph: Graph) -> Iterator[str]:
+    """The structures that users pass and get name each input and output that there is, and no other."""
+    for key, names in (("inputs", graph.inputs), ("outputs", graph.outputs)):
+        if graph.interface.get(key) is None:
+            continue
+        leaves = list(_leaves(graph.interface[key]))
+        known = range(len(names))
+        if not all(isinstance(leaf, int) and not isinstance(leaf, bool) and leaf in known for leaf in leaves):
+            yield f"its interface lists the {key} {leaves}; expected numbers from 0 to {len(names) - 1}, one of the graph's {key} each"
+    dtypes = graph.interface.get("input_dtypes")
+    if dtypes is not None and len(dtypes) != len(graph.inputs):
+        yield f"its interface names the dtypes of {len(dtypes)} inputs, the graph has {len(graph.inputs)}"
 
 
 def _constants(graph: Graph) -> Iterator[str]:

@@ -185,6 +185,11 @@ FAULTS = [
     (FLOAT, set_constant("b", np.zeros(6)), "constant 'b' is float64; a constant without a format is float32"),
     (FLOAT, lambda g: g.add_constant("w", np.zeros(3, np.int8), QFormat(8, True, 0)), "constant 'w' has the format s8@0; a float graph holds float32"),
     (FLOAT, lambda g: g.node("y").attrs.update(weights=("gone",)), "names 'gone' in its attributes, which is no constant"),
+    # how users see it
+    (INTEGER, lambda g: g.interface.update(outputs=[0, {"a": 1, "b": 7}]), r"lists the outputs \[0, 1, 7\]; expected numbers from 0 to 2"),
+    (INTEGER, lambda g: g.interface.update(outputs=-1), r"lists the outputs \[-1\]"),
+    (INTEGER, lambda g: g.interface.update(inputs=["x"]), r"lists the inputs \['x'\]; expected numbers from 0 to 0"),
+    (INTEGER, lambda g: g.interface.update(input_dtypes=["uint8", "int8"]), "names the dtypes of 2 inputs, the graph has 1"),
 ]
 
 
