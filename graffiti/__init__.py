@@ -6,7 +6,7 @@ Importing this package registers every graffiti class with Keras, so that saved 
 
 import keras as _keras  # noqa: F401 - Keras first: importing tensorflow_model_optimization before it may switch tf.keras to Keras 2
 
-from graffiti import callbacks, layers, quantizers, recipes, schemes, targets, tfmot
+from graffiti import callbacks, data, files, layers, quantizers, recipes, schemes, targets, tfmot
 from graffiti.api import calibrate, quantize, to_integer
 from graffiti.config import QuantizerSpec, ReportLine, Rule, Scheme
 from graffiti.cost import cost
@@ -27,6 +27,6 @@ __version__ = "0.1.0"
 __all__ = [
     "ALT", "AccumulatorOverflow", "Inspection", "IntegerGraph", "LowBitOptimizer", "QuantizationReport",
     "QuantizerSpec", "ReportLine", "Rule", "Scheme", "TargetError", "TargetProfile", "TensorSpec", "TrainingScheme",
-    "VerificationReport", "calibrate", "callbacks", "cost", "inspect", "layers", "quantize", "quantize_training",
+    "VerificationReport", "calibrate", "callbacks", "cost", "data", "files", "inspect", "layers", "quantize", "quantize_training",
     "quantizers", "recipes", "report", "schemes", "strip", "targets", "tfmot", "to_integer", "verify",
 ]

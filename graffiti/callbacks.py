@@ -13,11 +13,11 @@ import keras
 import numpy as np
 
 from graffiti.files import atomic_file
-from graffiti.low_bit.callbacks import LowBitInsight, LowBitSteps
+from graffiti.low_bit.callbacks import LowBitInsight, LowBitSteps, shares
 from graffiti.optimizers import ALT
 from graffiti.quantizers.base import Quantizer
 
-__all__ = ["FreezeBatchNorm", "FreezeThresholds", "LowBitInsight", "LowBitSteps", "ThresholdHistory", "alt", "quantizers_of"]
+__all__ = ["FreezeBatchNorm", "FreezeThresholds", "LowBitInsight", "LowBitSteps", "ThresholdHistory", "alt", "quantizers_of", "shares"]
 
 
 def _layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:

@@ -95,7 +95,7 @@ def run(scheme: str, seed: int, train: data.Examples, validation: data.Examples,
 
     def evaluate(model):
         found = {"accuracy": accuracy(model)}
-        return {**found, "steps_at_bits": graffiti.low_bit.callbacks.shares(model)} if scheme == "adaptive_precision" else found
+        return {**found, "steps_at_bits": graffiti.callbacks.shares(model)} if scheme == "adaptive_precision" else found
 
     def finish(model):
         typical = train.inputs[:STATISTICS].astype(np.float32)

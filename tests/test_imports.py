@@ -79,10 +79,50 @@ def test_imports_follow_the_table(path):
             assert own == "tfmot", f"{path}: only tfmot.py may import {name}"
 
 
-def test_only_recipes_and_tools_use_public_names():
-    for path in [*(ROOT / "recipes").glob("*.py"), *(ROOT / "tools").glob("*.py")]:
-        private = {n for n in imports(path) if n.startswith("graffiti.") and any(p.startswith("_") for p in n.split("."))}
-        assert not private, f"{path} imports {private}"
+def public_names() -> dict[str, set[str]]:
+    """Module of graffiti -> its ``__all__``, read from the source."""
+    found = {}
+    for path in modules():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+                name = ".".join(("graffiti", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+                try:
+                    found[name] = set(ast.literal_eval(node.value))
+                except ValueError:  # a computed one, with what it unpacks
+                    found[name] = {e.value for e in ast.walk(node.value) if isinstance(e, ast.Constant)}
+    return found
+
+
+def uses(path: pathlib.Path) -> set[str]:
+    """Every dotted name that a file takes from graffiti: imports and attributes (``graffiti.callbacks.alt``)."""
+    def dotted(node) -> str | None:
+        if isinstance(node, ast.Attribute):
+            front = dotted(node.value)
+            return None if front is None else f"{front}.{node.attr}"
+        return node.id if isinstance(node, ast.Name) else None
+
+    names = {dotted(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    return {name for name in {*names, *imports(path)} if name and name.startswith("graffiti.")}
+
+
+def test_recipes_use_public_names_only():
+    """What a recipe shows, a user can copy: each step of a dotted name is in the ``__all__`` of what stands before it."""
+    public, seen = public_names(), 0
+    for path in (ROOT / "recipes").glob("*.py"):
+        for name in uses(path):
+            parts = name.split(".")
+            for index in range(1, len(parts)):
+                module = ".".join(parts[:index])
+                if module in public:
+                    seen += 1
+                    assert parts[index] in public[module], f"{path.name} uses {name}: {module} does not list {parts[index]}"
+    assert seen > 20, "the test found no names to look at"
+
+
+def test_tools_take_no_private_names():
+    for path in (ROOT / "tools").glob("*.py"):
+        private = {name for name in uses(path) if any(part.startswith("_") for part in name.split("."))}
+        assert not private, f"{path} uses {private}"
 
 
 def test_plain_packages_load_without_tensorflow():

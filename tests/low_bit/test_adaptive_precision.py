@@ -174,7 +174,7 @@ def test_widths_of_a_network_are_counted():
     model.compile("sgd", "mse")
     model.fit(np.random.randn(32, 5), np.random.randn(32, 3), batch_size=8, epochs=2, verbose=0, callbacks=[graffiti.callbacks.LowBitSteps()])
     assert [int(q.epoch_steps) for q in graffiti.low_bit.callbacks.quantizers_of(model)] == [4, 4]
-    shares = graffiti.low_bit.callbacks.shares(model)
+    shares = graffiti.callbacks.shares(model)
     assert sum(shares.values()) == pytest.approx(1) and shares[24] > 0.5
 
 

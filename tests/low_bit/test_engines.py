@@ -45,7 +45,7 @@ def test_wide_gradients_are_equal_too():
             model.fit(x, y, batch_size=16, epochs=5, shuffle=False, verbose=0)
         for native, emulated in zip(*(model.variables for model in pair), strict=True):
             np.testing.assert_array_equal(native, emulated, err_msg=f"{widths} {native.path}")
-        shares.append(graffiti.low_bit.callbacks.shares(pair[0]))
+        shares.append(graffiti.callbacks.shares(pair[0]))
     assert shares[0][16] > 0.9
 
 

@@ -152,6 +152,23 @@ DISTRIBUTED = """
             values = getattr(variable.value, "values", None)
             if values and "quantizer" in variable.path:
                 assert np.array_equal(values[0].numpy(), values[1].numpy()), (scheme, variable.path, "replicas differ")
+
+    # retraining with every callback of ALT: batch norm frozen after an epoch, thresholds one by one
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((64, 8, 8, 3)).astype("float32"), rng.standard_normal((64, 2)).astype("float32")
+    image = keras.Input((8, 8, 3))
+    t = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(image))
+    t = keras.layers.Dense(2)(keras.layers.Flatten()(keras.layers.ReLU()(t)))
+    with strategy.scope():
+        q = graffiti.quantize(keras.Model(image, t), "int8", calibration=x, progress=False)
+        q.compile(graffiti.ALT(steps_per_epoch=4, freeze_start=2, freeze_interval=1), "mse")
+    history = graffiti.callbacks.ThresholdHistory(interval=1)
+    q.fit(x, y, batch_size=16, epochs=3, verbose=0, callbacks=graffiti.callbacks.alt(history=history))
+    quantizers = graffiti.callbacks.quantizers_of(q)
+    frozen = [name for name, layer in quantizers.items() if keras.ops.convert_to_numpy(layer.frozen).any()]
+    assert frozen, "no threshold was frozen"
+    assert all(keras.ops.convert_to_numpy(l.batch_norm_frozen) for l in q.layers if getattr(l, "batch_norm_frozen", None) is not None)
+    assert history.steps == list(range(13)) and all(len(v) == 13 for v in history.values.values())
     print("equal")
 """
 
