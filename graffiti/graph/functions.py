@@ -139,7 +139,7 @@ def _shrink(x, threshold):
 # ---- nodes of functions with an op of their own ------------------------------------------------------------------------
 def _relu_node(parameters: dict[str, Any]) -> NodeForm:
     maximum, slope, threshold = (parameters[key] for key in ("max_value", "negative_slope", "threshold"))
-    if threshold or (slope and (maximum is not None or not 0 <= slope <= 1)) or (maximum is not None and maximum < 0):
+    if threshold or (slope and (maximum is not None or slope >= 1)) or (maximum is not None and maximum < 0):
         changed = {"max_value": maximum, "negative_slope": slope, "threshold": threshold}
         return _by_table("relu", {key: float(value) for key, value in changed.items() if value})
     if slope:
@@ -148,7 +148,10 @@ def _relu_node(parameters: dict[str, Any]) -> NodeForm:
 
 
 def _leaky_node(parameters: dict[str, Any]) -> NodeForm:
-    return _relu_node({"max_value": None, "negative_slope": parameters["negative_slope"], "threshold": 0.0})
+    slope = float(parameters["negative_slope"])
+    if slope >= 1:  # the op is max(x, alpha*x)
+        return _by_table("leaky_relu", {"negative_slope": slope})
+    return ("leaky_relu", {"alpha": slope}) if slope else ("relu", {"max_value": None})
 
 
 def _clip_node(parameters: dict[str, Any]) -> NodeForm:

@@ -182,6 +182,7 @@ class OpRow:
     meaning: str
     format: Callable = _float_format                # only asked in the integer stage
     moves_codes: bool = False                       # output codes are input codes: formats pass through unchanged
+    meets: bool = False                             # its inputs are on one grid: their quantizers share a threshold
     interval: Callable | None = None                # see interval_rules; None: that of the inputs where codes move, else anything
 
     @property
@@ -214,11 +215,11 @@ OPS: dict[str, OpRow] = {row.name: row for row in (
     OpRow("fold_bias", "bias gamma beta mean variance", {"epsilon": REQUIRED, "momentum": 0.99}, FLOAT, _first_constant, "beta + (bias-mean)*gamma/sqrt(variance+epsilon)"),
     OpRow("rescaling", "x", {"scale": REQUIRED, "offset": REQUIRED}, FLOAT, _same_shape, "x*scale + offset", interval=rules.rescaling),
     # elementwise
-    OpRow("add", "x y", {}, ALL, _broadcast, "x + y; one exponent", _sum_format, interval=rules.add),
-    OpRow("subtract", "x y", {}, ALL, _broadcast, "x - y; one exponent", _sum_format, interval=rules.subtract),
+    OpRow("add", "x y", {}, ALL, _broadcast, "x + y; one exponent", _sum_format, meets=True, interval=rules.add),
+    OpRow("subtract", "x y", {}, ALL, _broadcast, "x - y; one exponent", _sum_format, meets=True, interval=rules.subtract),
     OpRow("multiply", "x y", {"trained": False}, ALL, _broadcast, "x * y, y a constant; accumulator at e_x + e_y", _product_format, interval=rules.multiply),
-    OpRow("maximum", "x y", {}, ALL, _broadcast, "max(x, y); one format", _keep_format, interval=rules.maximum),
-    OpRow("minimum", "x y", {}, ALL, _broadcast, "min(x, y); one format", _keep_format, interval=rules.minimum),
+    OpRow("maximum", "x y", {}, ALL, _broadcast, "max(x, y); one format", _keep_format, meets=True, interval=rules.maximum),
+    OpRow("minimum", "x y", {}, ALL, _broadcast, "min(x, y); one format", _keep_format, meets=True, interval=rules.minimum),
     OpRow("relu", "x", {"max_value": None, "max_code": None}, ALL, _same_shape, "max(x, 0), min(., max_value); integer: max_code instead of max_value", _keep_format, interval=rules.relu),
     OpRow("leaky_relu", "x", {"alpha": REQUIRED}, FLOAT, _same_shape, "max(x, alpha*x)", interval=rules.leaky_relu),
     OpRow("prelu", "x alpha", {}, ("float",), _same_shape, "max(x, 0) + alpha*min(x, 0), alpha broadcast against one example", interval=rules.prelu),
@@ -231,7 +232,7 @@ OPS: dict[str, OpRow] = {row.name: row for row in (
     OpRow("mean", "x", {"axes": REQUIRED, "keepdims": False, "divide": True}, FLOAT, _reduce, "mean over axes; their sum where it does not divide", interval=rules.average),
     OpRow("global_max_pool", "x", {"axes": REQUIRED, "keepdims": False}, ALL, _reduce, "maximum over axes", _keep_format, True),
     # moves
-    OpRow("concat", "x...", {"axis": -1}, ALL, _concat, "joined along an axis; one format", _keep_format, True),
+    OpRow("concat", "x...", {"axis": -1}, ALL, _concat, "joined along an axis; one format", _keep_format, True, meets=True),
     OpRow("pad", "x", {"pads": REQUIRED}, ALL, _pad, "zeros around every axis but the batch: ((before, after), ...)", _keep_format, True, interval=rules.with_zero),
     OpRow("crop", "x", {"crops": REQUIRED}, ALL, _crop, "cut from every axis but the batch", _keep_format, True),
     OpRow("slice", "x", {"slices": REQUIRED}, ALL, _slice, "every step-th index of every axis but the batch: ((start, stop, step), ...); stop None: to the end", _keep_format, True),

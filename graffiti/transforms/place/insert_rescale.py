@@ -11,7 +11,7 @@ from graffiti.transforms.place.insert import attributes
 from graffiti.transforms.place.layers import is_leaky_relu
 from graffiti.transforms.place.plan import Plan
 
-MEETING = ("add", "subtract", *SELECTS, "concat")  # ops whose inputs are on one grid
+MEETING = tuple(name for name, row in OPS.items() if row.meets)  # ops whose inputs are on one grid
 ROLES = ("activation", "rescale")
 
 

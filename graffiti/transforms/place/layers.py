@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graffiti.config import LayerInfo
+from graffiti.graph.functions import FUNCTIONS
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import PRODUCTS, SELECTS
 from graffiti.transforms.prepare.remove_identity import does_nothing
@@ -12,7 +13,7 @@ CLASSES: dict[str | tuple[str, int], tuple[str, ...]] = {
     ("conv", 3): ("Conv1D",), ("conv", 4): ("Conv2D",),
     ("depthwise_conv", 3): ("DepthwiseConv1D",), ("depthwise_conv", 4): ("DepthwiseConv2D",),
     ("conv_transpose", 3): ("Conv1DTranspose",), ("conv_transpose", 4): ("Conv2DTranspose",),
-    "dense": ("Dense", "EinsumDense"), "relu": ("ReLU", "Activation"), "activation": ("Activation",),
+    "dense": ("Dense", "EinsumDense"), "relu": ("ReLU", "Activation"),
     "softmax": ("Softmax", "Activation"), "add": ("Add",), "subtract": ("Subtract",), "maximum": ("Maximum",), "minimum": ("Minimum",),
     "concat": ("Concatenate",), ("max_pool", 3): ("MaxPooling1D",), ("max_pool", 4): ("MaxPooling2D",),
     "global_max_pool": ("GlobalMaxPooling1D", "GlobalMaxPooling2D"), ("pad", 3): ("ZeroPadding1D",),
@@ -101,6 +102,9 @@ def _classes(graph: Graph, nodes: list[Node]) -> tuple[str, ...]:
     for node in products or nodes:
         if node.op == "identity" and node.attrs.get("layer"):
             found[node.attrs["layer"]] = None
+        elif node.op == "activation":
+            names = FUNCTIONS[node.attrs["function"]].keras if node.attrs["function"] in FUNCTIONS else ()
+            found.update(dict.fromkeys(("Activation", *(name.split(".")[1] for name in names if name.startswith("layers.")))))
         elif node.op == "island":
             layer = node.attrs["layer"]
             found[str(layer.get("class_name", "island") if isinstance(layer, dict) else layer)] = None
