@@ -187,6 +187,23 @@ def test_limits_and_signs_do_not_keep_layers_in_float(format, tmp_path):
             np.testing.assert_array_equal(got[name], expected[name])
 
 
+@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize(("signed", "shape"), [(True, (64,)), (False, (64,)), (True, (3, 64)), (False, (3, 64))])
+def test_dense_layers_on_16_bit_codes(signed, shape, bits, tmp_path):
+    """They have no int8 kernel, and what a default session makes of them otherwise rounds their inputs."""
+    builder, most = c_graphs.Builder(shape, QFormat(16, signed, -10)), min(2 ** (bits - 1) - 1, 400)
+    outputs = [builder.conv(builder.input, 7, name, op="dense", window=(), kernel=builder.kernel(f"{name}/kernel", (64, 7), bits=bits, low=-most, high=most), out=out, rounding=rounding)
+               for name, out, rounding in (("a", c_graphs.S8(-6), "half_even"), ("b", c_graphs.S16(-9), "half_up"), ("c", c_graphs.U16(-9), "half_even"))]
+    graph = builder.finish(*outputs)
+    assert not {"MatMulNBits", "QGemm", "QLinearMatMul"} & set(kinds_of(graph, tmp_path))
+    inputs = c_graphs.real_inputs(graph, 6)
+    expected = interpreter.run(graph, inputs, values=True)
+    for forms in ({}, {"exact": "anywhere"}, {"weights": "int8"}):
+        got = harness.OnnxModel(graph, optimize=True, show="codes", **forms).run_all(inputs)
+        for name in ("x_q", *outputs):
+            np.testing.assert_array_equal(got[name], expected[name])
+
+
 def test_words_are_checked():
     for forms, words in (({"exact": "never"}, "runtime, anywhere"), ({"weights": "int4"}, "auto, int8")):
         with pytest.raises(ValueError, match=words):

@@ -52,7 +52,7 @@ def product(b: Builder, node: Node) -> None:
             b.rounded[target] = float_error(total, terms + 1)
             if op == "MatMul" and bias:
                 b.rounded.update({node.output: float_error(total, terms), target: float_error(total, 1)})
-        inputs = [b.get(x, last), _weight(b, node, last, integers)]
+        inputs = [_operand(b, node, last), _weight(b, node, last, integers)]
         if bias and op != "MatMul":
             inputs.append(b.get(bias.inputs[1], True))
         if op == "MatMul" and bias:
@@ -117,7 +117,9 @@ def is_native(b: Builder, node: Node) -> bool:
 def _put_in_digits(b: Builder, node: Node, op: str, attrs: dict, last: bool, parts: list[str]) -> None:
     """The product of every digit, all in one node with the digits behind one another in the batch, added up in float64."""
     name, double = node.output, b.float_type(True)
-    stacked = parts[0] if len(parts) == 1 else b.node("Concat", parts, f"{name}/digits", axis=0)
+    stacked = _operand(b, node, last) if len(parts) == 1 and not b.wide(node.inputs[0]) else parts[0]
+    if len(parts) > 1:
+        stacked = b.node("Concat", parts, f"{name}/digits", axis=0)
     products = b.node(op, [stacked, _weight(b, node, last, False, digits=len(parts) > 1)], f"{name}/products", **attrs)
     if len(parts) == 1:
         b.put(name, "Cast", [products], last, wide=True, to=double)
@@ -153,6 +155,21 @@ def fused_bias(graph: Graph, users: dict[str, list[Node]], node: Node) -> Node |
     return reader if reader.inputs[0] == node.output and reader.inputs[1] in graph.constants and len(graph.shape(reader.inputs[1])) == 1 else None
 
 
+def _operand(b: Builder, node: Node, last: bool) -> str:
+    """The input of a product as reals: behind no DequantizeLinear where both of them would become a MatMulNBits (``qdq.py``)."""
+    x = node.inputs[0]
+    codes, format = b.codes(x, last), b.graph.format(x)
+    if not _in_float(b, node, last) or codes is None or format is None:
+        return b.get(x, last)
+    return b.node("Mul", [b.node("Cast", [codes], f"{x}/float", to=b.float_type(False)), b.power(format.exponents)], f"{x}/plain")
+
+
+def _in_float(b: Builder, node: Node, last: bool) -> bool:
+    """Whether a dense product reads codes of more than 8 bits, for which a runtime has no integer kernel but one that rounds them."""
+    format = b.graph.format(node.inputs[0])
+    return b.style.pairs and node.op == "dense" and format is not None and format.bits > 8
+
+
 def _weight(b: Builder, node: Node, last: bool, integers: bool, *, digits: bool = False) -> str:
     """The kernel in ONNX' layout, in real units: (out, in/groups, *window); (in, out, *window) transposed; (in, out) dense.
 
@@ -173,13 +190,14 @@ def _weight(b: Builder, node: Node, last: bool, integers: bool, *, digits: bool 
         axis = 1
     twice = name in b.kernels  # ONNX Runtime may rewrite a stored kernel, and fails where another layer reads it too
     b.kernels.add(name)
-    return b.style.kernel(b, name, codes, _per_output(format), axis, own=twice, meets=_meets(b, node.inputs[0], last, digits), integers=integers)
+    meets = None if digits or _in_float(b, node, last) else _meets(b, node.inputs[0], last)
+    return b.style.kernel(b, name, codes, _per_output(format), axis, own=twice, meets=meets, integers=integers)
 
 
-def _meets(b: Builder, x: str, last: bool, digits: bool) -> int | None:
+def _meets(b: Builder, x: str, last: bool) -> int | None:
     """The largest code of an input as int8 kernels see it (signed ones with 128 added); 0 where there is no such kernel, ``None`` for reals."""
     format = b.graph.format(x)
-    if digits or b.wide(x) or format is None or b.codes(x, last) is None:
+    if b.wide(x) or format is None or b.codes(x, last) is None:
         return None
     return 0 if format.bits > 8 else 255 if format.signed else b.top(x)
 

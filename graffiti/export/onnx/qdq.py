@@ -9,8 +9,8 @@ measured (1.32, x86), and the file is written so that every such kernel is exact
   float.
 - On x86 CPUs without VNNI its uint8 x int8 kernels add pairs of products in 16 bits with saturation. Weights that could reach that
   are stored as uint8 with the zero-point 128, for which it has exact kernels everywhere (``weights="auto"``).
-- A product whose input is no stored code must not read a ``DequantizeLinear``: ``Gemm`` and ``MatMul`` would become ``MatMulNBits``, which
-  quantizes its input by itself. Such weights are a ``Cast`` and a ``Mul``, which a session computes once.
+- A product whose input is no stored code, or in a ``Gemm`` or ``MatMul`` one of 16 bits, must not read a ``DequantizeLinear``: they would become
+  ``MatMulNBits``, which quantizes its input by itself. Such weights are a ``Cast`` and a ``Mul``, which a session computes once; such an input is too.
 """
 
 from __future__ import annotations
