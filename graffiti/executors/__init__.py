@@ -24,7 +24,7 @@ EXECUTORS: dict[str, Executor] = {row.name: row for row in (
         "litert", "LiteRT", rows.litert, {name: Option((_MICRO,) if name == "micro" else ()) for name in rows.LITERT_FILES},
         lambda: ("xnnpack",), (_LITERT,), bounds=rows.litert_bounds, timed=timed.litert),
     Executor(
-        "onnx", "ONNX Runtime", rows.onnx, {"plain": Option(), "optimized": Option()}, lambda: ("plain", "optimized"), (_ONNX, _ORT),
+        "onnx", "ONNX Runtime", rows.onnx, dict.fromkeys(rows.ONNX_FILES, Option()), lambda: ("plain", "optimized"), (_ONNX, _ORT),
         bounds=rows.onnx_bounds, timed=timed.onnx),
     Executor("qonnx", "the qonnx executor", rows.qonnx, packages=(_ONNX, Package("qonnx", "qonnx.core.onnx_exec"))),
 )}

@@ -171,15 +171,19 @@ def litert_bounds(graph: Graph, option: str) -> dict[str, tuple[int, str]]:
     return {tensor: (most, why) for tensor, most in steps.items()}
 
 
+# Option → form of the file (OnnxExporter.write) and whether the session is the default one, which rewrites it, or runs it as it is written.
+ONNX_FILES = {"plain": ("runtime", False), "optimized": ("runtime", True), "anywhere": ("anywhere", False)}
+
+
 def onnx(graph: Graph, island: Island | None, option: str, threads: int | None):
-    """The ONNX export in ONNX Runtime: as written with every tensor, or rewritten by the runtime with the tensors of codes
+    """The ONNX export in ONNX Runtime: as written with every tensor, or in a default session with the tensors of codes
     (with accumulators shown the runtime would not fuse them)."""
     from graffiti.export.base import ExportError
     from graffiti.export.onnx.harness import OnnxModel
 
     with unavailable(ExportError):
-        optimize = option == "optimized"
-        return OnnxModel(graph, optimize=optimize, show="codes" if optimize else "all")
+        exact, optimize = ONNX_FILES[option or "plain"]
+        return OnnxModel(graph, optimize=optimize, show="codes" if optimize else "all", exact=exact)
 
 
 def onnx_bounds(graph: Graph, option: str) -> dict[str, tuple[int, str]]:
@@ -187,7 +191,8 @@ def onnx_bounds(graph: Graph, option: str) -> dict[str, tuple[int, str]]:
     from graffiti.export.onnx.exporter import OnnxExporter
 
     why = "a product at or before it is written for int8 kernels and computed in float32 here; the export with exact='anywhere' is equal there"
-    steps = OnnxExporter().expected_difference(graph, session="default" if option == "optimized" else "plain")
+    exact, optimize = ONNX_FILES[option or "plain"]
+    steps = OnnxExporter().expected_difference(graph, session="default" if optimize else "plain", exact=exact)
     return {tensor: (most, why) for tensor, most in steps.items()}
 
 

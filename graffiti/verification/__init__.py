@@ -45,8 +45,9 @@ def verify(
             - ``litert``: exported and run in LiteRT with XNNPACK, its default; ``litert:builtin`` takes its builtin kernels,
               ``litert:half_up`` and ``litert:float32`` the exports that are equal there, ``litert:micro`` the first of them
               in LiteRT for Microcontrollers.
-            - ``onnx``: exported, in ONNX Runtime: ``onnx:plain`` with every tensor, ``onnx:optimized`` rewritten by the
-              runtime, with the tensors of codes.
+            - ``onnx``: exported, in ONNX Runtime: ``onnx:plain`` with optimizations off and every tensor, ``onnx:optimized`` in
+              a default session, which rewrites the file, with the tensors of codes; ``onnx:anywhere`` the export
+              with ``exact="anywhere"``, with every tensor.
             - ``qonnx``: in the qonnx executor.
         batch_size: examples at a time; memory grows with it. A network with a fixed batch size keeps its own.
         progress: show a bar.

@@ -204,6 +204,25 @@ def test_dense_layers_on_16_bit_codes(signed, shape, bits, tmp_path):
             np.testing.assert_array_equal(got[name], expected[name])
 
 
+def test_a_network_behind_rescaling():
+    """Byte images, rescaled with and without an offset, ReLU6, a wide flattened layer: every form in its session."""
+    import keras
+
+    layers = keras.layers
+    keras.utils.set_random_seed(3)
+    x = np.random.default_rng(3).integers(0, 256, (20, 24, 24, 3)).astype(np.float32)
+    for rescaling in (layers.Rescaling(1 / 255), layers.Rescaling(1 / 127.5, -1)):
+        inputs = keras.Input((24, 24, 3))
+        y = layers.Conv2D(24, 3, strides=2, padding="same")(rescaling(inputs))
+        y = layers.ReLU(6.0)(layers.BatchNormalization()(y))
+        y = layers.DepthwiseConv2D(3, padding="same", activation="relu6")(y)
+        model = keras.Model(inputs, layers.Dense(7)(layers.Flatten()(y)))
+        q = graffiti.quantize(model, "int8", calibration=x, progress=False)
+        report = graffiti.verify(q, graffiti.to_integer(q), x, ["onnx", "onnx:anywhere"], progress=False)
+        assert report.ok and {"onnx:plain", "onnx:optimized", "onnx:anywhere"} < set(report.targets), str(report)
+        assert not [b for b in report.bounds if b.target != "onnx:plain"]
+
+
 def test_words_are_checked():
     for forms, words in (({"exact": "never"}, "runtime, anywhere"), ({"weights": "int4"}, "auto, int8")):
         with pytest.raises(ValueError, match=words):
