@@ -11,6 +11,7 @@ from graffiti import schemes, targets
 from graffiti.calibration import data as calibration_data
 from graffiti.calibration.calibrate import calibrate as _calibrate
 from graffiti.config import ReportLine, Rule, Scheme
+from graffiti.graph import border
 from graffiti.graph.ir import Graph
 from graffiti.integer_graph import IntegerGraph
 from graffiti.keras_io import compat
@@ -69,10 +70,10 @@ def quantize(
     if graph.stage != "float":
         raise ValueError(f"model {model.name!r} is quantized already; quantize the float model it came from")
     examples = calibration_data.read(calibration, compat.ends(model, graph), steps)
-    unsigned = [name for name, values in zip(graph.inputs, examples) if values.dtype.kind != "O" and values.lowest() >= 0]
     dropped = layers.dropped(graph)
     idle = [ReportLine(node.name, "dropped", node.attrs["reason"]) for node in graph.nodes if node.op == "identity" and node.attrs.get("reason")]
     graph = pipelines.prepare(graph, training=True)
+    unsigned = border.nonnegative(graph, examples)
     graph, lines = pipelines.place(graph, scheme, rules or (), unsigned_inputs=unsigned, dropped=dropped)
     if profile is not None:
         check_target(pipelines.sketch(graph), profile, values=False)

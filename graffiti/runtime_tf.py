@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from graffiti import files
-from graffiti.graph import interpreter
+from graffiti.graph import affine, interpreter
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import PRODUCTS, attr, transpose_pads
 from graffiti.ops import integer_ops as ops
@@ -224,17 +224,21 @@ def _lookup(executor, node, x, table):
 
 def _max_pool(executor, node, x):
     x, _, pool_size, strides, undo = _as_2d(x, None, attr(node, "pool_size"), attr(node, "strides"))
+    if x.dtype.is_floating:  # at the border
+        return undo(tf.nn.max_pool2d(x, pool_size, strides, attr(node, "padding").upper()))
     return undo(
         ops.max_pool(x, pool_size=pool_size, strides=strides, padding=attr(node, "padding"), **executor.options)
     )
 
 
 def _global_max_pool(executor, node, x):
-    best = tf.reduce_max(tf.cast(x, tf.int32), list(attr(node, "axes")), keepdims=attr(node, "keepdims"))
+    best = tf.reduce_max(x if x.dtype.is_floating else tf.cast(x, tf.int32), list(attr(node, "axes")), keepdims=attr(node, "keepdims"))
     return tf.cast(best, x.dtype)
 
 
 def _concat(executor, node, *values):
+    if values[0].dtype.is_floating:  # at the border
+        return tf.concat(values, attr(node, "axis"))
     return ops.concat(values, axis=attr(node, "axis"))
 
 
@@ -267,6 +271,11 @@ def _upsample(executor, node, x):
     for axis, factor in enumerate(attr(node, "size"), start=1):
         x = tf.repeat(x, factor, axis)
     return x
+
+
+def _rescaling(executor, node, x):
+    scale, offset = (tf.constant(value) for value in affine.numbers(executor.graph, node))
+    return x * scale + offset  # two ops, so two roundings
 
 
 def _quantize(executor, node, x):
@@ -302,7 +311,7 @@ RULES: dict[str, Callable] = {
     "bias_add": _bias_add, "add": _elementwise(ops.add), "subtract": _elementwise(ops.subtract),
     "multiply": _elementwise(ops.multiply), "maximum": _elementwise(ops.maximum), "minimum": _elementwise(ops.minimum), "relu": _relu, "lookup": _lookup,
     "max_pool": _max_pool, "global_max_pool": _global_max_pool, "concat": _concat, "pad": _pad, "crop": _crop, "slice": _slice, "take": _take,
-    "reshape": _reshape, "permute": _permute, "upsample": _upsample, "quantize": _quantize, "dequantize": _dequantize,
+    "reshape": _reshape, "permute": _permute, "upsample": _upsample, "rescaling": _rescaling, "quantize": _quantize, "dequantize": _dequantize,
     "requantize": _requantize, "softmax": _softmax, "island": _island,
 }
 

@@ -7,6 +7,7 @@ calibration set, so that no part of the network runs twice. What is too much for
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +22,7 @@ from graffiti.calibration.values import Flat, Spool, Values
 from graffiti.config import ReportLine
 from graffiti.keras_io import compat
 from graffiti.layers import InFloat
+from graffiti.layers.quantize import Quantize
 from graffiti.quantizers.base import ZERO_LOG2_THRESHOLD, Quantizer, channel_view
 from graffiti.quantizers.identity import Identity
 
@@ -68,6 +70,34 @@ def threshold_of(quantizer: Quantizer, values: np.ndarray | Flat, method: str | 
     return np.where(each > 0, np.maximum(each, _SMALLEST_CHANNEL * each.max()), 0.0)
 
 
+FEW_LEVELS = 16  # a branch that is left with fewer, and lies as far below the largest, is worth a line
+
+
+def lost_branches(layer: Quantize, ranges: dict[str, tuple[float, float]]) -> ReportLine | None:
+    """A line where branches that share one grid lie so many bits apart that the small ones keep a few levels of it.
+
+    Args:
+        layer: called once for each branch; calibrated.
+        ranges: node of the branch → least and largest value that calibration saw.
+
+    Returns:
+        A line for the op where the branches meet, ``None`` where all keep enough levels.
+    """
+    quantizer, magnitudes = layer.quantizer, {node: max(-low, high) for node, (low, high) in ranges.items()}
+    format, largest, lost = quantizer.qformat(), max(magnitudes.values()), []
+    for node, (low, high) in ranges.items():
+        codes = np.clip(np.rint(np.asarray([low, high]) / np.max(format.scale)), format.qmin, format.qmax)
+        levels = int(codes[1] - codes[0]) + 1
+        if 0 < magnitudes[node] * FEW_LEVELS <= largest and levels < FEW_LEVELS:
+            lost.append(f"{node!r} keeps {levels} of {2**quantizer.bits} levels ({math.log2(largest / magnitudes[node]):.0f} bits apart)")
+    if not lost:
+        return None
+    meeting = (layer.group or layer.name).removesuffix("_inputs")
+    return ReportLine(
+        meeting, "warning", f"its branches share one scale, and {', '.join(lost)}; give {meeting!r} more bits or leave it in float by a Rule, or "
+        "scale the branches alike in the model")
+
+
 class _Walk:
     """One calibration of one model."""
 
@@ -78,6 +108,8 @@ class _Walk:
         self.spool = Spool()
         self.sources: dict[int, Any] = {}  # symbolic exponent -> the layer that quantizes what it belongs to
         self.lines: dict[int, ReportLine | None] = {}
+        self.ranges: dict[int, dict[str, tuple[float, float]]] = {}
+        self.lost: list[ReportLine] = []
 
     def restore(self) -> None:
         """Give every quantizer back what it had."""
@@ -110,6 +142,16 @@ class _Walk:
                 if isinstance(array, Values):
                     array.drop()
 
+    def branch(self, layer: Any, node: str | None, values: Values, *, more: bool) -> None:
+        """Note the range of one of several values that share a threshold; the last one closes the books."""
+        seen = self.ranges.setdefault(id(layer), {})
+        ends = [(float(np.min(chunk)), float(np.max(chunk))) for chunk in values.chunks() if chunk.size] if more or seen else []
+        if ends:
+            seen[node or f"call {len(seen)}"] = min(low for low, _ in ends), max(high for _, high in ends)
+        if not more and isinstance(layer, Quantize) and not isinstance(layer.quantizer, Identity):
+            line = lost_branches(layer, self.ranges.pop(id(layer))) if len(seen) > 1 else None
+            self.lost += [line] if line is not None else []
+
     def has_batch(self, tensor: keras.KerasTensor) -> bool:
         """Whether the first axis is the batch: of unknown length, or the model's fixed one (perhaps with another axis folded into it)."""
         if not len(tensor.shape) or tensor.shape[0] is None:
@@ -141,7 +183,9 @@ class _Walk:
             args, kwargs = _filled((call.args, call.kwargs), values)
             if _is_quantize(operation):
                 repeats[id(operation.quantizer)] -= 1
-                self.estimate(compat.value_name(operation.name), operation.quantizer, [args[0]], more=repeats[id(operation.quantizer)] > 0)
+                more = repeats[id(operation.quantizer)] > 0
+                self.estimate(compat.value_name(operation.name), operation.quantizer, [args[0]], more=more)
+                self.branch(operation, kwargs.get("node"), args[0], more=more)
             elif hasattr(operation, "calibration_inputs"):
                 repeats[id(operation)] -= 1
                 self.inside(operation, args[0], more=repeats[id(operation)] > 0)
@@ -267,7 +311,8 @@ def calibrate(
         progress: show a bar where it takes longer than two seconds.
 
     Returns:
-        Report lines: thresholds frozen because what they see is zero everywhere, or so small that a bias would leave 32 bits.
+        Report lines: thresholds frozen because what they see is zero everywhere, or so small that a bias would leave 32 bits; sums and
+        joins whose small branches keep a few levels.
 
     Raises:
         ValueError: for unusable data (see ``calibration.data.read``), an unknown method, NaN or Inf inside the network, or a model
@@ -298,4 +343,4 @@ def calibrate(
     except BaseException:
         walk.restore()
         raise
-    return [line for line in walk.lines.values() if line is not None]
+    return [*(line for line in walk.lines.values() if line is not None), *walk.lost]

@@ -10,6 +10,7 @@ from graffiti.executors.executor import Unavailable, unavailable
 from graffiti.graph import interpreter
 from graffiti.graph.interpreter import Island
 from graffiti.graph.ir import Graph
+from graffiti.graph.ops import attributes
 
 
 class Reference:
@@ -86,20 +87,38 @@ class Exported:
 
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """The output codes, by the helpers in the exported header as reals; without a softmax at the end, which the file leaves to the caller."""
-        return self.model.dequantize(self.model.run(self._named(inputs)))
+        reals, whole = self._outputs(inputs), []
+        for index, port in enumerate(self.model.outputs):
+            if "part" not in port or index == 0 or self.model.outputs[index - 1]["source"] != port["source"]:
+                whole.append(reals[port["source"]])
+        return whole
+
+    def _outputs(self, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs by name; parts that leave one by one are joined as the graph joins them."""
+        ports = self.model.outputs
+        reals = self.model.dequantize(self.model.run(self._named(inputs)))
+        known = {port.get("part", port["source"]): real for port, real in zip(ports, reals, strict=True)}
+        return {port["source"]: _joined(self.graph, port["source"], known) for port in ports}
 
     def run_all(self, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
         """The traced tensors, and the outputs but those of a softmax."""
         producers = self.graph.producers()
         values = _codes(self.graph, self.model.run_all(self._named(inputs)))
-        for port, real in zip(self.model.outputs, self.run(inputs), strict=True):
-            name = port["source"]
+        for name, real in self._outputs(inputs).items():
             if self.graph.format(name) is None and not _behind_softmax(name, producers):
                 values[name] = real
         return values
 
     def _named(self, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
         return dict(zip(self.graph.inputs, inputs, strict=True))
+
+
+def _joined(graph: Graph, value: str, known: dict[str, np.ndarray]) -> np.ndarray:
+    """A real value of the graph from those that are known, by moves."""
+    if value not in known:
+        node = graph.producers()[value]
+        known[value] = interpreter.RULES[node.op](graph, node, attributes(node), *(_joined(graph, name, known) for name in node.inputs))
+    return known[value]
 
 
 def _codes(graph: Graph, traced: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

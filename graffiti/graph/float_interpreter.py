@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from graffiti.graph import functions
+from graffiti.graph import affine, functions
 from graffiti.graph.interpreter import Island, bind_inputs, run_island, walk
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import OPS, SELECTS, attr, attributes
@@ -159,8 +159,9 @@ def _relu(call, x):
     return np.clip(x, 0, call["max_value"])
 
 
-def _scale_shift(value, x):
-    return np.asarray(value, x.dtype)
+def _rescaling(call, x):
+    scale, offset = affine.numbers(call.graph, call.node, x.dtype)
+    return x * scale + offset
 
 
 RULES: dict[str, Callable[..., np.ndarray]] = {
@@ -173,7 +174,7 @@ RULES: dict[str, Callable[..., np.ndarray]] = {
     "batch_norm": _batch_norm,
     "fold_kernel": lambda c, k, gamma, variance: fold.fold_kernel(k, gamma, variance, c["epsilon"], c["channel_axis"]),
     "fold_bias": lambda c, bias, gamma, beta, mean, variance: fold.fold_bias(bias, gamma, beta, mean, variance, c["epsilon"]),
-    "rescaling": lambda c, x: x * _scale_shift(c["scale"], x) + _scale_shift(c["offset"], x),
+    "rescaling": _rescaling,
     "add": lambda c, x, y: x + y,
     "subtract": lambda c, x, y: x - y,
     "multiply": lambda c, x, y: x * y,

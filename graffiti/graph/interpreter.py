@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from graffiti.graph import affine
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import attributes
 from graffiti.numerics import reference
@@ -192,6 +193,7 @@ RULES: dict[str, Callable[..., np.ndarray]] = {
     "reshape": lambda g, n, a, x: reference.reshape(x, a["shape"]),
     "permute": lambda g, n, a, x: reference.permute(x, a["dims"]),
     "upsample": lambda g, n, a, x: reference.upsample(x, a["size"]),
+    "rescaling": lambda g, n, a, x: reference.rescaling(x, *affine.numbers(g, n)),
     "quantize": lambda g, n, a, x: reference.quantize(x, a["format"], a["rounding"], name=f"the tensor {n.inputs[0]!r}"),
     "dequantize": lambda g, n, a, x: reference.dequantize(x, g.format(n.inputs[0])),
     "requantize": _requantize,

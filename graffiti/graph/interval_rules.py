@@ -115,12 +115,11 @@ def bias_add(graph: Graph, node: Node, attrs: dict[str, Any], inputs: Intervals)
 
 
 def rescaling(graph: Graph, node: Node, attrs: dict[str, Any], inputs: Intervals) -> Interval:
-    """``x*scale + offset``, channel by channel."""
-    (low, high), ends = inputs[0], []
-    scale, offset = np.broadcast_arrays(*(np.asarray(attrs[key], np.float64) for key in ("scale", "offset")))
-    for s, o in zip(scale.ravel(), offset.ravel()):
-        ends += [_times(low, s) + o, _times(high, s) + o]
-    return float(min(ends)), float(max(ends))
+    """``x*scale + offset``, element by element."""
+    scale, offset = (np.asarray(graph.constants[attrs[key]] if isinstance(attrs[key], str) else attrs[key], np.float64) for key in ("scale", "offset"))
+    with np.errstate(invalid="ignore"):
+        ends = [np.where(scale == 0, 0.0, end * scale) + offset for end in inputs[0]]
+    return float(np.min(ends)), float(np.max(ends))
 
 
 def average(graph: Graph, node: Node, attrs: dict[str, Any], inputs: Intervals) -> Interval:

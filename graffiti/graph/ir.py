@@ -23,6 +23,7 @@ import numpy as np
 from graffiti.numerics.formats import QFormat
 
 STAGES = ("float", "fakequant", "integer")
+_ATTACHED = ("values", "scale", "offset")  # attributes that may name a constant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +73,10 @@ class Node:
 
     @property
     def attached(self) -> tuple[str, ...]:
-        """Constants that belong to the node without being inputs: an island's ``weights`` and ``state``, the table ``values`` of an activation."""
-        values = self.attrs.get("values")
-        return (*self.attrs.get("weights", ()), *(entry[-1] for entry in self.attrs.get("state", ())), *((values,) if isinstance(values, str) else ()))
+        """Constants that belong to the node without being inputs: an island's ``weights`` and ``state``, the table ``values`` of an activation,
+        the ``scale`` and ``offset`` of a rescaling that differ over an example."""
+        named = (value for key in _ATTACHED if isinstance(value := self.attrs.get(key), str))
+        return (*self.attrs.get("weights", ()), *(entry[-1] for entry in self.attrs.get("state", ())), *named)
 
 
 @dataclasses.dataclass
@@ -244,7 +246,7 @@ class Graph:
             node.inputs = tuple(new if v == old else v for v in node.inputs)
             node.outputs = tuple(new if v == old else v for v in node.outputs)
             if old in node.attached:
-                node.attrs = {**node.attrs, **{key: _renamed(node.attrs[key], old, new) for key in ("weights", "state", "values") if key in node.attrs}}
+                node.attrs = {**node.attrs, **{key: _renamed(node.attrs[key], old, new) for key in ("weights", "state", *_ATTACHED) if key in node.attrs}}
         self.inputs = [new if v == old else v for v in self.inputs]
         self.outputs = [new if v == old else v for v in self.outputs]
         self.types[new] = self.types.pop(old)

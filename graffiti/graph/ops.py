@@ -213,7 +213,7 @@ OPS: dict[str, OpRow] = {row.name: row for row in (
     OpRow("batch_norm", "x gamma beta mean variance", {"epsilon": REQUIRED, "momentum": 0.99}, FLOAT, _same_shape, "gamma*(x-mean)/sqrt(variance+epsilon)+beta over the last axis"),
     OpRow("fold_kernel", "kernel gamma variance", {"epsilon": REQUIRED, "channel_axis": REQUIRED}, FLOAT, _first_constant, "kernel * gamma/sqrt(variance+epsilon) per output channel (numerics/fold.py)"),
     OpRow("fold_bias", "bias gamma beta mean variance", {"epsilon": REQUIRED, "momentum": 0.99}, FLOAT, _first_constant, "beta + (bias-mean)*gamma/sqrt(variance+epsilon)"),
-    OpRow("rescaling", "x", {"scale": REQUIRED, "offset": REQUIRED}, FLOAT, _same_shape, "x*scale + offset", interval=rules.rescaling),
+    OpRow("rescaling", "x", {"scale": REQUIRED, "offset": REQUIRED}, ALL, _same_shape, "x*scale + offset; integer: float32 at the border, rounded twice; numbers, or names of constants that broadcast against one example", interval=rules.rescaling),
     # elementwise
     OpRow("add", "x y", {}, ALL, _broadcast, "x + y; one exponent", _sum_format, meets=True, interval=rules.add),
     OpRow("subtract", "x y", {}, ALL, _broadcast, "x - y; one exponent", _sum_format, meets=True, interval=rules.subtract),

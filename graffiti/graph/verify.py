@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from graffiti.graph import ops
+from graffiti.graph import affine, border, ops
 from graffiti.graph.ir import STAGES, Graph, Node, TensorType
 from graffiti.graph.ops import PRODUCTS, SELECTS
 from graffiti.graph.printer import type_text
@@ -228,10 +228,26 @@ def _attributes(graph: Graph, node: Node, attrs: dict[str, Any]) -> Iterator[str
                 yield f"{key} must be a code of {attrs['format']}, got {attrs[key]!r}"
         if attrs.get("low") is not None and attrs.get("high") is not None and attrs["low"] > attrs["high"]:
             yield f"low must not exceed high, got {attrs['low']} and {attrs['high']}"
+    if node.op == "rescaling":
+        yield from _rescaling(graph, node)
     if node.op == "relu" and graph.stage == "integer" and attrs["max_value"] is not None:
         yield "an integer ReLU is limited by max_code, a code; max_value belongs to float graphs"
     if node.op == "fake_quantize":
         yield from _quantizer(graph, node, attrs)
+
+
+def _rescaling(graph: Graph, node: Node) -> Iterator[str]:
+    """Finite numbers that broadcast against one example."""
+    known = tuple(1 if size is None else size for size in graph.shape(node.inputs[0])[1:])
+    for key, value in zip(affine.KEYS, affine.numbers(graph, node, np.float64)):
+        try:
+            fits = np.broadcast_shapes(value.shape, known) == known
+        except ValueError:
+            fits = False
+        if not fits:
+            yield f"{key} has shape {value.shape}, which does not broadcast against one example of shape {graph.shape(node.inputs[0])[1:]}"
+        if not (np.abs(value) <= np.finfo(np.float32).max).all():
+            yield f"{key} holds NaN or infinity; expected finite numbers"
 
 
 def _quantizer(graph: Graph, node: Node, attrs: dict[str, Any]) -> Iterator[str]:
@@ -284,12 +300,14 @@ def _formats(graph: Graph, node: Node, attrs: dict[str, Any]) -> Iterator[str]:
                 yield f"{value!r} has the format {graph.format(value)}; values of a {graph.stage} graph are float32"
         return
     given = [graph.format(value) for value in node.inputs]
-    if node.op in ("quantize", "softmax", "island"):
+    if node.op in ("quantize", "softmax", "island", "rescaling"):
         for value, format in zip(node.inputs, given):
             if format is not None:
                 yield f"{value!r} holds codes ({format}); the op takes floats, put a dequantize in front"
         if node.op == "quantize" and attrs["format"].per_channel:
             yield f"an activation has one exponent, got {attrs['format']}"
+        if node.op == "rescaling" and node.inputs[0] not in border.real_values(graph):
+            yield f"{node.inputs[0]!r} is computed by the network; a rescaling stands between an input and its quantize, with moves at most in front"
         return
     if ops.OPS[node.op].moves_codes and all(format is None for format in given):
         return  # between an island and a border

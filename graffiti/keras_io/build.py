@@ -206,6 +206,11 @@ def _batch_norm(builder: Builder, node: Node) -> None:
     layer.set_weights([builder.graph.constants[name] for name in constants])
 
 
+def _rescaling(builder: Builder, node: Node) -> None:
+    scale, offset = (builder.graph.constants[value].tolist() if isinstance(value, str) else value for value in (node.attrs["scale"], node.attrs["offset"]))
+    builder.layer(node, layers.Affine(scale, offset, name=builder.name(node.name), dtype="float32"))
+
+
 def _bias_add(builder: Builder, node: Node) -> None:
     """A bias without a product in front: an offset per channel."""
     x, bias = node.inputs
@@ -294,7 +299,7 @@ RULES: dict[str, Callable[[Builder, Node], None]] = {
     "bias_add": _bias_add,
     "prelu": _prelu,
     "island": _island,
-    "rescaling": _plain(lambda a: (layers.Affine, {"scale": a["scale"], "offset": a["offset"]})),
+    "rescaling": _rescaling,
     "add": _plain(lambda a: (L.Add, {})),
     "subtract": _plain(lambda a: (L.Subtract, {})),
     "maximum": _plain(lambda a: (L.Maximum, {})),

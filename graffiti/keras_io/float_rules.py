@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from graffiti.graph import affine
 from graffiti.graph.functions import FUNCTIONS
 from graffiti.keras_io import compat, einsum, functions, islands, time_distributed
 from graffiti.keras_io.move_rules import LAYER_MOVES, OPERATION_MOVES, Move, useful
@@ -177,12 +178,12 @@ def _batch_norm(reading, layer) -> None:
 
 
 def _normalization(reading, layer) -> None:
-    """``(x - mean) / max(sqrt(variance), epsilon)`` as scale and offset, in float64 rounded once."""
+    """``(x - mean) / max(sqrt(variance), epsilon)``, or its inverse, as scale and offset, in float64 rounded once."""
     mean, variance = (keras.ops.convert_to_numpy(value).astype(np.float64) for value in (layer.mean, layer.variance))
+    deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
     if layer.invert:
-        return reading.island("Normalization(invert=True) has no fixed-point form")
-    scale = 1.0 / np.maximum(np.sqrt(variance), keras.config.epsilon())
-    _affine(reading, scale, -mean * scale)
+        return _affine(reading, deviation, mean)
+    _affine(reading, 1.0 / deviation, -mean / deviation)
 
 
 def _rescaling(reading, layer) -> None:
@@ -190,22 +191,20 @@ def _rescaling(reading, layer) -> None:
 
 
 def _affine(reading, scale, offset) -> None:
-    """A ``rescaling`` node: one factor, or one per index of the last axis."""
-    channels = reading.input_shape[-1]
-    parts: list[float | tuple[float, ...]] = []
+    """A ``rescaling`` node: one factor, one per index of the last axis, or an array over one example."""
+    channels = reading.input_shape[-1] if len(reading.input_shape) > 1 else None
+    sizes = tuple(1 if size is None else size for size in reading.input_shape[1:])
+    parts: list[np.ndarray] = []
     for value in (scale, offset):
         array = np.asarray(keras.ops.convert_to_numpy(value) if not isinstance(value, (int, float, list, tuple, np.ndarray)) else value, np.float32)
         if not np.isfinite(array).all():
             raise ValueError(f"layer {reading.path!r} has NaN or Inf in its scale or offset; repair it first")
-        if array.size == 1:
-            parts.append(float(array.reshape(())))
-        elif array.size == channels and array.shape[-1] == channels:
-            parts.append(tuple(array.reshape(-1).tolist()))
-        else:
-            return reading.island("a scale or offset that differs along other axes than the last has no fixed-point form")
-    if len(reading.shape) != len(reading.input_shape):
-        return reading.island("a constant with more axes than the tensor has no fixed-point form")
-    reading.emit_result("rescaling", [reading.x], {"scale": parts[0], "offset": parts[1]})
+        if array.ndim > len(sizes) and array.shape[0] == 1:
+            array = array[0]  # the batch
+        if len(reading.shape) != len(reading.input_shape) or array.ndim > len(sizes) or any(n not in (1, size) for n, size in zip(array.shape[::-1], sizes[::-1])):
+            return reading.island("a constant that is larger than the tensor has no fixed-point form")
+        parts.append(array)
+    reading.emit_result("rescaling", [reading.x], affine.attributes_of(reading.graph, reading.name, *parts, channels))
 
 
 # ---- activations -----------------------------------------------------------------------------------------------------

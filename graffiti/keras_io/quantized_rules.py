@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from graffiti import layers, quantizers
-from graffiti.graph import ops
+from graffiti.graph import affine, ops
 from graffiti.graph.ir import Graph, Node
 from graffiti.numerics.formats import exponent_of_threshold
 
@@ -160,8 +160,9 @@ def _reduce(reading, layer) -> None:
 
 
 def _affine(reading, layer) -> None:
-    scale, offset = (tuple(v) if isinstance(v, (list, tuple)) else float(v) for v in (layer.scale, layer.offset))
-    reading.emit_result("rescaling", [reading.x], {"scale": scale, "offset": offset})
+    name, channels = reading.name, reading.input_shape[-1] if len(reading.input_shape) > 1 else None
+    attrs = affine.attributes_of(reading.graph, name, np.asarray(layer.scale, np.float64), np.asarray(layer.offset, np.float64), channels)
+    reading.emit_result("rescaling", [reading.x], attrs)
 
 
 def _elementwise(reading, layer) -> None:

@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 
 
 def _pairs(value) -> tuple[tuple[int, int], ...]:
     return tuple((int(before), int(after)) for before, after in value)
+
+
+def _nested(value) -> float | tuple:
+    """Nested sequences or an array as tuples of plain floats."""
+    return tuple(map(_nested, value)) if isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value) else float(value)
 
 
 @keras.saving.register_keras_serializable(package="graffiti")
@@ -123,21 +129,23 @@ class Reduce(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="graffiti")
 class Affine(keras.layers.Layer):
-    """``x * scale + offset`` with fixed numbers or one per channel.
+    """``x * scale + offset`` with fixed numbers, in float32: the product is rounded, then the sum.
 
     Args:
-        scale: float, or floats along the last axis.
+        scale: a number, one for each index of the last axis, or an array (nested lists) over one example.
         offset: the same.
     """
 
     def __init__(self, scale, offset=0.0, **kwargs) -> None:
         super().__init__(**kwargs)
-        self.scale, self.offset = (v if isinstance(v, (int, float)) else tuple(float(part) for part in v) for v in (scale, offset))
+        self.scale, self.offset = (v if isinstance(v, (int, float)) else _nested(v) for v in (scale, offset))
+        self.supports_jit = False  # XLA may contract the two into one fused multiply-add, which rounds once
 
     def call(self, x):
         """Scale and shift."""
         x = keras.ops.cast(x, self.compute_dtype)
-        return x * keras.ops.convert_to_tensor(self.scale, x.dtype) + keras.ops.convert_to_tensor(self.offset, x.dtype)
+        scale, offset = (keras.ops.convert_to_tensor(np.asarray(v, np.float32), x.dtype) for v in (self.scale, self.offset))
+        return x * scale + offset
 
     def get_config(self) -> dict[str, Any]:
         """Plain values."""

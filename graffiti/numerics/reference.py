@@ -183,6 +183,19 @@ def upsample(x, size) -> np.ndarray:
 
 
 # ---- between reals and codes, and between formats --------------------------------------------------------------------------
+def rescaling(x, scale, offset) -> np.ndarray:
+    """``x * scale + offset`` in float32: the product is rounded, then the sum; never one fused multiply-add.
+
+    Args:
+        x: reals, ``(batch, ...)``; rounded to float32 first.
+        scale: float32, broadcasts against ``x``.
+        offset: the same.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity saturates later, NaN is refused there
+        product = np.asarray(x, np.float32) * np.asarray(scale, np.float32)
+        return product + np.asarray(offset, np.float32)
+
+
 def quantize(x, format: QFormat, rounding: str = "half_even", *, name: str = "the input", exponent=None) -> np.ndarray:
     """``clip(round(x / 2**exponent), qmin, qmax)``: reals to codes, infinities saturate.
 

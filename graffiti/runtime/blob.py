@@ -18,7 +18,7 @@ from graffiti.runtime.library import ConvShape, PoolShape, type_number
 
 MAGIC, VERSION = 0x3147525046415247, 1
 ARENA, INPUT, OUTPUT = 0, 1, 2
-QUANTIZE, DEQUANTIZE, CONV, BINARY, REQUANTIZE, LOOKUP, MAX_POOL, MOVE, ZERO, CONSTANT = range(1, 11)
+QUANTIZE, DEQUANTIZE, CONV, BINARY, REQUANTIZE, LOOKUP, MAX_POOL, MOVE, ZERO, CONSTANT, RESCALE = range(1, 12)
 OPERATIONS = {"add": 0, "subtract": 1, "multiply": 2, "maximum": 3, "reverse_subtract": 4, "minimum": 5}
 
 _ALIGNMENT = 64
@@ -120,6 +120,10 @@ class ProgramWriter:
             return [-1, 0, 0, 0, 0, 0]
         shifts = np.asarray(rounding.shift, np.int32)
         return [self.data(shifts), len(shifts), ROUNDING_MODES.index(rounding.mode), rounding.low, rounding.high, type_number(rounding.dtype)]
+
+    def rescale(self, x: Tensor, y: Tensor, scale: np.ndarray, offset: np.ndarray) -> None:
+        """``x * scale + offset`` in float32; both arrays, as long as each other, repeat over ``x``."""
+        self._add(RESCALE, [x.index, y.index, scale.size, self.data(scale.astype(np.float32)), self.data(offset.astype(np.float32))], [x], y)
 
     def quantize(self, x: Tensor, y: Tensor, exponent: int, mode: str, low: int, high: int) -> None:
         """Floats to codes."""

@@ -96,7 +96,7 @@ class Executor:
             behind = {v for node in graph.nodes if not any(node is mine for mine in nodes) for v in node.inputs} | set(graph.outputs)
             outputs = [out for node in nodes for out in node.outputs if out in behind]
             if native:
-                names = made | read
+                names = made | read | {v for node in nodes for v in node.attached}
                 part = Graph("integer", inputs, outputs, list(nodes), {k: v for k, v in graph.constants.items() if k in names},
                              {k: t for k, t in graph.types.items() if k in names}, graph.name)
                 self.parts.append(_Part(inputs, outputs, NativeProgram(compile_graph(part), tier)))

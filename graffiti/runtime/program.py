@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from graffiti.graph import affine
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import PRODUCTS, SELECTS, attr, transpose_pads, window_pads
 from graffiti.numerics.formats import QFormat
@@ -316,6 +317,17 @@ class _Compiler:
         self.writer.lookup(self.tensor(node.inputs[0]), self.define(node.name), self.format(node.inputs[0]).qmin, table)
         self.noted(node.name)
 
+    def rescaling(self, node: Node) -> None:
+        shape = self.shape(node.name)
+        numbers = affine.numbers(self.graph, node)
+        period: tuple[int, ...] = ()  # the last axes along which the numbers differ
+        for value in numbers:
+            differs = [len(shape) - value.ndim + axis for axis, size in enumerate(value.shape) if size > 1]
+            period = max(period, shape[min(differs, default=len(shape)) :], key=len)
+        scale, offset = (np.broadcast_to(value, (1,) * (len(shape) - len(period)) + period).reshape(-1) for value in numbers)
+        self.writer.rescale(self.tensor(node.inputs[0]), self.define(node.name), scale, offset)
+        self.noted(node.name)
+
     def quantize(self, node: Node) -> None:
         format: QFormat = attr(node, "format")
         exponent = int(format.exponent)  # type: ignore[arg-type]  # one: see unsupported
@@ -490,7 +502,7 @@ def _conv_shape(graph: Graph, node: Node, kernel: np.ndarray, x_shape: tuple[int
 
 _RULES: dict[str, Callable[[_Compiler, Node], None]] = {
     **dict.fromkeys(PRODUCTS, _Compiler.product), **dict.fromkeys(BINARIES, _Compiler.binary), "relu": _Compiler.relu, "requantize": _Compiler.requantize,
-    "lookup": _Compiler.lookup, "quantize": _Compiler.quantize, "dequantize": _Compiler.dequantize, "max_pool": _Compiler.max_pool,
+    "lookup": _Compiler.lookup, "rescaling": _Compiler.rescaling, "quantize": _Compiler.quantize, "dequantize": _Compiler.dequantize, "max_pool": _Compiler.max_pool,
     "global_max_pool": _Compiler.global_max_pool, "reshape": _Compiler.reshape, "concat": _Compiler.concat, "pad": _Compiler.pad, "crop": _Compiler.crop, "slice": _Compiler.slice, "take": _Compiler.take,
     "permute": _Compiler.permute, "upsample": _Compiler.upsample,
 }

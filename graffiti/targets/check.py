@@ -20,7 +20,7 @@ from graffiti.transforms.lower.prove_accumulators import prove
 
 WINDOWS = ("conv", "depthwise_conv", "conv_transpose", "max_pool", "upsample")
 STORING = ("quantize", "requantize", "lookup")
-BORDER = ("quantize", "dequantize", "softmax", "island")
+BORDER = ("rescaling", "quantize", "dequantize", "softmax", "island")
 
 
 class TargetError(ValueError):

@@ -27,6 +27,7 @@ from graffiti.transforms.place.report import quantizer_lines
 from graffiti.transforms.place.share_scales import ShareScales
 from graffiti.transforms.prepare.affine_to_depthwise import AffineToDepthwise
 from graffiti.transforms.prepare.average_pool_to_depthwise import AveragePoolToDepthwise
+from graffiti.transforms.prepare.batch_norm_at_border import BatchNormAtBorder
 from graffiti.transforms.prepare.canonical_activation import CanonicalActivation
 from graffiti.transforms.prepare.collapse_concat import CollapseConcat
 from graffiti.transforms.prepare.fold_batch_norm import FoldBatchNorm
@@ -47,6 +48,7 @@ def prepare_pipeline(*, training: bool = True) -> Pipeline:
         RemoveDead(),                       # before every "read once" below: a dead reader would stop it
         RemoveDropout(),                    # before the patterns: it stands between conv and batch norm, concat and concat
         RemoveIdentity(),                   # likewise
+        BatchNormAtBorder(),                # before MergeRescaling, which joins it with its neighbours
         MergeRescaling(),
         CollapseConcat(),
         SplitSeparableConv(),               # before AffineToDepthwise: batch norm folds into its pointwise product

@@ -69,6 +69,7 @@ ALL_OPS = """
 integer graph everything
 input %x:f32[_,6,6,4]
 input %v:f32[_,6,4]
+const %shift:f32[6,1] = random(9)
 const %k:s8n@-7[3,3,2,8] = random(1)
 const %kd:s8@-7[3,3,4,2] = random(2)
 const %kt:s8@-6[3,3,5,4] = random(3)
@@ -78,7 +79,8 @@ const %bias:s32@-14[8] = [1, -2, 3, -4, 5, -6, 7, -8]
 const %map:u8@-8[1,6,6,1] = random(7)
 const %t:u8@-8[256] = random(8)
 %xq = quantize(%x) {format=s8@-7, rounding='half_away'}
-%vq = quantize(%v) {format=s8@-6}
+%vr = rescaling(%v) {scale=(1.5, 1.0, -1.0, 0.5), offset='shift'}
+%vq = quantize(%vr) {format=s8@-6}
 %c = conv(%xq, %k) {strides=(2, 1), padding='same', dilation=(1, 1), groups=2}
 %cr = requantize(%c) {format=s16@-9, rounding='floor'}
 %d = depthwise_conv(%xq, %kd) {strides=(1, 1), padding='same', dilation=(2, 2)}

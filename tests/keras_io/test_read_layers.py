@@ -37,6 +37,8 @@ LAYERS = {  # name -> (layer, input shape, ops expected in the graph)
     "BatchNormalization": (lambda: L.BatchNormalization(), IMAGE, "batch_norm"),
     "BatchNormalization plain": (lambda: L.BatchNormalization(scale=False, center=False, epsilon=0.1), FLAT, "batch_norm"),
     "Normalization": (lambda: L.Normalization(mean=np.arange(6.0), variance=np.arange(1.0, 7.0)), IMAGE, "rescaling"),
+    "Normalization per pixel": (lambda: L.Normalization(axis=(1, 2, 3), mean=np.arange(432.0).reshape(8, 9, 6) / 100, variance=np.full((8, 9, 6), 4.0)), IMAGE, "rescaling"),
+    "Normalization inverted": (lambda: L.Normalization(mean=np.arange(6.0), variance=np.arange(1.0, 7.0), invert=True), IMAGE, "rescaling"),
     "Normalization scalar": (lambda: L.Normalization(axis=None, mean=2.0, variance=4.0), IMAGE, "rescaling"),
     "Rescaling": (lambda: L.Rescaling(1 / 127.5, -1.0), IMAGE, "rescaling"),
     "ReLU": (lambda: L.ReLU(), IMAGE, "relu"), "ReLU6": (lambda: L.ReLU(6.0), IMAGE, "relu"),
@@ -116,6 +118,7 @@ LAYERS = {  # name -> (layer, input shape, ops expected in the graph)
 OPERATIONS = {
     "add": (lambda x: x + x * 0.5, IMAGE, "rescaling add"), "subtract": (lambda x: 3.0 - x, IMAGE, "rescaling"),
     "per channel": (lambda x: (x * np.arange(1.0, 7.0) + np.arange(6.0)) / 4.0, IMAGE, "rescaling rescaling rescaling"),
+    "a map": (lambda x: x * np.arange(1.0, 10.0, dtype="float32")[:, None] + np.arange(48, dtype="float32").reshape(1, 8, 1, 6), IMAGE, "rescaling rescaling"),
     "negative": (lambda x: -x, FLAT, "rescaling"), "subtract two": (lambda x: x - K.relu(x), FLAT, "relu subtract"),
     "relu": (lambda x: K.relu6(K.relu(x)), FLAT, "relu relu"), "clip": (lambda x: K.clip(x, 0.0, 0.5), FLAT, "relu"), "clip both": (lambda x: K.clip(x, -1.0, 0.5), FLAT, "activation"),
     "maximum": (lambda x: K.maximum(x, 0.0), FLAT, "relu"), "maximum with 1": (lambda x: K.maximum(1.0, x), FLAT, "activation"),
@@ -158,7 +161,7 @@ OPERATIONS = {
     "slice of the batch": (lambda x: x[::2, 1:], (8, 6), "island"), "flip of the batch": (lambda x: K.flip(x), IMAGE, "island"),
     "tile of the batch": (lambda x: K.tile(x, (2, 1, 1, 1)), IMAGE, "island"), "roll of everything": (lambda x: K.roll(x, 1), FLAT, "island"),
     # islands
-    "add a map": (lambda x: x + np.ones((1, 8, 9, 6), np.float32), IMAGE, "island"), "multiply": (lambda x: x * K.sigmoid(x), FLAT, "activation island"),
+    "add more axes": (lambda x: x + np.ones((1, 2, 1, 1, 10), np.float32), FLAT, "island"), "multiply": (lambda x: x * K.sigmoid(x), FLAT, "activation island"),
     "sin": (lambda x: K.sin(x), FLAT, "island"), "matmul": (lambda x: K.matmul(x, np.ones((10, 3), np.float32)), FLAT, "island"),
 }
 

@@ -18,7 +18,6 @@ from graffiti.export.c.render import render
 from graffiti.export.c.selftest import Vectors
 from graffiti.graph import interpreter
 from graffiti.graph.ir import Graph, TensorType
-from graffiti.numerics import reference
 
 RUNTIME = pathlib.Path(__file__).with_name("runtime")
 FIRMWARE_FOLDER = pathlib.Path(__file__).with_name("firmware")
@@ -129,4 +128,4 @@ def port_codes(graph: Graph, ports: Sequence[InputPort], inputs) -> list[np.ndar
     if not isinstance(inputs, Mapping):
         inputs = dict(zip(graph.inputs, inputs if isinstance(inputs, (list, tuple)) else [inputs], strict=True))
     real = interpreter.bind_inputs(graph, inputs)
-    return [reference.quantize(np.asarray(real[port.source], np.float32), port.format, port.rounding, name=f"input {port.source!r}") for port in ports]
+    return [port.codes(real[port.source]) for port in ports]

@@ -102,7 +102,7 @@ def build(graph: Graph, border: Border, *, fused: bool = True) -> Program:
     steps = fuse(inner, fused)
     names = Names()
     inputs = [(names.unique("input" if len(border.inputs) == 1 else f"input_{_short(p.source)}"), p) for p in border.inputs]
-    outputs = [(names.unique("output" if len(border.outputs) == 1 else f"output_{_short(p.name)}"), p) for p in border.outputs]
+    outputs = [(names.unique("output" if len(border.outputs) == 1 else f"output_{_short(p.value if p.part else p.name)}"), p) for p in border.outputs]
     roots = memory.roots_of(inner)
     made = {roots[step.output] for step in steps}
     port_of: dict[str, str] = {port.value: identifier for identifier, port in inputs}

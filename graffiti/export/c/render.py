@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+import numpy as np
+
+from graffiti.export.c.border import InputPort
 from graffiti.export.c.build_files import cmake_text, firmware_text
 from graffiti.export.c.emit import EMITTERS
 from graffiti.export.c.names import comment, string_literal
@@ -54,7 +57,7 @@ def manifest(program: Program, flash: int) -> dict:
         "format": "graffiti-c", "version": 1, "name": program.name, "arena_bytes": program.arena_bytes, "arena_lower_bound": program.lower_bound, "flash_bytes": flash,
         "model_inputs": program.model_inputs, "passed_through": program.passed,
         "inputs": [{"argument": a, "name": p.source, "source": p.source, "rounding": p.rounding, **tensor(p.value)} for a, p in program.inputs],
-        "outputs": [{"argument": a, "name": p.name, "source": p.source, "softmax_left_out": p.softmax, **tensor(p.value)} for a, p in program.outputs],
+        "outputs": [{"argument": a, "name": p.name, "source": p.source, "softmax_left_out": p.softmax, **({"part": p.part} if p.part else {}), **tensor(p.value)} for a, p in program.outputs],
         "trace": [tensor(value) for value in traced(program)],
     }
 
@@ -153,11 +156,13 @@ def _header(program: Program, flash: int) -> str:
     described, macros, helpers = [], [], []
     for argument, port in program.inputs:
         format = port.format
-        described.append(f" *   {argument:<16} in   {format!s:<10} {_shape(program, port.value):<18} {comment(port.source)}")
+        behind = " (codes of what the affine map in front of the network makes of it, see the helper below)" if port.affine else ""
+        described.append(f" *   {argument:<16} in   {format!s:<10} {_shape(program, port.value):<18} {comment(port.source)}{behind}")
         macros += _macros(program, f"{upper}_{argument.upper()}", port.value)
-        helpers.append(_quantize_helper(program, argument, port.rounding, port.value))
+        helpers.append(_quantize_helper(program, argument, port))
     for argument, out in program.outputs:
         left_out = " (softmax left out: the largest code is the largest probability)" if out.softmax else ""
+        left_out += f" (a part of it, as it is in front of the concat: {comment(out.value)})" if out.part else ""
         text = comment(str(_format(program, out.value)))
         described.append(f" *   {argument:<16} out  {text:<10} {_shape(program, out.value):<18} {comment(out.name)}{left_out}")
         macros += _macros(program, f"{upper}_{argument.upper()}", out.value)
@@ -238,16 +243,34 @@ def _exponent_code(program: Program, prefix: str, value: str) -> tuple[str, str]
     return "", f"{prefix}_EXPONENT"
 
 
-def _quantize_helper(program: Program, argument: str, rounding: str, value: str) -> str:
-    type, prefix = type_of(_format(program, value)).c, f"{program.name.upper()}_{argument.upper()}"
-    declaration, exponent = _exponent_code(program, prefix, value)
-    return f"""/* {rounding}, saturating; NaN, which has no code, becomes 0. */
+def _quantize_helper(program: Program, argument: str, port: InputPort) -> str:
+    type, prefix = type_of(port.format).c, f"{program.name.upper()}_{argument.upper()}"
+    declaration, exponent = _exponent_code(program, prefix, port.value)
+    tables, lines, value = [], [], "values[i]"
+    for number, stage in enumerate(port.affine):
+        scale, offset = (_real_code(tables, f"{word}_{number}", part, example_shape(program.graph, port.value)) for word, part in zip(("scale", "offset"), stage))
+        lines.append(f"        const volatile float product_{number} = {value} * {scale}, sum_{number} = product_{number} + {offset};\n")
+        value = f"sum_{number}"
+    note = "\n * The affine map in front of the network: its product is rounded to float, then its sum, which volatile makes sure of. */" if lines else " */"
+    return f"""/* {port.rounding}, saturating; NaN, which has no code, becomes 0.{note}
 static inline void {program.name}_quantize_{argument}(const float *values, {type} *codes) {{
-{declaration}    for (int32_t i = 0; i < {prefix}_COUNT; i++) {{
-        const double scaled = ldexp((double)values[i], -({exponent})), code = {_ROUND[rounding]};
+{"".join(tables)}{declaration}    for (int32_t i = 0; i < {prefix}_COUNT; i++) {{
+{"".join(lines)}        const double scaled = ldexp((double){value}, -({exponent})), code = {_ROUND[port.rounding]};
         codes[i] = ({type})(code != code ? 0.0 : code < {prefix}_LOWEST ? {prefix}_LOWEST : code > {prefix}_HIGHEST ? {prefix}_HIGHEST : code);
     }}
 }}"""
+
+
+def _real_code(tables: list[str], name: str, number: np.ndarray, shape: tuple[int, ...]) -> str:
+    """An expression for the number that belongs to element ``i``; an array is declared in ``tables``."""
+    texts = [text + ("f" if any(mark in text for mark in ".e") else ".0f") for text in (f"{float(value):.9g}" for value in np.ravel(number))]
+    if number.ndim == 0:
+        return texts[0] if number >= 0 else f"({texts[0]})"
+    if number.ndim > 1:
+        texts = np.broadcast_to(np.reshape(texts, number.shape), shape).reshape(-1).tolist()
+    lines = [f"        {', '.join(texts[start : start + 8])}," for start in range(0, len(texts), 8)]
+    tables.append(f"    static const float {name}[{len(texts)}] = {{\n" + "\n".join(lines) + "\n    };\n")
+    return f"{name}[i % {len(texts)}]" if number.ndim == 1 else f"{name}[i]"
 
 
 def _dequantize_helper(program: Program, argument: str, value: str) -> str:

@@ -23,7 +23,7 @@ CHAINS: dict[str, Callable[[Emitter, Node], list[Node] | None]] = {
 RULES: dict[str, Callable[[Emitter, Node], None]] = {
     **dict.fromkeys(PRODUCTS, products.real_product),
     **dict.fromkeys(reals.BINARY, reals.binary),
-    "quantize": reals.store, "requantize": reals.store, "relu": reals.relu, "maximum": reals.select, "minimum": reals.select, "dequantize": reals.dequantize,
+    "rescaling": reals.rescaling, "quantize": reals.store, "requantize": reals.store, "relu": reals.relu, "maximum": reals.select, "minimum": reals.select, "dequantize": reals.dequantize,
     "softmax": reals.softmax, "reshape": moves.reshape, "permute": moves.permute, "pad": moves.zeros_around, "crop": moves.crop,
     "slice": moves.slice_axes, "take": moves.take,
     "upsample": moves.upsample, "concat": moves.concat, "max_pool": moves.max_pool, "global_max_pool": moves.global_max_pool,

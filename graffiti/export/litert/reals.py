@@ -14,6 +14,7 @@ import numpy as np
 from graffiti.export.litert import products
 from graffiti.export.litert.emitter import EXACT, RUNTIMES, Emitter
 from graffiti.export.litert.layout import layout_of
+from graffiti.graph import affine
 from graffiti.graph.ir import Node
 from graffiti.graph.ops import attr
 from graffiti.numerics.formats import QFormat
@@ -59,6 +60,21 @@ def _multiplies_well(e: Emitter, node: Node) -> bool:
         for runtime in RUNTIMES:
             e.inexact[runtime].add(readers[0].output)
     return worst <= 1
+
+
+def rescaling(e: Emitter, node: Node) -> None:
+    """``MUL`` and ``ADD`` in float32 at the border, which round one after the other."""
+    tensor, rank, steps = e.real(node.inputs[0]), len(e.graph.shape(node.output)), []
+    for op, kind, value in zip(("MUL", "ADD"), ("Mul", "Add"), affine.numbers(e.graph, node)):
+        if op == "MUL" or value.any():
+            value = value.reshape(()) if value.size == 1 else value.reshape((1,) * (rank - value.ndim) + value.shape)
+            steps.append((op, kind, e.writer.constant(e.writer.unique(f"{node.name}/constant"), np.asarray(value, np.float32))))
+    for op, kind, constant in steps[:-1]:
+        out = e.temporary(node.name, e.graph.shape(node.output))
+        e.op(op, [tensor, constant], [out], kind=kind)
+        tensor = out
+    op, kind, constant = steps[-1]
+    e.op(op, [tensor, constant], [e.declare_real(node.output)], kind=kind)
 
 
 def store(e: Emitter, node: Node) -> None:

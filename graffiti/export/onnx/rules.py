@@ -10,6 +10,7 @@ import numpy as np
 from graffiti.export.onnx.builder import INT64_MAX, Builder
 from graffiti.export.onnx.products import is_native, pads, product
 from graffiti.export.onnx.ranges import limits
+from graffiti.graph import affine
 from graffiti.graph.ir import Node
 from graffiti.graph.ops import OPS, attributes
 from graffiti.numerics.formats import QFormat
@@ -165,6 +166,26 @@ def upsample(b: Builder, node: Node) -> None:
     b.move(node.output, "Identity", [source], False, wide=True)
 
 
+# ---- the border ---------------------------------------------------------------------------------------------------------
+def rescaling(b: Builder, node: Node) -> None:
+    """``Mul`` and ``Add`` in float32, which round one after the other."""
+    (x,) = node.inputs
+    last, rank = b.layout(node, x), b.rank(x)
+
+    def constant(value: np.ndarray, name: str) -> str:
+        if value.size == 1:
+            return b.initializer(value.reshape(()), name)
+        value = value.reshape((1,) * (rank - value.ndim) + value.shape)
+        return b.initializer(value if last or rank < 3 else value.transpose(b.permutation(rank, False)), name)
+
+    scale, offset = affine.numbers(b.graph, node)
+    if not offset.any():
+        b.put(node.output, "Mul", [b.get(x, last), constant(scale, f"{node.output}/scale")], last)
+        return
+    product = b.node("Mul", [b.get(x, last), constant(scale, f"{node.output}/scale")], f"{node.output}/product")
+    b.put(node.output, "Add", [product, constant(offset, f"{node.output}/offset")], last)
+
+
 # ---- between reals and codes --------------------------------------------------------------------------------------------
 def quantize(b: Builder, node: Node) -> None:
     """Reals or codes to codes: one quantizer where it rounds and saturates as asked, else explicit steps in front of it.
@@ -242,5 +263,5 @@ RULES: dict[str, Callable[[Builder, Node], None]] = {
     "conv": product, "depthwise_conv": product, "conv_transpose": product, "dense": product, "bias_add": bias_add,
     "add": _binary("Add"), "subtract": _binary("Sub"), "multiply": _binary("Mul"), "maximum": _binary("Max", True), "minimum": _binary("Min", True), "relu": relu, "lookup": lookup,
     "max_pool": max_pool, "global_max_pool": global_max_pool, "concat": concat, "pad": pad, "crop": crop, "slice": slice_axes, "take": take, "reshape": reshape, "permute": permute,
-    "upsample": upsample, "quantize": quantize, "requantize": quantize, "dequantize": dequantize, "softmax": softmax,
+    "upsample": upsample, "rescaling": rescaling, "quantize": quantize, "requantize": quantize, "dequantize": dequantize, "softmax": softmax,
 }

@@ -168,6 +168,33 @@ void MaxPoolOp::Run(const void* x, void* y, int64_t lo, int64_t hi) const {
   }
 }
 
+int RescaleOp::Init(std::vector<float> scales, std::vector<float> offsets, int tier) {
+  if (scales.empty() || scales.size() != offsets.size())
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "rescale needs as many offsets as scales, at least one, got %zu and %zu", offsets.size(), scales.size());
+  scale = std::move(scales);
+  offset = std::move(offsets);
+  loops = &GetLoops(tier);
+  if (scale.size() > 1) {  // short periods are written out, so that a run is long enough for vectors
+    const std::size_t period = scale.size();
+    while (scale.size() < 256) {
+      for (std::size_t i = 0; i < period; ++i) {
+        scale.push_back(scale[i]);
+        offset.push_back(offset[i]);
+      }
+    }
+  }
+  return GRAFFITI_OK;
+}
+
+void RescaleOp::Run(const float* x, float* y, int64_t lo, int64_t hi) const {
+  const int64_t period = static_cast<int64_t>(scale.size());
+  for (int64_t i = lo; i < hi;) {
+    const int64_t first = period == 1 ? 0 : i % period, n = period == 1 ? hi - i : std::min(hi - i, period - first);
+    loops->rescale(x + i, n, scale.data() + first, offset.data() + first, period == 1, y + i);
+    i += n;
+  }
+}
+
 int QuantizeOp::Init(int32_t to_exponent, int mode, int32_t lowest, int32_t highest, int to_type, int tier) {
   if (!IsCodeType(to_type)) return Fail(GRAFFITI_INVALID_ARGUMENT, "quantize gives integer codes, got type %d", to_type);
   if (mode < GRAFFITI_HALF_EVEN || mode > GRAFFITI_FLOOR) return Fail(GRAFFITI_INVALID_ARGUMENT, "a rounding mode is 0 to 3, got %d", mode);

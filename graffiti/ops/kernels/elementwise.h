@@ -54,6 +54,15 @@ struct MaxPoolOp {
   void Run(const void* x, void* y, int64_t lo, int64_t hi) const;
 };
 
+// Floats to floats in front of a quantizer: x * scale + offset; the numbers repeat every `scale.size()` elements.
+struct RescaleOp {
+  std::vector<float> scale, offset;
+  const Loops* loops = nullptr;
+
+  int Init(std::vector<float> scale, std::vector<float> offset, int tier);
+  void Run(const float* x, float* y, int64_t lo, int64_t hi) const;
+};
+
 struct QuantizeOp {
   int32_t exponent = 0, low = 0, high = 0;
   int rounding = 0, type = 0;

@@ -42,6 +42,15 @@ struct QuantizeStep : ElementsStep {
   }
 };
 
+struct RescaleStep : ElementsStep {
+  int64_t x = 0, y = 0;
+  RescaleOp op;
+  int RunElements(const Block& block, int64_t lo, int64_t hi) const override {
+    op.Run(reinterpret_cast<const float*>(program->Data(block, x)), reinterpret_cast<float*>(program->Data(block, y)), lo, hi);
+    return GRAFFITI_OK;
+  }
+};
+
 struct DequantizeStep : ElementsStep {
   int64_t x = 0, y = 0;
   DequantizeOp op;
@@ -268,7 +277,8 @@ class ProgramReader {
     using Reader = int (ProgramReader::*)();
     static const Reader kReaders[] = {nullptr, &ProgramReader::ReadQuantize, &ProgramReader::ReadDequantize, &ProgramReader::ReadConv,
                                       &ProgramReader::ReadBinary, &ProgramReader::ReadRequantize, &ProgramReader::ReadLookup,
-                                      &ProgramReader::ReadMaxPool, &ProgramReader::ReadMove, &ProgramReader::ReadZero, &ProgramReader::ReadConstant};
+                                      &ProgramReader::ReadMaxPool, &ProgramReader::ReadMove, &ProgramReader::ReadZero, &ProgramReader::ReadConstant,
+                                      &ProgramReader::ReadRescale};
     const int64_t kind = Word(), words = Word(), begin = at_;
     if (kind < 1 || kind >= static_cast<int64_t>(sizeof(kReaders) / sizeof(kReaders[0])) || words < 0 || words > (end_ - at_) / 8)
       return Bad("a step is of an unknown kind or runs over the end");
@@ -448,6 +458,20 @@ class ProgramReader {
     step->y = Word();
     const int64_t offset = Word();
     if (!Writable(step->y) || !Array(offset, T(step->y).elements * TypeSize(T(step->y).type), &step->array)) return Bad("a constant lies outside the data");
+    return Add(std::move(step));
+  }
+
+  int ReadRescale() {  // x, y, how many numbers, scales, offsets
+    auto step = std::make_unique<RescaleStep>();
+    step->x = Word();
+    step->y = Word();
+    const int64_t count = Word(), scale = Word(), offset = Word();
+    std::vector<float> scales, offsets;
+    if (!SameElements(step->x, step->y) || T(step->x).type != GRAFFITI_F32 || T(step->y).type != GRAFFITI_F32 || count < 1 || T(step->x).elements % count ||
+        !Array(scale, count, &scales) || !Array(offset, count, &offsets))
+      return Bad("a rescale step has unfit tensors");
+    step->elements = T(step->x).elements;
+    if (int code = step->op.Init(std::move(scales), std::move(offsets), tier_)) return code;
     return Add(std::move(step));
   }
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from graffiti.graph import border
 from graffiti.graph.ir import Graph, Node, TensorType
 from graffiti.numerics.formats import QFormat
 
@@ -21,6 +22,8 @@ class Lowering:
         values: source value → target value.
         pending: nodes that the quantizer behind them absorbs (ReLU, activation), by their output.
         dequantized: target value of codes → its float twin.
+        joined: target values of float that join the network's outputs.
+        border: target values that are made of the inputs by moves and affine maps: real numbers that no quantizer rounded yet.
     """
 
     source: Graph
@@ -28,8 +31,13 @@ class Lowering:
     values: dict[str, str] = dataclasses.field(default_factory=dict)
     pending: dict[str, Node] = dataclasses.field(default_factory=dict)
     dequantized: dict[str, str] = dataclasses.field(default_factory=dict)
+    border: set[str] = dataclasses.field(default_factory=set)
+
+    joined: set[str] = dataclasses.field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self.joins = frozenset(border.joins(self.source))
+        self.border.update(self.target.inputs)
         self.readers = self.source.users()
         self.producers = self.source.producers()
 
@@ -40,6 +48,10 @@ class Lowering:
     def has_codes(self, value: str) -> bool:
         """Whether a source value became codes."""
         return value in self.values and self.format(value) is not None
+
+    def at_border(self, value: str) -> bool:
+        """Whether a source value became a real number of the border."""
+        return self.values.get(value) in self.border
 
     def emit(self, op: str, inputs: tuple[str, ...], name: str, attrs: dict[str, Any] | None = None) -> str:
         """Add a node to the target; ``inputs`` are target values. Returns its value."""

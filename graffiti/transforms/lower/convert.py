@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import OPS, PRODUCTS, SELECTS
+from graffiti.graph.ops import OPS, PRODUCTS, SELECTS, attr
 from graffiti.graph.passes import Pass, PassResult
 from graffiti.transforms.lower.activation_tables import lower_activation
 from graffiti.transforms.lower.context import Lowering
@@ -22,9 +22,29 @@ def lower_product(context: Lowering, node: Node) -> None:
 
 
 def lower_move(context: Lowering, node: Node) -> None:
-    """Moves work on codes of one format as on reals."""
+    """Moves work on codes of one format as on reals, and on the border's reals as well. Parts of an output that have scales of their
+    own are joined as reals, behind their dequantize."""
+    if node.inputs and all(context.at_border(value) for value in node.inputs):
+        return _at_border(context, node)
+    if node.name in context.joins and (len(_scales(context, node.inputs)) > 1 or any(context.values[value] in context.joined for value in node.inputs)):
+        inputs = tuple(context.real(value) for value in node.inputs)
+        context.values[node.name] = context.emit(node.op, inputs, node.name, dict(node.attrs))
+        context.joined.add(context.values[node.name])
+        return None
     formats = {context.format(value) for value in node.inputs if context.has_codes(value)}
     _copy_or_float(context, node, agree=len(formats) == 1)
+
+
+def _scales(context: Lowering, values: tuple[str, ...]) -> set[str]:
+    """The thresholds that values are quantized by, seen through moves; a value in float counts for itself."""
+    found: set[str] = set()
+    for value in values:
+        producer = context.producers.get(value)
+        if producer is not None and (OPS[producer.op].moves_codes or producer.op in SELECTS):
+            found |= _scales(context, producer.inputs)
+        else:
+            found.add(value if producer is None or producer.op != "fake_quantize" else attr(producer, "group") or producer.name)
+    return found
 
 
 def lower_meeting(context: Lowering, node: Node) -> None:
@@ -32,6 +52,20 @@ def lower_meeting(context: Lowering, node: Node) -> None:
     formats = [context.format(value) for value in node.inputs if context.has_codes(value)]
     same = formats if node.op in SELECTS else [f.exponent for f in formats if f is not None]
     _copy_or_float(context, node, agree=len(set(same)) == 1)
+
+
+def lower_rescaling(context: Lowering, node: Node) -> None:
+    """An affine map of the border as it is; anywhere else an island."""
+    if not context.at_border(node.inputs[0]):
+        return lower_float(context, node)
+    for name in node.attached:
+        context.constant(name, context.source.constants[name], None)
+    _at_border(context, node)
+
+
+def _at_border(context: Lowering, node: Node) -> None:
+    context.values[node.name] = context.emit(node.op, tuple(context.values[value] for value in node.inputs), node.name, dict(node.attrs))
+    context.border.add(context.values[node.name])
 
 
 def lower_softmax(context: Lowering, node: Node) -> None:
@@ -67,7 +101,8 @@ RULES: dict[str, Callable[[Lowering, Node], None]] = {
     "relu": lower_relu,
     "activation": lower_activation,
     "softmax": lower_softmax,
-    **dict.fromkeys(("average_pool", "mean", "batch_norm", "rescaling", "leaky_relu"), lower_float),  # left over by preparing
+    "rescaling": lower_rescaling,
+    **dict.fromkeys(("average_pool", "mean", "batch_norm", "leaky_relu"), lower_float),  # left over by preparing
     "island": lower_island,
 }
 

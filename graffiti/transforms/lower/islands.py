@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from graffiti.graph import affine
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import PRODUCTS, attributes, infer
 from graffiti.transforms.lower.context import Lowering
@@ -116,6 +117,10 @@ def _bias(graph, node, attrs, use_bias):
     return "Affine", {"scale": 1.0, "offset": graph.constants[node.inputs[1]].tolist()}
 
 
+def _affine(graph, node, attrs, use_bias):
+    return "Affine", dict(zip(affine.KEYS, (value.tolist() for value in affine.numbers(graph, node))))
+
+
 def _reduce(operation: str) -> Callable:
     def config(graph, node, attrs, use_bias):
         return "Reduce", {"operation": operation if attrs.get("divide", True) else "sum", "axes": list(attrs["axes"]), "keepdims": attrs["keepdims"]}
@@ -143,7 +148,7 @@ WITH_WEIGHTS = (*PRODUCTS, "multiply", "batch_norm")  # ops whose operands but t
 CONFIGS: dict[str, Callable[[Graph, Node, dict, bool], tuple[str, dict[str, Any]]]] = {
     "conv": _conv, "depthwise_conv": _depthwise_conv, "conv_transpose": _conv_transpose, "dense": _dense,
     "multiply": lambda graph, node, attrs, use_bias: ("ConstantMultiply", {"shape": list(graph.shape(node.inputs[1]))}),
-    "bias_add": _bias, "batch_norm": _batch_norm, "rescaling": _plain("Affine", scale="scale", offset="offset"),
+    "bias_add": _bias, "batch_norm": _batch_norm, "rescaling": _affine,
     "relu": _plain("ReLU", max_value="max_value"), "leaky_relu": _plain("LeakyReLU", alpha="negative_slope"),
     "activation": _activation,
     "max_pool": _pool("Max"), "average_pool": _pool("Average"), "global_max_pool": _reduce("max"), "mean": _reduce("mean"),

@@ -59,13 +59,13 @@ def wants_codes(graph: Graph, plan: Plan, reader: Node, value: str, kind: str) -
     """Whether a node must read a value of this kind through a quantizer.
 
     1. Codes and parameters: no. 2. A quantizer: no. 3. A layer in float reads reals as they are, anything else as the
-    quantized value, so that it sees what the integer graph hands it. 4. ReLU takes accumulators: the quantizer comes
+    quantized value, so that it sees what the integer graph hands it; what only joins outputs reads an input through a quantizer too. 4. ReLU takes accumulators: the quantizer comes
     behind it (a table's output is rounded by the table itself). 5. A bias is added to its product before any rounding. 6. Everything else: yes.
     """
     if kind in (CODES, PARAMETER) or reader.op == "fake_quantize":
         return False
     if plan.in_float(reader):
-        return kind == ACCUMULATOR
+        return kind == ACCUMULATOR or (reader.name in plan.joins and value in plan.border)
     producer = graph.producer(value)
     if reader.op == "relu":
         return kind == REAL or producer is None or producer.op == "activation"

@@ -21,6 +21,7 @@ CLASSES: dict[str | tuple[str, int], tuple[str, ...]] = {
     "dropout": ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "AlphaDropout"),
     "identity": ("Identity", "GaussianNoise", "ActivityRegularization"), "reshape": ("Reshape", "Flatten"), "permute": ("Permute",), ("upsample", 3): ("UpSampling1D",),
     ("upsample", 4): ("UpSampling2D",), "multiply": ("Rescaling",),
+    "rescaling": ("Normalization", "Rescaling", "BatchNormalization"),
 }
 _POOLS = ("AveragePooling1D", "AveragePooling2D", "GlobalAveragePooling1D", "GlobalAveragePooling2D")
 

@@ -8,15 +8,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from graffiti import schemes
 from graffiti.config import LayerInfo, QuantizerSpec, ReportLine, Rule, Scheme
-from graffiti.graph import interval_rules
+from graffiti.graph import border, interval_rules
 from graffiti.graph.functions import Interval
 from graffiti.graph.intervals import intervals
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import OPS, PRODUCTS, SELECTS
 from graffiti.transforms.place.layers import is_average_pool, is_window_sum, layer_of, layers
 
-FLOAT_OPS = ("island", "softmax")  # compute on real values whatever the scheme says
-UNPREPARED = ("separable_conv", "batch_norm", "rescaling", "leaky_relu", "prelu", "average_pool", "mean", "dropout")
+FLOAT_OPS = ("island", "softmax", "rescaling")  # compute on real values whatever the scheme says
+UNPREPARED = ("separable_conv", "batch_norm", "leaky_relu", "prelu", "average_pool", "mean", "dropout")
 MAX_NAMES = 12
 _ARITHMETIC = (*PRODUCTS, "multiply", "bias_add", "add", "subtract")
 
@@ -33,6 +33,8 @@ class Plan:
         first: compute nodes that see an input of the network.
         last: compute nodes that make an output of the network.
         final: values that leave the network, perhaps after moves or softmax.
+        border: values of real numbers in front of the first quantizers: the inputs, and what ``graph/border.py`` makes of them.
+        joins: concats that only join what leaves the network, and the moves behind them: they work on real numbers.
         lines: the report, in the order of decisions.
     """
 
@@ -43,6 +45,8 @@ class Plan:
     first: frozenset[str] = frozenset()
     last: frozenset[str] = frozenset()
     final: frozenset[str] = frozenset()
+    border: tuple[str, ...] = ()
+    joins: frozenset[str] = frozenset()
     lines: list[ReportLine] = dataclasses.field(default_factory=list)
 
     def scheme(self, node: Node) -> Scheme | None:
@@ -104,7 +108,7 @@ def make_plan(
         graph: stage ``float``, prepared.
         scheme: a preset's name, a config or a ``Scheme``.
         rules: exceptions; the first that matches a layer holds.
-        unsigned_inputs: names of the graph inputs that are never negative.
+        unsigned_inputs: names of the graph inputs, and of other values of the border, that are never negative.
         dropped: layers of the model that preparing dropped; a rule may name them.
 
     Raises:
@@ -113,8 +117,9 @@ def make_plan(
     for node in graph.nodes:
         if node.op in UNPREPARED:
             raise ValueError(f"{node.op} {node.name!r} has no quantized form; prepare the graph before placing quantizers")
-    plan = Plan(schemes.get_static(scheme), unsigned_inputs=frozenset(unsigned_inputs))
-    unknown = sorted(plan.unsigned_inputs - set(graph.inputs))
+    inside = border.nodes(graph)
+    plan = Plan(schemes.get_static(scheme), unsigned_inputs=frozenset(unsigned_inputs), border=tuple(border.values(graph, inside)))
+    unknown = sorted(plan.unsigned_inputs - set(plan.border))
     if unknown:
         raise ValueError(f"unsigned_inputs names {', '.join(unknown)}; the graph's inputs are {', '.join(graph.inputs)}")
     chosen = _apply_rules(graph, plan.default, list(rules), plan, dropped or {})
@@ -123,6 +128,17 @@ def make_plan(
         plan.of_node[node.name] = chosen[layer_of(node.name, names)]
         if node.op == "softmax" and plan.of_node[node.name] is not None:  # a layer of its own, or the end of one
             plan.note(node.name, "float", "softmax is computed on the dequantized logits")
+    for node in inside:
+        if node.op == "rescaling":
+            plan.note(node.name, "folded", "into the border: computed on real numbers, in front of the first quantizer; retraining leaves its numbers as they are")
+        else:
+            plan.of_node[node.name] = None
+    plan.joins = frozenset(border.joins(graph))
+    for node in graph.nodes:
+        if node.name in plan.joins:
+            if node.op == "concat" and not plan.in_float(node):
+                plan.note(node.name, "quantized", "joins what leaves the network, behind the quantizers: each part keeps a scale of its own")
+            plan.of_node[node.name] = None
     for node in graph.nodes:
         reason = None if plan.in_float(node) else _unsupported(graph, node)
         if reason:

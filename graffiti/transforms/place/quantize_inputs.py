@@ -1,4 +1,4 @@
-"""Quantizers on the network's inputs."""
+"""Quantizers where the border ends: on the network's inputs, or behind the affine maps that stand in front of it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from graffiti.transforms.place.plan import Plan
 
 
 class QuantizeInputs(Pass):
-    """An input ``x`` that a quantized op reads gets ``x_q``, right behind it.
+    """A value ``x`` of the border that a quantized op reads gets ``x_q``, right behind it.
 
-    1. Signedness ``auto``: unsigned where the plan says that the input is never negative, else signed.
-    2. Readers in float (islands, layers that a rule keeps in float) go on reading ``x`` itself.
-    3. An input that only such layers read, or that is an output as it is: no quantizer.
+    1. Signedness ``auto``: unsigned where the plan says that the value is never negative, else signed.
+    2. Readers in float (islands, layers that a rule keeps in float, the border itself) go on reading ``x``.
+    3. An input that only such readers have, or that is an output as it is: no quantizer.
+    4. What an affine map of the border makes (``rescaling``): the same, and where it is an output it leaves as codes. A rule for
+       that layer says which.
     """
 
     stage = "fakequant"
@@ -23,13 +25,18 @@ class QuantizeInputs(Pass):
 
     def run(self, graph: Graph) -> PassResult:
         graph, modified = graph.copy(), False
-        for value in reversed(graph.inputs):  # each goes in front: the last first keeps their order
+        for value in reversed(self.plan.border):  # each goes in front: the last first keeps their order
+            producer = graph.producer(value)
             readers = [node for node in graph.consumers(value) if wants_codes(graph, self.plan, node, value, REAL)]
-            if not readers:
+            leaves = producer is not None and value in graph.outputs
+            if not readers and not leaves:
                 continue
-            spec = self.plan.activation(value, None)
+            scheme = self.plan.default if producer is None else self.plan.of_node.get(producer.name) or self.plan.default
+            spec = scheme.inputs or scheme.activations
             signed = value not in self.plan.unsigned_inputs if spec.signed == "auto" else bool(spec.signed)
-            attrs = attributes(spec, signed=signed, rounding=self.plan.rounding(spec, None), role="input")
-            insert_after(graph, value, f"{value}_q", attrs, readers)
+            attrs = attributes(spec, signed=signed, rounding=spec.rounding or scheme.rounding, role="input")
+            quantizer = insert_after(graph, value, f"{value}_q", attrs, readers)
+            if leaves:
+                graph.outputs = [quantizer.name if out == value else out for out in graph.outputs]
             modified = True
         return PassResult(graph, modified)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from graffiti.graph import affine, border
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import attr
 from graffiti.graph.passes import Note, Pass, PassResult
@@ -25,7 +26,9 @@ class AffineToDepthwise(Pass):
     5. A batch norm that folds, or is in a layer of its own already: left alone.
     6. Batch norms that are calls of one layer: one constant of ones for all.
     7. Batch norms that share parameters otherwise (one also folds, or has another epsilon): each has its own copy from then on.
-    8. Unknown channels, a reshape of unknown lengths, parameters that are no constants: left alone, with a note.
+    8. Unknown channels, a reshape of unknown lengths, parameters that are no constants, numbers that differ along other axes than the
+       last: left alone, with a note.
+    9. ``rescaling`` at the border (``graph/border.py``): left alone, it is computed on real numbers in front of the first quantizer.
     """
 
     stage = "float"
@@ -40,8 +43,9 @@ class AffineToDepthwise(Pass):
         graph, notes = graph.copy(), []
         folding = {id(call.batch_norm) for calls in foldable(graph) for call in calls}
         found: dict[tuple, list[Node]] = {}  # the calls of one layer together
+        at_border = {id(node) for node in border.nodes(graph)}
         for node in graph.nodes:
-            if node.op in ("batch_norm", "rescaling") and id(node) not in folding:
+            if node.op in ("batch_norm", "rescaling") and id(node) not in folding | at_border:
                 why = reason_against(graph, node)
                 if why:
                     notes.append(Note(node.name, why))
@@ -88,7 +92,7 @@ class AffineToDepthwise(Pass):
     def _rescaling(graph: Graph, node: Node, name: str) -> None:
         (x,), fixed = node.inputs, {"fixed": True}
         shape = _kernel_shape(graph, x)
-        scale, offset = (_per_channel(attr(node, key), shape[-2]) for key in ("scale", "offset"))
+        scale, offset = (_per_channel(value, shape[-2]) for value in affine.numbers(graph, node))
         kernel = graph.add_constant(f"{name}/kernel", scale.reshape(shape))
         if not offset.any():
             node.op, node.inputs, node.attrs = "depthwise_conv", (x, kernel), {**_window(shape), **fixed}
@@ -117,7 +121,7 @@ def _window(kernel_shape: tuple[int, ...]) -> dict[str, object]:
 
 
 def _per_channel(value, channels: int) -> np.ndarray:
-    return np.broadcast_to(np.asarray(value, np.float32), (channels,)).copy()
+    return np.broadcast_to(np.asarray(value, np.float32).reshape(-1), (channels,)).copy()
 
 
 def reason_against(graph: Graph, node: Node) -> str | None:
@@ -130,8 +134,7 @@ def reason_against(graph: Graph, node: Node) -> str | None:
     if node.op == "batch_norm" and not all(graph.is_constant(value) for value in node.inputs[1:]):
         return "a batch norm whose parameters are computed has no fixed-point form"
     if node.op == "rescaling":
-        for key in ("scale", "offset"):
-            size = np.size(attr(node, key))
-            if size not in (1, shape[-1]):
-                return f"the {key} of a rescaling is one number or one per channel ({shape[-1]}), this one has {size}"
+        for key, value in zip(affine.KEYS, affine.numbers(graph, node)):
+            if not affine.is_along_channels(value, shape[-1]):
+                return f"inside a network the {key} of a rescaling is one number or one per channel ({shape[-1]}), this one has the shape {value.shape}"
     return None

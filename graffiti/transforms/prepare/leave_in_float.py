@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from graffiti.graph import affine, border
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import OPS, attr
 from graffiti.graph.passes import Pass, PassResult
@@ -48,7 +49,7 @@ ISLANDS: dict[str, tuple[Callable[[Graph, Node], Config], Callable[[Graph, Node]
     ),
     "average_pool": (_average_pool, average_pool_to_depthwise.reason_against),
     "rescaling": (
-        lambda graph, node: _own("Affine", scale=attr(node, "scale"), offset=attr(node, "offset")),
+        lambda graph, node: _own("Affine", **dict(zip(affine.KEYS, (value.tolist() for value in affine.numbers(graph, node))))),
         affine_to_depthwise.reason_against,
     ),
     "batch_norm": (
@@ -66,7 +67,7 @@ class LeaveInFloat(Pass):
     1. ``mean`` over unknown lengths. 2. ``average_pool`` over the border of an image of
     unknown size. 3. ``batch_norm`` and ``rescaling`` of unknown shapes. 4. ``leaky_relu`` with a slope above 1, ``prelu``
     with slopes on both sides of 1.
-    5. Ops that a fakequant graph may hold: left alone. Islands too.
+    5. Ops that a fakequant graph may hold: left alone. Islands too, and ``rescaling`` at the border.
     6. The same ops where a pass before could have rewritten them: left alone, for that is a mistake in the pipeline; ``ensures`` says so.
     """
 
@@ -74,8 +75,9 @@ class LeaveInFloat(Pass):
 
     def run(self, graph: Graph) -> PassResult:
         graph, modified = graph.copy(), False
+        at_border = {id(node) for node in border.nodes(graph)}
         for node in graph.nodes:
-            if node.op not in ISLANDS:
+            if node.op not in ISLANDS or id(node) in at_border:
                 continue
             layer, reason = ISLANDS[node.op]
             why = reason(graph, node)
@@ -91,6 +93,9 @@ class LeaveInFloat(Pass):
         return PassResult(graph, modified)
 
     def ensures(self, graph: Graph) -> Iterable[str]:
+        at_border = {id(node) for node in border.nodes(graph) if node.op == "rescaling"}
         for node in graph.nodes:
+            if id(node) in at_border:
+                continue
             if node.op in ISLANDS or "fakequant" not in OPS[node.op].stages:
                 yield f"{node.op} {node.name!r} is still there, which a fakequant graph cannot hold; a pass before must rewrite it"

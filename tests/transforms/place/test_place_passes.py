@@ -377,17 +377,17 @@ def test_two_layers_of_their_own_need_no_rescale_and_share():
 
 @pytest.mark.parametrize("op", ["add", "subtract", "maximum", "minimum", "concat"])
 def test_a_quantizer_that_serves_others_is_rescaled(op):
-    result = meet(ShareScales, TWO + f"%p = max_pool(%c) {POOL}\n%y = {op}(%c, %d)", "%y, %p")
+    result = meet(ShareScales, TWO + f"%p = max_pool(%c) {POOL}\n%y = {op}(%c, %d)\n%z = softmax(%y)", "%z, %p")
     assert "%y_rescale_0 = fake_quantize(%c_q) s8 rescale group=y_inputs" in result
     assert f"%y = {op}(%y_rescale_0, %d_q)" in result and "%p = max_pool(%c_q)" in result
     assert "%c_q = fake_quantize(%c) s8 activation\n" in result
 
 
 def test_a_quantizer_is_followed_through_moves_that_serve_one_reader():
-    body = TWO + f"%p = permute(%c) {{dims=(2, 1, 3)}}\n%q = max_pool(%p) {POOL}\n%r = max_pool(%d) {POOL}\n%y = concat(%q, %r)"
-    result = meet(ShareScales, body)
+    body = TWO + f"%p = permute(%c) {{dims=(2, 1, 3)}}\n%q = max_pool(%p) {POOL}\n%r = max_pool(%d) {POOL}\n%y = concat(%q, %r)\n%z = softmax(%y)"
+    result = meet(ShareScales, body, "%z")
     assert "rescale" not in result and result.count("group=y_inputs") == 2
-    assert "%y_rescale_0 = fake_quantize(%q)" in meet(InsertRescale, body, "%y, %p")
+    assert "%y_rescale_0 = fake_quantize(%q)" in meet(InsertRescale, body, "%z, %p")
 
 
 def test_what_concat_and_inputs_hand_on_is_rescaled():
@@ -408,6 +408,17 @@ def test_constants_that_meet_values_are_quantized():
     assert "%y/q_constant_1 = fake_quantize(%k) s8 rescale group=y_inputs" in result
 
 
+def test_what_only_joins_an_output_keeps_separate_scales():
+    """Through moves too; an input among the parts is quantized all the same, a softmax stays as it is."""
+    body = TWO + "%r = relu(%c)\n%s = softmax(%d)\n%k = concat(%r, %d, %x, %s)\n%y = permute(%k) {dims=(2, 1, 3)}"
+    for cls in (InsertRescale, ShareScales):
+        unchanged(cls, body, before=ALL)
+    result = meet(ShareScales, body)
+    assert "%k = concat(%r_q, %d_q, %x_q, %s)" in result and "group" not in result and "output %y" in result
+    inside = meet(ShareScales, TWO + "%k = concat(%c, %d)\n%y = relu(%k)", "%y, %k")
+    assert inside.count("group=k_inputs") == 2, "read inside the network: one scale"
+
+
 def test_one_value_twice_and_one_input_alone_are_left():
     unchanged(InsertRescale, TWO + "%y = add(%c, %c)\n%z = concat(%d)", before=ALL, output="%y, %z")
     unchanged(ShareScales, TWO + "%y = add(%c, %c)\n%z = concat(%d)", before=(*ALL, InsertRescale), output="%y, %z")
@@ -419,16 +430,16 @@ def test_ops_in_float_are_left():
 
 
 def test_mixed_signs_become_signed():
-    body = TWO + "%r = relu(%c)\n%y = concat(%r, %d)"
-    assert "%r_q = fake_quantize(%r) u8 activation\n" in meet(InsertRescale, body)
-    assert "%r_q = fake_quantize(%r) s8 activation\n" in meet(ChooseSigns, body)
+    body = TWO + "%r = relu(%c)\n%y = concat(%r, %d)\n%z = softmax(%y)"
+    assert "%r_q = fake_quantize(%r) u8 activation\n" in meet(InsertRescale, body, "%z")
+    assert "%r_q = fake_quantize(%r) s8 activation\n" in meet(ChooseSigns, body, "%z")
 
 
 def test_rescale_points_follow_the_other_inputs():
-    body = TWO + f"%r = relu(%c)\n%p = max_pool(%r) {POOL}\n%s = relu(%d)\n%y = concat(%r, %s)"
-    assert "%y_rescale_0 = fake_quantize(%r_q) u8 rescale group=y_inputs" in meet(ShareScales, body, "%y, %p")
+    body = TWO + f"%r = relu(%c)\n%p = max_pool(%r) {POOL}\n%s = relu(%d)\n%y = concat(%r, %s)\n%z = softmax(%y)"
+    assert "%y_rescale_0 = fake_quantize(%r_q) u8 rescale group=y_inputs" in meet(ShareScales, body, "%z, %p")
     body = body.replace("%s = relu(%d)", "%s = identity(%d)")
-    assert "%y_rescale_0 = fake_quantize(%r_q) s8 rescale group=y_inputs" in meet(ShareScales, body, "%y, %p")
+    assert "%y_rescale_0 = fake_quantize(%r_q) s8 rescale group=y_inputs" in meet(ShareScales, body, "%z, %p")
 
 
 @pytest.mark.parametrize("middle, sign", [("%r = relu(%c)", "u"), ("%r = identity(%c)", "s")])
@@ -501,9 +512,9 @@ def test_merging_different_quantizers_is_an_error(key, value, message):
 
 def test_sharing_before_signs_are_chosen_is_refused():
     with pytest.raises(ValueError, match="signed is False and True"):
-        run(ShareScales, TWO + "%r = relu(%c)\n%y = concat(%r, %d)", before=(*ALL, InsertRescale))
+        run(ShareScales, TWO + "%r = relu(%c)\n%y = concat(%r, %d)\n%z = softmax(%y)", before=(*ALL, InsertRescale), output="%z")
 
 
 def test_sharing_before_rescale_points_is_refused():
     with pytest.raises(ValueError, match="run insert_rescale first"):
-        run(ShareScales, TWO + f"const %e/kernel: f32[1,1,2,3] = random(3)\n%e = conv(%x, %e/kernel) {CONV}\n%p = max_pool(%c) {POOL}\n%y = concat(%c, %d, %e)", before=ALL, output="%y, %p")
+        run(ShareScales, TWO + f"const %e/kernel: f32[1,1,2,3] = random(3)\n%e = conv(%x, %e/kernel) {CONV}\n%p = max_pool(%c) {POOL}\n%y = concat(%c, %d, %e)\n%z = softmax(%y)", before=ALL, output="%z, %p")

@@ -42,7 +42,8 @@ def test_2_and_3_rescaling_on_one_axis_and_per_channel(check):
     check(AffineToDepthwise(), """
         float graph g
         input %x:f32[_,7,3]
-        %a = rescaling(%x) {scale=0.5, offset=(0.0, 1.0, -1.0)}
+        %r = relu(%x)
+        %a = rescaling(%r) {scale=0.5, offset=(0.0, 1.0, -1.0)}
         %b = rescaling(%a) {scale=(1.0, 2.0, 3.0), offset=0.0}
         output %b, %a
     """, """
@@ -51,7 +52,8 @@ def test_2_and_3_rescaling_on_one_axis_and_per_channel(check):
         const %a/kernel:f32[1,3,1] = full(0.5)
         const %a/bias:f32[3] = [0, 1, -1]
         const %b/kernel:f32[1,3,1] = [[[1], [2], [3]]]
-        %a/product = depthwise_conv(%x, %a/kernel) {strides=(1,), padding='valid', dilation=(1,), fixed=True}
+        %r = relu(%x)
+        %a/product = depthwise_conv(%r, %a/kernel) {strides=(1,), padding='valid', dilation=(1,), fixed=True}
         %a = bias_add(%a/product, %a/bias) {fixed=True}
         %b = depthwise_conv(%a, %b/kernel) {strides=(1,), padding='valid', dilation=(1,), fixed=True}
         output %b, %a
@@ -65,7 +67,8 @@ def test_4_other_ranks_are_reshaped(check, shape, flat):
         float graph g
         input %x:f32[_,{shape}]
         {BN}
-        %bn = {NORM.format('%x')}
+        %r = relu(%x)
+        %bn = {NORM.format('%r')}
         %s = rescaling(%bn) {{scale=2.0, offset=1.0}}
         %t = rescaling(%bn) {{scale=2.0, offset=0.0}}
         output %s, %bn, %t
@@ -77,7 +80,8 @@ def test_4_other_ranks_are_reshaped(check, shape, flat):
         const %s/bias:f32[3] = full(1)
         const %t/kernel:f32[1,1,3,1] = full(2)
         {BN}
-        %bn/expand = reshape(%x) {{shape={flat}}}
+        %r = relu(%x)
+        %bn/expand = reshape(%r) {{shape={flat}}}
         %bn/product = depthwise_conv(%bn/expand, %bn/kernel) {{{WINDOW}}}
         %bn/affine = {NORM.format('%bn/product')}
         %bn = reshape(%bn/affine) {{shape={full!r}}}
@@ -132,7 +136,8 @@ def test_6_two_calls_share_the_ones(check):
         float graph g
         input %x:f32[_,4,3]
         {BN}
-        %bn = {NORM.format('%x')}
+        %i = relu(%x)
+        %bn = {NORM.format('%i')}
         %r = relu(%bn)
         %bn_call1 = {NORM.format('%r')}
         output %bn_call1
@@ -141,7 +146,8 @@ def test_6_two_calls_share_the_ones(check):
         input %x:f32[_,4,3]
         const %bn/kernel:f32[1,3,1] = full(1)
         {BN}
-        %bn/product = depthwise_conv(%x, %bn/kernel) {{strides=(1,), padding='valid', dilation=(1,)}}
+        %i = relu(%x)
+        %bn/product = depthwise_conv(%i, %bn/kernel) {{strides=(1,), padding='valid', dilation=(1,)}}
         %bn = {NORM.format('%bn/product')}
         %r = relu(%bn)
         %bn_call1/product = depthwise_conv(%r, %bn/kernel) {{strides=(1,), padding='valid', dilation=(1,)}}
@@ -157,9 +163,11 @@ def test_7_parameters_that_others_read_are_copied(check):
         input %x:f32[_,4,3]
         input %y:f32[_,3]
         {BN}
-        %bn = {NORM.format('%x')}
+        %i = relu(%x)
+        %j = relu(%y)
+        %bn = {NORM.format('%i')}
         %other = {NORM.format('%bn').replace('0.001', '0.5')}
-        %flat = {NORM.format('%y')}
+        %flat = {NORM.format('%j')}
         output %other, %flat
     """, f"""
         float graph g
@@ -174,11 +182,13 @@ def test_7_parameters_that_others_read_are_copied(check):
         const %bn/beta_1:f32[3] = random(12)
         const %bn/mean_1:f32[3] = random(13)
         const %bn/variance_1:f32[3] = full(0.6)
-        %bn/product = depthwise_conv(%x, %bn/kernel) {{strides=(1,), padding='valid', dilation=(1,)}}
+        %i = relu(%x)
+        %j = relu(%y)
+        %bn/product = depthwise_conv(%i, %bn/kernel) {{strides=(1,), padding='valid', dilation=(1,)}}
         %bn = {NORM.format('%bn/product').replace('mma,', 'mma_1,').replace('beta,', 'beta_1,').replace('mean,', 'mean_1,').replace('ance)', 'ance_1)')}
         %other/product = depthwise_conv(%bn, %other/kernel) {{strides=(1,), padding='valid', dilation=(1,)}}
         %other = {NORM.format('%other/product').replace('0.001', '0.5').replace('bn/', 'other/')}
-        %flat/expand = reshape(%y) {{shape=(1, 1, 3)}}
+        %flat/expand = reshape(%j) {{shape=(1, 1, 3)}}
         %flat/product = depthwise_conv(%flat/expand, %flat/kernel) {{{WINDOW}}}
         %flat/affine = {NORM.format('%flat/product')}
         %flat = reshape(%flat/affine) {{shape=(3,)}}
@@ -187,17 +197,43 @@ def test_7_parameters_that_others_read_are_copied(check):
 
 
 @pytest.mark.parametrize("shape, op, why", [
-    ("_,_", "rescaling(%x) {scale=2.0, offset=0.0}", "channels"),
-    ("_,_,2,2,3", "rescaling(%x) {scale=2.0, offset=0.0}", "fixed input size"),
-    ("_,2,3", "rescaling(%x) {scale=(1.0, 2.0), offset=0.0}", "one per channel"),
+    ("_,_", "rescaling(%i) {scale=2.0, offset=0.0}", "channels"),
+    ("_,_,2,2,3", "rescaling(%i) {scale=2.0, offset=0.0}", "fixed input size"),
+    ("_,2,3", "rescaling(%i) {scale='bn/gamma_map', offset=0.0}", "one per channel"),
     ("_,2,3", "batch_norm(%x, %bn/gamma, %r, %bn/mean, %bn/variance) {epsilon=0.001}", "computed"),
 ])
 def test_8_left_alone_with_a_note(shape, op, why):
-    graph = parse(f"float graph g\ninput %x:f32[{shape}]\n{BN}\n%r = relu(%bn/beta)\n%y = {op}\noutput %y, %r")
+    graph = parse(f"float graph g\ninput %x:f32[{shape}]\n{BN}\nconst %bn/gamma_map:f32[2,1] = random(14)\n%i = relu(%x)\n%r = relu(%bn/beta)\n%y = {op}\noutput %y, %r")
     result = AffineToDepthwise()(graph)
     assert not result.modified
     (note,) = result.notes
     assert note.node == "y" and why in note.why
+
+
+@pytest.mark.parametrize("op", ["rescaling(%m) {scale=(1.0, 2.0, 3.0), offset=0.5}", "rescaling(%m) {scale='map', offset=0.0}"])
+def test_9_at_the_border_it_is_left_alone(check, op):
+    check(AffineToDepthwise(), f"""
+        float graph g
+        input %x:f32[_,3,4,3]
+        const %map:f32[4,3,1] = random(3)
+        %m = permute(%x) {{dims=(2, 1, 3)}}
+        %s = {op}
+        %y = softmax(%s)
+        output %y
+    """)
+
+
+def test_9_bytes_with_one_number_for_all_stay_codes():
+    """``uint8``: they are codes already; with a number for each column, or with such a map behind, they are computed as reals."""
+    def left(dtype, scale, behind=""):
+        graph = parse(f"float graph g\ninput %x:f32[_,3,4,3]\n%s = rescaling(%x) {{scale={scale}, offset=0.5}}\n{behind}output {'%t' if behind else '%s'}")
+        graph.interface["input_dtypes"] = [dtype]
+        return [node.name for node in AffineToDepthwise()(graph).graph.nodes if node.op == "rescaling"]
+
+    assert left("uint8", "0.5") == [] and left("uint8", "(0.5, 0.5, 0.5)") == []
+    assert left("float32", "0.5") == left("int32", "0.5") == left("uint8", "(0.5, 1.0, 0.5)") == ["s"]
+    behind = "%r = reshape(%s) {shape=(36,)}\n%t = rescaling(%r) {scale='many', offset=0.0}\n"
+    assert left("uint8", "0.5", f"const %many:f32[36] = random(3)\n{behind}") == ["s", "t"]
 
 
 def test_needs_separable_convolutions_split():

@@ -24,8 +24,9 @@ CASES = [  # shape, op, why
     ("_,_,_,3", "mean(%x) {axes=(1, 2)}", "known lengths"),
     ("_,_,5,3", "average_pool(%x) {pool_size=(2, 2), strides=(1, 2), padding='same'}", "unknown size"),
     ("_,_,3", "average_pool(%x) {pool_size=(3,), strides=(2,), padding='same'}", "unknown size"),
-    ("_,_,2,2,3", "rescaling(%x) {scale=(0.5, 2.0, -1.0), offset=0.25}", "fixed input size"),
-    ("_,_,2,2,3", "batch_norm(%x, %bn/gamma, %bn/beta, %bn/mean, %bn/variance) {epsilon=0.01}", "fixed input size"),
+    ("_,_,2,2,3", "rescaling(%r) {scale=(0.5, 2.0, -1.0), offset=0.25}", "fixed input size"),
+    ("_,4,3", "rescaling(%r) {scale=%c, offset=0.25}", "one number or one per channel"),
+    ("_,_,2,2,3", "batch_norm(%r, %bn/gamma, %bn/beta, %bn/mean, %bn/variance) {epsilon=0.01}", "fixed input size"),
     ("_,6", "leaky_relu(%x) {alpha=1.5}", "slope above 1"),
 ]
 
@@ -34,7 +35,8 @@ CASES = [  # shape, op, why
 def test_1_to_4_islands_compute_the_same(shape, op, why):
     from graffiti.keras_io.islands import IslandRunner
 
-    graph = parse(f"float graph g\ninput %x:f32[{shape}]\n{BN if op.startswith('batch') else ''}\n%a/b = {op}\n%y = relu(%a/b)\noutput %y, %a/b")
+    front = f"{BN if op.startswith('batch') else ''}\n{'const %c:f32[4,3] = random(3)' if '%c' in op else ''}\n{'%r = relu(%x)' if '(%r' in op else ''}"
+    graph = parse(f"float graph g\ninput %x:f32[{shape}]\n{front}\n%a/b = {op.replace('%c', repr('c'))}\n%y = relu(%a/b)\noutput %y, %a/b")
     original = snapshot(graph)
     result = LeaveInFloat()(graph)
     assert result.modified and snapshot(graph) == original

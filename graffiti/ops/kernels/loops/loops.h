@@ -29,6 +29,8 @@ struct Loops {
   void (*offset8)(const uint8_t* x, int64_t n, uint8_t* out);          // v ^ 0x80: s8 stored as v + 128
   void (*widen16)(int type, const void* x, int64_t n, int16_t* out);  // S8, U8 or S16 to s16
   void (*maximum)(int type, void* best, const void* x, int64_t n);    // best = max(best, x)
+  // x * scale + offset, rounded after each; scale and offset have n elements, or one where `common`
+  void (*rescale)(const float* x, int64_t n, const float* scale, const float* offset, bool common, float* out);
   // float -> s32 codes; half to even with a float scale (|low|, |high| <= 2**16). Returns whether there was a NaN.
   bool (*quantize)(const float* x, int64_t n, float scale, int32_t low, int32_t high, int32_t* out);
   // the same, in double and with any rounding and range
