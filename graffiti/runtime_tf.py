@@ -252,7 +252,7 @@ def _crop(executor, node, x):
 
 
 def _slice(executor, node, x):
-    return x[(slice(None), *(slice(*each) for each in attr(node, "slices")))]
+    return x[tuple([slice(None)] + [slice(*each) for each in attr(node, "slices")])]
 
 
 def _take(executor, node, x):

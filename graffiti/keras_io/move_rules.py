@@ -71,7 +71,7 @@ def repeated(axis: int, size: int, factor: int) -> Move:
 def _reshape(shape: Sequence[int | None]) -> Move:
     if any(n is None for n in shape[1:]):
         raise NoMove(f"a move to the unknown lengths of {tuple(shape)}")
-    return "reshape", {"shape": tuple(int(n) for n in shape[1:])}
+    return "reshape", {"shape": tuple(int(n) for n in shape[1:] if n is not None)}
 
 
 def _inner_axis(axis, rank: int, what: str) -> int:
@@ -287,7 +287,8 @@ def _rot90(reading, operation) -> list[Move]:
     dims[first - 1], dims[second - 1] = second, first
     swap: Move = ("permute", {"dims": tuple(dims)})
     back = {axis: _take(axis, range(_length(reading, axis, "a rotation"))[::-1]) for axis in (first, second)}
-    return {0: [("identity", {})], 1: [back[second], swap], 2: [back[first], back[second]], 3: [back[first], swap]}[turns]
+    by_turns: dict[int, list[Move]] = {0: [("identity", {})], 1: [back[second], swap], 2: [back[first], back[second]], 3: [back[first], swap]}
+    return by_turns[turns]
 
 
 # ---- axes in another order, and joined -------------------------------------------------------------------------------------

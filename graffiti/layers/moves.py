@@ -73,7 +73,7 @@ class Slice(keras.layers.Layer):
 
     def call(self, x):
         """Slice."""
-        return x[(slice(None), *(slice(*each) for each in self.slices))]
+        return x[tuple([slice(None)] + [slice(*each) for each in self.slices])]
 
     def get_config(self) -> dict[str, Any]:
         """Plain values."""

@@ -153,7 +153,7 @@ def crop(x, crops) -> np.ndarray:
 
 def slice_axes(x, slices) -> np.ndarray:
     """``x[:, start:stop:step, ...]``: one ``(start, stop, step)`` for every axis but the batch, ``stop`` ``None``: to the end."""
-    return np.asarray(x)[(slice(None), *(slice(start, stop, step) for start, stop, step in slices))]
+    return np.asarray(x)[tuple([slice(None)] + [slice(start, stop, step) for start, stop, step in slices])]
 
 
 def take(x, axis, indices) -> np.ndarray:
