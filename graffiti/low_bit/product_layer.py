@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -83,10 +84,12 @@ class LowBitProduct(keras.layers.Layer):
         super().__init__(name=name, dtype="float32")
         self.settings, self.kind, self.layer_name = settings, kind, layer_name
         self.supports_jit = False
+        # a layer of several products has bits of its own for each; quantizers count in eighths of 32 bits
+        seed = settings.seed if name == "low_bit" else (settings.seed + zlib.crc32(name.encode())) & 0x0FFFFFFF
         for index, role in enumerate(ROLES):
             spec = getattr(settings.scheme, role) if role in self.roles else None
             made = None if spec is None else quantizers.get(
-                spec.quantizer, **spec.arguments, role=role, kind=kind, layer_name=layer_name, seed=settings.seed * 8 + index,
+                spec.quantizer, **spec.arguments, role=role, kind=kind, layer_name=layer_name, seed=seed * 8 + index,
                 signed=settings.signed if role == "activations" else True, name=f"{role}_quantizer")
             setattr(self, f"{role}_quantizer", made)
 
