@@ -328,7 +328,7 @@ REFUSALS = [
     (("quantize", "{}/float.keras", "--calibration={}/absent.npy", "--output=o.keras"), "there is no .*absent.npy; expected a .npy or .npz file or a folder"),
     (("quantize", "{}/float.keras", "--calibration=cut.npz", "--output=o.keras"), "cut.npz is neither .npy nor .npz, or is cut off"),
     (("quantize", "{}/float.keras", "--calibration=empty.npy", "--output=o.keras"), "empty.npy is neither .npy nor .npz, or is cut off"),
-    (("quantize", "{}/float.keras", "--calibration=small.npy", "--output=o.keras"), r"takes batches of shape \(None, 8, 8, 3\), the calibration data has \(4, 2\)"),
+    (("quantize", "{}/float.keras", "--calibration=small.npy", "--output=o.keras"), r"has shape \(batch, 8, 8, 3\), got \(4, 2\)"),
     (("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=o.keras", "--scheme=int9"), "int9"),
     (("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=o.keras", "--keep_float=conv9"), "matches no layer"),
     (("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=taken.keras"), "taken.keras exists already; choose another path"),

@@ -29,18 +29,19 @@ RULES: dict[str, set[str]] = {
     "ops": {"numerics"},
     "runtime_tf": {"graph", "numerics", "files", "ops", "runtime"},
     "executors": {"graph", "numerics", "export", "ops", "runtime", "runtime_tf"},
-    "interface": {"graph"},
+    "user_data": set(),
+    "interface": {"graph", "user_data"},
     "integer_graph": {"executors", "export", "files", "graph", "interface", "keras_io", "ops", "runtime", "targets"},
     "verification": {"executors", "files", "graph", "integer_graph", "interface", "keras_io", "numerics"},
     "benchmark": {"executors", "export", "graph", "integer_graph", "runtime", "verification"},
     "quantizers": {"ops", "numerics"},
     "layers": {"quantizers", "ops", "numerics", "graph"},  # graph.functions: the table of activation functions
-    "calibration": {"layers", "quantizers", "ops", "numerics", "config", "keras_io"},  # keras_io.compat: the walk over calls
+    "calibration": {"layers", "quantizers", "ops", "numerics", "config", "keras_io", "user_data"},  # keras_io.compat: the walk over calls
     "keras_io": {"graph", "layers", "quantizers", "numerics", "ops"},
     "low_bit": {  # keras_io.compat again, and calibration.data: what users pass as data
         "ops", "numerics", "quantizers", "keras_io", "calibration", "config", "schemes", "training_config", "reports", "files", "optimizers"},
 }
-PLAIN = ("numerics", "graph", "transforms", "export", "runtime", "executors", "interface", "config", "schemes",
+PLAIN = ("numerics", "graph", "transforms", "export", "runtime", "executors", "interface", "user_data", "config", "schemes",
          "training_config", "training_schemes", "files", "documents", "targets")  # neither TensorFlow nor Keras
 FORBIDDEN_EVERYWHERE = ("tensorflow.keras", "keras.src")
 

@@ -41,6 +41,7 @@ def batches():
     lambda: X, lambda: tf.constant(X), lambda: [X], lambda: {"x": X}, lambda: X.astype(np.float64), lambda: list(X), lambda: X.tolist(),
     lambda: batches(), lambda: batches().map(lambda x, z: x), lambda: batches().map(lambda x, z: (x,)), lambda: batches().map(lambda x, z: (x, z, z)),
     lambda: batches().map(lambda x, z: ({"x": x}, z)), lambda: Pairs(), lambda: (X[i:i + 7] for i in range(0, 20, 7)), lambda: ((x, None) for x in (X[:9], X[9:])),
+    lambda: [(X[:9], Z[:9]), (X[9:], Z[9:])], lambda: [{"x": X[:9]}, {"x": X[9:]}],
 ])
 def test_forms_of_one_input(one, make):
     (got,) = collect(make(), one)
@@ -49,7 +50,7 @@ def test_forms_of_one_input(one, make):
 
 
 @pytest.mark.parametrize("make", [
-    lambda: [X, Z], lambda: (X, Z), lambda: {"z": Z, "x": X}, lambda: batches().map(lambda x, z: ((x, z), z)), lambda: batches().map(lambda x, z: ({"x": x, "z": z}, z)),
+    lambda: [((X[:9], Z[:9]), 0), ((X[9:], Z[9:]), 0)], lambda: [X, Z], lambda: (X, Z), lambda: {"z": Z, "x": X}, lambda: batches().map(lambda x, z: ((x, z), z)), lambda: batches().map(lambda x, z: ({"x": x, "z": z}, z)),
     lambda: (({"x": X[i:i + 5], "z": Z[i:i + 5]}, 0) for i in range(0, 20, 5)),
 ])
 def test_forms_of_two_inputs(two, make):
@@ -89,21 +90,26 @@ NAN[3, 1, 1], INF[0, 0, 0] = np.nan, np.inf
     (lambda: batches().map(lambda x, z: x * np.nan), "NaN or Inf"),
     (lambda: X[0], r"batch axis"),
     (lambda: tf.data.Dataset.from_tensor_slices(X), "batch axis"),
-    (lambda: X[:, :2], r"\(None, 4, 3\).*\(20, 2, 3\)"),
-    (lambda: X[..., None], r"\(None, 4, 3\)"),
+    (lambda: X[:, :2], r"\(batch, 4, 3\), got \(20, 2, 3\)"),
+    (lambda: X[..., None], r"\(batch, 4, 3\)"),
     (lambda: np.full((2, 4, 3), "a"), "dtype"),
     (lambda: X.astype(np.complex64), "dtype"),
-    (lambda: [X, X[:3]], "one shape"),
-    (lambda: {"y": X}, "needs the inputs x"),
-    (lambda: 3, "shape|generator"),
+    (lambda: [X, X[:3]], "1 inputs .*got 2 arrays"), (lambda: [X[0], X[1, :2]], "different shapes"),
+    (lambda: {"y": X}, "has the inputs x, missing x; got y"),
 ])
 def test_unusable_data(one, make, message):
     with pytest.raises(ValueError, match=message):
         collect(make(), one)
 
 
+def test_something_else_than_data(one):
+    for bad in (3, "images.npy", object()):
+        with pytest.raises(TypeError, match="an array, a dict or list of arrays, or a dataset of batches"):
+            collect(bad, one)
+
+
 def test_unusable_data_of_two_inputs(two):
-    for bad, message in ((X, "2 inputs"), ([X], "2 inputs"), ([X, Z[:5]], "same number"), ({"x": X}, "needs the inputs x, z"), ([X, Z, Z], "has 3")):
+    for bad, message in ((X, "2 inputs"), ([X], "2 inputs"), ([X, Z[:5]], "same number"), ({"x": X}, "has the inputs x, z, missing z; got x"), ([X, Z, Z], "got 3 arrays")):
         with pytest.raises(ValueError, match=message):
             collect(bad, two)
 
