@@ -13,8 +13,9 @@ from graffiti.calibration.calibrate import calibrate as _calibrate
 from graffiti.config import ReportLine, Rule, Scheme
 from graffiti.graph import border
 from graffiti.graph.ir import Graph
+from graffiti.graph.passes import Note
 from graffiti.integer_graph import IntegerGraph
-from graffiti.keras_io import compat
+from graffiti.keras_io import compat, training
 from graffiti.keras_io.build import build
 from graffiti.keras_io.read import read
 from graffiti.reports import QuantizationReport
@@ -72,12 +73,15 @@ def quantize(
     examples = calibration_data.read(calibration, compat.ends(model, graph), steps)
     dropped = layers.dropped(graph)
     idle = [ReportLine(node.name, "dropped", node.attrs["reason"]) for node in graph.nodes if node.op == "identity" and node.attrs.get("reason")]
-    graph = pipelines.prepare(graph, training=True)
+    notes: list[Note] = []
+    graph = pipelines.prepare(graph, training=True, notes=notes)
     unsigned = border.nonnegative(graph, examples)
     graph, lines = pipelines.place(graph, scheme, rules or (), unsigned_inputs=unsigned, dropped=dropped)
     if profile is not None:
         check_target(pipelines.sketch(graph), profile, values=False)
     quantized = build(graph)
+    lines += [ReportLine(note.node, note.what, note.why) for note in notes if note.what]
+    lines += [ReportLine(layer, "training", why) for layer, why in training.lost(model)]
     lines = [*idle, *lines, *_calibrate(quantized, examples, progress=progress)]
     quantized.quantization_report = QuantizationReport(lines)
     return quantized

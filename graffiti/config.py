@@ -241,8 +241,8 @@ class ReportLine:
 
     Attributes:
         layer: the layer or tensor it is about.
-        what: ``quantized``, ``folded``, ``shared``, ``float``, ``frozen``, ``dropped`` or ``warning`` (something is lost that a rule, or another scale in
-            the model, would keep).
+        what: ``quantized``, ``folded``, ``shared``, ``float``, ``frozen``, ``dropped``, ``warning`` (something is lost that a rule, or another scale in
+            the model, would keep) or ``training`` (how it is trained from now on).
         why: one sentence.
     """
 
@@ -255,4 +255,4 @@ class ReportLine:
             raise ValueError(f"a report line is one of {', '.join(REPORT_KINDS)}, got {self.what!r}")
 
 
-REPORT_KINDS = ("quantized", "folded", "shared", "float", "frozen", "dropped", "warning")
+REPORT_KINDS = ("quantized", "folded", "shared", "float", "frozen", "dropped", "warning", "training")

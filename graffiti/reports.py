@@ -9,7 +9,7 @@ class QuantizationReport(tuple):
     """What ``quantize`` or ``quantize_training`` did, one ``ReportLine(layer, what, why)`` each; printing it gives a table."""
 
     def of(self, what: str) -> QuantizationReport:
-        """The lines of one kind: ``quantized``, ``folded``, ``shared``, ``float``, ``frozen``, ``dropped`` or ``warning``."""
+        """The lines of one kind: ``quantized``, ``folded``, ``shared``, ``float``, ``frozen``, ``dropped``, ``warning`` or ``training``."""
         return QuantizationReport(line for line in self if line.what == what)
 
     def __str__(self) -> str:

@@ -124,7 +124,7 @@ def test_structure_of_inputs_and_outputs_is_kept():
         assert_same(got, expected)
     x = keras.Input((6,))
     y = layers.Dense(3)(x)
-    for outputs, kind in (([y, layers.ReLU()(y)], list), ([y], list), ({"only": y}, dict), ((y, {"n": [y, layers.Dense(2)(y)]}), (list, tuple)), (y, np.ndarray)):
+    for outputs, kind in (([y, layers.ReLU()(y)], list), ([y], np.ndarray), ({"only": y}, dict), ((y, {"n": [y, layers.Dense(2)(y)]}), (list, tuple)), (y, np.ndarray)):
         q = graffiti.quantize(keras.Model(x, outputs), calibration=data[0], progress=False)
         expected, got = q.predict(data[0], verbose=0), graffiti.to_integer(q).predict(data[0], engine="reference")
         assert isinstance(got, kind)

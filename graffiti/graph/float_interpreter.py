@@ -62,7 +62,7 @@ def run_float(
 class Formats:
     """The format of the codes that a value of a fakequant graph stands for."""
 
-    _SAME = ("relu", *SELECTS, "dropout")  # besides the ops that move codes: the result's codes are the input's
+    _SAME = ("relu", *SELECTS)  # besides the ops that move codes: the result's codes are the input's
 
     def __init__(self, graph: Graph) -> None:
         self._producers = graph.producers()
@@ -198,7 +198,7 @@ RULES: dict[str, Callable[..., np.ndarray]] = {
     "permute": lambda c, x: reference.permute(x, c["dims"]),
     "upsample": lambda c, x: reference.upsample(x, c["size"]),
     "identity": lambda c, x: x,
-    "dropout": lambda c, x: x,
+    "training_only": lambda c, x: x,
     "fake_quantize": _fake_quantize,
     "quantize_bias": _quantize_bias,
 }

@@ -24,6 +24,7 @@ from graffiti.numerics.formats import QFormat
 
 STAGES = ("float", "fakequant", "integer")
 _ATTACHED = ("values", "scale", "offset")  # attributes that may name a constant
+TRAINING = ("trainable", "regularizer", "constraint", "activity")  # what ``Graph.training`` may say of a constant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +93,12 @@ class Graph:
         types: name → TensorType, for inputs, constants and every node output.
         name: for messages and exported symbols.
         interface: how the Keras model takes and returns its tensors (``keras_io``); no meaning for the graph itself. Structures of
-            numbers (``inputs``, ``outputs``), and in order ``input_dtypes``, ``output_names`` and ``output_dtypes``.
+            numbers (``inputs``, ``outputs``), and in order ``input_dtypes``, ``output_names``, ``output_dtypes`` and ``output_masks``:
+            for each output the value that says which parts of it a loss leaves out, or ``None``.
+        training: constant → how training treats this weight, where that is not as usual; no meaning for what the graph computes.
+            ``trainable``: ``False`` for a weight that the user froze (of batch norm statistics: they do not move), ``None`` for a
+            number that is no weight of the model; ``regularizer`` and ``constraint``: Keras' serialized objects.
+            ``activity``, of a kernel: the regularizer of what its layer gives.
     """
 
     stage: str
@@ -103,6 +109,7 @@ class Graph:
     types: dict[str, TensorType] = dataclasses.field(default_factory=dict)
     name: str = "model"
     interface: dict[str, Any] = dataclasses.field(default_factory=dict)
+    training: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     # ---- reading -----------------------------------------------------------------------------------------------
     def producer(self, value: str) -> Node | None:
@@ -153,6 +160,14 @@ class Graph:
             found.append(free)
         return found
 
+    def masks(self) -> list[str]:
+        """The values that are masks of outputs: training needs them, the outputs do not depend on them."""
+        return [value for value in self.interface.get("output_masks", ()) if value is not None]
+
+    def _rename_masks(self, old: str, new: str) -> None:
+        if old in self.masks():
+            self.interface = {**self.interface, "output_masks": [new if value == old else value for value in self.interface["output_masks"]]}
+
     def is_constant(self, value: str) -> bool:
         """Whether ``value`` is a stored array."""
         return value in self.constants
@@ -181,6 +196,7 @@ class Graph:
             dict(self.types),
             self.name,
             dict(self.interface),
+            dict(self.training),
         )
 
     def unique(self, name: str) -> str:
@@ -237,6 +253,7 @@ class Graph:
                 node.inputs = tuple(new if value == old else value for value in node.inputs)
         if outputs:
             self.outputs = [new if value == old else value for value in self.outputs]
+            self._rename_masks(old, new)
 
     def rename(self, old: str, new: str) -> None:
         """Give a value another name everywhere; ``new`` must be free."""
@@ -249,14 +266,17 @@ class Graph:
                 node.attrs = {**node.attrs, **{key: _renamed(node.attrs[key], old, new) for key in ("weights", "state", *_ATTACHED) if key in node.attrs}}
         self.inputs = [new if v == old else v for v in self.inputs]
         self.outputs = [new if v == old else v for v in self.outputs]
+        self._rename_masks(old, new)
         self.types[new] = self.types.pop(old)
         if old in self.constants:
             self.constants[new] = self.constants.pop(old)
+        if old in self.training:
+            self.training[new] = self.training.pop(old)
 
     def remove(self, node: Node) -> None:
         """Take a node out; nobody may read its outputs any more."""
         for out in node.outputs:
-            if out in self.outputs or any(out in other.inputs for other in self.nodes if other is not node):
+            if out in self.outputs or out in self.masks() or any(out in other.inputs for other in self.nodes if other is not node):
                 raise ValueError(f"cannot remove node {node.name!r}: its output {out!r} is still read")
         self.nodes = [other for other in self.nodes if other is not node]
         for out in node.outputs:
@@ -264,7 +284,7 @@ class Graph:
 
     def prune(self) -> bool:
         """Remove nodes and constants that no output depends on; whether anything went."""
-        alive = set(self.outputs)
+        alive = {*self.outputs, *self.masks()}
         kept = []
         for node in reversed(self.nodes):
             if any(out in alive for out in node.outputs):
@@ -276,6 +296,7 @@ class Graph:
         changed = len(kept) != len(self.nodes) or any(name not in live_names for name in self.types)
         self.nodes = kept
         self.constants = {k: v for k, v in self.constants.items() if k in live_names}
+        self.training = {k: v for k, v in self.training.items() if k in live_names}
         self.types = {k: v for k, v in self.types.items() if k in live_names}
         return changed
 

@@ -241,7 +241,7 @@ OPS: dict[str, OpRow] = {row.name: row for row in (
     OpRow("permute", "x", {"dims": REQUIRED}, ALL, _permute, "axes 1.. in a new order, counted from 1", _keep_format, True),
     OpRow("upsample", "x", {"size": REQUIRED}, ALL, _upsample, "nearest: every element repeated", _keep_format, True),
     OpRow("identity", "x", {"layer": "", "reason": ""}, FLOAT, _same_shape, "x", _keep_format, True),
-    OpRow("dropout", "x", {"rate": REQUIRED, "seed": None}, ("float",), _same_shape, "x at inference", interval=rules.with_zero),
+    OpRow("training_only", "x", {"layer": REQUIRED, "config": {}, "always": False}, FLOAT, _same_shape, "x; in training a Keras layer of that class and config (dropout, noise, a regularizer of x), with `always` at inference too", _keep_format, True, interval=rules.with_zero),
     # quantization
     OpRow("fake_quantize", "x", {
         "quantizer": "log_threshold",    # registry name, see quantizers/__init__.py

@@ -25,10 +25,11 @@ class PassError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """Something a pass left alone, and why."""
+    """Something a pass left alone, and why; where ``what`` says so, it is a line of the user's report."""
 
     node: str
     why: str
+    what: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +179,7 @@ def snapshot(graph: Graph) -> tuple:
         graph.stage, graph.name, tuple(graph.inputs), tuple(graph.outputs),
         tuple((n.op, tuple(n.inputs), tuple(n.outputs), _plain(n.attrs)) for n in graph.nodes),
         frozenset((k, v.dtype.str, v.shape, v.tobytes()) for k, v in graph.constants.items()),
-        frozenset(graph.types.items()), _plain(graph.interface),
+        frozenset(graph.types.items()), _plain(graph.interface), _plain(graph.training),
     )
 
 

@@ -11,6 +11,7 @@
 - A type is ``f32``, another dtype (``int64``, ``bool``, ``string`` ...; beside islands only) or a ``QFormat``, then the shape (``_`` for an unknown size). Node types may be left out: they are then inferred.
 - An attribute is a Python literal or a format. Names with other characters than letters, digits and ``_ . / : $ -`` stand in double
   quotes, as in JSON. ``#`` starts a comment.
+- ``training %c/kernel {'trainable': False}`` says how training treats a constant (``Graph.training``).
 - A constant is only declared (its array is handed to ``parse``), or its values follow, or ``random(seed)`` (reals in −1…1, codes
   over the whole range), or ``full(value)``.
 """
@@ -56,6 +57,8 @@ def to_text(graph: Graph, *, inline: int = INLINE) -> str:
     for name, array in graph.constants.items():
         values = f" = {_array_text(array)}" if array.size <= inline and array.dtype == _dtype(graph.types[name]) else ""
         lines.append(f"const {_typed(graph, name)}{values}")
+    for name, settings in graph.training.items():
+        lines.append(f"training {_name(name)} {_literal(settings, f'how {name!r} is trained')}")
     for node in graph.nodes:
         outputs = ", ".join(_typed(graph, name) for name in node.outputs)
         attrs = ", ".join(f"{key}={_literal(value, f'attribute {key!r} of node {node.name!r}')}" for key, value in node.attrs.items())
@@ -146,6 +149,9 @@ def parse(text: str, constants: Mapping[str, np.ndarray] | None = None) -> Graph
             reader.end()
         elif reader.keyword("const"):
             _constant(graph, reader, constants)
+        elif reader.keyword("training"):
+            name, _ = reader.value()
+            graph.training[name] = _evaluate(reader.expression(reader.rest()), reader)
         elif reader.keyword("output"):
             while not reader.at_end():
                 graph.outputs.append(reader.value()[0])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from graffiti.graph import affine, border, ops
-from graffiti.graph.ir import STAGES, Graph, Node, TensorType
+from graffiti.graph.ir import STAGES, TRAINING, Graph, Node, TensorType
 from graffiti.graph.ops import PRODUCTS, SELECTS
 from graffiti.graph.printer import type_text
 from graffiti.numerics.formats import QFormat
@@ -85,6 +85,13 @@ def _names(graph: Graph) -> Iterator[str]:
         yield "the graph returns nothing; expected at least one output"
     for name in sorted(defined - set(graph.types)):
         yield f"the value {name!r} has no type"
+    for name, settings in graph.training.items():
+        if name not in graph.constants:
+            yield f"there are training settings for {name!r}, which is no constant of the graph"
+        elif graph.stage == "integer":
+            yield f"there are training settings for {name!r}; an integer graph is not trained"
+        elif not isinstance(settings, dict) or not set(settings) <= set(TRAINING):
+            yield f"the training settings of {name!r} are {settings!r}; expected some of {', '.join(TRAINING)}"
     for name in sorted(set(graph.types) - defined):
         yield f"there is a type for {name!r}, which is no value of the graph; prune the graph"
 

@@ -15,7 +15,7 @@ import numpy as np
 from graffiti import layers, quantizers
 from graffiti.graph import ops
 from graffiti.graph.ir import Graph, Node
-from graffiti.keras_io import clusters, compat, islands
+from graffiti.keras_io import clusters, compat, islands, training
 
 L = keras.layers
 
@@ -85,13 +85,15 @@ class Builder:
         values, names = self.graph.outputs, self.graph.interface.get("output_names")
         if names is None or len(names) != len(values):
             return [self.tensors[value] for value in values], False
-        named: dict[tuple[str, str], keras.KerasTensor] = {}
-        for value, name in dict.fromkeys(zip(values, names)):
+        masks = self.graph.interface.get("output_masks", [None] * len(values))
+        named: dict[tuple[str, str, str | None], keras.KerasTensor] = {}
+        for value, name, mask in dict.fromkeys(zip(values, names, masks, strict=True)):
             tensor = self.tensors[value]
-            if compat.maker(tensor) != name:
-                tensor = layers.Output(name, name=self.free_name(f"{name}_output"), dtype=tensor.dtype)(tensor)
-            named[value, name] = tensor
-        tensors = [named[key] for key in zip(values, names)]
+            if compat.maker(tensor) != name or mask is not None or compat.mask_of(tensor) is not None:
+                layer = layers.Output(name, name=self.free_name(f"{name}_output"), dtype=tensor.dtype)
+                tensor = layer(tensor if mask is None else [tensor, self.tensors[mask]])
+            named[value, name, mask] = tensor
+        tensors = [named[key] for key in zip(values, names, masks)]
         return tensors, any(tensor is not self.tensors[value] for tensor, value in zip(tensors, values))
 
     # ---- what rules use -------------------------------------------------------------------------------------------
@@ -199,8 +201,11 @@ def _activation(builder: Builder, node: Node) -> None:
 
 def _batch_norm(builder: Builder, node: Node) -> None:
     x, *constants = node.inputs
+    settings = {role: builder.graph.training.get(name, {}) for role, name in zip(("gamma", "beta", "mean", "variance"), constants)}
     layer = L.BatchNormalization(
         epsilon=node.attrs["epsilon"], momentum=ops.attr(node, "momentum"), name=builder.name(node.name), dtype="float32",
+        trainable=settings["mean"].get("trainable", True) is not False,
+        **{f"{role}_{key}": training.restored(settings[role].get(key)) for role in ("gamma", "beta") for key in ("regularizer", "constraint")},
     )
     builder.tensors[node.output] = layer(builder.tensors[x])
     layer.set_weights([builder.graph.constants[name] for name in constants])
@@ -320,5 +325,5 @@ RULES: dict[str, Callable[[Builder, Node], None]] = {
     "permute": _plain(lambda a: (L.Permute, {"dims": tuple(a["dims"])})),
     "upsample": _upsample,
     "identity": _plain(lambda a: (L.Identity, {})),
-    "dropout": _plain(lambda a: (L.Dropout, {"rate": a["rate"], "seed": a["seed"]})),
+    "training_only": _plain(lambda a: (getattr(layers, a["layer"], None) or getattr(L, a["layer"]), training.restored_config(a["config"]))),
 }

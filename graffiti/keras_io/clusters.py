@@ -15,6 +15,7 @@ import numpy as np
 from graffiti import layers
 from graffiti.graph import ops
 from graffiti.graph.ir import Graph, Node
+from graffiti.keras_io import training
 
 if TYPE_CHECKING:
     from graffiti.keras_io.build import Builder
@@ -175,19 +176,24 @@ def _layer(builder: Builder, cluster: Cluster, calls: list[Cluster]):
     graph, op = builder.graph, cluster.product.op
     name, attrs = builder.name(cluster.last.name), ops.attributes(cluster.product)
     shape = graph.constants[cluster.kernels[0]].shape
+    weights = _weight_settings(builder, cluster)
+    frozen, activity = _frozen(weights), weights["kernel"].pop("activity", None)
     own: dict[str, Any] = {"node_names": [call.last.name for call in calls], "value_names": {call.last.name: _unusual(call) for call in calls if _unusual(call)}, "name": name}
     bits = [builder.formats.get(call.x) for call in calls]
     known = bits[0] if bits[0] is not None and all(b is not None and (b["bits"], b["signed"]) == (bits[0]["bits"], bits[0]["signed"]) for b in bits) else None
     if op == "multiply":
         quantizer = cluster.q_kernel and builder.quantizer(cluster.q_kernel, "quantizer")
-        return layers.ConstantMultiply(shape, quantizer, input_bits=known["bits"] if known else None, trained=attrs["trained"], **own)
+        return layers.ConstantMultiply(shape, quantizer, input_bits=known["bits"] if known else None, trained=attrs["trained"], **own, trainable=not frozen,
+            weight_settings=_own_settings({"constant": weights["kernel"]}, frozen))
+    own["trainable"] = not frozen
     plain = op == "separable_conv" or (cluster.q_kernel is None and cluster.fold_kernel is None and len(calls) == 1 and not _unusual(cluster))
     rank = len(graph.shape(cluster.x))
     if plain:
         arguments, kind = {"use_bias": cluster.bias_add is not None, "name": name, "dtype": "float32"}, L.Dense if op == "dense" else FLOAT[op, rank]
+        arguments.update(trainable=not frozen, activity_regularizer=activity, **_keras_settings(weights, op))
     else:
         kind = layers.QuantizedDense if op == "dense" else QUANTIZED[op, rank]
-        arguments = {**own, **_quantization(builder, cluster, known)}
+        arguments = {**own, **_quantization(builder, cluster, known), "weight_settings": _own_settings(weights, frozen), "activity_regularizer": activity}
     if op == "dense":
         return kind(shape[-1], **arguments)
     arguments.update(kernel_size=shape[:-2], strides=tuple(attrs["strides"]), padding=attrs["padding"])
@@ -202,6 +208,40 @@ def _layer(builder: Builder, cluster: Cluster, calls: list[Cluster]):
     if op == "separable_conv":
         return kind(graph.constants[cluster.kernels[1]].shape[-1], depth_multiplier=shape[-1], **arguments)
     return kind(depth_multiplier=shape[-1], **arguments)
+
+
+def _weight_settings(builder: Builder, cluster: Cluster) -> dict[str, dict[str, Any]]:
+    """Role → how training treats the weight, with regularizers and constraints as objects; every role the cluster has."""
+    names = {"kernel": cluster.kernels[0], "bias": cluster.bias}
+    if len(cluster.kernels) > 1:
+        names["pointwise"] = cluster.kernels[1]
+    if cluster.fold_bias is not None:
+        names.update(zip(("gamma", "beta", "statistics"), cluster.fold_bias.inputs[1:]))
+    return {
+        role: {key: training.restored(value) for key, value in builder.graph.training.get(name, {}).items()}
+        for role, name in names.items() if name is not None
+    }
+
+
+def _frozen(weights: dict[str, dict[str, Any]]) -> bool:
+    """Whether the user froze the layer as a whole."""
+    found = [parts.get("trainable", True) for parts in weights.values()]
+    return False in found and True not in found
+
+
+def _own_settings(weights: dict[str, dict[str, Any]], frozen: bool) -> dict[str, dict[str, Any]]:
+    """What is left to say of each weight of a layer that is frozen, or not, as a whole."""
+    kept = {role: {key: value for key, value in parts.items() if key != "trainable" or not frozen or value is None} for role, parts in weights.items()}
+    return {role: parts for role, parts in kept.items() if parts}
+
+
+def _keras_settings(weights: dict[str, dict[str, Any]], op: str) -> dict[str, Any]:
+    """The same as arguments of Keras' own layer, which can be frozen as a whole only."""
+    kernel = "depthwise" if op in ("depthwise_conv", "separable_conv") else "kernel"
+    return {
+        f"{kernel if role == 'kernel' else role}_{key}": value
+        for role, parts in weights.items() for key, value in parts.items() if key != "trainable"
+    }
 
 
 def _quantization(builder: Builder, cluster: Cluster, known: dict[str, Any] | None) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import inspect
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -82,6 +83,12 @@ class Call:
     def inputs(self) -> list[keras.KerasTensor]:
         """The symbolic tensors among the arguments, in order."""
         return [x for x in keras.tree.flatten((self.args, self.kwargs)) if isinstance(x, keras.KerasTensor)]
+
+    @property
+    def first_inputs(self) -> list[keras.KerasTensor]:
+        """Those of the first argument: what a model takes."""
+        first = self.args[0] if self.args else next(iter(self.kwargs.values()), ())
+        return [x for x in keras.tree.flatten(first) if isinstance(x, keras.KerasTensor)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,6 +215,71 @@ def calls(inputs: list[keras.KerasTensor], outputs: list[keras.KerasTensor]) -> 
             done.update(id(x) for x in node.outputs)
             ordered.append(Call(history.operation, tuple(node.arguments.args), dict(node.arguments.kwargs), list(node.outputs)))
     return ordered
+
+
+# ---- masks ---------------------------------------------------------------------------------------------------------------
+def mask_of(tensor) -> keras.KerasTensor | None:
+    """The mask that Keras hung on a symbolic tensor."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+def mask_arguments(call: Call, mask: Callable[[Any], Any]) -> dict[str, Any]:
+    """The mask arguments that Keras fills in by itself when a layer is called: name → mask, in the structure of the argument it belongs to.
+
+    Args:
+        call: of a layer.
+        mask: a tensor's mask, or ``None``.
+    """
+    layer = call.operation
+    if not isinstance(layer, keras.layers.Layer) or isinstance(layer, _MASKS_MATTER_IN_TRAINING):
+        return {}
+    if isinstance(layer, keras.layers.TimeDistributed) and "mask" not in inspect.signature(layer.layer.call).parameters:
+        return {}
+    parameters = inspect.signature(call.operation.call)
+    try:
+        bound = parameters.bind(*call.args, **call.kwargs).arguments
+    except TypeError:  # a class that changes its arguments on the way: it says where its masks are, or has none
+        return {}
+    tensors = {name: value for name, value in bound.items() if name in parameters.parameters and any(map(_is_symbolic, keras.tree.flatten(value)))}
+    names = {"mask": next(iter(tensors))} if len(tensors) == 1 else {f"{name}_mask": name for name in tensors}
+    found = {
+        name: keras.tree.map_structure(lambda x: mask(x) if _is_symbolic(x) else None, tensors[source])
+        for name, source in names.items() if name in parameters.parameters and bound.get(name) is None
+    }
+    return {name: value for name, value in found.items() if any(map(_is_symbolic, keras.tree.flatten(value)))}
+
+
+def output_masks(call: Call, mask: Callable[[Any], Any]) -> list[keras.KerasTensor | None]:
+    """The masks of a call's outputs, by the layer's own rule; the layer stays as it is.
+
+    Args: as ``mask_arguments``.
+    """
+    known = [mask_of(tensor) for tensor in call.outputs]
+    layer = call.operation
+    if all(part is not None for part in known) or not isinstance(layer, keras.layers.Layer) or not layer.supports_masking:
+        return known
+    first = call.args[0] if call.args else next(iter(call.kwargs.values()))
+    previous = call.kwargs.get("mask")
+    if previous is None:
+        previous = keras.tree.map_structure(lambda x: mask(x) if _is_symbolic(x) else None, first)
+    makers = {id(x): mask_source for x in call.inputs if (mask_source := getattr(x, "_keras_history", None)) is not None}
+    before = [(history.operation, len(history.operation._outbound_nodes)) for history in makers.values()]
+    try:
+        found = keras.tree.flatten(layer.compute_mask(first, previous))
+    except Exception:  # a rule that wants real tensors
+        return known
+    finally:
+        for operation, count in before:
+            del operation._outbound_nodes[count:]
+    found += [None] * (len(call.outputs) - len(found))
+    return [own if own is not None else other if _is_symbolic(other) else None for own, other in zip(known, found)]
+
+
+def _is_symbolic(value) -> bool:
+    return isinstance(value, keras.KerasTensor)
+
+
+_MASKS_MATTER_IN_TRAINING = (keras.layers.BatchNormalization,)  # at inference the same with a mask and without
 
 
 def operation_kind(operation) -> str | None:

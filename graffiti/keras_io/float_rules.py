@@ -14,7 +14,7 @@ import numpy as np
 
 from graffiti.graph import affine
 from graffiti.graph.functions import FUNCTIONS
-from graffiti.keras_io import compat, einsum, functions, islands, time_distributed
+from graffiti.keras_io import compat, einsum, functions, islands, time_distributed, training
 from graffiti.keras_io.move_rules import LAYER_MOVES, OPERATION_MOVES, Move, useful
 from graffiti.keras_io.move_rules import emit as emit_moves
 
@@ -74,6 +74,8 @@ def product(
     linear = f"{reading.name}/linear" if fused or moves else reading.name
     parts = {role: given if isinstance(given, tuple) else (given, None) for role, given in kernels.items()}
     inputs = [x, *(reading.weight(role, variable, array=array) for role, (variable, array) in parts.items())]
+    if not fused and not moves and len(kernels) == 1:
+        reading.activity(layer, inputs[1])
     if layer.bias is not None:
         product = reading.emit(op, inputs, attrs, name=f"{reading.name}/product")
         value = reading.emit("bias_add", [product, reading.weight("bias", layer.bias, array=bias)], name=linear)
@@ -169,10 +171,10 @@ def _batch_norm(reading, layer) -> None:
         )
     ones, zeros = (np.full(reading.input_shape[-1], value, np.float32) for value in (1, 0))
     constants = [
-        reading.weight("gamma", layer.gamma) if layer.scale else reading.constant("gamma", ones),
-        reading.weight("beta", layer.beta) if layer.center else reading.constant("beta", zeros),
-        reading.weight("mean", layer.moving_mean),
-        reading.weight("variance", layer.moving_variance),
+        reading.weight("gamma", layer.gamma) if layer.scale else reading.number("gamma", ones),
+        reading.weight("beta", layer.beta) if layer.center else reading.number("beta", zeros),
+        reading.weight("mean", layer.moving_mean, trainable=layer.trainable),  # of statistics: whether they move
+        reading.weight("variance", layer.moving_variance, trainable=layer.trainable),
     ]
     reading.emit_result("batch_norm", [reading.x, *constants], {"epsilon": float(layer.epsilon), "momentum": float(layer.momentum)})
 
@@ -334,8 +336,13 @@ def _identity(reading, layer) -> None:
     reading.emit_result("identity", [reading.x])
 
 
-def _dropout(reading, layer) -> None:
-    reading.emit_result("dropout", [reading.x], {"rate": float(layer.rate), "seed": getattr(layer, "seed", None)})
+def training_only(reading, layer) -> None:
+    """Dropout, noise, a regularizer: nothing at inference."""
+    reading.activity_kept = True
+    attrs = {"layer": type(layer).__name__, "config": training.layer_config(layer)}
+    if reading.call.kwargs.get("training") is True:
+        attrs["always"] = True
+    reading.emit_result("training_only", [reading.x], attrs)
 
 
 LAYER_RULES: dict[type, Rule] = {
@@ -355,8 +362,11 @@ LAYER_RULES: dict[type, Rule] = {
     L.ZeroPadding1D: _zero_padding, L.ZeroPadding2D: _zero_padding, L.Cropping1D: _cropping, L.Cropping2D: _cropping,
     **LAYER_MOVES,
     L.UpSampling1D: _upsampling, L.UpSampling2D: _upsampling,
-    L.Dropout: _dropout, L.SpatialDropout1D: _dropout, L.SpatialDropout2D: _dropout, L.GaussianDropout: _dropout, L.AlphaDropout: _dropout,
-    L.GaussianNoise: _identity, L.ActivityRegularization: _identity, L.Identity: _identity,
+    **dict.fromkeys((
+        L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D, L.GaussianDropout, L.AlphaDropout, L.GaussianNoise,
+        L.ActivityRegularization,
+    ), training_only),
+    L.Identity: _identity,
 }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from graffiti import layers, quantizers
 from graffiti.graph import affine, ops
 from graffiti.graph.ir import Graph, Node
+from graffiti.keras_io import training
 from graffiti.numerics.formats import exponent_of_threshold
 
 ROLES = ("product", "kernel", "folded_kernel", "q_kernel", "accumulator", "bias", "folded_bias", "q_bias", "gamma", "beta", "mean", "variance")
@@ -68,13 +69,25 @@ def _quantize(reading, layer) -> None:
     reading.result(value)  # the second output, the exponent, is no value of the graph
 
 
+def _weight(reading, layer, role: str, names: _Names) -> str:
+    """The kernel, bias, gamma or beta of a layer; numbers that are no weights of the model (a pool's reciprocals, a rescaling) are said to be none."""
+    value = reading.weight(role, getattr(layer, role), names[role], trainable=None if role not in ("kernel", "bias") or layer.kernel_trainable else True)
+    if layer.weight_settings.get(role, {}).get("trainable", True) is None:
+        reading.graph.training[value] = {"trainable": None}
+    return value
+
+
 def _product(reading, layer) -> None:
     names = _Names(reading, layer)
-    kernel = reading.weight("kernel", layer.kernel, names["kernel"])
+    kernel = layer_kernel = _weight(reading, layer, "kernel", names)
     norm, statistics = layer.batch_norm, {}
     if norm:
         variables = {"gamma": layer.gamma, "beta": layer.beta, "mean": layer.moving_mean, "variance": layer.moving_variance}
-        statistics = {role: reading.weight(role, variable, names[role]) for role, variable in variables.items()}
+        moving = {"mean": layer.statistics_trainable, "variance": layer.statistics_trainable}
+        statistics = {
+            role: reading.weight(role, variable, names[role], trainable=moving[role]) if role in moving else _weight(reading, layer, role, names)
+            for role, variable in variables.items()
+        }
         kernel = _emit_once(
             reading, "fold_kernel", [kernel, statistics["gamma"], statistics["variance"]],
             {"epsilon": norm["epsilon"], "channel_axis": layer.channel_axis}, names["folded_kernel"],
@@ -82,13 +95,14 @@ def _product(reading, layer) -> None:
     if layer.kernel_quantizer is not None:
         group = names.given.get("kernel_group")
         kernel = _emit_once(reading, "fake_quantize", [kernel], quantizer_attributes(layer.kernel_quantizer, group=group), names["q_kernel"])
+    reading.activity(layer, layer_kernel)
     x = reading.reader.value(reading.call.inputs[0])
     fixed = {} if layer.kernel_trainable or getattr(layer.kernel_quantizer, "role", "") == "reciprocal" else {"fixed": True}
     attrs = {**layer.graph_attributes(), **fixed}
     if not layer.use_bias:
         return reading.result(reading.emit(layer.op, [x, kernel], attrs, name=names.node))
     product = reading.emit(layer.op, [x, kernel], attrs, name=names["product"])
-    bias = reading.weight("bias", layer.bias, names["bias"])
+    bias = _weight(reading, layer, "bias", names)
     if norm:
         inputs = [bias, *(statistics[role] for role in ("gamma", "beta", "mean", "variance"))]
         bias = _emit_once(reading, "fold_bias", inputs, {"epsilon": norm["epsilon"], "momentum": norm["momentum"]}, names["folded_bias"])
@@ -104,7 +118,7 @@ def _product(reading, layer) -> None:
 
 def _multiply(reading, layer) -> None:
     names = _Names(reading, layer)
-    constant = reading.weight("constant", layer.constant, names["constant"])
+    constant = reading.weight("constant", layer.constant, names["constant"], trainable=None if layer.trained else True)
     if layer.quantizer is not None:
         constant = _emit_once(reading, "fake_quantize", [constant], quantizer_attributes(layer.quantizer, group=names.given.get("constant_group")), names["q_constant"])
     reading.result(reading.emit("multiply", [reading.x, constant], {"trained": True} if layer.trained else {}, name=names.node))
@@ -173,7 +187,13 @@ def _output(reading, layer) -> None:
     reading.result(reading.x)
 
 
+def _activity_loss(reading, layer) -> None:
+    reading.activity_kept = True
+    reading.emit_result("training_only", [reading.x], {"layer": "ActivityLoss", "config": training.layer_config(layer)})
+
+
 RULES: dict[type, Callable] = {
+    layers.ActivityLoss: _activity_loss,
     layers.Output: _output, layers.InFloat: _output,
     layers.Elementwise: _elementwise,
     layers.Quantize: _quantize,

@@ -6,6 +6,7 @@ and gives the rules what they need.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from graffiti import layers
 from graffiti.graph.ir import Graph, Node, TensorType
 from graffiti.graph.ops import OPS
-from graffiti.keras_io import compat, islands
+from graffiti.keras_io import compat, islands, training
 
 KeepFloat = Callable[[str, Any], bool]
 
@@ -51,6 +52,9 @@ def read_with_tensors(model: keras.Model, *, keep_float: KeepFloat | None = None
         order = {id(tensor): index for index, tensor in enumerate(symbolic.outputs)}
         graph.interface["outputs"] = _indices(symbolic.output_structure, order)
         graph.interface["output_names"] = compat.output_names(model, symbolic.outputs)
+        masks = reader.read_masks([reader.mask(tensor) for tensor in symbolic.outputs])
+        if any(masks):
+            graph.interface["output_masks"] = masks
         graph.interface["output_dtypes"] = [str(tensor.dtype) for tensor in symbolic.outputs]
     tensors = {name: tensor for name, tensor in reader.tensors.items() if name in graph.types}
     return graph, tensors
@@ -77,6 +81,7 @@ class Reader:
     def __init__(self, model: keras.Model, keep_float: KeepFloat | None = None) -> None:
         quantized = any(_is_quantizing(layer) for layer in model._flatten_layers())
         self.graph = Graph("fakequant" if quantized else "float", name=model.name)
+        self.trainable = bool(model.trainable)
         self.keep_float = keep_float or (lambda name, layer: False)
         self.tensors: dict[str, keras.KerasTensor] = {}
         self._values: dict[int, str] = {}
@@ -85,6 +90,7 @@ class Reader:
         self._activations: dict[tuple[int, int], Any] = {}
         self.instances: dict[int, str] = {}          # layer in an island -> the first node that it is
         self._call_counts: dict[Any, int] = {}
+        self._masks: dict[int, keras.KerasTensor] = {}
 
     # ---- walking ------------------------------------------------------------------------------------------------
     def inputs(self, symbolic: compat.Symbolic) -> None:
@@ -115,7 +121,15 @@ class Reader:
                     untraceable = str(error)
                 Reading(self, call, path, number, prefix).island(untraceable)
                 continue
+            masks = compat.mask_arguments(call, self.mask)
+            if masks:
+                self.read_masks(keras.tree.flatten(masks))
+                call = dataclasses.replace(call, kwargs={**call.kwargs, **masks})
+            self._masks.update((id(x), mask) for x, mask in zip(call.outputs, compat.output_masks(call, self.mask)) if mask is not None)
             reading = Reading(self, call, path, number, prefix)
+            if masks:
+                reading.island("it is given a mask, which has no fixed-point form")
+                continue
             if self.keep_float(reading.name, operation):
                 reading.island("kept in float by a rule")
                 continue
@@ -126,12 +140,13 @@ class Reader:
                 before = len(self.graph.nodes)
                 rule(reading, operation)
                 self._keep_exact(reading, before)
+                reading.activity(operation)
             reading.check()
 
     def _keep_exact(self, reading: Reading, before: int) -> None:
         """What computes on integers or booleans is no fixed point: the call becomes an island. Moves may stay."""
         made = self.graph.nodes[before:]
-        if all(compat.exact_dtype(x) == "float32" for x in reading.call.outputs) or all(OPS[node.op].moves_codes or node.op == "dropout" for node in made):
+        if all(compat.exact_dtype(x) == "float32" for x in reading.call.outputs) or all(OPS[node.op].moves_codes for node in made):
             return
         self.graph.nodes = self.graph.nodes[:before]
         for out in (out for node in made for out in node.outputs):
@@ -140,11 +155,27 @@ class Reader:
 
     def _inline(self, call: compat.Call, prefix: str) -> None:
         with compat.symbolic(call.operation) as inner:
-            for outside, inside in zip(call.inputs, inner.inputs, strict=True):
+            given = call.first_inputs  # a call may carry masks beside them
+            for outside, inside in zip(given, inner.inputs, strict=True):
                 self.bind(inside, self.value(outside), outermost=False)
+            self._masks.update((id(inside), mask) for outside, inside in zip(given, inner.inputs) if (mask := self.mask(outside)) is not None)
             self.calls(compat.calls(inner.inputs, inner.outputs), prefix)
             for outside, inside in zip(call.outputs, inner.outputs, strict=True):
                 self.bind(outside, self.value(inside))
+            self._masks.update((id(outside), mask) for outside, inside in zip(call.outputs, inner.outputs) if (mask := self.mask(inside)) is not None)
+
+    def mask(self, tensor) -> keras.KerasTensor | None:
+        """The mask that Keras would see on a tensor: its own, or the one that came to it through nested models."""
+        found = self._masks.get(id(tensor))
+        return compat.mask_of(tensor) if found is None else found
+
+    def read_masks(self, masks: Sequence[keras.KerasTensor | None]) -> list[str | None]:
+        """The values of masks; what computes them is read where nothing needed it before."""
+        wanted = [mask for mask in masks if mask is not None]
+        self._alive.extend(wanted)
+        known = [tensor for tensor in self._alive if isinstance(tensor, keras.KerasTensor) and id(tensor) in self._values]
+        self.calls(compat.calls(known, wanted), prefix="")
+        return [None if mask is None else self.value(mask) for mask in masks]
 
     def activation(self, operation, function):
         """An activation that a layer computes at its end as a layer of its own, the same one for every call."""
@@ -201,6 +232,7 @@ class Reading:
     def __init__(self, reader: Reader, call: compat.Call, path: str, number: int, prefix: str) -> None:
         self.reader, self.call, self.path, self.number, self.prefix = reader, call, path, number, prefix
         self.graph = reader.graph
+        self.activity_kept = False
         self.name = self.graph.unique(path if number == 0 else f"{path}_call{number}")
 
     @property
@@ -223,10 +255,43 @@ class Reading:
         """Shape of the first input."""
         return tuple(self.call.inputs[0].shape)
 
-    def weight(self, role: str, variable, name: str | None = None, *, array=None) -> str:
-        """A weight of the layer as a constant; every call of the layer reads the same one. ``array``: its numbers in the shape that the graph takes."""
-        value = variable if array is None else array
-        return self.reader.constant(name or f"{self.path}/{role}", value, key=(id(variable), role), layer=self.path)
+    def weight(self, role: str, variable, name: str | None = None, *, array=None, trainable: bool | None = None) -> str:
+        """A weight of the layer as a constant; every call of the layer reads the same one.
+
+        Args:
+            role: what it is in the layer, for its name.
+            variable: the ``keras.Variable``.
+            name: another name than ``path/role``.
+            array: its numbers in the shape that the graph takes.
+            trainable: whether training moves it; what the variable says by default.
+        """
+        value = self.reader.constant(name or f"{self.path}/{role}", variable if array is None else array, key=(id(variable), role), layer=self.path)
+        if trainable is None:
+            trainable = bool(getattr(variable, "trainable", True) and self.call.operation.trainable)
+        reshaped = array is not None and tuple(np.shape(array)) != tuple(variable.shape)
+        settings = training.settings(variable, trainable=trainable and self.reader.trainable, path=self.path, reshaped=reshaped)
+        if settings:
+            self.graph.training[value] = settings
+        return value
+
+    def activity(self, layer, kernel: str | None = None) -> None:
+        """Keep the regularizer of what a layer gives: with the kernel whose layer ends there, or as a node behind the call's result."""
+        regularizer = getattr(layer, "activity_regularizer", None)
+        if regularizer is None or self.activity_kept:
+            return
+        self.activity_kept = True
+        config = training.plain(regularizer, f"the activity regularizer of layer {self.path!r}")
+        if kernel is not None:
+            self.graph.training[kernel] = {**self.graph.training.get(kernel, {}), "activity": config}
+            return
+        attrs = {"layer": "ActivityLoss", "config": {"regularizer": config}}
+        self.result(self.emit("training_only", [self.reader.value(self.call.outputs[0])], attrs, name=f"{self.name}/activity"))
+
+    def number(self, role: str, value) -> str:
+        """Numbers in the place of a weight that the layer has not: training leaves them alone."""
+        name = self.constant(role, value)
+        self.graph.training[name] = {"trainable": None}
+        return name
 
     def constant(self, role: str, value, name: str | None = None) -> str:
         """Numbers that are no weight of the layer."""
@@ -246,6 +311,7 @@ class Reading:
 
     def island(self, reason: str, operation=None) -> None:
         """Keep the call in float as it is."""
+        self.activity_kept = True  # the layer itself is kept, with all it has
         described = islands.describe(operation or self.call.operation, self.call.args, self.call.kwargs)
         self.results(self.add_island(described, [self.reader.value(tensor) for tensor in described.inputs], self.call.outputs, reason))
 

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from graffiti import quantizers
-from graffiti.layers import exact
+from graffiti.layers import exact, settings
 
 
 @keras.saving.register_keras_serializable(package="graffiti")
@@ -23,6 +23,7 @@ class ConstantMultiply(keras.layers.Layer):
         input_bits: width of the codes of ``x``; ``None`` where unknown. Where product codes may pass 24 bits the layer multiplies in
             float64 at inference and rounds to odd.
         trained: whether the constant is trained (the slopes of a PReLU).
+        weight_settings: as in ``QuantizedProduct``, of ``constant``.
         node_names: as in ``Quantize``.
         value_names: as in ``QuantizedProduct``.
 
@@ -31,19 +32,23 @@ class ConstantMultiply(keras.layers.Layer):
 
     def __init__(
         self, shape, quantizer=None, *, input_bits: int | None = None, trained: bool = False, node_names: list[str] | None = None,
-        value_names: dict[str, dict[str, str]] | None = None, **kwargs,
+        value_names: dict[str, dict[str, str]] | None = None, weight_settings: settings.Settings | None = None, **kwargs,
     ) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
+        self.supports_masking = True
         self.shape = tuple(int(n) for n in shape)
         self.quantizer: Any = quantizers.get(quantizer)
         self.input_bits, self.trained = input_bits, bool(trained)
+        self.weight_settings = settings.restored(weight_settings)
         self.node_names = list(node_names or [self.name])
         self.value_names = {node: dict(names) for node, names in (value_names or {}).items()}
 
     def build(self, input_shape) -> None:
         """Create the constant."""
-        self.constant = self.add_weight(name="constant", shape=self.shape, initializer="ones", trainable=self.trained)
+        given = settings.arguments(self.weight_settings.get("constant", {}))
+        given["trainable"] &= self.trained
+        self.constant = self.add_weight(name="constant", shape=self.shape, initializer="ones", **given)
         if self.quantizer is not None and not self.quantizer.built:
             self.quantizer.build(self.shape)
 
@@ -69,5 +74,6 @@ class ConstantMultiply(keras.layers.Layer):
         """Plain values."""
         return {
             **super().get_config(), "shape": self.shape, "quantizer": quantizers.serialize(self.quantizer), "input_bits": self.input_bits, "trained": self.trained,
+            "weight_settings": settings.serialized(self.weight_settings),
             "node_names": list(self.node_names), "value_names": {node: dict(names) for node, names in self.value_names.items()},
         }

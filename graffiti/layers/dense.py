@@ -26,6 +26,11 @@ class QuantizedDense(QuantizedProduct):
     def __init__(self, units: int, **kwargs) -> None:
         super().__init__(**kwargs)
         self.units = int(units)
+        self.supports_masking = True
+
+    def compute_mask(self, inputs, previous_mask=None):
+        """The mask of ``x`` stays with it."""
+        return previous_mask[0] if isinstance(previous_mask, (list, tuple)) else previous_mask
 
     def kernel_shape(self, input_shape):
         """``(features, units)``."""

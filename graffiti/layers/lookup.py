@@ -44,6 +44,7 @@ class LookupActivation(keras.layers.Layer):
         super().__init__(**kwargs)
         if bits > MAX_BITS:
             raise ValueError(f"a table has at most {1 << MAX_BITS} entries: layer {self.name!r} wants {bits}-bit input, expected at most {MAX_BITS}")
+        self.supports_masking = True
         self.function, self.node_names = function, list(node_names or [self.name])
         self.parameters, self._function = dict(parameters or {}), activations.get(function, parameters)
         self.format = QFormat(bits, signed, 0, narrow)
@@ -84,9 +85,14 @@ class LookupActivation(keras.layers.Layer):
                     y = self._function(x)
                 return tape.gradient(y, x, output_gradients=upstream)
 
+            code = tf.clip_by_value(code, 0, self.format.qmax - self.format.qmin)  # dropout lifts values off the grid in training
             return tf.gather(table, code), gradient
 
         return lookup(x)
+
+    def compute_mask(self, inputs, previous_mask=None):
+        """The mask of ``x`` stays with it."""
+        return previous_mask[0] if isinstance(previous_mask, (list, tuple)) else previous_mask
 
     def compute_output_shape(self, input_shape):
         """That of ``x``."""
@@ -125,6 +131,7 @@ class Elementwise(keras.layers.Layer):
     def __init__(self, function: str, *, parameters: dict[str, Any] | None = None, **kwargs) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
+        self.supports_masking = True
         self.function, self.parameters, self._function = function, dict(parameters or {}), activations.get(function, parameters)
 
     def call(self, x):

@@ -8,14 +8,17 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 
 @keras.saving.register_keras_serializable(package="graffiti")
 class Output(keras.layers.Layer):
-    """The identity, with the name that an output has in ``QuantizedModel.output_names``.
+    """The identity, with the name that an output has in ``QuantizedModel.output_names`` and the mask that its loss sees.
 
     Args:
         output_name: that name.
+
+    Input: ``x``, which then has no mask, or ``[x, mask]``.
     """
 
     def __init__(self, output_name: str, **kwargs) -> None:
@@ -23,12 +26,17 @@ class Output(keras.layers.Layer):
         self.output_name = str(output_name)
         self.supports_masking = True
 
-    def call(self, x):
-        """``x`` itself."""
-        return x
+    def call(self, inputs):
+        """``x`` as a tensor of its own: a mask hangs on the object."""
+        return tf.identity(inputs[0] if isinstance(inputs, (list, tuple)) else inputs)
 
-    def compute_output_spec(self, x):
+    def compute_mask(self, inputs, previous_mask=None):
+        """The second input."""
+        return inputs[1] if isinstance(inputs, (list, tuple)) else None
+
+    def compute_output_spec(self, inputs):
         """Shape and dtype of ``x``."""
+        x = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
         return keras.KerasTensor(x.shape, x.dtype)
 
     def get_config(self) -> dict[str, Any]:
@@ -67,4 +75,4 @@ class QuantizedModel(keras.Model):
     def __init__(self, inputs, outputs, name=None, **kwargs) -> None:
         super().__init__(inputs, outputs, name=name, **kwargs)
         given = {layer.name: layer.output_name for layer in self.layers if isinstance(layer, Output)}
-        self.output_names = [given.get(layer, layer) for layer in self.output_names]
+        self.output_names: list[str] = [given.get(layer, layer) for layer in list(self.output_names)]

@@ -138,6 +138,7 @@ class Affine(keras.layers.Layer):
 
     def __init__(self, scale, offset=0.0, **kwargs) -> None:
         super().__init__(**kwargs)
+        self.supports_masking = True
         self.scale, self.offset = (v if isinstance(v, (int, float)) else _nested(v) for v in (scale, offset))
         self.supports_jit = False  # XLA may contract the two into one fused multiply-add, which rounds once
 

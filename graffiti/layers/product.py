@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from graffiti import quantizers
-from graffiti.layers import exact, fold
+from graffiti.layers import exact, fold, settings
 
 
 class QuantizedProduct(keras.layers.Layer):
@@ -36,6 +36,9 @@ class QuantizedProduct(keras.layers.Layer):
         input_bits: width of the input's codes; ``None`` where unknown, then inference is always in float64.
         input_signed: whether the input's codes are signed.
         kernel_trainable: false for numbers of the model that no training changes: a rescaling, the reciprocals of an average pool. The bias is the same.
+        weight_settings: how training treats the layer's weights, where that is not as usual: ``kernel``, ``bias``, ``gamma``, ``beta`` →
+            ``trainable``, ``regularizer``, ``constraint`` as in ``add_weight``; ``statistics`` → ``trainable``, false where those of
+            the batch norm do not move. In a layer with ``trainable=False`` they do not move either.
         node_names: names of the graph nodes that this layer's calls are, see ``Quantize``.
         value_names: node name → role → name, for inner graph values that are not called ``node/role``.
 
@@ -50,7 +53,8 @@ class QuantizedProduct(keras.layers.Layer):
     def __init__(
         self, *, kernel_quantizer=None, use_bias: bool = True, accumulator_quantizer=None,
         batch_norm: dict[str, float] | None = None, input_bits: int | None = None, input_signed: bool = True,
-        kernel_trainable: bool = True, node_names: list[str] | None = None, value_names: dict[str, dict[str, str]] | None = None, **kwargs,
+        kernel_trainable: bool = True, weight_settings: dict[str, dict[str, Any]] | None = None,
+        node_names: list[str] | None = None, value_names: dict[str, dict[str, str]] | None = None, **kwargs,
     ) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
@@ -60,8 +64,11 @@ class QuantizedProduct(keras.layers.Layer):
         self.use_bias = bool(use_bias or batch_norm)
         self.batch_norm = dict(batch_norm) if batch_norm else None
         self.input_bits, self.input_signed, self.kernel_trainable = input_bits, input_signed, kernel_trainable
+        self.weight_settings = settings.restored(weight_settings)
         self.node_names = list(node_names or [self.name])
         self.value_names = {node: dict(names) for node, names in (value_names or {}).items()}
+        if not self.trainable:
+            self.trainable = False  # its quantizers too
 
     # ---- what a subclass says -----------------------------------------------------------------------------------
     def kernel_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int, ...]:
@@ -94,13 +101,16 @@ class QuantizedProduct(keras.layers.Layer):
         """Create the weights."""
         shape = _shape_of_x(input_shape)
         kernel_shape = self.kernel_shape(shape)
-        self.kernel = self.add_weight(name="kernel", shape=kernel_shape, initializer="glorot_uniform", trainable=self.kernel_trainable)
+        set_of = {role: settings.arguments(self.weight_settings.get(role, {})) for role in ("kernel", "bias", "gamma", "beta")}
+        for role in ("kernel", "bias"):
+            set_of[role]["trainable"] &= self.kernel_trainable
+        self.kernel = self.add_weight(name="kernel", shape=kernel_shape, initializer="glorot_uniform", **set_of["kernel"])
         channels = (self.product_shape(shape)[-1],)
         if self.use_bias:
-            self.bias = self.add_weight(name="bias", shape=channels, initializer="zeros", trainable=self.kernel_trainable)
+            self.bias = self.add_weight(name="bias", shape=channels, initializer="zeros", **set_of["bias"])
         if self.batch_norm:
-            self.gamma = self.add_weight(name="gamma", shape=channels, initializer="ones")
-            self.beta = self.add_weight(name="beta", shape=channels, initializer="zeros")
+            self.gamma = self.add_weight(name="gamma", shape=channels, initializer="ones", **set_of["gamma"])
+            self.beta = self.add_weight(name="beta", shape=channels, initializer="zeros", **set_of["beta"])
             self.moving_mean = self.add_weight(name="moving_mean", shape=channels, initializer="zeros", trainable=False)
             self.moving_variance = self.add_weight(name="moving_variance", shape=channels, initializer="ones", trainable=False)
             self.batch_norm_frozen = self.add_weight(name="batch_norm_frozen", shape=(), initializer="zeros", trainable=False)
@@ -178,6 +188,11 @@ class QuantizedProduct(keras.layers.Layer):
         count = math.prod(self.kernel.shape[axis] for axis in self.reduced_axes)
         return count * 2.0 ** (self.kernel_quantizer.bits - int(self.kernel_quantizer.signed))
 
+    @property
+    def statistics_trainable(self) -> bool:
+        """Whether training moves the statistics of a folded batch norm, until ``batch_norm_frozen`` says otherwise."""
+        return bool(self.trainable and self.weight_settings.get("statistics", {}).get("trainable", True))
+
     # ---- training form ------------------------------------------------------------------------------------------
     def train(self, x: tf.Tensor, exponent: tf.Tensor | None) -> tf.Tensor:
         """The float32 forward pass for training; with live batch norm it also moves the averages."""
@@ -187,7 +202,7 @@ class QuantizedProduct(keras.layers.Layer):
                 bias = self.quantized_bias(bias, exponent)
             return self.finish(self.product(x, self.quantized_kernel(kernel)), bias)
 
-        if not self.batch_norm:
+        if not self.batch_norm or not self.statistics_trainable:
             return frozen()
 
         def live():
@@ -247,6 +262,7 @@ class QuantizedProduct(keras.layers.Layer):
             "accumulator_quantizer": quantizers.serialize(self.accumulator_quantizer),
             "batch_norm": dict(self.batch_norm) if self.batch_norm else None,
             "input_bits": self.input_bits, "input_signed": self.input_signed, "kernel_trainable": self.kernel_trainable,
+            "weight_settings": settings.serialized(self.weight_settings),
             "node_names": list(self.node_names), "value_names": {node: dict(names) for node, names in self.value_names.items()},
         }
 

@@ -40,6 +40,7 @@ class Quantize(keras.layers.Layer):
             raise ValueError(f"layer {self.name!r} needs a quantizer, got None; leave the layer out where nothing is quantized")
         self.node_names = list(node_names or [self.name])
         self.group, self.roles = group, dict(roles or {})
+        self.supports_masking = True
 
     def build(self, input_shape) -> None:
         """Create the quantizer's threshold."""
@@ -50,6 +51,10 @@ class Quantize(keras.layers.Layer):
         """Fake-quantize ``x``; ``node`` only says which node of the graph this call is. At inference a zero has no sign, like its code."""
         x = self.quantizer(tf.cast(x, tf.float32))  # uint8 images come in as they are
         return x if training else exact.one_zero(x), tf.stop_gradient(self.quantizer.exponent())
+
+    def compute_mask(self, inputs, previous_mask=None):
+        """None: in a quantized model masks are values that go where they are needed, never hung on other tensors."""
+        return None
 
     def compute_output_spec(self, x, node: str | None = None, training: bool | None = None):
         """Two float32 tensors."""

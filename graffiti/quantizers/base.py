@@ -15,6 +15,8 @@ MIN_BITS, MAX_BITS = 2, 16
 MAX_LOG2 = 100.0            # ceil(log2_threshold) is held in ±100, so that scales, their inverses and ranges are normal float32
 ZERO_LOG2_THRESHOLD = -16.0  # for a tensor that is zero everywhere
 
+CONSTANT_ROLES = ("reciprocal", "alpha")  # of numbers that the graph itself brought: never trained, whatever becomes of the layer around them
+
 ChannelAxis = int | str | None
 
 
@@ -135,7 +137,7 @@ class Quantizer(keras.layers.Layer):
         """Create the threshold for a tensor of this shape."""
         sizes = channel_shape(tuple(input_shape), self.channel_axis)
         shape = () if self.channel_axis is None else (int(np.prod(sizes)),)
-        self.log2_threshold = self.add_weight(name="log2_threshold", shape=shape, initializer="zeros", trainable=self.trainable and self.trains_threshold)
+        self.log2_threshold = self.add_weight(name="log2_threshold", shape=shape, initializer="zeros", trainable=self.trains_threshold and (self.trainable or self.role not in CONSTANT_ROLES))
         self.frozen = self.add_weight(name="frozen", shape=shape, initializer="zeros", dtype="bool", trainable=False)
         self.calibrated = self.add_weight(name="calibrated", shape=(), initializer="zeros", dtype="bool", trainable=False)
         self.log2_threshold.frozen = self.frozen  # the threshold optimizer masks its updates with it (optimizers.py)

@@ -16,6 +16,7 @@ from graffiti.transforms.lower.splice_identity import SpliceIdentity
 from graffiti.transforms.place.begin import BeginFakequant
 from graffiti.transforms.place.choose_signs import ChooseSigns
 from graffiti.transforms.place.commute_relu import CommuteRelu
+from graffiti.transforms.place.freeze_frozen import FreezeFrozen
 from graffiti.transforms.place.insert_rescale import InsertRescale
 from graffiti.transforms.place.plan import make_plan
 from graffiti.transforms.place.quantize_activations import QuantizeActivations
@@ -35,8 +36,8 @@ from graffiti.transforms.prepare.leave_in_float import LeaveInFloat
 from graffiti.transforms.prepare.mean_to_average_pool import MeanToAveragePool
 from graffiti.transforms.prepare.merge_rescaling import MergeRescaling
 from graffiti.transforms.prepare.remove_dead import RemoveDead
-from graffiti.transforms.prepare.remove_dropout import RemoveDropout
 from graffiti.transforms.prepare.remove_identity import RemoveIdentity
+from graffiti.transforms.prepare.sink_training import SinkTraining
 from graffiti.transforms.prepare.split_separable_conv import SplitSeparableConv
 from graffiti.transforms.prepare.unfuse_leaky_relu import UnfuseLeakyRelu
 
@@ -46,8 +47,8 @@ def prepare_pipeline(*, training: bool = True) -> Pipeline:
     return Pipeline("prepare", [
         CanonicalActivation(),              # before RemoveIdentity: a linear activation becomes an identity
         RemoveDead(),                       # before every "read once" below: a dead reader would stop it
-        RemoveDropout(),                    # before the patterns: it stands between conv and batch norm, concat and concat
-        RemoveIdentity(),                   # likewise
+        RemoveIdentity(),                   # before the patterns: it stands between conv and batch norm, concat and concat
+        SinkTraining(),                     # likewise; after RemoveIdentity, which hides a batch norm from it
         BatchNormAtBorder(),                # before MergeRescaling, which joins it with its neighbours
         MergeRescaling(),
         CollapseConcat(),
@@ -120,6 +121,7 @@ def place(
         InsertRescale(plan),        # needs every input of add and concat on some grid
         ChooseSigns(plan),          # needs the rescale points; before sharing, which refuses mixed signs
         ShareScales(plan),
+        FreezeFrozen(plan),         # last: it asks who shares a threshold
     ))
     placed = pipeline(graph).graph
     return placed, [*plan.lines, *quantizer_lines(placed, plan)]

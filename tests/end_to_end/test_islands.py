@@ -230,7 +230,7 @@ def test_rules_that_name_inputs_and_dropped_layers():
     wide = wide.replace(activations=wide.activations.replace(bits=12), name="wide")
     rules = [graffiti.Rule("drop", None), graffiti.Rule(L.GaussianNoise, None), graffiti.Rule("x", wide)]
     q, ig = quantized(model, x, rules=rules)
-    assert {line.layer for line in q.quantization_report.of("dropped")} == {"drop", "noise"}
+    assert {"drop", "noise"} <= {layer.name for layer in q.layers} and not q.quantization_report.of("dropped"), "they act in training"
     assert ig.graph.format("x_q").bits == 12 and ig.graph.format("second_q").bits == 8
     with pytest.raises(ValueError, match="names the input 'x', which computes nothing.*'first"):
         graffiti.quantize(model, "int8", calibration=x, rules=[graffiti.Rule("x", None)], progress=False)

@@ -80,7 +80,7 @@ def test_the_rest_is_that_of_keras():
     against_keras("mean(%x) {axes=(1, 2)}", keras.layers.GlobalAveragePooling2D())
     against_keras("mean(%x) {axes=(1, 2), keepdims=True}", keras.layers.GlobalAveragePooling2D(keepdims=True))
     against_keras("global_max_pool(%x) {axes=(1, 2)}", keras.layers.GlobalMaxPooling2D())
-    against_keras("dropout(%x) {rate=0.5}", keras.layers.Dropout(0.5))
+    against_keras("training_only(%x) {layer='Dropout'}", keras.layers.Dropout(0.5))
     against_keras("upsample(%x) {size=(2, 1)}", keras.layers.UpSampling2D((2, 1)))
     against_keras("permute(%x) {dims=(3, 1, 2)}", keras.layers.Permute((3, 1, 2)))
     against_keras("subtract(%x, %k)", lambda x: x - 0.25, "const %k:f32[4] = full(0.25)")

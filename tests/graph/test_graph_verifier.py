@@ -123,7 +123,7 @@ FAULTS = [
     (INTEGER, lambda g: setattr(g.node("c"), "outputs", ()), "a node of op 'bias_add' has no outputs"),
     # form
     (INTEGER, rekind("r", "reluu"), r"node 'r' \(reluu\): there is no such op"),
-    (INTEGER, rekind("r", "dropout", rate=0.1), r"node 'r' \(dropout\): the op stands in float graphs only, this one is integer"),
+    (INTEGER, rekind("r", "training_only", layer="Dropout"), r"node 'r' \(training_only\): the op stands in float and fakequant graphs only, this one is integer"),
     (INTEGER, set_inputs("c", "c/product"), r"expected 2 inputs \(x bias\), got 1"),
     (INTEGER, set_inputs("j"), r"expected at least 1 inputs \(x...\), got 0"),
     (INTEGER, drop_attr("c/product", "strides"), r"node 'c/product' \(conv\): the attribute 'strides' is missing"),

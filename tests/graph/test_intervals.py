@@ -52,7 +52,7 @@ RULES: dict[str, list[tuple[str, tuple[float, float]]]] = {
     "crop": [("crop(%u) {crops=((1, 0), (0, 0), (0, 0))}", (0, 1))], "reshape": [("reshape(%u) {shape=(32,)}", (0, 1))],
     "permute": [("permute(%u) {dims=(2, 1, 3)}", (0, 1))], "upsample": [("upsample(%u) {size=(2, 2)}", (0, 1))],
     "slice": [("slice(%u) {slices=((0, 2, 1), (0, None, 1), (0, None, 1))}", (0, 1))], "take": [("take(%u) {axis=1, indices=(0, 1)}", (0, 1))],
-    "identity": [("identity(%u)", (0, 1))], "dropout": [("dropout(%m4) {rate=0.5}", (-2, 0))],
+    "identity": [("identity(%u)", (0, 1))], "training_only": [("training_only(%m4) {layer='Dropout'}", (-2, 0))],
     "island": [("island(%x) {layer={'class_name': 'Foo'}, output_shapes=((None, 4, 4, 2),)}", (-INF, INF))],
 }
 QUANTIZED = ("fake_quantize", "quantize_bias")

@@ -100,7 +100,9 @@ def test_inputs_may_have_any_name(name, tmp_path):
 def test_names_of_layers_are_read_back(value):
     layer = compat.layer_name(value)
     assert not set(" %(,)'ä") & set(layer)
-    assert compat.value_name(layer) == value.replace(":", ".")
+    assert compat.layer_name(compat.value_name(layer)) == layer
+    if "-u20-" not in value:  # a layer of that name reads as a space, and is written as it was
+        assert compat.value_name(layer) == value.replace(":", ".")
 
 
 def test_integer_outputs_stay_integers():

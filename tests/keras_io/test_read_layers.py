@@ -65,10 +65,11 @@ LAYERS = {  # name -> (layer, input shape, ops expected in the graph)
     "Cropping2D": (lambda: L.Cropping2D(((1, 2), (0, 3))), IMAGE, "crop"), "Cropping1D": (lambda: L.Cropping1D((2, 1)), ROW, "crop"),
     "CenterCrop": (lambda: L.CenterCrop(5, 6), IMAGE, "crop"), "RepeatVector": (lambda: L.RepeatVector(3), FLAT, "reshape take"),
     "UpSampling2D": (lambda: L.UpSampling2D((2, 3)), IMAGE, "upsample"), "UpSampling1D": (lambda: L.UpSampling1D(2), ROW, "upsample"),
-    "Dropout": (lambda: L.Dropout(0.3), FLAT, "dropout"), "SpatialDropout2D": (lambda: L.SpatialDropout2D(0.3), IMAGE, "dropout"),
-    "SpatialDropout1D": (lambda: L.SpatialDropout1D(0.3), ROW, "dropout"), "GaussianDropout": (lambda: L.GaussianDropout(0.3), FLAT, "dropout"),
-    "AlphaDropout": (lambda: L.AlphaDropout(0.3), FLAT, "dropout"), "GaussianNoise": (lambda: L.GaussianNoise(0.3), FLAT, "identity"),
-    "ActivityRegularization": (lambda: L.ActivityRegularization(0.1), FLAT, "identity"), "Identity": (lambda: L.Identity(), FLAT, "identity"),
+    "Dropout": (lambda: L.Dropout(0.3), FLAT, "training_only"), "SpatialDropout2D": (lambda: L.SpatialDropout2D(0.3), IMAGE, "training_only"),
+    "SpatialDropout1D": (lambda: L.SpatialDropout1D(0.3), ROW, "training_only"), "GaussianDropout": (lambda: L.GaussianDropout(0.3), FLAT, "training_only"),
+    "AlphaDropout": (lambda: L.AlphaDropout(0.3), FLAT, "training_only"), "GaussianNoise": (lambda: L.GaussianNoise(0.3), FLAT, "training_only"),
+    "SpatialDropout3D": (lambda: L.SpatialDropout3D(0.3), FILM, "training_only"),
+    "ActivityRegularization": (lambda: L.ActivityRegularization(0.1), FLAT, "training_only"), "Identity": (lambda: L.Identity(), FLAT, "identity"),
     **{
         f"EinsumDense {equation}": (lambda equation=equation, out=out, bias=bias: L.EinsumDense(equation, out, bias_axes=bias), shape, ops)
         for equation, out, bias, shape, ops in (

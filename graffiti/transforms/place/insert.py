@@ -42,6 +42,8 @@ def kinds(graph: Graph, plan: Plan) -> dict[str, str]:
         inputs = [kind[value] for value in node.inputs]
         if node.op == "quantize_bias" or (inputs and all(k == PARAMETER for k in inputs)):
             result = PARAMETER
+        elif node.op == "training_only":
+            result = inputs[0]  # nothing at inference, whatever a rule says of it
         elif node.op in FLOAT_OPS or plan.in_float(node):
             result = REAL
         elif node.op == "fake_quantize":
@@ -59,11 +61,15 @@ def wants_codes(graph: Graph, plan: Plan, reader: Node, value: str, kind: str) -
     """Whether a node must read a value of this kind through a quantizer.
 
     1. Codes and parameters: no. 2. A quantizer: no. 3. A layer in float reads reals as they are, anything else as the
-    quantized value, so that it sees what the integer graph hands it; what only joins outputs reads an input through a quantizer too. 4. ReLU takes accumulators: the quantizer comes
-    behind it (a table's output is rounded by the table itself). 5. A bias is added to its product before any rounding. 6. Everything else: yes.
+    quantized value, so that it sees what the integer graph hands it; what only joins outputs reads an input through a quantizer
+    too. 4. ReLU takes accumulators: the quantizer comes behind it (a table's output is rounded by the table itself). 5. A bias is
+    added to its product before any rounding. 6. What acts in training only wants what its readers want. 7. Everything else: yes.
     """
     if kind in (CODES, PARAMETER) or reader.op == "fake_quantize":
         return False
+    if reader.op == "training_only":
+        behind = any(wants_codes(graph, plan, other, reader.output, kind) for other in graph.consumers(reader.output))
+        return behind or (kind == ACCUMULATOR and reader.output in graph.outputs)
     if plan.in_float(reader):
         return kind == ACCUMULATOR or (reader.name in plan.joins and value in plan.border)
     producer = graph.producer(value)

@@ -18,8 +18,10 @@ CLASSES: dict[str | tuple[str, int], tuple[str, ...]] = {
     "concat": ("Concatenate",), ("max_pool", 3): ("MaxPooling1D",), ("max_pool", 4): ("MaxPooling2D",),
     "global_max_pool": ("GlobalMaxPooling1D", "GlobalMaxPooling2D"), ("pad", 3): ("ZeroPadding1D",),
     ("pad", 4): ("ZeroPadding2D",), ("crop", 3): ("Cropping1D",), ("crop", 4): ("Cropping2D",),
-    "dropout": ("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "AlphaDropout"),
-    "identity": ("Identity", "GaussianNoise", "ActivityRegularization"), "reshape": ("Reshape", "Flatten"), "permute": ("Permute",), ("upsample", 3): ("UpSampling1D",),
+    "training_only": (
+        "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "AlphaDropout", "GaussianNoise", "ActivityRegularization",
+    ),
+    "identity": ("Identity",), "reshape": ("Reshape", "Flatten"), "permute": ("Permute",), ("upsample", 3): ("UpSampling1D",),
     ("upsample", 4): ("UpSampling2D",), "multiply": ("Rescaling",),
     "rescaling": ("Normalization", "Rescaling", "BatchNormalization"),
 }
@@ -86,7 +88,7 @@ def layers(graph: Graph) -> dict[str, LayerInfo]:
 
 def dropped(graph: Graph) -> dict[str, LayerInfo]:
     """The layers of a graph as it was read that do nothing at inference; preparing drops them."""
-    nothing = {node.name for node in graph.nodes if node.op == "dropout" or does_nothing(graph, node)}
+    nothing = {node.name for node in graph.nodes if does_nothing(graph, node)}
     return {path: info for path, info in layers(graph).items() if path in nothing}
 
 
@@ -109,6 +111,8 @@ def _classes(graph: Graph, nodes: list[Node]) -> tuple[str, ...]:
         elif node.op == "island":
             layer = node.attrs["layer"]
             found[str(layer.get("class_name", "island") if isinstance(layer, dict) else layer)] = None
+        elif node.op == "training_only":
+            found[node.attrs["layer"]] = None
         elif is_average_pool(graph, node) or is_window_sum(graph, node):
             found.update(dict.fromkeys(_POOLS))
         elif is_leaky_relu(graph, node):

@@ -16,7 +16,7 @@ from graffiti.graph.ops import OPS, PRODUCTS, SELECTS
 from graffiti.transforms.place.layers import is_average_pool, is_window_sum, layer_of, layers
 
 FLOAT_OPS = ("island", "softmax", "rescaling")  # compute on real values whatever the scheme says
-UNPREPARED = ("separable_conv", "batch_norm", "leaky_relu", "prelu", "average_pool", "mean", "dropout")
+UNPREPARED = ("separable_conv", "batch_norm", "leaky_relu", "prelu", "average_pool", "mean")
 MAX_NAMES = 12
 _ARITHMETIC = (*PRODUCTS, "multiply", "bias_add", "add", "subtract")
 

@@ -82,8 +82,12 @@ class AffineToDepthwise(Pass):
         for index, (value, role) in enumerate(zip(parameters, ("gamma", "beta", "mean", "variance"))):
             if any(id(reader) not in members for reader in graph.consumers(value)):
                 parameters[index] = graph.add_constant(f"{base}/{role}", graph.constants[value])
+                if value in graph.training:
+                    graph.training[parameters[index]] = graph.training[value]
         shape = _kernel_shape(graph, calls[0].inputs[0])
         kernel = graph.add_constant(f"{base}/kernel", np.ones(shape, np.float32))
+        if graph.training.get(parameters[0], {}).get("trainable", True) is False:
+            graph.training[kernel] = {"trainable": False}
         for norm, name in zip(calls, names):
             product = graph.insert("depthwise_conv", (norm.inputs[0], kernel), f"{name}/product", _window(shape), before=norm)
             norm.inputs = (product.output, *parameters)

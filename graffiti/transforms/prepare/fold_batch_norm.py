@@ -43,13 +43,21 @@ class FoldBatchNorm(Pass):
         layers = foldable(graph)
         for calls in layers:
             base = calls[0].kernel.removesuffix("/kernel") if calls[0].kernel.endswith("/kernel") else calls[0].product.name
-            bias = calls[0].bias or graph.add_constant(f"{base}/bias", np.zeros_like(graph.constants[calls[0].parameters[1]]))
+            bias = calls[0].bias or self._zeros(graph, calls[0], f"{base}/bias")
             kernel, bias = (self._nodes if self.training else self._values)(graph, calls[0], base, bias)
             for call in calls:
                 _rewire(graph, call, kernel, bias)
         if layers and not self.training:
             graph.prune()
         return PassResult(graph, bool(layers))
+
+    @staticmethod
+    def _zeros(graph: Graph, call: Cluster, name: str) -> str:
+        """A bias where the layer has none; it stays where the kernel stays."""
+        bias = graph.add_constant(name, np.zeros_like(graph.constants[call.parameters[1]]))
+        if "trainable" in graph.training.get(call.kernel, {}):
+            graph.training[bias] = {"trainable": graph.training[call.kernel]["trainable"]}
+        return bias
 
     @staticmethod
     def _nodes(graph: Graph, call: Cluster, base: str, bias: str) -> tuple[str, str]:

@@ -84,7 +84,8 @@ class LeaveInFloat(Pass):
             if why is None or not all(graph.is_constant(value) for value in node.inputs[1:]):
                 continue
             config = layer(graph, node)
-            config["config"] = {"name": node.name.replace("/", "_"), "trainable": True, "dtype": "float32", **config["config"]}
+            trainable = not any(graph.training.get(value, {}).get("trainable", True) is False for value in node.inputs[1:])
+            config["config"] = {"name": node.name.replace("/", "_"), "trainable": trainable, "dtype": "float32", **config["config"]}
             node.attrs = {
                 "layer": config, "output_shapes": (graph.shape(node.output),), "reason": why, "weights": node.inputs[1:], "call": None,
             }

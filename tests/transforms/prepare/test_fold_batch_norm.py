@@ -255,7 +255,7 @@ def test_6_shared_but_not_alike(check, training, kernel, second):
     check(FoldBatchNorm(training=training), two_calls(kernel, second))
 
 
-@pytest.mark.parametrize("between, attrs", [("relu", ""), ("pad", "{pads=((0, 0), (0, 0), (0, 0))}"), ("dropout", "{rate=0.5}")])
+@pytest.mark.parametrize("between, attrs", [("relu", ""), ("pad", "{pads=((0, 0), (0, 0), (0, 0))}"), ("training_only", "{layer='Dropout'}")])
 def test_7_something_in_between(check, between, attrs):
     check(FoldBatchNorm(), f"""
         float graph g

@@ -62,7 +62,7 @@ def test_5_what_fakequant_graphs_hold_stays(check):
     """)
 
 
-@pytest.mark.parametrize("op", ["mean(%x) {axes=(1, 2)}", "leaky_relu(%x) {alpha=0.1}", "dropout(%x) {rate=0.1}"])
+@pytest.mark.parametrize("op", ["mean(%x) {axes=(1, 2)}", "leaky_relu(%x) {alpha=0.1}"])
 def test_6_what_a_pass_before_should_have_rewritten_is_a_mistake(op):
     graph = parse(f"float graph g\ninput %x:f32[_,6,4,3]\n%y = {op}\noutput %y")
     with pytest.raises(PassError, match="LeaveInFloat did not keep its word: .* 'y' is still there"):

@@ -43,8 +43,10 @@ FOLDED = ["fold_kernel", "fold_bias", "conv", "bias_add"]
 DEPENDENCIES = [
     ("CanonicalActivation", "RemoveIdentity", HEAD + "%a = activation(%c) {function='linear'}\n%bn = " + NORM.format("%a") + "\noutput %bn", FOLDED),
     ("RemoveDead", "LeaveInFloat", HEAD + "%bn = " + NORM.format("%c") + "\n%dead = relu(%c)\noutput %bn", FOLDED),
-    ("RemoveDropout", "FoldBatchNorm", HEAD + "%d = dropout(%c) {rate=0.5}\n%bn = " + NORM.format("%d") + "\noutput %bn", FOLDED),
-    ("RemoveDropout", "CollapseConcat", HEAD + "%a = concat(%c, %x)\n%d = dropout(%a) {rate=0.5}\n%b = concat(%d, %x)\noutput %b", ["conv", "concat"]),
+    ("SinkTraining", "FoldBatchNorm", HEAD + "%d = training_only(%c) {layer='Dropout', config={'rate': 0.5}}\n%bn = " + NORM.format("%d") + "\noutput %bn",
+     [*FOLDED, "training_only"]),
+    ("RemoveIdentity", "SinkTraining", HEAD + "%d = training_only(%c) {layer='Dropout', config={'rate': 0.5}}\n%i = identity(%d)\n%bn = " + NORM.format("%i") + "\noutput %bn",
+     [*FOLDED, "training_only"]),
     ("RemoveIdentity", "FoldBatchNorm", HEAD + "%i = identity(%c)\n%bn = " + NORM.format("%i") + "\noutput %bn", FOLDED),
     ("RemoveIdentity", "CollapseConcat", HEAD + "%a = concat(%c, %x)\n%i = identity(%a)\n%b = concat(%i, %x)\noutput %b", ["conv", "concat"]),
     ("RemoveIdentity", "MergeRescaling", HEAD + "%a = rescaling(%c) {scale=2.0, offset=1.0}\n%i = identity(%a)\n%b = rescaling(%i) {scale=0.5, offset=1.0}\noutput %b",

@@ -1,4 +1,4 @@
-"""RemoveDead, RemoveDropout, RemoveIdentity, CanonicalActivation: the numbers are the cases of the class docstrings."""
+"""RemoveDead, RemoveIdentity, CanonicalActivation: the numbers are the cases of the class docstrings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from graffiti.graph.passes import snapshot
 from graffiti.graph.printer import parse
 from graffiti.transforms.prepare.canonical_activation import CanonicalActivation
 from graffiti.transforms.prepare.remove_dead import RemoveDead
-from graffiti.transforms.prepare.remove_dropout import RemoveDropout
 from graffiti.transforms.prepare.remove_identity import RemoveIdentity
 
 
@@ -50,46 +49,6 @@ def test_dead_nothing_to_do(check):
         input %x:f32[_,4]
         %y = relu(%x)
         output %y, %x
-    """)
-
-
-def test_dropout_1_and_2(check):
-    check(RemoveDropout(), """
-        float graph g
-        input %x:f32[_,4]
-        %a = relu(%x)
-        %d = dropout(%a) {rate=0.5, seed=3}
-        %e = dropout(%d) {rate=0.1}
-        %y = relu(%e)
-        output %y, %e, %d
-    """, """
-        float graph g
-        input %x:f32[_,4]
-        %a = relu(%x)
-        %y = relu(%a)
-        output %y, %a, %a
-    """)
-
-
-def test_dropout_of_an_input_that_is_an_output(check):
-    check(RemoveDropout(), """
-        float graph g
-        input %x:f32[_,4]
-        %d = dropout(%x) {rate=0.5}
-        output %d
-    """, """
-        float graph g
-        input %x:f32[_,4]
-        output %x
-    """)
-
-
-def test_dropout_3_other_ops_stay(check):
-    check(RemoveDropout(), """
-        float graph g
-        input %x:f32[_,4]
-        %i = identity(%x)
-        output %i
     """)
 
 

@@ -1,0 +1,99 @@
+"""How training treats a weight: from a Keras variable to plain values in ``Graph.training``, and back to what layers take."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from typing import Any
+
+import keras
+
+_ELEMENTWISE = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2, keras.constraints.NonNeg)
+_KNOWN: dict[tuple[str, str], type] = {}  # the user's classes that were met while reading, which no file has to know in this process
+
+
+def settings(variable, *, trainable: bool, path: str, reshaped: bool = False) -> dict[str, Any]:
+    """What is not as usual about a weight: ``trainable``, ``regularizer``, ``constraint`` (see ``Graph.training``).
+
+    Args:
+        variable: a ``keras.Variable``, or numbers that no layer holds.
+        trainable: whether an optimizer moves it.
+        path: of the layer, for the message.
+        reshaped: whether the graph holds the weight in another shape; only what looks at elements one by one is kept then.
+
+    Raises:
+        ValueError: for a regularizer or constraint that Keras cannot serialize.
+    """
+    found: dict[str, Any] = {} if trainable else {"trainable": False}
+    for key in ("regularizer", "constraint"):
+        value = getattr(variable, key, None)
+        if value is not None and reshaped and not isinstance(value, _ELEMENTWISE):
+            warnings.warn(f"the {key} of layer {path!r} looks at whole axes of a kernel that has other axes in the quantized model; it is left out there", stacklevel=2)
+        elif value is not None:
+            found[key] = plain(value, f"the {key} of layer {path!r}")
+    return found
+
+
+def plain(value, what: str) -> Any:
+    """A regularizer or constraint as Keras serializes it.
+
+    Raises:
+        ValueError: where it cannot; ``what`` says whose it is.
+    """
+    try:
+        config = json.loads(json.dumps(keras.saving.serialize_keras_object(value)))
+    except Exception as error:
+        raise ValueError(f"{what} cannot be kept, because Keras cannot serialize it ({error}); give its class a get_config that returns plain values") from error
+    if isinstance(config, dict) and not type(value).__module__.startswith("keras."):
+        _KNOWN[str(config.get("module")), str(config.get("class_name"))] = value if config.get("class_name") == "function" else type(value)
+    return config
+
+
+def restored(config):
+    """A regularizer or constraint from its config; ``None`` stays ``None``.
+
+    Raises:
+        ValueError: where its class is not known here.
+    """
+    if not isinstance(config, dict):
+        return config
+    known = _KNOWN.get((str(config.get("module")), str(config.get("class_name"))))
+    if isinstance(known, type):
+        return known.from_config(dict(config["config"])) if hasattr(known, "from_config") else known(**config["config"])
+    return keras.saving.deserialize_keras_object(config)
+
+
+def layer_config(layer) -> dict[str, Any]:
+    """The config of a layer without what every layer has: its name, its dtype, whether it trains."""
+    return {
+        key: plain(value, f"the {key} of layer {layer.name!r}") if isinstance(value, keras.regularizers.Regularizer) else json.loads(json.dumps(value))
+        for key, value in layer.get_config().items() if key not in ("name", "trainable", "dtype")
+    }
+
+
+def restored_config(config: dict[str, Any]) -> dict[str, Any]:
+    """``layer_config`` as arguments of the layer's class."""
+    return {key: restored(value) if key == "regularizer" else value for key, value in config.items()}
+
+
+def lost(model: keras.Model) -> list[tuple[str, str]]:
+    """What a quantized model does not take over from how a model computes or trains: ``(layer, sentence)``."""
+    found = []
+    own = [name for name in ("train_step", "test_step", "compute_loss") if _is_own(type(model), name)]
+    if own:
+        found.append((model.name, f"{' and '.join(own)} of {type(model).__name__} are the class's own and stay with it; the quantized model trains as any keras.Model does"))
+    halves = [layer for layer in model._flatten_layers() if layer is not model and _is_half(layer)]
+    if halves:
+        policies = ", ".join(sorted({layer.dtype_policy.name for layer in halves}))
+        found.append((model.name, f"{len(halves)} layers with the dtype policy {policies} are read as float32: fake quantization is exact there, and integers need no half precision"))
+    return found
+
+
+def _is_own(kind: type, name: str) -> bool:
+    """Whether a model's class has a method that is not Keras' own."""
+    owner = next((base for base in kind.__mro__ if name in vars(base)), None)
+    return owner is not None and not owner.__module__.startswith(("keras.", "graffiti."))
+
+
+def _is_half(layer) -> bool:
+    return str(getattr(layer, "compute_dtype", None)) in ("float16", "bfloat16") and not isinstance(layer, keras.layers.InputLayer)
