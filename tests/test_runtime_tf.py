@@ -60,7 +60,8 @@ const %table:u8@-8[256] = random(1)
 const %scale:s8@-3[1,6,5,1] = random(2)
 const %scalar:s16@-10[1] = full(77)
 const %t/kernel:s8n@-7[3,3,5,6] = random(3)
-%x_q = quantize(%x) {format=s8@-3, rounding='half_away'}
+%x_r = rescaling(%x) {scale=0.75, offset=-0.3}
+%x_q = quantize(%x_r) {format=s8@-3, rounding='half_away'}
 %j = concat(%x_q, %codes)
 %pool = max_pool(%j) {pool_size=(3, 2), strides=(2, 2), padding='same'}
 %top = global_max_pool(%j) {axes=(1, 2)}

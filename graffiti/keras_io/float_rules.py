@@ -206,7 +206,7 @@ def _affine(reading, scale, offset) -> None:
         if len(reading.shape) != len(reading.input_shape) or array.ndim > len(sizes) or any(n not in (1, size) for n, size in zip(array.shape[::-1], sizes[::-1])):
             return reading.island("a constant that is larger than the tensor has no fixed-point form")
         parts.append(array)
-    reading.emit_result("rescaling", [reading.x], affine.attributes_of(reading.graph, reading.name, *parts, channels))
+    reading.emit_result("rescaling", [reading.x], affine.attributes_of(reading.graph, reading.name, parts[0], parts[1], channels))
 
 
 # ---- activations -----------------------------------------------------------------------------------------------------

@@ -15,12 +15,11 @@ from graffiti.graph.ops import OPS, PRODUCTS, attr
 from graffiti.graph.problem import Problem
 from graffiti.numerics.formats import QFormat
 from graffiti.numerics.rounding import shift_right
-from graffiti.targets.profile import TargetProfile, TensorLimits
+from graffiti.targets.profile import BORDER, TargetProfile, TensorLimits
 from graffiti.transforms.lower.prove_accumulators import prove
 
 WINDOWS = ("conv", "depthwise_conv", "conv_transpose", "max_pool", "upsample")
 STORING = ("quantize", "requantize", "lookup")
-BORDER = ("rescaling", "quantize", "dequantize", "softmax", "island")
 
 
 class TargetError(ValueError):

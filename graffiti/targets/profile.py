@@ -14,7 +14,8 @@ from graffiti import documents
 from graffiti.graph.ops import OPS
 from graffiti.numerics.rounding import ROUNDING_MODES
 
-INTEGER_OPS = tuple(name for name, row in OPS.items() if "integer" in row.stages and name not in ("island", "softmax", "quantize", "dequantize"))
+BORDER = ("rescaling", "quantize", "dequantize", "softmax", "island")  # between reals and codes: not what a target computes in integers
+INTEGER_OPS = tuple(name for name, row in OPS.items() if "integer" in row.stages and name not in BORDER)
 SIGNS = ("signed", "unsigned", "both")
 SOFTMAX = ("none", "output", "anywhere")
 SIZES = ("fixed", "windows", "any")

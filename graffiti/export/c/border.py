@@ -211,11 +211,11 @@ class _Remover:
         shapes = [tuple(int(n) for n in self.old.shape(v)[1:] if n is not None) for v in move.inputs]
         if not stages or any(len(shape) + 1 != len(self.old.shape(v)) for shape, v in zip(shapes, move.inputs)):
             return [() for _ in move.inputs] if not stages else None
-        maps = [tuple(_plainest(number) for number in stage) for stage in stages]
+        maps = [(_plainest(scale), _plainest(offset)) for scale, offset in stages]
         if move.op in ("max_pool", "global_max_pool"):  # a maximum stays one where the map grows and is the same over the window
             grows = all((scale >= 0).all() for scale, _ in maps)
             channels = move.op == "max_pool" or (len(shapes[0]) not in attributes(move)["axes"])
-            return [tuple(maps)] if grows and all(number.ndim <= channels for stage in maps for number in stage) else None  # type: ignore[list-item]
+            return [tuple(maps)] if grows and all(number.ndim <= channels for stage in maps for number in stage) else None
         marks, start = [], 1  # every element by its number, to see where it goes; what the move makes itself is 0
         for shape in shapes:
             size = math.prod(shape)

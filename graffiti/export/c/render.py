@@ -246,7 +246,8 @@ def _exponent_code(program: Program, prefix: str, value: str) -> tuple[str, str]
 def _quantize_helper(program: Program, argument: str, port: InputPort) -> str:
     type, prefix = type_of(port.format).c, f"{program.name.upper()}_{argument.upper()}"
     declaration, exponent = _exponent_code(program, prefix, port.value)
-    tables, lines, value = [], [], "values[i]"
+    tables: list[str] = []
+    lines, value = [], "values[i]"
     for number, stage in enumerate(port.affine):
         scale, offset = (_real_code(tables, f"{word}_{number}", part, example_shape(program.graph, port.value)) for word, part in zip(("scale", "offset"), stage))
         lines.append(f"        const volatile float product_{number} = {value} * {scale}, sum_{number} = product_{number} + {offset};\n")
