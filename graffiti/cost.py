@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from graffiti.export import EXPORTERS, ExportError
 from graffiti.graph import memory
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import PRODUCTS
@@ -21,7 +22,7 @@ from graffiti.low_bit.quantizers import TensorQuantizer
 from graffiti.transforms import pipelines
 
 FLOAT_BITS = 32
-_RECURRENT, _ATTENTION, _WRAPPERS = ("LSTM", "GRU", "SimpleRNN", "RNN"), ("MultiHeadAttention", "GroupedQueryAttention"), ("Bidirectional", "TimeDistributed")
+_RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN")
 _PROJECTIONS = ("query", "key", "value", "attention_output")
 
 
@@ -57,13 +58,17 @@ class Cost:
 
     Attributes:
         layers: one ``LayerCost`` per product, in the order of the network.
-        peak_activation_bytes: the most bytes of activations alive at one step, one example, in-order execution; ``None`` where a size is unknown.
+        peak_activation_bytes: what activations need in memory, one example: the planned arena of the exported C, where the
+            network can be exported; else the most bytes alive at one step of an in-order execution that keeps no
+            accumulator; ``None`` where a size is unknown.
         bias_bytes: of all biases.
+        uncounted: layers that compute with weights, or multiply tensors, in a way that is not counted here.
     """
 
     layers: tuple[LayerCost, ...]
     peak_activation_bytes: int | None
     bias_bytes: float
+    uncounted: tuple[str, ...] = ()
 
     @property
     def macs(self) -> int:
@@ -84,7 +89,7 @@ class Cost:
         """Plain values."""
         return {
             "macs": self.macs, "bops": self.bops, "weight_bytes": self.weight_bytes, "bias_bytes": self.bias_bytes,
-            "peak_activation_bytes": self.peak_activation_bytes, "layers": [{**dataclasses.asdict(layer), "bops": layer.bops} for layer in self.layers],
+            "peak_activation_bytes": self.peak_activation_bytes, "uncounted": list(self.uncounted), "layers": [{**dataclasses.asdict(layer), "bops": layer.bops} for layer in self.layers],
         }
 
     def __str__(self) -> str:
@@ -93,14 +98,16 @@ class Cost:
             rows.append(f"{layer.layer:<28} {layer.product:<16} {layer.macs:>14,} {layer.bits[0]:>3}x{layer.bits[1]:<3} {layer.bops:>18,} {layer.weight_bytes:>13,.0f}")
         peak = "unknown" if self.peak_activation_bytes is None else f"{self.peak_activation_bytes:,}"
         rows.append(f"{'total':<28} {'':<16} {self.macs:>14,} {'':>7} {self.bops:>18,} {self.weight_bytes:>13,.0f}")
+        if self.uncounted:
+            rows.append(f"not counted: {', '.join(self.uncounted)}")
         return "\n".join([*rows, f"peak activation bytes: {peak}, bias bytes: {self.bias_bytes:,.0f}"])
 
 
 def cost(model_or_graph: keras.Model | IntegerGraph) -> Cost:
     """What one example costs.
 
-    MACs of a product = output values × terms of one output. BOPs = MACs × bits × bits. A float layer counts 32 bits. The peak is over an in-order execution in which a value lives from its
-    step to its last reader.
+    MACs of a product = output values × terms of one output. BOPs = MACs × bits × bits. A float layer counts 32 bits. What memory activations need is the planned arena of the C
+    export; where there is none, the peak of an in-order execution in which a value lives from its step to its last reader.
 
     Args:
         model_or_graph: a float Keras model, one made by ``quantize`` (calibrated), one made by ``quantize_training`` (three products a layer, at the widths of now), or an
@@ -129,7 +136,7 @@ def cost(model_or_graph: keras.Model | IntegerGraph) -> Cost:
 
 
 def _of_graph(graph: Graph) -> Cost:
-    layers, bias_bytes = [], 0.0
+    layers, bias_bytes, uncounted = [], 0.0, []
     for node in graph.nodes:
         if node.op in PRODUCTS:
             kernel = graph.constants[node.inputs[1]]
@@ -139,31 +146,163 @@ def _of_graph(graph: Graph) -> Cost:
             bias_bytes += graph.constants[node.inputs[1]].size * _bits(graph, node.inputs[1]) / 8
         elif node.op == "island":
             products = _of_island(graph, node)
+            if not products and _computes(node):
+                uncounted.append(node.name)
             if products:
                 bias_bytes += sum(graph.constants[name].size for name in node.attrs["weights"] if "bias" in name.rsplit("/", 1)[-1]) * FLOAT_BITS / 8
             for name, op, macs, weights in products:
                 layers.append(LayerCost(f"{node.name}/{name}", op, "forward", macs, (FLOAT_BITS, FLOAT_BITS), weights * FLOAT_BITS / 8))
-    return Cost(tuple(layers), _peak(graph), bias_bytes)
+    return Cost(tuple(layers), _peak(graph), bias_bytes, tuple(uncounted))
 
 
-def _of_island(graph: Graph, node: Node) -> list[tuple[str, str, int, int]]:
-    """``(product, op, MACs, weights)`` of each product in a recurrent or attention layer, which the graph holds as a whole."""
-    layer = node.attrs["layer"]
-    kernels = [graph.constants[name] for name in node.attrs["weights"] if "kernel" in name.rsplit("/", 1)[-1]]
-    steps = [_elements(graph, name) // kernels[0].shape[0] for name in node.inputs] if kernels else []
-    if layer["class_name"] in _ATTENTION and len(kernels) == len(_PROJECTIONS):
-        queries, values = steps[0], steps[min(1, len(steps) - 1)]
-        rows = [(name, "einsum", (values if name in ("key", "value") else queries) * k.size, k.size) for name, k in zip(_PROJECTIONS, kernels)]
-        heads = [math.prod(kernels[0].shape[1:]), kernels[3].size // kernels[3].shape[-1]]
-        return [*rows, *((name, "matmul", queries * values * size, 0) for name, size in zip(("scores", "mixture"), heads))]
-    inner = [layer["config"][key] for key in ("layer", "backward_layer") if key in layer["config"]] if layer["class_name"] in _WRAPPERS else [layer]
-    if [part["class_name"] for part in inner] == ["Dense"]:
-        return [(inner[0]["config"]["name"], "dense", steps[0] * k.size, k.size) for k in kernels]
-    if any(part["class_name"] not in _RECURRENT for part in inner):
+# ---- what a graph holds as a whole: Keras layers in float -----------------------------------------------------------------
+Products = list[tuple[str, str, int, int]]  # (product, op, MACs, weights)
+
+
+def _kernels(graph: Graph, node: Node) -> list[np.ndarray]:
+    """The island's weights that multiply, in their order."""
+    roles = ((name, name.rsplit("/", 1)[-1]) for name in node.attrs["weights"])
+    return [graph.constants[name] for name, role in roles if "kernel" in role and graph.constants[name].ndim > 1]
+
+
+def _window_island(op: str):
+    """A convolution: every output value takes a window of one filter; a transposed one gives every input value to one."""
+    def rule(graph: Graph, node: Node, config: dict) -> Products:
+        rows = []
+        for index, kernel in enumerate(_kernels(graph, node)):
+            outputs = kernel.shape[-2] * kernel.shape[-1] if op == "depthwise_conv" else kernel.shape[-1]
+            if op == "conv_transpose":
+                macs = _elements(graph, node.inputs[0]) * kernel.size // kernel.shape[-1]
+            else:
+                macs = _elements(graph, node.output) * kernel.size // outputs
+            rows.append(("product" if index == 0 else f"product_{index}", op, macs, kernel.size))
+        return rows
+    return rule
+
+
+def _separable_island(graph: Graph, node: Node, config: dict) -> Products:
+    depthwise, pointwise = _kernels(graph, node)
+    positions = _elements(graph, node.output) // pointwise.shape[-1]
+    return [("depthwise", "depthwise_conv", positions * depthwise.size, depthwise.size), ("pointwise", "conv", positions * pointwise.size, pointwise.size)]
+
+
+def _dense_island(graph: Graph, node: Node, config: dict) -> Products:
+    (kernel,) = _kernels(graph, node)
+    return [("product", "dense", _elements(graph, node.inputs[0]) // kernel.shape[0] * kernel.size, kernel.size)]
+
+
+def _einsum_sizes(equation: str, shapes: list[tuple[int | None, ...]]) -> int:
+    """Multiplications of an einsum of two operands: the product of the sizes of all its letters, the batch counted once."""
+    operands = equation.replace(" ", "").split("->")[0].split(",")
+    sizes: dict[str, int] = {}
+    extra = 1
+    for letters, shape in zip(operands, shapes, strict=True):
+        front = letters.split("...")[0]
+        if "..." in letters:
+            hidden = len(shape) - len(letters.replace("...", ""))
+            extra = max(extra, math.prod(size or 1 for size in shape[len(front):len(front) + hidden]))
+            shape = (*shape[:len(front)], *shape[len(front) + hidden:])
+        sizes.update({letter: size or 1 for letter, size in zip(letters.replace("...", ""), shape, strict=True)})
+    return math.prod(sizes.values()) * extra
+
+
+def _einsum_dense_island(graph: Graph, node: Node, config: dict) -> Products:
+    (kernel,) = _kernels(graph, node)
+    return [("product", "einsum", _einsum_sizes(config["equation"], [graph.shape(node.inputs[0]), kernel.shape]), kernel.size)]
+
+
+def _matmul_island(graph: Graph, node: Node, config: dict) -> Products:
+    """Two tensors over their common axis: every output value takes as many terms as the last axis of the first has."""
+    axes = config.get("axes") if config else None
+    axis = (axes[0] if isinstance(axes, (list, tuple)) else axes) if axes is not None else -1
+    terms = graph.shape(node.inputs[0])[int(axis)]
+    if len(node.inputs) != 2 or terms is None:
         return []
-    prefixes = [""] if inner == [layer] else [f"{part['config']['name']}/" for part in inner]
-    names = [f"{prefix}{name}" for prefix in prefixes for name in ("input", "recurrent")]
-    return [(name, "dense", steps[0] * k.size, k.size) for name, k in zip(names, kernels)] if len(names) == len(kernels) else []
+    return [("product", "matmul", _elements(graph, node.output) * int(terms), 0)]
+
+
+def _attention_island(graph: Graph, node: Node, config: dict) -> Products:
+    kernels = _kernels(graph, node)
+    if len(kernels) != len(_PROJECTIONS):
+        return []
+    steps = [_elements(graph, name) // kernels[0].shape[0] for name in node.inputs]
+    queries, values = steps[0], steps[min(1, len(steps) - 1)]
+    rows = [(name, "einsum", (values if name in ("key", "value") else queries) * k.size, k.size) for name, k in zip(_PROJECTIONS, kernels)]
+    heads = [math.prod(kernels[0].shape[1:]), kernels[3].size // kernels[3].shape[-1]]
+    return [*rows, *((name, "matmul", queries * values * size, 0) for name, size in zip(("scores", "mixture"), heads))]
+
+
+def _plain_attention_island(graph: Graph, node: Node, config: dict) -> Products:
+    """Scores and mixture of ``Attention`` without projections."""
+    query, value = (graph.shape(name) for name in node.inputs[:2])
+    if None in (*query[1:], *value[1:]):
+        return []
+    return [("scores", "matmul", query[1] * value[1] * query[-1], 0), ("mixture", "matmul", query[1] * value[1] * value[-1], 0)]
+
+
+def _recurrent_island(graph: Graph, node: Node, config: dict, prefix: str = "", kernels: list[np.ndarray] | None = None) -> Products:
+    kernels = _kernels(graph, node) if kernels is None else kernels
+    if len(kernels) != 2:
+        return []
+    steps = _elements(graph, node.inputs[0]) // kernels[0].shape[0]
+    return [(f"{prefix}{name}", "dense", steps * k.size, k.size) for name, k in zip(("input", "recurrent"), kernels)]
+
+
+def _convolutional_recurrent_island(graph: Graph, node: Node, config: dict) -> Products:
+    """Both products of every step, over the positions that the state has."""
+    kernels, shape = _kernels(graph, node), graph.shape(node.inputs[0])
+    if len(kernels) != 2 or None in shape[1:]:
+        return []
+    state = graph.shape(node.output)[2:] if config.get("return_sequences") else graph.shape(node.output)[1:]
+    positions = math.prod(int(n) for n in state[:-1])
+    return [(name, "conv", shape[1] * positions * k.size, k.size) for name, k in zip(("input", "recurrent"), kernels)]
+
+
+def _bidirectional_island(graph: Graph, node: Node, config: dict) -> Products:
+    kernels, rows = _kernels(graph, node), []
+    parts = [config["layer"], config.get("backward_layer") or config["layer"]]
+    if len(kernels) != 4 or any(part["class_name"] not in _RECURRENT for part in parts):
+        return []
+    for index, part in enumerate(parts):
+        rows += _recurrent_island(graph, node, part["config"], f"{part['config']['name']}/", kernels[2 * index:2 * index + 2])
+    return rows
+
+
+def _steps_island(graph: Graph, node: Node, config: dict) -> Products:
+    inner = config["layer"]
+    if inner["class_name"] != "Dense":
+        return []
+    return [(inner["config"]["name"], op, macs, weights) for _, op, macs, weights in _dense_island(graph, node, inner["config"])]
+
+
+ISLANDS = {  # Keras class -> its products; what computes and is not here is listed as not counted
+    **dict.fromkeys(("Conv1D", "Conv2D", "Conv3D"), _window_island("conv")),
+    **dict.fromkeys(("DepthwiseConv1D", "DepthwiseConv2D"), _window_island("depthwise_conv")),
+    **dict.fromkeys(("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"), _window_island("conv_transpose")),
+    **dict.fromkeys(("SeparableConv1D", "SeparableConv2D"), _separable_island),
+    "Dense": _dense_island, "EinsumDense": _einsum_dense_island,
+    **dict.fromkeys(("Matmul", "Dot"), _matmul_island),
+    **dict.fromkeys(("MultiHeadAttention", "GroupedQueryAttention", "GroupQueryAttention"), _attention_island),
+    "Attention": _plain_attention_island,
+    **dict.fromkeys(_RECURRENT, _recurrent_island),
+    **dict.fromkeys(("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"), _convolutional_recurrent_island),
+    "Bidirectional": _bidirectional_island, "TimeDistributed": _steps_island,
+}
+_WITHOUT_PRODUCTS = ("Embedding", "BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization", "PReLU", "Normalization")
+_WITHOUT_WEIGHTS = ("Matmul", "Dot", "Einsum", "Tensordot", "Attention", "AdditiveAttention", "Inner", "Outer", "Vdot")
+
+
+def _of_island(graph: Graph, node: Node) -> Products:
+    """Each product of a layer that the graph holds as a whole; empty where it is not known."""
+    layer = node.attrs["layer"]
+    rule = ISLANDS.get(layer.get("class_name", ""))
+    return [] if rule is None else rule(graph, node, layer.get("config") or {})
+
+
+def _computes(node: Node) -> bool:
+    """Whether a layer in float multiplies by more than a factor for each value."""
+    kind = node.attrs["layer"].get("class_name", "")
+    return kind not in _WITHOUT_PRODUCTS and (bool(node.attrs["weights"]) or kind in _WITHOUT_WEIGHTS)
 
 
 def _layer_name(graph: Graph, node: Node) -> str:
@@ -192,12 +331,36 @@ def _macs(graph: Graph, node: Node, kernel: np.ndarray) -> int:
 
 
 def _peak(graph: Graph) -> int | None:
+    if graph.stage == "integer":
+        try:
+            return EXPORTERS["c"].plan(graph).arena_bytes
+        except (ExportError, ValueError):
+            pass  # what C does not take is counted by the rule below
     lifetimes = memory.lifetimes_of(graph)
+    kept = {name: lifetimes[name] for name in lifetimes if not _passes(graph, name)}
     try:
-        sizes = [memory.bytes_of(graph, name) for name in lifetimes]
+        sizes = [memory.bytes_of(graph, name) for name in kept]
     except ValueError:
         return None
-    return memory.lower_bound(sizes, list(lifetimes.values()))
+    return memory.lower_bound(sizes, [(_begin(graph, lifetimes, name), last) for name, (_, last) in kept.items()])
+
+
+def _begin(graph: Graph, lifetimes: dict[str, tuple[int, int]], value: str) -> int:
+    """The step that first writes where a value lies: that of the product which it became on the spot."""
+    node = graph.producer(value)
+    while node is not None and node.op in _IN_PLACE and _passes(graph, node.inputs[0]):
+        value = node.inputs[0]
+        node = graph.producer(value)
+    return lifetimes[value][0] if value in lifetimes else 0
+
+
+_IN_PLACE = ("bias_add", "relu", "leaky_relu", "batch_norm", "rescaling", "activation", "requantize", "dropout", "identity")
+
+
+def _passes(graph: Graph, value: str) -> bool:
+    """Whether a value becomes the next one on the spot: an accumulator, or what one elementwise op alone reads."""
+    readers = graph.consumers(value)
+    return value not in graph.outputs and value not in graph.inputs and len(readers) == 1 and readers[0].op in _IN_PLACE
 
 
 def _of_training(plain: Cost, trained: dict[str, Any]) -> Cost:
@@ -216,7 +379,7 @@ def _of_training(plain: Cost, trained: dict[str, Any]) -> Cost:
             low = product is not None and getattr(product.settings.scheme, name)
             bits = (width[first], width[second]) if low else (FLOAT_BITS, FLOAT_BITS)
             rows.append(LayerCost(row.layer, row.op, name, row.macs, bits, row.weight_bytes * width["weights"] / FLOAT_BITS if name == "forward" else 0.0))
-    return Cost(tuple(rows), plain.peak_activation_bytes, plain.bias_bytes)
+    return Cost(tuple(rows), plain.peak_activation_bytes, plain.bias_bytes, plain.uncounted)
 
 
 def _product_of(row: LayerCost, products: list):

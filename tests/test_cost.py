@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import graffiti
+from graffiti.export import EXPORTERS
 
 L = keras.layers
 
@@ -72,6 +73,51 @@ def test_recurrent_and_attention_layers():
     assert found.macs == 3 * sum(plain.values())
     assert {row.bits for row in found.layers if row.layer.split("/")[-1] not in ("scores", "mixture")} == {(8, 8)}
     assert {row.bits for row in found.layers if row.layer.split("/")[-1] in ("scores", "mixture")} == {(32, 32)}
+
+
+def test_layers_in_float_are_counted():
+    """What has no integer form yet is counted all the same, by hand: outputs times terms."""
+    volume = keras.Input((4, 4, 4, 2))
+    rows, line = keras.Input((5, 6)), keras.Input((7, 6))
+    frames = keras.Input((3, 5, 5, 2))
+    cases = [
+        (volume, L.Conv3D(8, 3, padding="same")(volume), 4**3 * 27 * 2 * 8),
+        (volume, L.Conv3DTranspose(3, 2, strides=2)(volume), 4**3 * 2 * 8 * 3),
+        (rows, L.EinsumDense("abc,cde->abde", (None, 2, 3))(rows), 5 * 6 * 2 * 3),
+        ([rows, line], L.Dot(axes=2)([rows, line]), 5 * 7 * 6),
+        ([rows, line], keras.ops.matmul(rows, keras.ops.transpose(line, (0, 2, 1))), 5 * 7 * 6),
+        ([rows, line], L.Attention()([rows, line]), 2 * 5 * 7 * 6),
+        (frames, L.ConvLSTM2D(4, 3, padding="same")(frames), 3 * 25 * (9 * 2 * 16 + 9 * 4 * 16)),
+    ]
+    for inputs, outputs, macs in cases:
+        found = graffiti.cost(keras.Model(inputs, outputs))
+        assert (found.macs, found.uncounted) == (macs, ()), outputs.name
+
+
+def test_what_is_not_counted_is_named():
+    @keras.saving.register_keras_serializable("test_cost")
+    class Own(L.Layer):
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(shape[-1], shape[-1]), name="kernel")
+
+        def call(self, x):
+            return keras.ops.sin(keras.ops.matmul(x, self.kernel))
+
+    inputs = keras.Input((6,))
+    found = graffiti.cost(keras.Model(inputs, L.Dense(2)(Own(name="own")(L.Dense(4)(inputs)))))
+    assert found.macs == 24 + 8 and found.uncounted == ("own",)
+    assert "not counted: own" in str(found) and found.to_dict()["uncounted"] == ["own"]
+
+
+def test_memory_is_the_planned_arena():
+    x = inputs = keras.Input((64, 3))
+    for filters in (16, 32):
+        x = L.Conv1D(filters, 3, strides=2, activation="relu")(x)
+    model = keras.Model(inputs, L.Dense(4)(L.GlobalAveragePooling1D()(x)))
+    ig = graffiti.to_integer(graffiti.quantize(model, "int8", calibration=np.random.default_rng(0).normal(size=(16, 64, 3)).astype(np.float32)))
+    found = graffiti.cost(ig).peak_activation_bytes
+    assert found == EXPORTERS["c"].plan(ig.graph).arena_bytes
+    assert graffiti.cost(model).peak_activation_bytes == 4 * (64 * 3 + 31 * 16)  # the float network: the first layer's input and output, no accumulators
 
 
 def test_resnet8_is_what_mlperf_tiny_says(shared_dir):

@@ -86,6 +86,13 @@ def _sizes(graph: Graph, profile: TargetProfile) -> Iterator[Problem]:
                 yield Problem(node.name, node.op, f"it works on the shapes {' and '.join(map(str, shapes))}, and {profile.name} needs these sizes", "build the model with fixed sizes")
         if node.op in WINDOWS and not low <= len(graph.shape(node.inputs[0])) - 2 <= high:
             yield Problem(node.name, node.op, f"it has {len(graph.shape(node.inputs[0])) - 2} spatial axes, {profile.name} takes {low} to {high}", "reshape its input in the model")
+        fewest, most = profile.dense_axes
+        axes = len(graph.shape(node.inputs[0])) - 1 if node.op == "dense" else fewest
+        if not fewest <= axes <= most:
+            yield Problem(
+                node.name, node.op, f"it reads {axes} axes beside the batch, {profile.name} takes {fewest} to {most}",
+                "flatten its input, or use a convolution with a window of one",
+            )
 
 
 # ---- codes ---------------------------------------------------------------------------------------------------------------

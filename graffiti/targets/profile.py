@@ -78,6 +78,7 @@ class TargetProfile:
         shift: lowest and highest right shift of a requantization (negative: to the left).
         exponents: lowest and highest exponent of a stored value or weight.
         spatial_axes: fewest and most spatial axes of windows.
+        dense_axes: fewest and most axes, the batch not counted, of what a dense layer reads.
         softmax: where a float softmax may stand: ``none``, ``output`` or ``anywhere``.
         float_layers: whether layers kept in float are allowed.
         sizes: ``fixed``: every size but the batch is known; ``windows``: those of windows' inputs and outputs, reshapes and crops; or ``any``.
@@ -99,6 +100,7 @@ class TargetProfile:
     shift: tuple[int, int] = (-1000, 1000)
     exponents: tuple[int, int] = (-126, 126)
     spatial_axes: tuple[int, int] = (1, 2)
+    dense_axes: tuple[int, int] = (1, 8)
     softmax: str = "output"
     float_layers: bool = False
     sizes: str = "any"
@@ -156,6 +158,7 @@ _CHECKS: Mapping[str, Any] = {
     "shift": documents.span,
     "exponents": documents.span,
     "spatial_axes": documents.span,
+    "dense_axes": documents.span,
     "softmax": lambda value, where: documents.one_of(value, SOFTMAX, where),
     "float_layers": documents.flag,
     "sizes": lambda value, where: documents.one_of(value, SIZES, where),
