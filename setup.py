@@ -78,7 +78,7 @@ class BuildNativeLibraries(build_ext):
 
 
 setup(
-    name="graffiti",
+    name="graffiti-keras",  # the distribution; the import is graffiti (another package has that name on the index)
     version="0.1.0",
     description="Keras 3 models in, fixed point out: power-of-two scales, no zero-points, integers only",
     long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").is_file() else "",

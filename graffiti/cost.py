@@ -129,6 +129,9 @@ def cost(model_or_graph: keras.Model | IntegerGraph) -> Cost:
         raise TypeError(f"cost takes a Keras 3 model or an IntegerGraph, got {type(model_or_graph).__name__}")
     compat.check_model(model_or_graph)
     trained = {layer.name: layer for layer in model_or_graph._flatten_layers() if isinstance(layer, LowBitLayer)}
+    for layer in model_or_graph._flatten_layers():
+        if isinstance(layer, keras.layers.TimeDistributed) and layer.layer.name in trained:
+            trained[layer.name] = trained[layer.layer.name]  # its product is read under the name of the wrapper
     if trained:
         return _of_training(_of_graph(read(strip(model_or_graph))), trained)
     graph = read(model_or_graph)

@@ -31,7 +31,7 @@ def test_public_names():
     assert sorted(graffiti.__all__) == [
         "ALT", "AccumulatorOverflow", "Inspection", "IntegerGraph", "LowBitOptimizer", "QuantizationReport",
         "QuantizerSpec", "ReportLine", "Rule", "Scheme", "TargetError", "TargetProfile", "TensorSpec",
-        "TrainingScheme", "VerificationReport", "calibrate", "callbacks", "cost", "inspect", "layers", "quantize",
+        "TrainingScheme", "VerificationReport", "calibrate", "callbacks", "cost", "data", "files", "inspect", "layers", "quantize",
         "quantize_training", "quantizers", "recipes", "report", "schemes", "strip", "targets", "tfmot", "to_integer", "verify",
     ]
     assert all(hasattr(graffiti, name) for name in graffiti.__all__)
@@ -41,3 +41,14 @@ def test_recipes_and_documents_named_exist():
     root = pathlib.Path(__file__).resolve().parents[1]
     for path in re.findall(r"`((?:recipes|graffiti)/[\w/]+\.(?:py|md))`|`([A-Z]+\.md)`", README):
         assert (root / "".join(path)).exists(), path
+
+
+def test_no_page_installs_somebody_elses_package():
+    """The name ``graffiti`` on the package index is another project's: documentation and messages install from a checkout."""
+    root = pathlib.Path(__file__).resolve().parents[1]
+    files = [path for pattern in ("*.md", "*.py", "*.yaml", "*.toml", "Makefile") for folder in ("", "graffiti/**/", "recipes/", "tools/", "tests/**/")
+             for path in root.glob(f"{folder}{pattern}")]
+    assert len(files) > 200
+    wrong = re.compile(r"install\s+(?:-\S+\s+)*['\"]?graffiti(?:\[|['\"`\s]|$)", re.MULTILINE)
+    found = [f"{path.relative_to(root)}: {match[0]}" for path in files for match in wrong.finditer(path.read_text())]
+    assert not found

@@ -59,7 +59,7 @@ def test_skipping_is_explicit(tree):
 
 def test_metadata(tree):
     result = run_setup(tree, "--name", "--version", before="sys.modules['tensorflow'] = None")
-    assert result.stdout.split()[-2:] == ["graffiti", "0.1.0"], result.stderr
+    assert result.stdout.split()[-2:] == ["graffiti-keras", "0.1.0"], result.stderr
 
 
 def test_extras_pin_nothing_from_above(tree):

@@ -130,7 +130,7 @@ LIMITS = [
     (c_graphs.resnet8, {"softmax": "none"}, "softmax", "c99 has no softmax"),
     (unknown_size, {}, "x", "needs every size but the batch"),
     (unknown_size, {"sizes": "windows"}, "b/product", "c99 needs these sizes"),
-    (NETWORK, {"dense_axes": (2, 3)}, DENSE, "it reads 1 axes beside the batch, c99 takes 2 to 3"),
+    (NETWORK, {"dense_axes": (2, 3)}, "fc/product", "it reads 1 axes beside the batch, c99 takes 2 to 3"),
     (NETWORK, {"spatial_axes": (1, 1)}, "a/product", "it has 2 spatial axes, c99 takes 1 to 1"),
     (NETWORK, {"weights": limits(C99.weights, bits=(2, 4))}, "a/product", "its weights are s8, c99 takes 2 to 4 bits signed"),
     (NETWORK, {"weights": limits(C99.weights, sign="unsigned")}, "fc/product", "takes unsigned ones only"),

@@ -138,7 +138,7 @@ class LowBitInsight(keras.callbacks.Callback):
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
-            raise ImportError("LowBitInsight.plot draws with matplotlib: pip install 'graffiti[report]'") from error
+            raise ImportError("LowBitInsight.plot draws with matplotlib: pip install matplotlib") from error
         figure = Figure(figsize=(8, 11), layout="constrained")
         panels = figure.subplots(len(METRICS), 1, sharex=True)
         layers = list(dict.fromkeys(row["layer"] for row in self.rows if row["tensor"] == tensor))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import random_graphs
 
-pytest.importorskip("onnx", reason="needs onnx: pip install graffiti[onnx]")
-onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install graffiti[onnx]")
+pytest.importorskip("onnx", reason="needs onnx: pip install onnx")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install onnxruntime")
 
 import onnx  # noqa: E402
 

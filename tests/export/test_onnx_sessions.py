@@ -11,8 +11,8 @@ import c_graphs
 import numpy as np
 import pytest
 
-pytest.importorskip("onnx", reason="needs onnx: pip install graffiti[onnx]")
-onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install graffiti[onnx]")
+pytest.importorskip("onnx", reason="needs onnx: pip install onnx")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install onnxruntime")
 
 import onnx  # noqa: E402
 

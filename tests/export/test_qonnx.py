@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import random_graphs
 
-pytest.importorskip("onnx", reason="needs onnx: pip install graffiti[onnx]")
-pytest.importorskip("qonnx", reason="needs qonnx: pip install graffiti[onnx]")
+pytest.importorskip("onnx", reason="needs onnx: pip install onnx")
+pytest.importorskip("qonnx", reason="needs qonnx: pip install qonnx")
 
 import onnx  # noqa: E402
 from qonnx.core.modelwrapper import ModelWrapper  # noqa: E402

@@ -110,7 +110,7 @@ def test_insight(tmp_path):
         (layer, tensor) for layer in ("conv", "depthwise", "transposed", "separable/depthwise", "separable/pointwise") for tensor in ("activations", "weights", "gradients")}
     assert all(0 <= row["clipped"] <= 1 and row["error"] > 0 and 0 < row["cosine"] <= 1 and row["bits"] == 4 for row in rows)
     assert insight.table("gradients").count("\n") == 6
-    pytest.importorskip("matplotlib", reason="needs matplotlib (pip install 'graffiti[report]')")
+    pytest.importorskip("matplotlib", reason="needs matplotlib (pip install matplotlib)")
     insight.plot(tmp_path / "insight.svg")
     assert (tmp_path / "insight.svg").read_text().count("<path") > 20
     with pytest.raises(FileExistsError):

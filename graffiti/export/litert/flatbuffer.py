@@ -38,7 +38,7 @@ def schema():
     try:
         from ai_edge_litert import schema_py_generated
     except ImportError as error:
-        raise ImportError("the LiteRT export needs the package ai-edge-litert; install graffiti[litert]") from error
+        raise ImportError("the LiteRT export needs the package ai-edge-litert: pip install ai-edge-litert") from error
     return schema_py_generated
 
 

@@ -34,7 +34,7 @@ def interpreter(data: bytes, runtime: str = "xnnpack", threads: int = 1):
     try:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
     except ImportError as error:
-        raise ImportError("running LiteRT models needs the package ai-edge-litert; install graffiti[litert]") from error
+        raise ImportError("running LiteRT models needs the package ai-edge-litert: pip install ai-edge-litert") from error
     resolver = OpResolverType.AUTO if runtime == "xnnpack" else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     return Interpreter(model_content=data, experimental_op_resolver_type=resolver, num_threads=threads)
 
@@ -61,7 +61,7 @@ class MicroInterpreter:
         try:
             from tflite_micro.python.tflite_micro import runtime
         except ImportError as error:
-            raise ImportError("running models in LiteRT for Microcontrollers needs the package tflite-micro; install graffiti[litert]") from error
+            raise ImportError("running models in LiteRT for Microcontrollers needs the package tflite-micro: pip install tflite-micro") from error
         try:
             self._interpreter = runtime.Interpreter.from_bytes(data, arena_size=10 * len(data) + ARENA)
         except RuntimeError as error:

@@ -42,7 +42,7 @@ class _OnnxFile(Exporter):
         try:
             import onnx  # noqa: F401
         except ImportError as error:
-            raise ImportError(f"the export format {self.name!r} needs the package onnx ({error}); install graffiti[onnx]") from error
+            raise ImportError(f"the export format {self.name!r} needs the package onnx ({error}); pip install {error.name or 'onnx'}") from error
         return build(graph, style, batch=batch or (1 if self.fixed_sizes else None), show=show)
 
 
