@@ -267,6 +267,7 @@ OPS: dict[str, OpRow] = {row.name: row for row in (
         "weights": (),              # names of its constants: weights, then array arguments of the call
         "state": (),                # what it keeps beside weights: (number of the layer inside, kind, key, constant)
         "call": None,               # how it takes its inputs
+        "ties": (),                 # (number of the weight, constant): weights that are a constant which other nodes read, too
         "instance": None,           # the first node of the layer, where this is another call of it
     }, ALL, _explicit, "a Keras layer in float, opaque to the graph"),
 )}

@@ -74,11 +74,21 @@ class Builder:
                 if rule is None:
                     raise ValueError(f"node {node.name!r} ({node.op}) stands alone, where no Keras layer exists for it; run the preparing passes first")
                 rule(self, node)
+        self.tie()
         inputs = _filled(graph.interface.get("inputs"), given)
         tensors, renamed = self.outputs()
         outputs = _filled(graph.interface.get("outputs"), tensors)
         kind = layers.QuantizedModel if renamed or graph.stage == "fakequant" else keras.Model
         return kind(inputs, outputs, name=graph.name)
+
+    def tie(self) -> None:
+        """A weight that a float layer shares with a layer in fixed point is one variable here too."""
+        made = {name: variable for key, layer in self.found.layers.items() for name, variable in clusters.variables(self.found.calls[key][0], layer).items()}
+        for node in self.graph.nodes:
+            for index, name in ops.attr(node, "ties") if node.op == "island" else ():
+                layer = self.workshop.layer(node)
+                if name in made and layer.weights[index].shape == made[name].shape:
+                    compat.tie(layer, layer.weights[index], made[name])
 
     def outputs(self) -> tuple[list[keras.KerasTensor], bool]:
         """The output tensors in order, each made by a layer that says the output's name; and whether any needed one for that."""

@@ -272,6 +272,16 @@ def _unusual(cluster: Cluster) -> dict[str, str]:
     return {role: name for role, name in names.items() if usual.get(role) != name}
 
 
+def variables(cluster: Cluster, layer) -> dict[str, keras.Variable]:
+    """Constant → the variable of the cluster's layer that it became."""
+    if isinstance(layer, layers.ConstantMultiply):
+        return {cluster.kernels[0]: layer.constant}
+    names = [*cluster.kernels, *([] if cluster.bias is None else [cluster.bias])]
+    if isinstance(layer, layers.QuantizedProduct):
+        return dict(zip(names, (layer.kernel, *([] if cluster.bias is None else [layer.bias]))))
+    return dict(zip(names, layer.weights))
+
+
 def _set_weights(builder: Builder, cluster: Cluster, layer) -> None:
     constants = builder.graph.constants
     if isinstance(layer, layers.ConstantMultiply):

@@ -321,8 +321,7 @@ def function_name(function) -> str:
     """What a file says of a function: its registered name, or its own."""
     if isinstance(function, functools.partial):
         return f"partial of {function_name(function.func)}"
-    registered = keras.saving.get_registered_name(function)
-    return registered if isinstance(registered, str) else getattr(function, "__qualname__", type(function).__name__)
+    return keras.saving.get_registered_name(function) if hasattr(function, "__name__") else type(function).__name__
 
 
 _IMAGES = keras.layers.RandomFlip.__mro__[1]  # what all augmentation layers of Keras derive from; it has no public name
@@ -476,6 +475,16 @@ class Twins:
                     setattr(copy, attribute, other)
                     if mine in copy._layers:
                         copy._layers.remove(mine)
+
+
+def tie(layer, old: keras.Variable, new: keras.Variable) -> None:
+    """Let a built layer, and those inside it, use another variable for one of theirs."""
+    for part in sublayers(layer):
+        for attribute, value in vars(part).items():
+            if value is old:
+                vars(part)[attribute] = new
+            elif type(value) is list:
+                value[:] = [new if entry is old else entry for entry in value]
 
 
 def _made_when_built(layer) -> bool:

@@ -47,6 +47,7 @@ def read_with_tensors(model: keras.Model, *, keep_float: KeepFloat | None = None
         reader = Reader(model, keep_float)
         reader.inputs(symbolic)
         reader.calls(compat.calls(symbolic.inputs, symbolic.outputs), prefix="")
+        reader.ties()
         graph = reader.graph
         graph.outputs = [reader.value(tensor) for tensor in symbolic.outputs]
         order = {id(tensor): index for index, tensor in enumerate(symbolic.outputs)}
@@ -88,6 +89,7 @@ class Reader:
         self._alive: list[Any] = []                  # keeps every tensor seen, so that its id stays its own
         self._constants: dict[Any, str] = {}
         self._activations: dict[tuple[int, int], Any] = {}
+        self.shared: dict[int, str] = {}             # variable -> the constant that rules made of it
         self.instances: dict[int, str] = {}          # layer in an island -> the first node that it is
         self._call_counts: dict[Any, int] = {}
         self._masks: dict[int, keras.KerasTensor] = {}
@@ -153,6 +155,15 @@ class Reader:
             del self.graph.types[out]
         reading.island(f"it computes on {reading.call.outputs[0].dtype} values")
 
+    def ties(self) -> None:
+        """Say which weights of islands are variables that other layers have, too."""
+        held = {name: marks[1] for marks, name in self._constants.items() if marks[0] == "island" and len(marks) == 2}
+        for node in self.graph.nodes:
+            if node.op == "island":
+                ties = [(index, self.shared.get(held.get(name, 0))) for index, name in enumerate(node.attrs["weights"])]
+                if found := tuple((index, name) for index, name in ties if name is not None):
+                    node.attrs["ties"] = found
+
     def _inline(self, call: compat.Call, prefix: str) -> None:
         with compat.symbolic(call.operation) as inner:
             given = call.first_inputs  # a call may carry masks beside them
@@ -216,6 +227,8 @@ class Reader:
         if key is not None:
             self._constants[key] = stored
             self._alive.append(value)
+            if isinstance(value, keras.Variable):
+                self.shared[id(value)] = stored
         return stored
 
 

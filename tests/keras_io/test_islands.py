@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from model_checks import randomized
 
+import graffiti
 from graffiti.graph.float_interpreter import run_float
 from graffiti.graph.printer import parse, to_text
 from graffiti.keras_io.build import build
@@ -50,7 +51,11 @@ def test_two_classes_and_two_functions_of_one_name():
 
     x = keras.Input((6,))
     parts = [layer(2.0)()(x), layer(3.0)()(x), L.Activation(function(1.0))(x), L.Activation(function(2.0))(x), L.Lambda(lambda v: v / 7.0)(x)]
-    parts += [L.Multiply()([x, parts[0]]), x * parts[1], L.Dense(6, activation=lambda v: K.cos(v) * 2.0)(x)]
+    class Cosine:
+        def __call__(self, x):
+            return K.cos(x)
+
+    parts += [L.Activation(Cosine())(x), L.Multiply()([x, parts[0]]), x * parts[1], L.Dense(6, activation=lambda v: K.cos(v) * 2.0)(x)]
     equal(randomized(keras.Model(x, parts)), NUMBERS)
 
 
@@ -191,6 +196,42 @@ def test_a_weight_that_two_layers_share_stays_one():
     again = build(equal(model, np.array([[1, 2, 6]] * 4)))
     assert len(model.weights) == len(again.weights) == 1
     assert again.get_layer("tied").table is again.get_layer("table") and model.get_layer("tied").table is table
+
+
+class DenseTranspose(L.Layer):
+    """The classical tied decoder: it holds the encoder's layer and uses its kernel."""
+
+    def __init__(self, dense, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = dense
+
+    def build(self, shape):
+        self.offset = self.add_weight(shape=(self.dense.kernel.shape[0],), name="offset")
+
+    def call(self, x):
+        return K.matmul(x, K.transpose(self.dense.kernel)) + self.offset
+
+    def get_config(self):
+        return {**super().get_config(), "dense": keras.saving.serialize_keras_object(self.dense)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "dense": keras.saving.deserialize_keras_object(config["dense"])})
+
+
+def test_a_weight_shared_with_a_layer_in_fixed_point_stays_one():
+    x = keras.Input((6,))
+    encoder = L.Dense(3, name="encoder")
+    model = randomized(keras.Model(x, DenseTranspose(encoder, name="decoder")(encoder(x)), name="m"))
+    q = graffiti.quantize(model, "int8", calibration=NUMBERS, progress=False)
+    kernel = q.get_layer("encoder").kernel
+    assert q.get_layer("decoder").dense.kernel is kernel and len([w for w in q.trainable_weights if w.shape == (6, 3)]) == 1
+    before, ig = model.predict(NUMBERS, verbose=0), graffiti.to_integer(q)
+    np.testing.assert_allclose(ig.predict(NUMBERS), q.predict(NUMBERS, verbose=0), atol=1e-6)
+    q.compile(keras.optimizers.SGD(0.1), "mse")
+    q.fit(NUMBERS, NUMBERS, epochs=2, verbose=0)
+    np.testing.assert_allclose(graffiti.to_integer(q).predict(NUMBERS), q.predict(NUMBERS, verbose=0), atol=1e-6)
+    np.testing.assert_array_equal(model.predict(NUMBERS, verbose=0), before)
 
 
 def test_inference_means_training_false():
