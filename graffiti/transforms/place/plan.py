@@ -70,7 +70,6 @@ class Plan:
         """The spec of a stored value."""
         scheme = self.default if producer is None else self.scheme(producer) or self.default
         if producer is None:
-            scheme = self.of_input.get(value, scheme)
             return scheme.inputs or scheme.activations
         if value in self.final and scheme.outputs is not None:
             return scheme.outputs

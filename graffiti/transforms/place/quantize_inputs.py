@@ -31,7 +31,8 @@ class QuantizeInputs(Pass):
             leaves = producer is not None and value in graph.outputs
             if not readers and not leaves:
                 continue
-            scheme = self.plan.default if producer is None else self.plan.of_node.get(producer.name) or self.plan.default
+            named = self.plan.of_input.get(self._input(graph, value), self.plan.default)  # a rule may name the input itself
+            scheme = named if producer is None or self.plan.of_node.get(producer.name) in (None, self.plan.default) else self.plan.of_node[producer.name] or named
             spec = scheme.inputs or scheme.activations
             signed = value not in self.plan.unsigned_inputs if spec.signed == "auto" else bool(spec.signed)
             attrs = attributes(spec, signed=signed, rounding=spec.rounding or scheme.rounding, role="input")
@@ -40,3 +41,12 @@ class QuantizeInputs(Pass):
                 graph.outputs = [quantizer.name if out == value else out for out in graph.outputs]
             modified = True
         return PassResult(graph, modified)
+
+    @staticmethod
+    def _input(graph: Graph, value: str) -> str:
+        """The graph input that a value of the border comes from."""
+        producer = graph.producer(value)
+        while producer is not None:
+            value = producer.inputs[0]
+            producer = graph.producer(value)
+        return value
