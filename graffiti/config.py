@@ -95,7 +95,8 @@ class Scheme:
         inputs: the network's inputs; ``None`` takes ``activations``.
         outputs: what the last layer hands out; ``None`` takes ``activations``.
         leaky_relu_bits: width of the three quantizers inside a leaky ReLU.
-        reciprocal_bits: width of the constant ``1/(kh*kw)`` of an average pool.
+        reciprocal_bits: ``None``: an average pool is the exact mean, rounded by the scheme's mode. Else the published form: a product with
+            the constant ``1/(kh*kw)`` of this width, rounded down.
         signs: which stored values have no sign bit where their spec says ``auto``. ``intervals``: those that cannot be negative whatever the
             input and the trained weights (``graph/intervals.py``). ``published``: the outputs of ReLU and of functions that are never
             negative, and what moves or averages them.
@@ -118,7 +119,7 @@ class Scheme:
     inputs: QuantizerSpec | None = None
     outputs: QuantizerSpec | None = None
     leaky_relu_bits: int = 16
-    reciprocal_bits: int = 8
+    reciprocal_bits: int | None = None
     signs: str = "intervals"
     name: str = "custom"
 
@@ -138,7 +139,8 @@ class Scheme:
             if spec is not None and spec.signed is False:
                 raise ValueError(f"{field} hold negative values; use signed=True or 'auto'")
         _check_bits("leaky_relu_bits", self.leaky_relu_bits, MIN_BITS, MAX_BITS)
-        _check_bits("reciprocal_bits", self.reciprocal_bits, MIN_BITS, MAX_BITS)
+        if self.reciprocal_bits is not None:
+            _check_bits("reciprocal_bits", self.reciprocal_bits, MIN_BITS, MAX_BITS)
         if self.accumulator_bits != 32:
             _check_bits("accumulator_bits (other than 32)", self.accumulator_bits, MIN_BITS, MAX_BITS)
         if self.bias_bits != self.accumulator_bits:

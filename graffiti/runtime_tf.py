@@ -139,10 +139,10 @@ class TensorFlowExecutor:
         return values
 
     def requantization(self, node: Node) -> ops.Requantization:
-        """The numbers of a ``requantize`` node."""
+        """The numbers of a ``requantize`` node, or of another that rounds into a format."""
         source = self.graph.format(node.inputs[0])
         if source is None:
-            raise ValueError(f"node {node.name!r}: requantize takes codes, {node.inputs[0]!r} is float")
+            raise ValueError(f"node {node.name!r}: {node.op} takes codes, {node.inputs[0]!r} is float")
         return ops.Requantization.between(
             source, attr(node, "format"), rounding=attr(node, "rounding"),
             low=attr(node, "low"), high=attr(node, "high"))
@@ -231,6 +231,12 @@ def _max_pool(executor, node, x):
     )
 
 
+def _average_pool(executor, node, x):
+    x, _, pool_size, strides, undo = _as_2d(x, None, attr(node, "pool_size"), attr(node, "strides"))
+    return undo(ops.average_pool(
+        x, executor.requantization(node), pool_size=pool_size, strides=strides, padding=attr(node, "padding"), divide=attr(node, "divide"), **executor.options))
+
+
 def _global_max_pool(executor, node, x):
     best = tf.reduce_max(x if x.dtype.is_floating else tf.cast(x, tf.int32), list(attr(node, "axes")), keepdims=attr(node, "keepdims"))
     return tf.cast(best, x.dtype)
@@ -310,7 +316,7 @@ RULES: dict[str, Callable] = {
     "conv": _conv, "depthwise_conv": _depthwise_conv, "conv_transpose": _conv_transpose, "dense": _dense,
     "bias_add": _bias_add, "add": _elementwise(ops.add), "subtract": _elementwise(ops.subtract),
     "multiply": _elementwise(ops.multiply), "maximum": _elementwise(ops.maximum), "minimum": _elementwise(ops.minimum), "relu": _relu, "lookup": _lookup,
-    "max_pool": _max_pool, "global_max_pool": _global_max_pool, "concat": _concat, "pad": _pad, "crop": _crop, "slice": _slice, "take": _take,
+    "max_pool": _max_pool, "average_pool": _average_pool, "global_max_pool": _global_max_pool, "concat": _concat, "pad": _pad, "crop": _crop, "slice": _slice, "take": _take,
     "reshape": _reshape, "permute": _permute, "upsample": _upsample, "rescaling": _rescaling, "quantize": _quantize, "dequantize": _dequantize,
     "requantize": _requantize, "softmax": _softmax, "island": _island,
 }

@@ -39,12 +39,12 @@ SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (
         outputs=_ACTIVATIONS_8, name="w4a4",
     ),
     Scheme(
-        _PUBLISHED_8, _PUBLISHED_ACTIVATIONS, bias_bits=16, accumulator_bits=16, inputs=_PUBLISHED_INPUT, signs="published",
+        _PUBLISHED_8, _PUBLISHED_ACTIVATIONS, bias_bits=16, accumulator_bits=16, inputs=_PUBLISHED_INPUT, signs="published", reciprocal_bits=8,
         name="graffitist_int8",
     ),
     Scheme(
         _PUBLISHED_4, _PUBLISHED_ACTIVATIONS, bias_bits=16, accumulator_bits=16, inputs=_PUBLISHED_INPUT,
-        first_layer=_PUBLISHED_8, last_layer=_PUBLISHED_8, signs="published", name="graffitist_int4",
+        first_layer=_PUBLISHED_8, last_layer=_PUBLISHED_8, signs="published", reciprocal_bits=8, name="graffitist_int4",
     ),
 )}
 

@@ -169,6 +169,25 @@ def pool_case(value=228, uniform=True, rounding="floor", format=None):
     return builder.finish(builder.node("requantize", "p_q", product, format=U8(-7), rounding=rounding))
 
 
+def mean_case(shape=(8, 8, 70), window=(3, 3), strides=(2, 2), padding="same", rounding="half_even", format=None, out=None, **attrs):
+    """The exact mean of windows."""
+    builder, x = _unary(shape, format or U8(-8))
+    return builder.finish(builder.node("average_pool", "p_q", x, pool_size=window, strides=strides, padding=padding, format=out or U8(-9), rounding=rounding, **attrs))
+
+
+MEANS = {
+    **{f"mean_{r}": (lambda r=r: mean_case(rounding=r)) for r in ROUNDINGS},
+    **{f"mean_s8_{r}": (lambda r=r: mean_case(window=(2, 3), padding="valid", rounding=r, format=S8(-7), out=S8(-7))) for r in ROUNDINGS},
+    "mean_global": lambda: mean_case(window=(8, 8), padding="valid"),
+    "mean_global_of_ties": lambda: mean_case((6, 6, 5), (6, 6), (6, 6), "valid", out=U8(-7)),
+    "mean_large": lambda: mean_case((40, 36, 3), (40, 36), (1, 1), "valid", format=S8(-7), out=S8(-10)),
+    "mean_1d": lambda: mean_case((30, 5), (6,), (4,), out=S8(-7), format=S8(-7)),
+    "mean_relu": lambda: mean_case(format=S8(-7), out=S8(-8), low=0, high=90),
+    "mean_16_bit": lambda: mean_case(window=(2, 2), format=S16(-13), out=S16(-14)),
+    "window_sum": lambda: mean_case(window=(2, 3), padding="valid", format=S8(-7), out=S8(-5), divide=False),
+}
+
+
 def binary_case(op, other, rounding="half_even", format=None, out=None, first=False):
     """``op`` of the input and a second input, or a constant of shape ``other``; ``first`` puts the constant in front."""
     builder, x = _unary((5, 4, 6), format)
@@ -300,6 +319,7 @@ CASES = {
     "depthwise_s8_16_bit_kernel": lambda: pool_case(uniform=False, format=S8(-7)),
     "average_pool": lambda: pool_case(),
     "average_pool_half_even": lambda: pool_case(255, rounding="half_even", format=S16(-13)),
+    **MEANS,
     **{f"transpose_{p}_{s}_{k}_{e}": (lambda p=p, s=s, k=k, e=e: conv_case(shape=(4, 3, 5), op="conv_transpose", padding=p, strides=s, window=k, output_padding=e))
        for p in ("same", "valid") for s, k, e in (((1, 1), (3, 3), None), ((2, 2), (3, 2), None), ((3, 2), (2, 2), None), ((2, 3), (3, 4), (1, 2)))},
     "dense": lambda: conv_case(shape=(37,), channels=10, op="dense", window=()),

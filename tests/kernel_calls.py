@@ -116,3 +116,13 @@ def full_range(rng, dtype, shape) -> np.ndarray:
     info = np.iinfo(dtype)
     x = rng.integers(info.min, info.max + 1, shape)
     return np.where(rng.random(shape) < 0.2, np.where(rng.random(shape) < 0.5, info.min, info.max), x).astype(dtype)
+
+
+def average_pool(x, tier, pool_size, strides, padding, to: Requantization, dtype, divide=True):
+    front = [window_pads(n, k, s, 1, padding)[0] for n, k, s in zip(x.shape[1:3], pool_size, strides)]
+    out = [window_output(n, k, s, 1, padding) for n, k, s in zip(x.shape[1:3], pool_size, strides)]
+    shape = PoolShape(*x.shape[1:], *out, *pool_size, *strides, *front)
+    y, raw = guarded((x.shape[0], *out, x.shape[3]), dtype)
+    load().call("average_pool", ctypes.byref(shape), x.shape[0], pointer(x), type_number(x.dtype), ctypes.byref(to), int(divide), pointer(y), tier_number(tier), None)
+    assert untouched(raw)
+    return y

@@ -86,22 +86,12 @@ class Network:
         return self.emit("maximum", (x, self.emit("multiply", (x, constant), f"{name}/scaled")), name)
 
     def average_pool(self, x: str, name: str, size: int = 2, *, strides: int | None = None) -> str:
-        window, strides = self._window(x, size), strides or size
-        kernel = self.graph.add_constant(f"{name}/reciprocal", np.full((*window, self.channels(x), 1), 1 / math.prod(window), np.float32))
-        return self.emit("depthwise_conv", (x, kernel), name, strides=(strides,) * len(window), padding="valid", dilation=(1,) * len(window))
+        window = self._window(x, size)
+        return self.emit("average_pool", (x,), name, pool_size=window, strides=(strides or size,) * len(window), padding="valid")
 
     def average_pool_same(self, x: str, name: str, size: int = 3) -> str:
         window = self._window(x, size)
-        shape = self.graph.shape(x)
-        ones = self.graph.add_constant(f"{name}/ones", np.ones((*window, self.channels(x), 1), np.float32))
-        count = np.ones(shape[1:-1])
-        for axis, (length, k) in enumerate(zip(shape[1:-1], window)):
-            before = (k - 1) // 2
-            inside = [min(length, i - before + k) - max(0, i - before) for i in range(length)]
-            count = count * np.reshape(inside, [-1 if a == axis else 1 for a in range(len(window))])
-        total = self.emit("depthwise_conv", (x, ones), f"{name}/sum", strides=(1,) * len(window), padding="same", dilation=(1,) * len(window))
-        constant = self.graph.add_constant(f"{name}/reciprocal", (1 / count).astype(np.float32)[None, ..., None])
-        return self.emit("multiply", (total, constant), name)
+        return self.emit("average_pool", (x,), name, pool_size=window, strides=(1,) * len(window), padding="same")
 
     def max_pool(self, x: str, name: str, size: int = 2, *, strides: int | None = None, padding="valid") -> str:
         window = self._window(x, size)

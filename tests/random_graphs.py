@@ -121,6 +121,13 @@ class Builder:
             axes = tuple(range(1, 1 + len(size)))
             return self.insert("global_max_pool", [x], {"axes": axes if self.rng.random() < 0.7 else axes[:1], "keepdims": True})
         window = tuple(int(self.rng.integers(1, n + 1)) for n in size)
+        if self.rng.random() < 0.4:
+            source = self.graph.format(x)
+            format = source.replace(exponent=source.exponents[0] - int(self.rng.integers(-2, 4)))
+            return self.insert("average_pool", [x], {
+                "pool_size": window, "strides": tuple(map(int, self.rng.integers(1, 4, len(size)))), "padding": str(self.rng.choice(["same", "valid"])),
+                "format": format, "rounding": self.mode() if self.rng.random() < 0.5 else "half_even", "divide": bool(self.rng.random() < 0.8),
+                "low": 0 if self.rng.random() < 0.2 else None})
         return self.insert("max_pool", [x], {"pool_size": window, "strides": tuple(map(int, self.rng.integers(1, 4, len(size)))), "padding": str(self.rng.choice(["same", "valid"]))})
 
     def move(self) -> str:

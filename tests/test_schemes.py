@@ -45,6 +45,11 @@ def test_published_presets(name):
     assert (scheme.leaky_relu_bits, scheme.reciprocal_bits) == (16, 8)
 
 
+@pytest.mark.parametrize("name", [name for name in schemes.names() if not name.startswith("graffitist")])
+def test_other_presets_take_the_exact_mean(name):
+    assert schemes.get(name).reciprocal_bits is None
+
+
 @pytest.mark.parametrize("name, weights, activations, edges", [
     ("int8", 8, 8, None), ("int4", 4, 8, 8), ("int4_per_channel", 4, 8, 8), ("w4a4", 4, 4, 8), ("graffitist_int4", 4, 8, 8),
 ])

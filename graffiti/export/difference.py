@@ -45,6 +45,9 @@ def _through(graph: Graph, node: Node, given: list[int]) -> int:
     if node.op == "multiply":
         a, b = (_magnitude(graph, value) for value in node.inputs)
         return given[0] * b + given[1] * a + given[0] * given[1]
+    if node.op == "average_pool":  # a mean differs by what its inputs differ at most, and may fall on the other side of a tie
+        left = graph.format(node.inputs[0]).exponents[0] - attr(node, "format").exponents[0]  # type: ignore[union-attr]
+        return math.ceil(math.ldexp(given[0] * (1 if attr(node, "divide") else math.prod(attr(node, "pool_size"))), left))
     if node.op == "requantize":
         source = graph.format(node.inputs[0])
         assert source is not None

@@ -18,7 +18,7 @@ from graffiti.graph.ops import OPS, SELECTS, attr, attributes
 from graffiti.numerics import fold, products, reference
 from graffiti.numerics.formats import QFormat, exponent_of_threshold
 from graffiti.numerics.rounding import round_real
-from graffiti.numerics.windows import window_slices
+from graffiti.numerics.windows import pool_counts
 
 
 def run_float(
@@ -140,10 +140,9 @@ def _activation(call, x):
 
 
 def _average_pool(call, x):
-    def total(array):
-        return sum(seen for _, seen in window_slices(array, call["pool_size"], call["strides"], (1,) * len(call["pool_size"]), call["padding"]))
-
-    return total(x) / total(np.ones((1, *x.shape[1:-1], 1), x.dtype))
+    window = call["pool_size"], call["strides"], call["padding"]
+    total = products.sum_pool(x, *window)
+    return total / pool_counts(x.shape[1:-1], *window).astype(x.dtype) if call["divide"] else total
 
 
 def _batch_norm(call, x, gamma, beta, mean, variance):

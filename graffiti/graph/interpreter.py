@@ -170,6 +170,11 @@ def _requantize(graph, node, a, x):
     return reference.requantize(x, graph.format(node.inputs[0]), a["format"], a["rounding"], a["low"], a["high"])
 
 
+def _average_pool(graph, node, a, x):
+    return reference.average_pool(
+        x, a["pool_size"], a["strides"], a["padding"], graph.format(node.inputs[0]), a["format"], a["rounding"], a["low"], a["high"], a["divide"])
+
+
 RULES: dict[str, Callable[..., np.ndarray]] = {
     "conv": lambda g, n, a, x, k: reference.conv(x, k, a["strides"], a["padding"], a["dilation"], a["groups"]),
     "depthwise_conv": lambda g, n, a, x, k: reference.depthwise_conv(x, k, a["strides"], a["padding"], a["dilation"]),
@@ -183,6 +188,7 @@ RULES: dict[str, Callable[..., np.ndarray]] = {
     "minimum": lambda g, n, a, x, y: reference.minimum(x, y),
     "relu": lambda g, n, a, x: reference.relu(x, a["max_code"]),
     "lookup": lambda g, n, a, x, table: reference.lookup(x, table, g.format(n.inputs[0]).qmin),
+    "average_pool": _average_pool,
     "max_pool": lambda g, n, a, x: reference.max_pool(x, a["pool_size"], a["strides"], a["padding"]),
     "global_max_pool": lambda g, n, a, x: reference.global_max_pool(x, a["axes"], a["keepdims"]),
     "concat": lambda g, n, a, *xs: reference.concat(xs, a["axis"]),

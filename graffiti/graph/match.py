@@ -53,3 +53,11 @@ def splice_out(graph: Graph, node: Node, value: str) -> None:
     """Take a node out of its (own, copied) graph; its readers, the graph's outputs too, take ``value`` instead."""
     graph.replace_uses(node.output, value)
     graph.remove(node)
+
+
+def only_rounded(graph: Graph, value: str) -> bool:
+    """Whether every reader of ``value`` rounds it, ReLUs between them or not: a quantizer then absorbs what made it."""
+    readers = graph.consumers(value)
+    if not readers or value in graph.outputs:
+        return False
+    return all(reader.op == "fake_quantize" or (reader.op == "relu" and only_rounded(graph, reader.output)) for reader in readers)

@@ -228,7 +228,10 @@ OPS: dict[str, OpRow] = {row.name: row for row in (
     OpRow("lookup", "x table", {"format": REQUIRED}, ("integer",), _same_shape, "table[code - qmin]", _attr_format),
     # pools
     OpRow("max_pool", "x", _POOL, ALL, _pool, "maximum over a window; padding never wins", _keep_format, True),
-    OpRow("average_pool", "x", _POOL, FLOAT, _pool, "mean over the part of the window inside the image", interval=rules.average),
+    OpRow("average_pool", "x", {
+        **_POOL, "divide": True,  # false: the sum over the window, which is everything an average is but the division
+        "format": None, "rounding": "half_even", "low": None, "high": None,  # of an integer graph, as in requantize
+    }, ALL, _pool, "mean over the part of the window inside the image; integer: the exact mean, rounded and saturated once into `format`", _attr_format, interval=rules.average),
     OpRow("mean", "x", {"axes": REQUIRED, "keepdims": False, "divide": True}, FLOAT, _reduce, "mean over axes; their sum where it does not divide", interval=rules.average),
     OpRow("global_max_pool", "x", {"axes": REQUIRED, "keepdims": False}, ALL, _reduce, "maximum over axes", _keep_format, True),
     # moves

@@ -226,7 +226,11 @@ def _attributes(graph: Graph, node: Node, attrs: dict[str, Any]) -> Iterator[str
         yield f"axes must be among 1 to {rank - 1} (never the batch), got {attrs['axes']!r}"
     if "axis" in attrs and not (-rank < attrs["axis"] < rank and attrs["axis"] % rank):
         yield f"axis must be one of 1 to {rank - 1} (or negative, never the batch), got {attrs['axis']!r}"
-    if "format" in attrs:
+    if node.op == "average_pool" and graph.stage != "integer":
+        for key in ("format", "low", "high"):
+            if attrs[key] is not None:
+                yield f"{key} belongs to integer graphs, got {attrs[key]!r}"
+    elif "format" in attrs:
         if not isinstance(attrs["format"], QFormat):
             yield f"format must be a QFormat, got {attrs['format']!r}"
             return
@@ -349,6 +353,10 @@ def _formats(graph: Graph, node: Node, attrs: dict[str, Any]) -> Iterator[str]:
             yield f"the table must have {codes} entries, one per code of {first}, got shape {graph.shape(node.inputs[1])}"
         if second != attrs["format"]:
             yield f"the table holds codes of {second}, the attribute format says {attrs['format']}"
+    elif node.op == "average_pool":
+        for what, format in ((f"the input {node.inputs[0]!r}", first), ("the output", attrs["format"])):
+            if format.per_channel:
+                yield f"{what} of an average has one exponent, got {format}"
     elif node.op == "requantize":
         exponents = [len(f.exponents) for f in (first, attrs["format"]) if f.per_channel]
         if any(count != graph.shape(node.inputs[0])[-1] for count in exponents):

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from graffiti import layers, quantizers
-from graffiti.graph import ops
+from graffiti.graph import match, ops
 from graffiti.graph.ir import Graph, Node
 from graffiti.keras_io import clusters, compat, islands, training
 
@@ -280,6 +280,22 @@ def _pool(by_rank: dict[int, type]) -> Callable[[Builder, Node], None]:
     return rule
 
 
+def _average_pool(builder: Builder, node: Node) -> None:
+    """The exact mean where lowering makes one of it too; else the ordinary layer, which is in float on both sides."""
+    (value,), attrs = node.inputs, ops.attributes(node)
+    if value in builder.exponents and match.only_rounded(builder.graph, node.output):
+        layer = layers.WindowMean(
+            attrs["pool_size"], attrs["strides"], attrs["padding"], input_bits=builder.formats[value]["bits"], divide=attrs["divide"],
+            name=builder.name(node.name),
+        )
+        builder.tensors[node.output] = layer(builder.tensors[value])
+    elif not attrs["divide"]:
+        builder.tensors[node.output] = layers.WindowMean(
+            attrs["pool_size"], attrs["strides"], attrs["padding"], divide=False, name=builder.name(node.name))(builder.tensors[value])
+    else:
+        _pool({3: L.AveragePooling1D, 4: L.AveragePooling2D})(builder, node)
+
+
 def _around(key: str, by_rank: dict[int, type], other: type) -> Callable[[Builder, Node], None]:
     """Pads and crops: the Keras layer where channels are left alone, ours elsewhere."""
     def rule(builder: Builder, node: Node) -> None:
@@ -324,7 +340,7 @@ RULES: dict[str, Callable[[Builder, Node], None]] = {
     "leaky_relu": _plain(lambda a: (L.LeakyReLU, {"negative_slope": a["alpha"]})),
     "softmax": _plain(lambda a: (L.Softmax, {"axis": a["axis"]})),
     "max_pool": _pool({3: L.MaxPooling1D, 4: L.MaxPooling2D}),
-    "average_pool": _pool({3: L.AveragePooling1D, 4: L.AveragePooling2D}),
+    "average_pool": _average_pool,
     "mean": _reduction("mean", {3: L.GlobalAveragePooling1D, 4: L.GlobalAveragePooling2D}),
     "global_max_pool": _reduction("max", {3: L.GlobalMaxPooling1D, 4: L.GlobalMaxPooling2D}),
     "pad": _around("pads", {3: L.ZeroPadding1D, 4: L.ZeroPadding2D}, layers.Pad),

@@ -173,6 +173,11 @@ def _reduce(reading, layer) -> None:
     reading.emit_result(op, [reading.x], {"axes": layer.axes, "keepdims": layer.keepdims, **attrs})
 
 
+def _window_mean(reading, layer) -> None:
+    attrs = {"pool_size": layer.pool_size, "strides": layer.strides, "padding": layer.padding}
+    reading.emit_result("average_pool", [reading.x], {**attrs, **({} if layer.divide else {"divide": False})})
+
+
 def _affine(reading, layer) -> None:
     name, channels = reading.name, reading.input_shape[-1] if len(reading.input_shape) > 1 else None
     attrs = affine.attributes_of(reading.graph, name, np.asarray(layer.scale, np.float64), np.asarray(layer.offset, np.float64), channels)
@@ -204,5 +209,6 @@ RULES: dict[type, Callable] = {
     layers.Slice: _slice,
     layers.Take: _take,
     layers.Reduce: _reduce,
+    layers.WindowMean: _window_mean,
     layers.Affine: _affine,
 }

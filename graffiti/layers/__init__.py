@@ -1,6 +1,7 @@
 """The Keras layers of a quantized model. Everything without a kernel or a table stays the ordinary Keras layer."""
 
 from graffiti.layers.activity import ActivityLoss
+from graffiti.layers.average import WindowMean
 from graffiti.layers.constant import ConstantMultiply
 from graffiti.layers.convolution import (
     QuantizedConv1D,
@@ -19,8 +20,8 @@ from graffiti.layers.quantize import Quantize
 
 ALL_LAYERS = (
     Quantize, QuantizedDense, QuantizedConv1D, QuantizedConv2D, QuantizedDepthwiseConv1D, QuantizedDepthwiseConv2D,
-    QuantizedConv1DTranspose, QuantizedConv2DTranspose, LookupActivation, Elementwise, ConstantMultiply, Pad, Crop, Slice, Take, Reduce, Affine, InFloat,
-    Output, ActivityLoss,
+    QuantizedConv1DTranspose, QuantizedConv2DTranspose, LookupActivation, Elementwise, ConstantMultiply, WindowMean, Pad, Crop, Slice, Take, Reduce, Affine,
+    InFloat, Output, ActivityLoss,
 )
 
 __all__ = [*(layer.__name__ for layer in ALL_LAYERS), "ALL_LAYERS", "QuantizedModel", "QuantizedProduct"]

@@ -68,6 +68,26 @@ def round_to_odd(x: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.bitcast(kept, tf.float64), tf.float32), gradient
 
 
+def quotient_to_odd(total: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """``total / count`` as float32 by round to odd, exactly, however the division is compiled.
+
+    Graph optimizers replace divisions by products with a rounded reciprocal, so the quotient itself is only trusted to be a neighbour of the
+    true one. Which it is, or whether it is met exactly, says the rest ``total - near * count``: both products and the difference are exact
+    in float64.
+
+    Args:
+        total: float64, whole multiples of a power of two with at most 53 bits.
+        count: float64 whole numbers from 1 to ``2**29``; it broadcasts.
+    """
+    near = tf.cast(total / count, tf.float32)
+    rest = total - tf.cast(near, tf.float64) * count
+    bits = tf.bitcast(near, tf.int32)
+    too_large = rest * tf.cast(tf.sign(near), tf.float64) < 0  # in magnitude: the next float towards zero then has the true quotient above it
+    truncated = bits - tf.cast(too_large, tf.int32)
+    odd = tf.bitwise.bitwise_or(truncated, tf.ones_like(truncated))
+    return tf.bitcast(tf.where(tf.equal(rest, 0), bits, odd), tf.float32)
+
+
 def fits_float32(kernel_sum: tf.Tensor, bias: tf.Tensor | None, largest: float, exponent: tf.Tensor, kernel_exponent: tf.Tensor) -> tf.Tensor:
     """Whether every partial sum of every output channel is an integer below ``2**24`` steps, hence exact in float32.
 

@@ -145,3 +145,17 @@ def max_pool(x: np.ndarray, pool_size: Sequence[int], strides: Sequence[int], pa
         best = seen.copy() if best is None else np.maximum(best, seen, out=best)
     assert best is not None  # a window has at least one position
     return best
+
+
+def sum_pool(x: np.ndarray, pool_size: Sequence[int], strides: Sequence[int], padding: str = "valid") -> np.ndarray:
+    """Sum over each window, zeros outside, in the dtype of ``x``; one axis after another."""
+    for axis, (length, stride) in enumerate(zip(pool_size, strides)):
+        if length == 1 and stride == 1:
+            continue
+        window, step = ([n if a == axis else 1 for a in range(len(pool_size))] for n in (length, stride))
+        total = None
+        for _, seen in window_slices(x, window, step, (1,) * len(pool_size), padding):
+            total = seen.copy() if total is None else np.add(total, seen, out=total)
+        assert total is not None  # a window has at least one position
+        x = total
+    return x

@@ -16,7 +16,9 @@ import numpy as np
 
 from graffiti.numerics import products
 from graffiti.numerics.formats import QFormat
+from graffiti.numerics.rounding import divide as divide_exactly
 from graffiti.numerics.rounding import round_real, shift_right
+from graffiti.numerics.windows import pool_counts
 
 # ---- products: codes times codes, exact ------------------------------------------------------------------------------
 
@@ -121,6 +123,36 @@ def lookup(x, table, qmin: int) -> np.ndarray:
             "requantize to the table's input format first"
         )
     return np.asarray(table).astype(np.int64)[index]
+
+
+# ---- averages: a sum, one division, one rounding -------------------------------------------------------------------------
+def average_pool(
+    x, pool_size, strides, padding, from_format: QFormat, to_format: QFormat, rounding: str = "half_even",
+    low: int | None = None, high: int | None = None, divide: bool = True,
+) -> np.ndarray:
+    """``clip(round(sum * 2**(e_from - e_to) / count), low, high)``: the exact mean of each window, rounded once.
+
+    Args:
+        x: codes ``(batch, *spatial, channels)``.
+        pool_size, strides: one integer per spatial axis.
+        padding: ``same`` or ``valid``; ``count`` is the number of elements inside the image.
+        from_format: where the codes come from.
+        to_format: where they go.
+        rounding: a mode of ``rounding.ROUNDING_MODES``; ties of the true quotient follow it.
+        low, high: as in ``requantize``.
+        divide: false for the sum itself (``count`` is 1).
+
+    Returns:
+        int64 codes within ``[low, high]``. The sum stays within 32 bits: lowering proves it.
+    """
+    low = to_format.qmin if low is None else max(low, to_format.qmin)
+    high = to_format.qmax if high is None else min(high, to_format.qmax)
+    if low > high:
+        raise ValueError(f"average_pool to {to_format} saturates to [{low}, {high}], which holds no code; expected low <= high")
+    x = _codes(x, "average_pool").astype(np.int64)
+    count = pool_counts(x.shape[1:-1], pool_size, strides, padding) if divide else 1
+    total = products.sum_pool(x, pool_size, strides, padding)
+    return np.clip(divide_exactly(total, count, int(to_format.exponents[0] - from_format.exponents[0]), rounding), low, high)
 
 
 # ---- pools and moves: output codes are input codes ----------------------------------------------------------------------

@@ -67,3 +67,29 @@ def shift_right(code, shift, mode: str) -> np.ndarray:
         code = code + half - ((code < 0) & (some > 0))
     result = code >> right
     return result << left if left.any() else result
+
+
+def divide(code, divisor, shift, mode: str) -> np.ndarray:
+    """``round(code / (divisor * 2**shift))`` on int64, exactly, ties included: the quotient and its rest say it all.
+
+    Args:
+        code: integers of magnitude up to ``2**31``, any shape.
+        divisor: integers from 1 to ``2**29`` that broadcast against ``code``.
+        shift: an integer; a negative one multiplies the code.
+        mode: one of ``ROUNDING_MODES``.
+
+    Returns:
+        int64 quotients. One that would leave 32 bits is only known to leave them: the caller saturates to fewer.
+    """
+    check_rounding(mode)
+    code, divisor = np.asarray(code, np.int64), np.asarray(divisor, np.int64)
+    left, right = int(np.clip(-shift, 0, 61)), int(np.clip(shift, 0, 33))  # beyond 33 bits a quotient is less than half in any case
+    bound = 1 << (62 - left)  # a code this large stays beyond 32 bits behind the division
+    code, divisor = np.clip(code, -bound, bound) << left, divisor << right
+    low = code // divisor
+    rest = code - low * divisor
+    above, tie = rest > divisor - rest, rest == divisor - rest
+    if mode == "floor":
+        return low
+    up = {"half_even": low % 2 == 1, "half_up": True, "half_away": code >= 0}[mode]
+    return low + (above | (tie & up))

@@ -28,6 +28,22 @@ def window_pads(size: int, window: int, stride: int, dilation: int, padding: str
     return total // 2, total - total // 2
 
 
+def window_counts(size: int, window: int, stride: int, padding: str) -> np.ndarray:
+    """How many elements of a row of ``size`` each window covers, ``(windows,)``: less than ``window`` over a padded border."""
+    output, (before, _) = window_output(size, window, stride, 1, padding), window_pads(size, window, stride, 1, padding)
+    assert output is not None  # the size is known
+    start = np.arange(output) * stride - before
+    return np.minimum(start + window, size) - np.maximum(start, 0)
+
+
+def pool_counts(sizes: Sequence[int], window: Sequence[int], strides: Sequence[int], padding: str) -> np.ndarray:
+    """The elements of each window of a pool, ``(*output, 1)``: that many does an average divide by."""
+    counts = np.ones((1,), np.int64)
+    for size, length, stride in zip(sizes, window, strides):
+        counts = counts[..., None] * window_counts(size, length, stride, padding)
+    return counts.reshape(*counts.shape[1:], 1)
+
+
 def transpose_output(size: int | None, window: int, stride: int, padding: str, output_padding: int | None) -> int | None:
     """Output length of a transposed convolution along one axis (Keras' rule, dilation 1)."""
     if size is None:

@@ -13,6 +13,7 @@ _HOME = {
         (
             "Requantization",
             "add",
+            "average_pool",
             "bias_add",
             "concat",
             "conv2d",

@@ -53,6 +53,22 @@ def shift_right(codes: tf.Tensor, shift, mode: str) -> tf.Tensor:
     return tf.bitwise.left_shift(low + tf.cast(up, tf.int64), left)
 
 
+def divide(codes: tf.Tensor, divisor, shift: int, mode: str) -> tf.Tensor:
+    """``round(codes / (divisor * 2**shift))`` in int64, exactly; ``numerics.rounding.divide`` in TensorFlow."""
+    check_rounding(mode)
+    left, right = min(max(-shift, 0), 61), min(max(shift, 0), 33)
+    bound = tf.constant(1 << (62 - left), tf.int64)
+    codes = tf.clip_by_value(tf.cast(codes, tf.int64), -bound, bound) * tf.constant(1 << left, tf.int64)
+    divisor = tf.cast(divisor, tf.int64) * tf.constant(1 << right, tf.int64)
+    low = codes // divisor
+    rest = codes - low * divisor
+    above, tie = rest > divisor - rest, tf.equal(rest, divisor - rest)
+    if mode == "floor":
+        return low
+    up = {"half_even": lambda: tf.equal(low % 2, 1), "half_up": lambda: tf.ones_like(tie), "half_away": lambda: codes >= 0}[mode]()
+    return low + tf.cast(above | (tie & up), tf.int64)
+
+
 # ---- products: int32 accumulators -----------------------------------------------------------------------------------
 def same_pads(size, window: int, stride: int, dilation: int) -> tuple:
     """Zeros before and after one axis for ``same``; ``size`` an integer or a scalar tensor."""
@@ -87,6 +103,9 @@ def depthwise_conv2d(x, kernel, *, strides=(1, 1), padding="valid", dilation=(1,
     height, width, channels, multiplier = kernel.shape
     pads = pads_of(x, (height, width), strides, dilation, padding)
     x = tf.pad(tf.cast(x, tf.int32), [(0, 0), *pads, (0, 0)])
+    values = tf.get_static_value(kernel)
+    if values is not None and values.size and (values == values.flat[0]).all() and multiplier == 1 and tuple(dilation) == (1, 1):
+        return sum_pool(x, pool_size=(height, width), strides=strides) * int(values.flat[0])  # a pool by its published reciprocal
     kernel = tf.cast(kernel, tf.int32)
     total = None
     for row, column, part in _taps(x, (height, width), strides, dilation):
@@ -184,6 +203,57 @@ def max_pool(x, *, pool_size, strides, padding="valid") -> tf.Tensor:
     for _, _, part in _taps(codes, pool_size, strides, (1, 1)):
         best = part if best is None else tf.maximum(best, part)
     return tf.cast(best, x.dtype)
+
+
+def sum_pool(x: tf.Tensor, *, pool_size, strides, padding="valid") -> tf.Tensor:
+    """Sum over each window of ``(batch, *spatial, channels)``, zeros outside, in the dtype of ``x``.
+
+    One axis after another. A window as long as its axis is a reduction; others are put together from runs of 1, 2, 4 ... neighbours, so
+    that a window of ``k`` takes about ``2 log2(k)`` additions. Every intermediate is the sum of a part of a window: exact in floats
+    wherever the sums of whole windows' magnitudes are.
+    """
+    pads = pads_of(x, pool_size, strides, (1,) * len(pool_size), padding)
+    for axis, (window, stride, around) in enumerate(zip(pool_size, strides, pads), 1):
+        if window == 1 and stride == 1:
+            continue
+        if x.shape[axis] == window and tuple(around) == (0, 0):
+            x = tf.reduce_sum(x, axis, keepdims=True)
+            continue
+        x = tf.pad(x, [around if a == axis else (0, 0) for a in range(x.shape.rank)])
+        x = _along(_runs(x, window, axis), axis, slice(None, None, stride))
+    return x
+
+
+def _runs(x: tf.Tensor, length: int, axis: int) -> tf.Tensor:
+    """Sums of ``length`` neighbours along an axis, at every place where there are that many."""
+    total, begin, size = None, 0, 1  # x holds sums of `size` neighbours
+    while True:
+        if length & size:
+            behind = length - size - begin
+            part = _along(x, axis, slice(begin, -behind or None))
+            total = part if total is None else total + part
+            begin += size
+        if begin == length:
+            return total
+        x = _along(x, axis, slice(None, -size)) + _along(x, axis, slice(size, None))
+        size *= 2
+
+
+def _along(x: tf.Tensor, axis: int, part: slice) -> tf.Tensor:
+    return x[(slice(None),) * axis + (part,)]
+
+
+def average_pool(
+    x, *, pool_size, strides, padding="valid", divide_by_count: bool = True, shift: int, low: int, high: int, dtype, rounding: str = "half_even",
+) -> tf.Tensor:
+    """The exact mean of each window's part inside the image, ``saturate(round(sum / (elements * 2**shift)), low, high)``."""
+    window = {"pool_size": pool_size, "strides": strides, "padding": padding}
+    count = tf.constant(1, tf.int32)
+    if divide_by_count:
+        inside = tf.ones(tf.concat([[1], tf.shape(x)[1:-1], [1]], 0), tf.int32)
+        count = sum_pool(tf.ensure_shape(inside, [1, *x.shape[1:-1], 1]), **window)
+    quotient = divide(sum_pool(tf.cast(x, tf.int32), **window), count, shift, rounding)
+    return tf.cast(tf.clip_by_value(quotient, low, high), dtype)
 
 
 def lookup(x, table, *, low: int) -> tf.Tensor:

@@ -251,6 +251,35 @@ def max_pool(
     return fallback.max_pool(x, pool_size=pool_size, strides=strides, padding=padding)
 
 
+def average_pool(
+    x, to: Requantization, *, pool_size: Sequence[int], strides: Sequence[int], padding="valid", divide: bool = True,
+    engine: str = "auto", tier: str = "auto",
+) -> tf.Tensor:
+    """The mean of each window, rounded once: ``saturate(round(sum / (elements * 2**shift)), low, high)``, exact with its ties.
+
+    Args:
+        x: codes ``(batch, height, width, channels)``.
+        to: one shift, from the format of ``x`` to the output's.
+        pool_size, strides: of height and width.
+        padding: as in ``conv2d``; ``elements`` are those inside the image.
+        divide: false for the sum itself, without the division.
+        engine, tier: see the module.
+
+    Returns:
+        Codes of ``to.dtype``, ``(batch, rows, columns, channels)``.
+    """
+    x = _codes(x, "average_pool")
+    if isinstance(to.shift, tuple) and len(to.shift) != 1:
+        raise ValueError(f"average_pool has one shift for all channels, got {len(to.shift)}")
+    if _native(engine, tier):
+        window = _window(strides, (1, 1), padding)
+        del window["dilation"]
+        return loader.load().graffiti_average_pool(x, pool_size=list(pool_size), **window, divide=divide, **_fused(to), tier=tier)
+    return fallback.average_pool(
+        x, pool_size=pool_size, strides=strides, padding=padding, divide_by_count=divide, shift=to.shifts[0], low=to.low, high=to.high, dtype=to.dtype,
+        rounding=to.rounding)
+
+
 def concat(values: Sequence, *, axis: int = -1, engine: str = "auto", tier: str = "auto") -> tf.Tensor:
     """Codes of one format joined along an axis; TensorFlow's own op on either engine, it only moves bytes."""
     return fallback.concat([_codes(value, "concat") for value in values], axis=axis)

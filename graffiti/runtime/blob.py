@@ -18,7 +18,7 @@ from graffiti.runtime.library import ConvShape, PoolShape, type_number
 
 MAGIC, VERSION = 0x3147525046415247, 1
 ARENA, INPUT, OUTPUT = 0, 1, 2
-QUANTIZE, DEQUANTIZE, CONV, BINARY, REQUANTIZE, LOOKUP, MAX_POOL, MOVE, ZERO, CONSTANT, RESCALE = range(1, 12)
+QUANTIZE, DEQUANTIZE, CONV, BINARY, REQUANTIZE, LOOKUP, MAX_POOL, MOVE, ZERO, CONSTANT, RESCALE, AVERAGE_POOL = range(1, 13)
 OPERATIONS = {"add": 0, "subtract": 1, "multiply": 2, "maximum": 3, "reverse_subtract": 4, "minimum": 5}
 
 _ALIGNMENT = 64
@@ -159,6 +159,10 @@ class ProgramWriter:
     def max_pool(self, x: Tensor, y: Tensor, shape: dict[str, int]) -> None:
         """The largest code of each window."""
         self._add(MAX_POOL, [x.index, y.index, *(shape[name] for name in PoolShape.NAMES)], [x], y)
+
+    def average_pool(self, x: Tensor, y: Tensor, shape: dict[str, int], rounding: Rounding, divide: bool) -> None:
+        """The mean of each window, rounded once; the sum where it does not divide."""
+        self._add(AVERAGE_POOL, [x.index, y.index, *(shape[name] for name in PoolShape.NAMES), int(divide), *self._rounding(rounding)], [x], y)
 
     def zero(self, y: Tensor) -> None:
         """All zeros."""

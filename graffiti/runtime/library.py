@@ -11,7 +11,7 @@ import numpy as np
 
 from graffiti.numerics.rounding import ROUNDING_MODES
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 PATH = pathlib.Path(__file__).resolve().parents[1] / "ops" / "graffiti_kernels.so"
 BUILD_COMMAND = "python graffiti/ops/kernels/build.py"
 TIERS = ("auto", "scalar", "avx2", "avx512vnni")  # their numbers in the ABI
@@ -80,6 +80,7 @@ _FUNCTIONS = {  # name: (result, arguments)
     "relu": (_INT, [_LONG, _POINTER, _INT, _INT, _POINTER, _INT, _POINTER]),
     "lookup": (_INT, [_LONG, _POINTER, _INT, _INT, _POINTER, _INT, _LONG, _POINTER, _INT, _POINTER]),
     "max_pool": (_INT, [ctypes.POINTER(PoolShape), _LONG, _POINTER, _INT, _POINTER, _INT, _POINTER]),
+    "average_pool": (_INT, [ctypes.POINTER(PoolShape), _LONG, _POINTER, _INT, _TO, _INT, _POINTER, _INT, _POINTER]),
     "quantize": (_INT, [_LONG, _POINTER, _INT, _INT, _INT, _INT, _INT, _POINTER, _INT, _POINTER]),
     "dequantize": (_INT, [_LONG, _LONG, _POINTER, _INT, _POINTER, _LONG, _POINTER, _INT, _POINTER]),
     "create_program": (_INT, [ctypes.c_char_p, _LONG, _INT, ctypes.POINTER(_POINTER)]),

@@ -71,7 +71,7 @@ def unsupported(graph: Graph, node: Node) -> str | None:
         return f"{node.inputs[1]!r} is no constant"
     if node.op in PRODUCTS and graph.constants[node.inputs[1]].dtype not in (np.int8, np.uint8, np.int16):
         return f"the kernel {node.inputs[1]!r} has more than 16 bits"
-    if node.op in ("quantize", "requantize") and attr(node, "format").per_channel:
+    if node.op in ("quantize", "requantize", "average_pool") and attr(node, "format").per_channel:
         return "its output has an exponent for each channel"
     return None
 
@@ -341,10 +341,23 @@ class _Compiler:
 
     # ---- pools ---------------------------------------------------------------------------------------------------------
     def max_pool(self, node: Node) -> None:
+        self._max_pool(node, self._window(node))
+
+    def average_pool(self, node: Node) -> None:
+        rounding, name = self.rounding(node), node.name
+        reader = self.only_reader(name)
+        if reader is not None and reader.op == "relu" and (clipped := _with_relu(rounding, reader)) is not None:
+            rounding, name = clipped, reader.name
+            self.done.add(name)
+        self.writer.average_pool(self.tensor(node.inputs[0]), self.define(name), self._window(node), rounding, attr(node, "divide"))
+        self.noted(name)
+
+    def _window(self, node: Node) -> dict[str, int]:
+        """The words of ``graffiti_pool_shape``."""
         x, y = self.shape(node.inputs[0]), self.shape(node.name)
         window, strides = tuple(attr(node, "pool_size")), tuple(attr(node, "strides"))
         fronts = [window_pads(n, k, s, 1, attr(node, "padding"))[0] for n, k, s in zip(x[:-1], window, strides)]
-        self._max_pool(node, _two(x[:-1]), x[-1], _two(y[:-1]), _two(window), _two(strides), _two(fronts, 0))
+        return _pool_shape(_two(x[:-1]), x[-1], _two(y[:-1]), _two(window), _two(strides), _two(fronts, 0))
 
     def global_max_pool(self, node: Node) -> None:
         shape, axes = self.shape(node.inputs[0]), sorted(a % (len(self.shape(node.inputs[0])) + 1) - 1 for a in attr(node, "axes"))
@@ -356,12 +369,10 @@ class _Compiler:
             self.writer.move(x, together, sizes, [strides[a] for a in order], _strides(sizes))
             x, shape, axes = together, tuple(sizes), list(range(len(axes)))
         outer, window, inner = math.prod(shape[: axes[0]]), math.prod(shape[a] for a in axes), math.prod(shape[axes[-1] + 1 :])
-        self._max_pool(node, (outer * window, 1), inner, (outer, 1), (window, 1), (window, 1), (0, 0), x)
+        self._max_pool(node, _pool_shape((outer * window, 1), inner, (outer, 1), (window, 1), (window, 1), (0, 0)), x)
 
-    def _max_pool(self, node, size, channels, out, window, strides, fronts, x: Tensor | None = None) -> None:
-        self.writer.max_pool(x or self.tensor(node.inputs[0]), self.define(node.name), {
-            "height": size[0], "width": size[1], "channels": channels, "out_height": out[0], "out_width": out[1], "pool_height": window[0],
-            "pool_width": window[1], "stride_h": strides[0], "stride_w": strides[1], "pad_top": fronts[0], "pad_left": fronts[1]})
+    def _max_pool(self, node: Node, shape: dict[str, int], x: Tensor | None = None) -> None:
+        self.writer.max_pool(x or self.tensor(node.inputs[0]), self.define(node.name), shape)
         self.noted(node.name)
 
     # ---- moves ---------------------------------------------------------------------------------------------------------
@@ -453,6 +464,14 @@ def _lower(high: int, top: int | None) -> int:
     return int(high) if top is None else min(int(high), int(top))
 
 
+def _pool_shape(size, channels: int, out, window, strides, fronts) -> dict[str, int]:
+    """The words of ``graffiti_pool_shape``; pairs are (vertical, horizontal)."""
+    return {
+        "height": size[0], "width": size[1], "channels": channels, "out_height": out[0], "out_width": out[1], "pool_height": window[0],
+        "pool_width": window[1], "stride_h": strides[0], "stride_w": strides[1], "pad_top": fronts[0], "pad_left": fronts[1],
+    }
+
+
 def _strides(shape) -> list[int]:
     strides = [1] * len(shape)
     for axis in range(len(shape) - 2, -1, -1):
@@ -503,6 +522,7 @@ def _conv_shape(graph: Graph, node: Node, kernel: np.ndarray, x_shape: tuple[int
 _RULES: dict[str, Callable[[_Compiler, Node], None]] = {
     **dict.fromkeys(PRODUCTS, _Compiler.product), **dict.fromkeys(BINARIES, _Compiler.binary), "relu": _Compiler.relu, "requantize": _Compiler.requantize,
     "lookup": _Compiler.lookup, "rescaling": _Compiler.rescaling, "quantize": _Compiler.quantize, "dequantize": _Compiler.dequantize, "max_pool": _Compiler.max_pool,
+    "average_pool": _Compiler.average_pool,
     "global_max_pool": _Compiler.global_max_pool, "reshape": _Compiler.reshape, "concat": _Compiler.concat, "pad": _Compiler.pad, "crop": _Compiler.crop, "slice": _Compiler.slice, "take": _Compiler.take,
     "permute": _Compiler.permute, "upsample": _Compiler.upsample,
 }

@@ -6,6 +6,7 @@ shifts, exponents; and by interval analysis the registers, and the clipping that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -14,12 +15,14 @@ from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import OPS, PRODUCTS, attr
 from graffiti.graph.problem import Problem
 from graffiti.numerics.formats import QFormat
-from graffiti.numerics.rounding import shift_right
+from graffiti.numerics.rounding import divide, shift_right
+from graffiti.numerics.windows import pool_counts
 from graffiti.targets.profile import BORDER, TargetProfile, TensorLimits
 from graffiti.transforms.lower.prove_accumulators import prove
 
-WINDOWS = ("conv", "depthwise_conv", "conv_transpose", "max_pool", "upsample")
-STORING = ("quantize", "requantize", "lookup")
+WINDOWS = ("conv", "depthwise_conv", "conv_transpose", "max_pool", "average_pool", "upsample")
+STORING = ("quantize", "requantize", "average_pool", "lookup")
+SHIFTING = ("requantize", "average_pool")
 
 
 class TargetError(ValueError):
@@ -63,12 +66,30 @@ def _ops(graph: Graph, profile: TargetProfile) -> Iterator[Problem]:
                 yield Problem(node.name, node.op, f"{profile.name} has no softmax", "end the model with its logits")
             elif profile.softmax == "output" and not _reaches_only_outputs(graph, node.output):
                 yield Problem(node.name, node.op, "a softmax inside the network is computed in float", "keep softmax at the output, or use a table activation instead")
+        elif node.op == "average_pool" and node.op not in profile.ops:
+            yield Problem(node.name, node.op, f"{profile.name} has no op average_pool", AVERAGE_AS_PRODUCT)
         elif node.op not in BORDER and node.op not in profile.ops:
             yield Problem(node.name, node.op, f"{profile.name} has no op {node.op}", f"replace it by one of {', '.join(profile.ops)}")
         elif node.op not in BORDER and not OPS[node.op].moves_codes and any(graph.format(value) is None for value in node.inputs):
             yield Problem(node.name, node.op, "it computes in float", "quantize it or keep it outside the model")
         elif node.op in PRODUCTS and node.inputs[1] not in graph.constants:
             yield Problem(node.name, node.op, "its kernel is computed by the network", "use a layer with constant weights")
+
+
+AVERAGE_AS_PRODUCT = "give this layer a scheme with reciprocal_bits=8, for instance Rule(name, scheme.replace(reciprocal_bits=8)): the published form, a product"
+
+
+def _averages(graph: Graph, profile: TargetProfile) -> Iterator[Problem]:
+    for node in graph.nodes:
+        if node.op != "average_pool" or node.op not in profile.ops or profile.averages == "any" or not attr(node, "divide"):
+            continue
+        sizes = graph.shape(node.inputs[0])[1:-1]
+        window, padding = attr(node, "pool_size"), attr(node, "padding")
+        counts = {math.prod(window)} if padding == "valid" or None in sizes else set(
+            pool_counts([int(n or 1) for n in sizes], window, attr(node, "strides"), padding).ravel().tolist())
+        if len(counts) > 1 or any(count & (count - 1) for count in counts):
+            shown = ", ".join(map(str, sorted(counts)))
+            yield Problem(node.name, node.op, f"it averages {shown} elements, {profile.name} takes windows of one size, a power of two", AVERAGE_AS_PRODUCT)
 
 
 def _sizes(graph: Graph, profile: TargetProfile) -> Iterator[Problem]:
@@ -159,7 +180,7 @@ def _against(layer: str, op: str, what: str, format: QFormat, limits: TensorLimi
 
 def _rounding(graph: Graph, profile: TargetProfile) -> Iterator[Problem]:
     for node in graph.nodes:
-        allowed = {"quantize": profile.input_rounding, "requantize": profile.rounding}.get(node.op)
+        allowed = {"quantize": profile.input_rounding, "requantize": profile.rounding, "average_pool": profile.rounding}.get(node.op)
         if allowed is None or attr(node, "rounding") in allowed:
             continue
         yield Problem(node.name, node.op, f"it rounds {attr(node, 'rounding')}, {profile.name} rounds {' or '.join(allowed) or 'nothing'}", f"use the rounding {' or '.join(allowed) or 'of another target'} in the scheme")
@@ -176,7 +197,7 @@ def _shifts(graph: Graph, node: Node) -> list[int]:
 def _shift_range(graph: Graph, profile: TargetProfile) -> Iterator[Problem]:
     low, high = profile.shift
     for node in graph.nodes:
-        shifts = _shifts(graph, node) if node.op == "requantize" else []
+        shifts = _shifts(graph, node) if node.op in SHIFTING else []
         if shifts and (min(shifts) < low or max(shifts) > high):
             shown = str(shifts[0]) if len(set(shifts)) == 1 else f"{min(shifts)} to {max(shifts)}"
             yield Problem(node.name, node.op, f"it shifts right by {shown}, {profile.name} by {low} to {high}", "calibrate with typical data, retrain its thresholds, or keep them nearer to its inputs'")
@@ -205,6 +226,8 @@ def _clipping(graph: Graph, profile: TargetProfile) -> Iterator[Problem]:
         return
     found = prove(graph, profile.sum_bits)[0]
     for node in graph.nodes:
+        if node.op == "average_pool" and attr(node, "divide"):
+            yield from _clipped_mean(graph, node, found[node.inputs[0]], profile)
         if node.op != "requantize":
             continue
         shift = np.maximum(np.asarray(_shifts(graph, node), np.int64), -30)
@@ -218,13 +241,25 @@ def _clipping(graph: Graph, profile: TargetProfile) -> Iterator[Problem]:
             yield Problem(node.name, node.op, reason, "choose larger thresholds, or more bits")
 
 
+def _clipped_mean(graph: Graph, node: Node, ends, profile: TargetProfile) -> Iterator[Problem]:
+    """A mean lies between the lowest and the highest code of its input."""
+    format = graph.format(node.output)
+    assert format is not None
+    low, high = attr(node, "low"), attr(node, "high")
+    limits = format.qmin if low is None else low, format.qmax if high is None else high
+    codes = [int(divide(np.asarray(end), 1, _shifts(graph, node)[0], attr(node, "rounding"))) for end in ends]
+    if codes[0] < limits[0] or codes[1] > limits[1]:
+        reason = f"its codes may reach {codes[0]} to {codes[1]} and must be clipped to {limits[0]} to {limits[1]}, which {profile.name} cannot"
+        yield Problem(node.name, node.op, reason, "choose larger thresholds, or more bits")
+
+
 def _provable(graph: Graph) -> bool:
     """Whether every value of codes has a known range: products by constants, and no codes that come out of float."""
     return all(graph.is_constant(node.inputs[1]) for node in graph.nodes if node.op in PRODUCTS) and all(
         graph.format(value) is not None for node in graph.nodes if node.op in PRODUCTS for value in node.inputs)
 
 
-CHECKS: tuple[Callable[[Graph, TargetProfile], Iterator[Problem]], ...] = (_ops, _sizes, _weights, _biases, _activations, _accumulators, _rounding)
+CHECKS: tuple[Callable[[Graph, TargetProfile], Iterator[Problem]], ...] = (_ops, _averages, _sizes, _weights, _biases, _activations, _accumulators, _rounding)
 VALUE_CHECKS: tuple[Callable[[Graph, TargetProfile], Iterator[Problem]], ...] = (_shift_range, _exponents, _sums, _clipping)
 
 

@@ -17,6 +17,7 @@ from graffiti.numerics.rounding import ROUNDING_MODES
 BORDER = ("rescaling", "quantize", "dequantize", "softmax", "island")  # between reals and codes: not what a target computes in integers
 INTEGER_OPS = tuple(name for name, row in OPS.items() if "integer" in row.stages and name not in BORDER)
 SIGNS = ("signed", "unsigned", "both")
+AVERAGES = ("any", "powers_of_two")
 SOFTMAX = ("none", "output", "anywhere")
 SIZES = ("fixed", "windows", "any")
 SATURATION = ("saturate", "none")
@@ -79,6 +80,7 @@ class TargetProfile:
         exponents: lowest and highest exponent of a stored value or weight.
         spatial_axes: fewest and most spatial axes of windows.
         dense_axes: fewest and most axes, the batch not counted, of what a dense layer reads.
+        averages: which windows an average may divide by: ``any``, or ``powers_of_two`` (a shift).
         softmax: where a float softmax may stand: ``none``, ``output`` or ``anywhere``.
         float_layers: whether layers kept in float are allowed.
         sizes: ``fixed``: every size but the batch is known; ``windows``: those of windows' inputs and outputs, reshapes and crops; or ``any``.
@@ -101,6 +103,7 @@ class TargetProfile:
     exponents: tuple[int, int] = (-126, 126)
     spatial_axes: tuple[int, int] = (1, 2)
     dense_axes: tuple[int, int] = (1, 8)
+    averages: str = "any"
     softmax: str = "output"
     float_layers: bool = False
     sizes: str = "any"
@@ -159,6 +162,7 @@ _CHECKS: Mapping[str, Any] = {
     "exponents": documents.span,
     "spatial_axes": documents.span,
     "dense_axes": documents.span,
+    "averages": lambda value, where: documents.one_of(value, AVERAGES, where),
     "softmax": lambda value, where: documents.one_of(value, SOFTMAX, where),
     "float_layers": documents.flag,
     "sizes": lambda value, where: documents.one_of(value, SIZES, where),

@@ -27,9 +27,9 @@ from graffiti.transforms.place.quantize_leaky_relu import QuantizeLeakyRelu
 from graffiti.transforms.place.report import quantizer_lines
 from graffiti.transforms.place.share_scales import ShareScales
 from graffiti.transforms.prepare.affine_to_depthwise import AffineToDepthwise
-from graffiti.transforms.prepare.average_pool_to_depthwise import AveragePoolToDepthwise
 from graffiti.transforms.prepare.batch_norm_at_border import BatchNormAtBorder
 from graffiti.transforms.prepare.canonical_activation import CanonicalActivation
+from graffiti.transforms.prepare.canonical_average_pool import CanonicalAveragePool
 from graffiti.transforms.prepare.collapse_concat import CollapseConcat
 from graffiti.transforms.prepare.fold_batch_norm import FoldBatchNorm
 from graffiti.transforms.prepare.leave_in_float import LeaveInFloat
@@ -53,17 +53,17 @@ def prepare_pipeline(*, training: bool = True) -> Pipeline:
         MergeRescaling(),
         CollapseConcat(),
         SplitSeparableConv(),               # before AffineToDepthwise: batch norm folds into its pointwise product
-        MeanToAveragePool(),                # before AveragePoolToDepthwise, which takes its pools
+        MeanToAveragePool(),                # before CanonicalAveragePool, which looks at its pools
+        CanonicalAveragePool(),
         AffineToDepthwise(),                # before FoldBatchNorm: batch norms that nothing absorbs get a product to fold into
         FoldBatchNorm(training=training),
-        AveragePoolToDepthwise(),           # after AffineToDepthwise: else batch norm would fold into the constant reciprocal
         UnfuseLeakyRelu(),
         LeaveInFloat(),                     # after all rewriting: what is left has no fixed-point form
     ])
 
 
 def prepare(graph: Graph, *, training: bool = True, notes: list[Note] | None = None) -> Graph:
-    """float → float: canonical ops, batch norm folded, pools as products, leaky ReLU unfused; the same function.
+    """float → float: canonical ops, batch norm folded, leaky ReLU unfused; the same function.
 
     Args:
         graph: stage ``float``; it stays as it is.
@@ -116,7 +116,7 @@ def place(
         QuantizeLayers(plan),
         QuantizeInputs(plan),       # before rescale points: add and concat of inputs need them on a grid
         QuantizeLeakyRelu(plan),    # before activations: its inputs are 16 bits, not 8
-        QuantizeAveragePool(plan),  # before activations: its output is rounded down
+        QuantizeAveragePool(plan),  # behind layers, which would take a published pool for one; before activations: its output is rounded down
         QuantizeActivations(plan),  # what is left
         InsertRescale(plan),        # needs every input of add and concat on some grid
         ChooseSigns(plan),          # needs the rescale points; before sharing, which refuses mixed signs

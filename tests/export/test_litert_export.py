@@ -29,7 +29,7 @@ REFUSED = {  # case -> a word of the reason
     "conv_dilated_valid": "half away", "conv_16_bit_kernel": "accumulator", "conv_wide": "u16", "depthwise_dilated": "accumulator",
     "depthwise_16_bit_both": "accumulator", "average_pool_half_even": "accumulator", "add_half_away": "half away", "subtract_half_away": "half away",
     "maximum_u16": "u16", "minimum_u16": "u16", "multiply_map": "half away", "requantize_half_even": "u16", "requantize_half_up": "u16", "requantize_half_away": "half away",
-    "requantize_floor": "u16",
+    "requantize_floor": "u16", "mean_half_away": "half away", "mean_s8_half_away": "half away",
 }
 
 

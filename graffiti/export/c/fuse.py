@@ -70,9 +70,9 @@ class Step:
         return any(stage.per_channel for stage in self.stages)
 
 
-def requantize_shift(source, target) -> int | tuple[int, ...]:
+def requantize_shift(source, target, *, most_left: int = MAX_LEFT) -> int | tuple[int, ...]:
     """Right shift from one format's codes to another's, clipped to what still makes a difference; equal shifts become one."""
-    shift = np.clip(np.asarray(target.exponent, np.int64) - np.asarray(source.exponent, np.int64), -MAX_LEFT, MAX_RIGHT)
+    shift = np.clip(np.asarray(target.exponent, np.int64) - np.asarray(source.exponent, np.int64), -most_left, MAX_RIGHT)
     if shift.ndim == 0 or (shift == shift.flat[0]).all():
         return int(shift.flat[0])
     return tuple(int(s) for s in shift)

@@ -14,7 +14,7 @@ from graffiti.graph.ir import Graph
 from graffiti.numerics.formats import QFormat
 
 _LINE = 120
-_ROUNDING = {"half_even": "GRAFFITI_HALF_EVEN", "half_up": "GRAFFITI_HALF_UP", "half_away": "GRAFFITI_HALF_AWAY", "floor": "GRAFFITI_FLOOR"}
+ROUNDING = {"half_even": "GRAFFITI_HALF_EVEN", "half_up": "GRAFFITI_HALF_UP", "half_away": "GRAFFITI_HALF_AWAY", "floor": "GRAFFITI_FLOOR"}
 
 
 def literal(value: int) -> str:
@@ -129,7 +129,7 @@ class Writer:
         if isinstance(stage.shift, tuple):
             shifts = self.array(f"{step.output}/shifts", np.asarray(stage.shift), TYPES[0])
         shift = 0 if isinstance(stage.shift, tuple) else stage.shift
-        return f"{{{bias}, {shifts}, {shift}, {_ROUNDING[stage.rounding]}, {literal(stage.low)}, {literal(stage.high)}}}"
+        return f"{{{bias}, {shifts}, {shift}, {ROUNDING[stage.rounding]}, {literal(stage.low)}, {literal(stage.high)}}}"
 
     # ---- tensors -------------------------------------------------------------------------------------------------
     def type(self, value: str) -> CType:

@@ -86,7 +86,7 @@ def try_product(e: Emitter, node: Node) -> list[Node] | None:
         e.integers[x], products.kernel_tensor(e, node, kernel_scale),
         products.bias_tensor(e, chain[1].inputs[1] if chain[1].op == "bias_add" else f"{node.name}/zeros", bias, scale, wide), -1,
     )
-    _finish(e, node, last.output, operands, like, out_like, low, high, lifted)
+    finish(e, node, last.output, operands, like, out_like, low, high, lifted)
     if mode == "half_up":
         if once and rounds.any():
             e.inexact["xnnpack"].add(last.output)
@@ -127,7 +127,7 @@ def _limits(e: Emitter, chain: Sequence[Node]) -> tuple[int, int] | None:
     return (low, high) if low <= high else None
 
 
-def _finish(
+def finish(
     e: Emitter, node: Node, value: str, operands: products.Operands, like: Layout, out_like: Layout, low: int, high: int, lifted: bool = False,
 ) -> None:
     """Write the product into the tensor of ``value``, with what the fused activation leaves to be clamped behind it.
@@ -166,7 +166,7 @@ def _average_pool(e: Emitter, node: Node, last: Node, kernel: np.ndarray, shift:
         e.integers[node.inputs[0]], products.kernel_tensor(e, node, np.atleast_1d(scale), np.full_like(kernel, weight, np.int8)),
         products.bias_tensor(e, f"{node.name}/floor", np.full(channels, bias), np.float32(scale) * np.float32(format.scale), False), -1,
     )
-    _finish(e, node, last.output, operands, like, out_like, low, high)
+    finish(e, node, last.output, operands, like, out_like, low, high)
     if not everywhere:
         e.inexact[other].add(last.output)
     return True

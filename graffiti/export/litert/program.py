@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from graffiti.export.base import Problem
-from graffiti.export.litert import chains, moves, products, reals
+from graffiti.export.litert import averages, chains, moves, products, reals
 from graffiti.export.litert.emitter import Emitter, Unsupported
 from graffiti.export.litert.layout import Layout, layout_of
 from graffiti.export.ports import input_dtype, output_dtype
@@ -19,6 +19,7 @@ CHAINS: dict[str, Callable[[Emitter, Node], list[Node] | None]] = {
     **dict.fromkeys(PRODUCTS, chains.try_product),
     **dict.fromkeys(chains.SUMS, chains.try_sum),
     "requantize": chains.try_requantize,
+    "average_pool": averages.try_average,
 }
 RULES: dict[str, Callable[[Emitter, Node], None]] = {
     **dict.fromkeys(PRODUCTS, products.real_product),
@@ -27,7 +28,7 @@ RULES: dict[str, Callable[[Emitter, Node], None]] = {
     "softmax": reals.softmax, "reshape": moves.reshape, "permute": moves.permute, "pad": moves.zeros_around, "crop": moves.crop,
     "slice": moves.slice_axes, "take": moves.take,
     "upsample": moves.upsample, "concat": moves.concat, "max_pool": moves.max_pool, "global_max_pool": moves.global_max_pool,
-    "lookup": moves.lookup,
+    "lookup": moves.lookup, "average_pool": averages.average,
 }
 
 

@@ -81,18 +81,25 @@ def store(e: Emitter, node: Node) -> None:
     """``quantize`` and ``requantize`` from reals: saturate, round (the two commute), store as integers of the node's format."""
     format: QFormat = attr(node, "format")
     layout, mode = layout_of(format), attr(node, "rounding")
-    low, high = products.requantize_limits(e, node)
     source = node.inputs[0]
     e.problem_where(layout is None, node, f"LiteRT has no tensor for the format {format}", "use at most 16 signed or 15 unsigned bits at one scale")
     e.problem_where(mode == "half_away", node, "LiteRT cannot round half away from zero exactly", "use the rounding half_even, half_up or floor")
     assert layout is not None
-    tensor, shape, exponent = e.real(source), e.graph.shape(node.output), format.exponents[0]
     border = e.graph.format(source) is None
     e.problem_where(mode == "half_up" and border, node, "LiteRT cannot round reals half up exactly", "use the rounding half_even or floor")
-    rounds = border or min(e.format(source).exponents) < exponent
+    rounds = border or min(e.format(source).exponents) < format.exponents[0]
     plain = border and mode == "half_even" and layout.dtype == "int8" and e.arithmetic not in ("half_up", "float32")  # the usual border: XNNPACK rounds it to even
     if plain:
         e.inexact["builtin"].add(node.output)
+    store_real(e, node, e.real(source), rounds=rounds, plain=plain)
+
+
+def store_real(e: Emitter, node: Node, tensor: int, *, rounds: bool, plain: bool) -> None:
+    """A float tensor as integers of a node's format: saturated, rounded unless it holds whole steps; ``plain`` leaves both to ``QUANTIZE``."""
+    format: QFormat = attr(node, "format")
+    layout, mode, exponent, shape = layout_of(format), attr(node, "rounding"), format.exponents[0], e.graph.shape(node.output)
+    low, high = products.requantize_limits(e, node)
+    assert layout is not None
     if not plain and rounds or (low, high) != layout.saturates or layout.dtype == "int16":  # out there the builtin QUANTIZE overflows
         for op, end in (("MAXIMUM", low), ("MINIMUM", high)):
             out = e.temporary(node.name, shape)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from graffiti.numerics.rounding import divide
+
 
 def xnnpack(acc: np.ndarray, multiplier: float) -> np.ndarray:
     """XNNPACK's products: float32 of the accumulator times float32 of the multiplier, half to even."""
@@ -56,8 +58,7 @@ def pool_parameters(
     """An int8 kernel and a bias with which rounding to nearest gives ``floor(code * sum / 2**shift)`` for every possible sum.
 
     The reciprocal has 8 bits without a sign, which an int8 kernel cannot hold. So the kernel holds ``weight`` at the scale ``code / weight``, and a
-    bias of about half a step turns rounding to nearest into rounding down. Which pairs do it for *every* sum that a window can have is found by
-    trying all sums.
+    bias of about half a step turns rounding to nearest into rounding down.
 
     Args:
         code: the reciprocal's code.
@@ -70,22 +71,72 @@ def pool_parameters(
     Returns:
         ``(weight, bias, whether the other runtime's kernel agrees too)``, or ``None`` where no pair is right for ``runtime``.
     """
-    sums = np.arange(count * min(codes[0], 0), count * max(codes[1], 0) + 1, dtype=np.int64)
+    sums = _sums(count, codes)
     if shift < 1 or len(sums) * 127 > 1 << 24:
         return None
     expected = np.clip((code * sums) >> shift, *limits)
-    asked: Callable[..., np.ndarray] = xnnpack
-    other: Callable[..., np.ndarray] = functools.partial(builtin, away=True)
-    if runtime == "builtin":
-        asked, other = other, asked
-    found = None
-    for weight in range(127, 0, -1):
-        multiplier = float(np.float32(math.ldexp(code / weight, -shift)))
+
+    def biases(weight: int) -> tuple[int, ...]:
         centre = round((0.5 - 2.0 ** (shift - 1)) * weight / code)
-        for bias in (centre, centre - 1, centre + 1):
+        return centre, centre - 1, centre + 1
+
+    return _search(sums, expected, limits, runtime, lambda weight: math.ldexp(code / weight, -shift), biases)
+
+
+def mean_parameters(
+    count: int, taps: int, left: int, codes: tuple[int, int], limits: tuple[int, int], mode: str, runtime: str = "xnnpack",
+) -> tuple[int, int, bool] | None:
+    """An int8 kernel and a bias with which rounding to nearest gives ``round(sum * 2**left / count)`` for every possible sum.
+
+    The multiplier ``2**left / (count * weight)`` is a rounded float; which weights give every sum, ties included, its right code is found by trying.
+
+    Args:
+        count: what is divided by.
+        taps: elements of the window.
+        left: the input's exponent less the output's.
+        codes, limits, runtime: as in ``pool_parameters``.
+        mode: the rounding mode.
+
+    Returns:
+        As ``pool_parameters``.
+    """
+    sums = _sums(taps, codes)
+    if len(sums) > 1 << 19 or not -24 <= left <= 12:
+        return None
+    expected = np.clip(divide(sums, count, -left, mode), *limits)
+
+    def biases(weight: int) -> tuple[int, ...]:
+        if mode == "floor":
+            centre = round((1 - count * math.ldexp(1.0, -left)) * weight / 2)
+            return centre, centre + 1, centre - 1
+        return (0,) if mode == "half_even" else (0, 1, -1)
+
+    return _search(sums, expected, limits, runtime, lambda weight: math.ldexp(1 / (count * weight), left), biases)
+
+
+def _sums(count: int, codes: tuple[int, int]) -> np.ndarray:
+    """Every sum that a window of ``count`` codes, or a part of it, can have."""
+    return np.arange(count * min(codes[0], 0), count * max(codes[1], 0) + 1, dtype=np.int64)
+
+
+def _search(
+    sums: np.ndarray, expected: np.ndarray, limits: tuple[int, int], runtime: str, factor: Callable[[int], float], biases: Callable[[int], tuple[int, ...]],
+) -> tuple[int, int, bool] | None:
+    """The largest weight with a bias that a runtime's kernel gives every sum its expected code with; one that the other's does too comes first."""
+    kernels: dict[str, Callable[..., np.ndarray]] = {"xnnpack": xnnpack, "builtin": functools.partial(builtin, away=True)}
+    asked, other = kernels.pop(runtime), *kernels.values()
+    found, tried, largest = None, 0, int(np.abs(sums).max())
+    for weight in range(127, 0, -1):
+        multiplier = float(np.float32(factor(weight)))
+        if largest * weight > 1 << 24 or multiplier < 2.0**-31:  # the float32 of the accumulator must be exact
+            continue
+        for bias in biases(weight):
             acc = weight * sums + bias
             if (np.clip(asked(acc, multiplier), *limits) == expected).all():
                 if (np.clip(other(acc, multiplier), *limits) == expected).all():
                     return weight, bias, True
                 found = found or (weight, bias, False)
+        tried += 1
+        if found and tried >= 16:
+            return found
     return found

@@ -303,7 +303,7 @@ class Builder:
             if node is None or node.op in _COMPUTING_OPS:
                 self._carries[value] = False
             else:
-                self._carries[value] = node.op in ("quantize", "requantize", "lookup") or any(self.carries_codes(v) for v in node.inputs)
+                self._carries[value] = node.op in ("quantize", "requantize", "average_pool", "lookup") or any(self.carries_codes(v) for v in node.inputs)
         return self._carries[value]
 
     def top(self, value: str) -> int:

@@ -13,7 +13,7 @@ from graffiti.export.base import Problem
 from graffiti.export.onnx.builder import Builder, Tensor
 from graffiti.export.onnx.products import digit_bits
 from graffiti.export.onnx.ranges import PRODUCTS, code_ranges, magnitude, weight_sums
-from graffiti.export.onnx.rules import RULES
+from graffiti.export.onnx.rules import RULES, sums_exactly
 from graffiti.export.onnx.styles import Style
 from graffiti.export.ports import input_dtype, output_dtype
 from graffiti.graph.ir import Graph, Node
@@ -156,6 +156,8 @@ def problems(graph: Graph, *, fixed_sizes: bool = False) -> list[Problem]:
     found += [Problem(name, "tensor", reason, fix) for name, reason, fix in _of_values(graph, fixed_sizes)]
     ranges = code_ranges(graph)
     for node in graph.nodes:
+        if node.op == "average_pool" and not sums_exactly(graph, node, magnitude(ranges[node.inputs[0]])):
+            found.append(Problem(node.name, node.op, "the sums of its windows leave what float32 holds exactly", "use smaller windows or fewer bits in front of it"))
         if node.op in PRODUCTS:
             sums = int(weight_sums(graph.constants[node.inputs[1]], node.op).max(initial=0))
             if digit_bits(magnitude(ranges[node.inputs[0]]), sums) == 0:

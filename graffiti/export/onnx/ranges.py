@@ -70,7 +70,7 @@ def _range(graph: Graph, node: Node, given: list[Range]) -> Range:
         return (low, high) if attrs["max_code"] is None else (min(low, attrs["max_code"]), min(high, attrs["max_code"]))
     if node.op == "lookup":
         return given[1]
-    if node.op == "quantize":
+    if node.op in ("quantize", "average_pool"):
         return attrs["format"].qmin, attrs["format"].qmax
     if node.op == "requantize":
         return _requantized(graph, node, given[0])

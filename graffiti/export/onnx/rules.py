@@ -9,11 +9,12 @@ import numpy as np
 
 from graffiti.export.onnx.builder import INT64_MAX, Builder
 from graffiti.export.onnx.products import is_native, pads, product
-from graffiti.export.onnx.ranges import limits
+from graffiti.export.onnx.ranges import EXACT, limits
 from graffiti.graph import affine
-from graffiti.graph.ir import Node
+from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import OPS, attributes
 from graffiti.numerics.formats import QFormat
+from graffiti.numerics.windows import pool_counts
 
 _INT64 = 7  # TensorProto.INT64
 SAFE_EXPONENT = 60  # while exponents are within ± this, float32 neither overflows nor loses bits of a code below its normal range
@@ -72,6 +73,69 @@ def max_pool(b: Builder, node: Node) -> None:
     sizes, window = b.graph.shape(x)[1:-1], attrs["pool_size"]
     b.move(node.output, "MaxPool", [b.get(x, False, b.wide(x))], False, wide=b.wide(x), kernel_shape=list(window), strides=list(attrs["strides"]),
           **pads(sizes, window, attrs["strides"], (1,) * len(window), attrs["padding"]))
+
+
+def average_pool(b: Builder, node: Node) -> None:
+    """The exact sum of each window, divided once, then the quantizer.
+
+    Sums are below 2**24, exact in float32; those of whole axes may go on in float64. IEEE 754 rounds a quotient correctly, so it stays on
+    its side of every tie while ``sum * 2**max(e_x - e_y, 0)`` is below ``SURE``; beyond, it is divided in float64. Where the number of
+    elements is a power of two, the weights of the sum hold the division.
+    """
+    (x,), attrs = node.inputs, attributes(node)
+    source, target, window = b.graph.format(x), attrs["format"], attrs["pool_size"]
+    assert source is not None
+    sizes, total = b.graph.shape(x)[1:-1], math.prod(window) * b.top(x)
+    left = max(source.exponents[0] - target.exponents[0], 0)
+    calm = max(abs(source.exponents[0]), abs(target.exponents[0])) <= SAFE_EXPONENT
+    wide = total << min(left, 64) >= SURE or not calm or attrs["rounding"] in ("half_up", "half_away")
+    counts = elements(b.graph, node)
+    whole = _whole(b.graph, node)
+    shift = int(counts.flat[0]).bit_length() - 1 if counts.size == 1 and int(counts.flat[0]) == 1 << (int(counts.flat[0]).bit_length() - 1) else None
+    name = f"{node.output}/sum"
+    if whole and total > EXACT:
+        summed = b.node("ReduceSum", [b.get(x, False, True), b.integers(range(2, 2 + len(window)))], name, keepdims=1)
+        summed_wide = True
+    else:
+        channels = int(b.graph.shape(x)[-1] or 1)
+        ones, format = np.ones((channels, 1, *window), np.int8), QFormat(2, True, -(shift or 0))
+        weight = b.initializer(np.ldexp(ones.astype(np.float32), format.exponents[0]), f"{name}/weights") if b.style.pairs else \
+            b.style.constant(b, f"{name}/weights", ones, format, 0)
+        summed = b.node("Conv", [b.get(x, False), weight], name, kernel_shape=list(window), strides=list(attrs["strides"]), dilations=[1] * len(window), group=channels,
+                        **pads(sizes, window, attrs["strides"], (1,) * len(window), attrs["padding"]))
+        summed_wide = False
+    if summed_wide != wide:
+        summed = b.node("Cast", [summed], f"{name}/cast", to=b.float_type(wide))
+    if summed_wide or shift is None:
+        divisor = counts.astype(np.float64 if wide else np.float32)
+        divisor = divisor.reshape(()) if divisor.size == 1 else divisor.reshape(1, 1, *divisor.shape[:-1])
+        summed = b.node("Div", [summed, b.initializer(divisor, f"{node.output}/elements")], f"{node.output}/mean")
+    _store(b, node, summed, False, wide, attrs["rounding"] in b.style.native)
+
+
+SURE = 1 << 22  # sums below it, scaled to the output's steps: the correctly rounded float32 quotient rounds like the true one
+
+
+def sums_exactly(graph: Graph, node: Node, top: int) -> bool:
+    """Whether the sums of an average's windows are exact: below 2**24 by a convolution, any by a reduction of whole axes in float64."""
+    window = attributes(node)["pool_size"]
+    return math.prod(window) * top <= EXACT or _whole(graph, node)
+
+
+def _whole(graph: Graph, node: Node) -> bool:
+    attrs = attributes(node)
+    return attrs["padding"] == "valid" and tuple(graph.shape(node.inputs[0])[1:-1]) == tuple(attrs["pool_size"])
+
+
+def elements(graph: Graph, node: Node) -> np.ndarray:
+    """What an average divides by: ``(*output, 1)``, or one number in ``(1,)`` where it is the same everywhere."""
+    attrs = attributes(node)
+    if not attrs["divide"]:
+        return np.ones(1, np.int64)
+    if attrs["padding"] == "valid":
+        return np.array([math.prod(attrs["pool_size"])])
+    counts = pool_counts([n or 1 for n in graph.shape(node.inputs[0])[1:-1]], attrs["pool_size"], attrs["strides"], attrs["padding"])
+    return counts.reshape(-1)[:1] if (counts == counts.flat[0]).all() else counts
 
 
 def global_max_pool(b: Builder, node: Node) -> None:
@@ -195,15 +259,22 @@ def quantize(b: Builder, node: Node) -> None:
     """
     (x,), attrs = node.inputs, attributes(node)
     format: QFormat = attrs["format"]
-    last, rounding, (low, high) = b.layout(node, x), attrs["rounding"], limits(node)
+    last, rounding = b.layout(node, x), attrs["rounding"]
     border = b.graph.format(x) is None
     exponents = [*format.exponents, *(() if border else b.graph.format(x).exponents)]  # type: ignore[union-attr]
     calm = max(map(abs, exponents)) <= SAFE_EXPONENT
     wide = b.wide(x) or rounding in ("half_up", "half_away") or (rounding == "floor" and (border or not calm))
-    source = b.get(x, last, wide)
+    _store(b, node, b.get(x, last, wide), last, wide, is_native(b, node))
+
+
+def _store(b: Builder, node: Node, source: str, last: bool, wide: bool, native: bool) -> None:
+    """Write the quantizer of ``node`` behind a tensor of exact reals; ``native``: one quantizer of the style does it."""
+    (x,), attrs = node.inputs, attributes(node)
+    format: QFormat = attrs["format"]
+    rounding, (low, high) = attrs["rounding"], limits(node)
     stored = format.bits <= 16
     clip = (low, high) != b.style.saturates_to(format) if stored else True
-    if stored and not wide and is_native(b, node):
+    if stored and not wide and native:
         ends = None
         if clip and b.style.clips_codes(format):
             ends = low, high
@@ -262,6 +333,6 @@ def softmax(b: Builder, node: Node) -> None:
 RULES: dict[str, Callable[[Builder, Node], None]] = {
     "conv": product, "depthwise_conv": product, "conv_transpose": product, "dense": product, "bias_add": bias_add,
     "add": _binary("Add"), "subtract": _binary("Sub"), "multiply": _binary("Mul"), "maximum": _binary("Max", True), "minimum": _binary("Min", True), "relu": relu, "lookup": lookup,
-    "max_pool": max_pool, "global_max_pool": global_max_pool, "concat": concat, "pad": pad, "crop": crop, "slice": slice_axes, "take": take, "reshape": reshape, "permute": permute,
+    "max_pool": max_pool, "average_pool": average_pool, "global_max_pool": global_max_pool, "concat": concat, "pad": pad, "crop": crop, "slice": slice_axes, "take": take, "reshape": reshape, "permute": permute,
     "upsample": upsample, "rescaling": rescaling, "quantize": quantize, "requantize": quantize, "dequantize": dequantize, "softmax": softmax,
 }

@@ -111,7 +111,7 @@ class Requantization {
     if (shift_.empty() && output_type_ != tf::DT_INT32) {
       return Invalid("accumulators are int32; codes of another type need a shift");
     }
-    for (int32_t& shift : shift_) shift = std::min(std::max(shift, -32), 62);  // beyond, nothing changes any more
+    for (int32_t& shift : shift_) shift = std::min(std::max(shift, -62), 62);  // beyond, nothing changes any more
     numbers_.type = KernelType(output_type_);
     numbers_.shift = shift_.data();
     numbers_.shift_count = static_cast<int64_t>(shift_.size());

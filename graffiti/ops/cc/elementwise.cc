@@ -1,4 +1,4 @@
-// GraffitiAdd, Subtract, Multiply, Maximum, Minimum (with broadcasting), Requantize, Lookup, Quantize, Dequantize, MaxPool.
+// GraffitiAdd, Subtract, Multiply, Maximum, Minimum (with broadcasting), Requantize, Lookup, Quantize, Dequantize, MaxPool, AveragePool.
 #include <cstring>
 
 #include "bridge.h"
@@ -157,30 +157,42 @@ REGISTER_OP("GraffitiDequantize")
     .SetShapeFn(tf::shape_inference::UnchangedShape)
     .Doc("x * 2**exponent as float32; one exponent or one per channel of the last axis.");
 
-REGISTER_OP("GraffitiMaxPool")
-    .Input("x: T")
-    .Output("y: T")
-    .Attr("T: " GRAFFITI_CODES)
-    .Attr("pool_size: list(int)")
-    .Attr("strides: list(int)")
-    .Attr("padding: {'same', 'valid', 'explicit'} = 'valid'")
-    .Attr("pads: list(int) = [0, 0, 0, 0]")
-    .Attr(GRAFFITI_TIERS)
-    .SetShapeFn([](InferenceContext* c) {
-      ShapeHandle x;
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 4, &x));
-      Window window;
-      std::vector<int32_t> pool;
-      TF_RETURN_IF_ERROR(window.Get(c, false));
-      TF_RETURN_IF_ERROR(c->GetAttr("pool_size", &pool));
-      if (pool.size() != 2) return Invalid("expected two pool sizes");
-      DimensionHandle height, width;
-      TF_RETURN_IF_ERROR(window.Infer(c, 0, c->Dim(x, 1), c->MakeDim(pool[0]), &height));
-      TF_RETURN_IF_ERROR(window.Infer(c, 1, c->Dim(x, 2), c->MakeDim(pool[1]), &width));
-      c->set_output(0, c->MakeShape({c->Dim(x, 0), height, width, c->Dim(x, 3)}));
-      return absl::OkStatus();
-    })
-    .Doc("The largest code of each window; padding never wins.");
+// The shape function of a pool.
+absl::Status PoolShape(InferenceContext* c) {
+  ShapeHandle x;
+  TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 4, &x));
+  Window window;
+  std::vector<int32_t> pool;
+  TF_RETURN_IF_ERROR(window.Get(c, false));
+  TF_RETURN_IF_ERROR(c->GetAttr("pool_size", &pool));
+  if (pool.size() != 2) return Invalid("expected two pool sizes");
+  DimensionHandle height, width;
+  TF_RETURN_IF_ERROR(window.Infer(c, 0, c->Dim(x, 1), c->MakeDim(pool[0]), &height));
+  TF_RETURN_IF_ERROR(window.Infer(c, 1, c->Dim(x, 2), c->MakeDim(pool[1]), &width));
+  c->set_output(0, c->MakeShape({c->Dim(x, 0), height, width, c->Dim(x, 3)}));
+  return absl::OkStatus();
+}
+
+#define GRAFFITI_POOL(name)                                    \
+  REGISTER_OP(name)                                            \
+      .Input("x: T")                                           \
+      .Attr("T: " GRAFFITI_CODES)                              \
+      .Attr("pool_size: list(int)")                            \
+      .Attr("strides: list(int)")                              \
+      .Attr("padding: {'same', 'valid', 'explicit'} = 'valid'") \
+      .Attr("pads: list(int) = [0, 0, 0, 0]")                  \
+      .Attr(GRAFFITI_TIERS)                                    \
+      .SetShapeFn(PoolShape)
+GRAFFITI_POOL("GraffitiMaxPool").Output("y: T").Doc("The largest code of each window; padding never wins.");
+GRAFFITI_POOL("GraffitiAveragePool")
+    .Output("y: output_type")
+    .Attr("divide: bool = true")
+    .Attr("shift: list(int)")
+    .Attr("low: int")
+    .Attr("high: int")
+    .Attr(GRAFFITI_ROUNDINGS)
+    .Attr("output_type: " GRAFFITI_CODES)
+    .Doc("saturate(round(sum / (elements * 2**shift)), low, high) over each window's part inside the image; without divide the sum itself.");
 
 class RequantizeOp : public tf::OpKernel {
  public:
@@ -287,9 +299,10 @@ class DequantizeOp : public tf::OpKernel {
 };
 REGISTER_KERNEL_BUILDER(Name("GraffitiDequantize").Device(tf::DEVICE_CPU), DequantizeOp);
 
-class MaxPoolOp : public tf::OpKernel {
+// Size, strides and padding of a pool, and its output.
+class PoolOp : public tf::OpKernel {
  public:
-  explicit MaxPoolOp(tf::OpKernelConstruction* context) : OpKernel(context) {
+  explicit PoolOp(tf::OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, window_.Get(context, false));
     OP_REQUIRES_OK(context, context->GetAttr("pool_size", &pool_));
     OP_REQUIRES(context, pool_.size() == 2 && pool_[0] > 0 && pool_[1] > 0, Invalid("expected two pool sizes"));
@@ -310,16 +323,44 @@ class MaxPoolOp : public tf::OpKernel {
         0, tf::TensorShape({x.dim_size(0), shape.out_height, shape.out_width, shape.channels}), &y));
     if (y->NumElements() == 0) return;
     const Threads threads(context);
-    OP_REQUIRES_OK(context, FromKernels(graffiti_max_pool(
-        &shape, x.dim_size(0), x.data(), KernelType(x), y->data(), tier_, threads.get())));
+    OP_REQUIRES_OK(context, FromKernels(Pool(shape, x, y, threads)));
   }
+
+ protected:
+  virtual int32_t Pool(const graffiti_pool_shape& shape, const tf::Tensor& x, tf::Tensor* y, const Threads& threads) const = 0;
+  int32_t tier_;
 
  private:
   Window window_;
   std::vector<int32_t> pool_;
-  int32_t tier_;
+};
+
+class MaxPoolOp : public PoolOp {
+  using PoolOp::PoolOp;
+  int32_t Pool(const graffiti_pool_shape& shape, const tf::Tensor& x, tf::Tensor* y, const Threads& threads) const override {
+    return graffiti_max_pool(&shape, x.dim_size(0), x.data(), KernelType(x), y->data(), tier_, threads.get());
+  }
 };
 REGISTER_KERNEL_BUILDER(Name("GraffitiMaxPool").Device(tf::DEVICE_CPU), MaxPoolOp);
+
+class AveragePoolOp : public PoolOp {
+ public:
+  explicit AveragePoolOp(tf::OpKernelConstruction* context) : PoolOp(context) {
+    OP_REQUIRES_OK(context, requantization_.Get(context));
+    OP_REQUIRES_OK(context, context->GetAttr("divide", &divide_));
+  }
+
+ private:
+  int32_t Pool(const graffiti_pool_shape& shape, const tf::Tensor& x, tf::Tensor* y, const Threads& threads) const override {
+    const graffiti_requantization* to = nullptr;
+    if (!requantization_.For(1, &to).ok()) to = nullptr;  // the kernels say what they miss
+    return graffiti_average_pool(&shape, x.dim_size(0), x.data(), KernelType(x), to, divide_, y->data(), tier_, threads.get());
+  }
+
+  Requantization requantization_;
+  bool divide_;
+};
+REGISTER_KERNEL_BUILDER(Name("GraffitiAveragePool").Device(tf::DEVICE_CPU), AveragePoolOp);
 
 }  // namespace
 }  // namespace graffiti

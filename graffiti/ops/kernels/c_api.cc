@@ -239,6 +239,20 @@ int32_t graffiti_max_pool(const graffiti_pool_shape* shape, int64_t batch, const
   });
 }
 
+int32_t graffiti_average_pool(const graffiti_pool_shape* shape, int64_t batch, const void* x, int32_t x_type, const graffiti_requantization* to, int32_t divide,
+                              void* y, int32_t tier, const graffiti_parallel* parallel) {
+  return Guarded([&]() -> int {
+    int resolved;
+    AveragePoolOp op;
+    if (shape == nullptr) return Fail(GRAFFITI_INVALID_ARGUMENT, "shape must not be NULL");
+    if (int code = CheckCount(batch, {x, y})) return code;
+    if (int code = Tier(tier, &resolved)) return code;
+    if (int code = op.Init(*shape, x_type, to, divide != 0, resolved)) return code;
+    ParallelFor(parallel, op.Units(batch), 4, [&](int64_t lo, int64_t hi) { op.Run(x, y, lo, hi); });
+    return GRAFFITI_OK;
+  });
+}
+
 int32_t graffiti_quantize(int64_t count, const float* x, int32_t exponent, int32_t rounding, int32_t low, int32_t high, int32_t type, void* y, int32_t tier,
                           const graffiti_parallel* parallel) {
   return Guarded([&]() -> int {

@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define GRAFFITI_ABI_VERSION 1
+#define GRAFFITI_ABI_VERSION 2
 
 enum graffiti_status {
   GRAFFITI_OK = 0,
@@ -137,6 +137,12 @@ typedef struct graffiti_pool_shape {
 } graffiti_pool_shape;
 GRAFFITI_API int32_t graffiti_max_pool(const graffiti_pool_shape* shape, int64_t batch, const void* x, int32_t type, void* y,
                                        int32_t tier, const graffiti_parallel* parallel);
+
+/* The mean of each window's part inside the image, saturate(round(sum / (elements * 2**shift)), low, high) with one shift, exactly: ties of the
+ * true quotient follow the rounding mode. `divide` 0: the sum itself. Sums wrap modulo 2**32. Every window must touch the image. */
+GRAFFITI_API int32_t graffiti_average_pool(const graffiti_pool_shape* shape, int64_t batch, const void* x, int32_t x_type,
+                                           const graffiti_requantization* to, int32_t divide, void* y, int32_t tier,
+                                           const graffiti_parallel* parallel);
 
 /* The border: float to codes, saturate(round(x / 2**exponent), low, high) with infinities saturating; and back. */
 GRAFFITI_API int32_t graffiti_quantize(int64_t count, const float* x, int32_t exponent, int32_t rounding, int32_t low,

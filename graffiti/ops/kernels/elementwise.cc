@@ -10,6 +10,8 @@ namespace {
 inline const uint8_t* At(const void* p, int type, int64_t index) { return static_cast<const uint8_t*>(p) + index * TypeSize(type); }
 inline uint8_t* At(void* p, int type, int64_t index) { return static_cast<uint8_t*>(p) + index * TypeSize(type); }
 
+constexpr int64_t kBlockChannels = 256;
+
 // The 16-bit one-pass loops: 8 bits in and out, one shift, half to even. Up to 5 to the left the sum of two codes stays in 16 bits.
 bool IsNarrow(const Requantizer& to) {
   return !to.identity() && TypeSize(to.type()) == 1 && to.common() && to.shift(0) >= -5 && to.shift(0) <= 14 &&
@@ -136,15 +138,24 @@ bool LookupOp::Run(const void* x, void* y, int64_t lo, int64_t hi) const {
   return true;
 }
 
-int MaxPoolOp::Init(const graffiti_pool_shape& shape, int element_type, int tier) {
-  if (TypeSize(element_type) == 0) return Fail(GRAFFITI_INVALID_ARGUMENT, "max_pool takes codes or floats, got type %d", element_type);
+namespace {
+
+int CheckPool(const graffiti_pool_shape& shape, const char* op) {
   for (int64_t v : {shape.height, shape.width, shape.channels, shape.pool_height, shape.pool_width, shape.stride_h, shape.stride_w})
-    if (v < 1 || v > INT32_MAX) return Fail(GRAFFITI_INVALID_ARGUMENT, "max_pool: sizes, window and strides are at least 1, got %lld", static_cast<long long>(v));
+    if (v < 1 || v > INT32_MAX) return Fail(GRAFFITI_INVALID_ARGUMENT, "%s: sizes, window and strides are at least 1, got %lld", op, static_cast<long long>(v));
   for (int64_t v : {shape.out_height, shape.out_width, shape.pad_top, shape.pad_left})
-    if (v < 0 || v > INT32_MAX) return Fail(GRAFFITI_INVALID_ARGUMENT, "max_pool: sizes and pads are not negative, got %lld", static_cast<long long>(v));
+    if (v < 0 || v > INT32_MAX) return Fail(GRAFFITI_INVALID_ARGUMENT, "%s: sizes and pads are not negative, got %lld", op, static_cast<long long>(v));
   if (shape.pad_top >= shape.pool_height || shape.pad_left >= shape.pool_width ||
       (shape.out_height - 1) * shape.stride_h - shape.pad_top >= shape.height || (shape.out_width - 1) * shape.stride_w - shape.pad_left >= shape.width)
-    return Fail(GRAFFITI_INVALID_ARGUMENT, "max_pool: a window lies in the padding alone");
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "%s: a window lies in the padding alone", op);
+  return GRAFFITI_OK;
+}
+
+}  // namespace
+
+int MaxPoolOp::Init(const graffiti_pool_shape& shape, int element_type, int tier) {
+  if (TypeSize(element_type) == 0) return Fail(GRAFFITI_INVALID_ARGUMENT, "max_pool takes codes or floats, got type %d", element_type);
+  if (int code = CheckPool(shape, "max_pool")) return code;
   s = shape;
   type = element_type;
   loops = &GetLoops(tier);
@@ -192,6 +203,71 @@ void RescaleOp::Run(const float* x, float* y, int64_t lo, int64_t hi) const {
     const int64_t first = period == 1 ? 0 : i % period, n = period == 1 ? hi - i : std::min(hi - i, period - first);
     loops->rescale(x + i, n, scale.data() + first, offset.data() + first, period == 1, y + i);
     i += n;
+  }
+}
+
+int AveragePoolOp::Init(const graffiti_pool_shape& shape, int from_type, const graffiti_requantization* to, bool divides, int tier) {
+  if (!IsCodeType(from_type)) return Fail(GRAFFITI_INVALID_ARGUMENT, "average_pool takes integer codes, got type %d", from_type);
+  if (int code = CheckPool(shape, "average_pool")) return code;
+  int64_t count;
+  if (!CheckedProduct({shape.pool_height, shape.pool_width}, INT32_MAX, &count))
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "average_pool: a window has less than 2**31 elements");
+  Requantizer checked;
+  if (to == nullptr) return Fail(GRAFFITI_INVALID_ARGUMENT, "average_pool needs a requantization: an average is rounded once");
+  if (to->shift_count != 1) return Fail(GRAFFITI_INVALID_ARGUMENT, "average_pool has one shift, got %lld", static_cast<long long>(to->shift_count));
+  if (int code = checked.Init(to, 1)) return code;
+  s = shape;
+  x_type = from_type;
+  y_type = to->type;
+  shift = to->shift[0];
+  divide = divides;
+  division = {Quotient::kDouble, 1.0, to->rounding, to->low, to->high};
+  blocks = CeilDiv(s.channels, kBlockChannels);
+  kernels = &GetAverage(tier);
+  return GRAFFITI_OK;
+}
+
+// See average/average.h; the sum is bounded by what its type holds.
+Quotient AveragePoolOp::KindOf(int64_t count) const {
+  const double largest = static_cast<double>(s.pool_height * s.pool_width) * std::max(-static_cast<double>(TypeLow(x_type)), static_cast<double>(TypeHigh(x_type)));
+  if (std::ldexp(largest, std::max(-shift, 0)) >= (1 << 22) || division.low < -(1 << 20) || division.high > (1 << 20) || shift > 62) return Quotient::kDouble;
+  const bool power_of_two = (count & (count - 1)) == 0;
+  const bool ties = std::fmod(std::ldexp(static_cast<double>(count), shift), 2.0) == 0.0;  // a quotient may end in one half only where the divisor is even
+  const bool product = power_of_two ? division.rounding == GRAFFITI_HALF_EVEN || (!ties && division.rounding != GRAFFITI_FLOOR)
+                                    : !ties && division.rounding != GRAFFITI_FLOOR;
+  return product ? Quotient::kProduct : Quotient::kFloat;
+}
+
+void AveragePoolOp::Run(const void* x, void* y, int64_t lo, int64_t hi) const {
+  const int64_t size = TypeSize(x_type), pixel = s.channels * size, y_pixel = s.channels * TypeSize(y_type);
+  Division d = division;
+  int64_t known = 0;  // the count that d is for
+  for (int64_t unit = lo; unit < hi; ++unit) {
+    const int64_t row = unit / blocks, channel = unit % blocks * kBlockChannels;
+    const int64_t top = row % s.out_height * s.stride_h - s.pad_top;
+    const int64_t first_row = std::max<int64_t>(top, 0), last_row = std::min(top + s.pool_height, s.height);
+    const uint8_t* image = static_cast<const uint8_t*>(x) + row / s.out_height * s.height * s.width * pixel;
+    AveragePixel p{};
+    p.rows = last_row - first_row;
+    p.row_bytes = s.width * pixel;
+    p.pixel_bytes = pixel;
+    p.end = image + s.height * s.width * pixel;
+    p.channels = std::min(kBlockChannels, s.channels - channel);
+    uint8_t* out = static_cast<uint8_t*>(y) + row * s.out_width * y_pixel + channel * TypeSize(y_type);
+    for (int64_t q = 0; q < s.out_width; ++q, out += y_pixel) {
+      const int64_t left = q * s.stride_w - s.pad_left;
+      const int64_t first = std::max<int64_t>(left, 0);
+      p.columns = std::min(left + s.pool_width, s.width) - first;
+      p.base = image + (first_row * s.width + first) * pixel + channel * size;
+      p.out = out;
+      const int64_t count = divide ? p.rows * p.columns : 1;
+      if (count != known) {
+        d.kind = KindOf(count);
+        d.divisor = std::ldexp(static_cast<double>(count), shift);
+        known = count;
+      }
+      kernels->run(x_type, y_type, p, d);
+    }
   }
 }
 

@@ -1,9 +1,10 @@
-// Ops on each element by itself, and windows of maxima: checked descriptions that run on any range of their elements.
+// Ops on each element by itself, and windows of maxima and averages: checked descriptions that run on any range of their elements.
 #ifndef GRAFFITI_OPS_KERNELS_ELEMENTWISE_H_
 #define GRAFFITI_OPS_KERNELS_ELEMENTWISE_H_
 
 #include <vector>
 
+#include "average/average.h"
 #include "common.h"
 #include "loops/loops.h"
 #include "requantizer.h"
@@ -61,6 +62,23 @@ struct RescaleOp {
 
   int Init(std::vector<float> scale, std::vector<float> offset, int tier);
   void Run(const float* x, float* y, int64_t lo, int64_t hi) const;
+};
+
+// y = to(sum over the part of each window inside the image / its elements); without `divide` the sum itself.
+struct AveragePoolOp {
+  graffiti_pool_shape s{};
+  int x_type = 0, y_type = 0, shift = 0;
+  bool divide = true;
+  Division division{};
+  int64_t blocks = 1;  // of channels: a unit of work is one of them in one output row
+  const AverageKernels* kernels = nullptr;
+
+  int Init(const graffiti_pool_shape& shape, int x_type, const graffiti_requantization* to, bool divide, int tier);
+  int64_t Units(int64_t batch) const { return batch * s.out_height * blocks; }
+  void Run(const void* x, void* y, int64_t lo, int64_t hi) const;
+
+ private:
+  Quotient KindOf(int64_t count) const;
 };
 
 struct QuantizeOp {

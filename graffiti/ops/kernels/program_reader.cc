@@ -110,6 +110,17 @@ struct MaxPoolStep : Step {
   }
 };
 
+struct AveragePoolStep : Step {
+  const Program* program = nullptr;
+  int64_t x = 0, y = 0;
+  AveragePoolOp op;
+  int64_t Units(int64_t images) const override { return op.Units(images); }
+  int Run(const Block& block, int64_t lo, int64_t hi) const override {
+    op.Run(program->Data(block, x), program->Data(block, y), lo, hi);
+    return GRAFFITI_OK;
+  }
+};
+
 // An array copied between two strided views: concat, pad, crop, permute, upsample, broadcast.
 struct MoveStep : Step {
   const Program* program = nullptr;
@@ -278,7 +289,7 @@ class ProgramReader {
     static const Reader kReaders[] = {nullptr, &ProgramReader::ReadQuantize, &ProgramReader::ReadDequantize, &ProgramReader::ReadConv,
                                       &ProgramReader::ReadBinary, &ProgramReader::ReadRequantize, &ProgramReader::ReadLookup,
                                       &ProgramReader::ReadMaxPool, &ProgramReader::ReadMove, &ProgramReader::ReadZero, &ProgramReader::ReadConstant,
-                                      &ProgramReader::ReadRescale};
+                                      &ProgramReader::ReadRescale, &ProgramReader::ReadAveragePool};
     const int64_t kind = Word(), words = Word(), begin = at_;
     if (kind < 1 || kind >= static_cast<int64_t>(sizeof(kReaders) / sizeof(kReaders[0])) || words < 0 || words > (end_ - at_) / 8)
       return Bad("a step is of an unknown kind or runs over the end");
@@ -399,18 +410,37 @@ class ProgramReader {
     return Add(std::move(step));
   }
 
+  graffiti_pool_shape ReadPoolShape() {
+    graffiti_pool_shape s{};
+    for (int64_t* word : {&s.height, &s.width, &s.channels, &s.out_height, &s.out_width, &s.pool_height, &s.pool_width, &s.stride_h, &s.stride_w, &s.pad_top, &s.pad_left})
+      *word = Word();
+    return s;
+  }
+
+  bool FitsPool(int64_t x, int64_t y, const graffiti_pool_shape& s) const {
+    int64_t x_elements, y_elements;
+    return IsTensor(x) && Writable(y) && CheckedProduct({s.height, s.width, s.channels}, kMaxElements, &x_elements) &&
+           CheckedProduct({s.out_height, s.out_width, s.channels}, kMaxElements, &y_elements) && T(x).elements == x_elements && T(y).elements == y_elements;
+  }
+
+  int ReadAveragePool() {  // x, y, the words of graffiti_pool_shape, whether it divides, requantization
+    auto step = std::make_unique<AveragePoolStep>();
+    step->x = Word();
+    step->y = Word();
+    const graffiti_pool_shape s = ReadPoolShape();
+    const int64_t divide = Word();
+    if (!ReadRequantization() || !FitsPool(step->x, step->y, s)) return Bad("an average pool step has unfit tensors");
+    if (int code = step->op.Init(s, T(step->x).type, To(), divide != 0, tier_)) return code;
+    if (step->op.y_type != T(step->y).type) return Bad("an average pool step has another output type than its tensor");
+    return Add(std::move(step));
+  }
+
   int ReadMaxPool() {  // x, y, the words of graffiti_pool_shape
     auto step = std::make_unique<MaxPoolStep>();
     step->x = Word();
     step->y = Word();
-    graffiti_pool_shape s{};
-    for (int64_t* word : {&s.height, &s.width, &s.channels, &s.out_height, &s.out_width, &s.pool_height, &s.pool_width, &s.stride_h, &s.stride_w, &s.pad_top, &s.pad_left})
-      *word = Word();
-    int64_t x_elements, y_elements;
-    if (!IsTensor(step->x) || !Writable(step->y) || !CheckedProduct({s.height, s.width, s.channels}, kMaxElements, &x_elements) ||
-        !CheckedProduct({s.out_height, s.out_width, s.channels}, kMaxElements, &y_elements) || T(step->x).elements != x_elements || T(step->y).elements != y_elements ||
-        T(step->x).type != T(step->y).type)
-      return Bad("a max pool step has unfit tensors");
+    const graffiti_pool_shape s = ReadPoolShape();
+    if (!FitsPool(step->x, step->y, s) || T(step->x).type != T(step->y).type) return Bad("a max pool step has unfit tensors");
     if (int code = step->op.Init(s, T(step->x).type, tier_)) return code;
     return Add(std::move(step));
   }

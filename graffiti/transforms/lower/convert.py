@@ -9,6 +9,7 @@ from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import OPS, PRODUCTS, SELECTS, attr
 from graffiti.graph.passes import Pass, PassResult
 from graffiti.transforms.lower.activation_tables import lower_activation
+from graffiti.transforms.lower.average_pools import lower_average_pool
 from graffiti.transforms.lower.context import Lowering
 from graffiti.transforms.lower.freeze_thresholds import check_groups, lower_fake_quantize
 from graffiti.transforms.lower.fuse_relu import lower_relu
@@ -100,9 +101,10 @@ RULES: dict[str, Callable[[Lowering, Node], None]] = {
     **{name: lower_move for name, row in OPS.items() if row.moves_codes and "integer" in row.stages},
     "relu": lower_relu,
     "activation": lower_activation,
+    "average_pool": lower_average_pool,
     "softmax": lower_softmax,
     "rescaling": lower_rescaling,
-    **dict.fromkeys(("average_pool", "mean", "batch_norm", "leaky_relu"), lower_float),  # left over by preparing
+    **dict.fromkeys(("mean", "batch_norm", "leaky_relu"), lower_float),  # left over by preparing
     "island": lower_island,
 }
 
@@ -111,7 +113,7 @@ class Convert(Pass):
     """Fakequant → integer; every node keeps its name, so that tensors are compared by name.
 
     1. Quantizers: ``freeze_thresholds``. 2. Biases: ``lower_bias``. 3. ReLU: ``fuse_relu``. 4. Activations:
-    ``activation_tables``. 5. Products, sums and moves on codes: as they are. 6. What computes in float, and its borders:
+    ``activation_tables``. Averages: ``average_pools``. 5. Products, sums and moves on codes: as they are. 6. What computes in float, and its borders:
     ``islands``. 7. Outputs of codes: dequantized. 8. A quantizer without a threshold, members of a group that differ, an
     op without a rule: an error that names the node.
     """

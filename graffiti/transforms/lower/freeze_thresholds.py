@@ -8,7 +8,7 @@ from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import attr
 from graffiti.numerics.formats import QFormat, exponent_of_threshold
 from graffiti.numerics.rounding import round_real
-from graffiti.transforms.lower import activation_tables, fuse_relu
+from graffiti.transforms.lower import activation_tables, average_pools, fuse_relu
 from graffiti.transforms.lower.context import Lowering
 
 MIN_EXPONENT, MAX_EXPONENT = -126, 127  # of a step: the normal range of float32, in which scaling is exact
@@ -73,7 +73,7 @@ def codes_of(array: np.ndarray, format: QFormat, rounding: str, channel_axis: in
 
 
 def lower_fake_quantize(context: Lowering, node: Node) -> None:
-    """1. On a constant: codes. 2. Behind an activation: a table lookup. 3. On codes: requantize, with every ReLU in front
+    """1. On a constant: codes. 2. Behind an activation: a table lookup; behind an average: the average, rounded into this format. 3. On codes: requantize, with every ReLU in front
     as its limits. 4. On reals: quantize."""
     format, rounding, value = frozen_format(node), attr(node, "rounding"), node.inputs[0]
     if context.source.is_constant(value):
@@ -86,7 +86,9 @@ def lower_fake_quantize(context: Lowering, node: Node) -> None:
     if format.per_channel:
         raise ValueError(f"quantizer {node.name!r} is per channel on a computed value; only constants may be")
     value, relus = fuse_relu.behind_relus(context, value)
-    if value in context.pending:
+    if value in context.pending and context.pending[value].op == "average_pool":
+        average_pools.lower_mean(context, context.pending[value], node, format, rounding, relus)
+    elif value in context.pending:
         if relus.present:
             raise ValueError(f"the ReLU in front of {node.name!r} reads the activation {value!r}; put a quantizer between them")
         activation_tables.lower_table(context, context.pending[value], node, format, rounding)

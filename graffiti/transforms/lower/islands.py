@@ -36,7 +36,7 @@ def lower_float(context: Lowering, node: Node) -> None:
         raise ValueError(f"{node.op} {node.name!r} is in float but {computed[0]!r} is computed; quantize its input, or keep its weights in float")
     data = [value for value in node.inputs if value not in arrays and not (node.op == "bias_add" and context.source.is_constant(value))]
     class_name, config = CONFIGS[node.op](context.source, node, attributes(node), last is not node)
-    ours = class_name in ("Affine", "ConstantMultiply", "Elementwise", "Reduce", "Pad", "Crop", "Slice", "Take")
+    ours = class_name in ("Affine", "ConstantMultiply", "Elementwise", "Reduce", "Pad", "Crop", "Slice", "Take", "WindowMean")
     weights = tuple(context.constant(name, context.source.constants[name], None) for name in arrays)
     attrs: dict[str, Any] = {
         "layer": {
@@ -99,6 +99,8 @@ def _dense(graph, node, attrs, use_bias):
 def _pool(kind: str) -> Callable:
     def config(graph, node, attrs, use_bias):
         pool = {"pool_size": list(attrs["pool_size"]), "strides": list(attrs["strides"]), "padding": attrs["padding"]}
+        if not attrs.get("divide", True):
+            return "WindowMean", {**pool, "divide": False}
         return f"{kind}Pooling{_rank(graph, node)}", pool
 
     return config

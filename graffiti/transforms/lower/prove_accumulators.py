@@ -11,7 +11,7 @@ from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import PRODUCTS, attr
 from graffiti.graph.passes import Pass, PassResult
 from graffiti.numerics.formats import QFormat
-from graffiti.numerics.rounding import shift_right
+from graffiti.numerics.rounding import divide, shift_right
 
 SUMS = (*PRODUCTS, "multiply", "bias_add", "add", "subtract")
 Interval = tuple[np.ndarray, np.ndarray]  # lowest and highest code, int64, scalar or one for each index of the last axis
@@ -37,7 +37,9 @@ class ProveAccumulators(Pass):
     ``sum_k max(w_k*l, w_k*h, 0)``, at least ``sum_k min(w_k*l, w_k*h, 0)``, per output channel. Every term's interval holds
     zero, so the bound holds for partial sums in any order, too.
 
-    1. All within the register: nothing. 2. A product, a bias, a sum or a multiply that may leave it: ``AccumulatorOverflow``
+    For an average the sum of its window is bounded, not the code behind the division.
+
+    1. All within the register: nothing. 2. A product, a bias, a sum, a multiply or a window's sum that may leave it: ``AccumulatorOverflow``
     with the first layer's name and the bound, and the names of the others.
 
     Args:
@@ -91,6 +93,10 @@ def prove(graph: Graph, bits: int = 32) -> tuple[dict[str, Interval], list[Overf
         if format is None:
             continue
         low, high = _interval(graph, node, format, [found.get(value) for value in node.inputs])
+        if node.op == "average_pool":
+            sums = _window_sum(graph, node, _whole(found[node.inputs[0]]))
+            if sums[0] < low_end or sums[1] > high_end:
+                overflows.append(Overflow(node.name, node.op, max(-sums[0], sums[1])))
         if node.op in SUMS and (low.min() < low_end or high.max() > high_end):
             overflows.append(Overflow(node.name.removesuffix("/product"), node.op, max(-int(low.min()), int(high.max()))))
             low, high = np.clip(low, low_end, high_end), np.clip(high, low_end, high_end)
@@ -114,6 +120,8 @@ def _interval(graph: Graph, node: Node, format: QFormat, inputs: list[Interval |
     if node.op == "subtract":
         (a, b), (c, d) = (_whole(interval) for interval in inputs)
         return np.asarray(a - d), np.asarray(b - c)
+    if node.op == "average_pool":
+        return _average(graph, node, format, _whole(inputs[0]))
     if node.op == "requantize":
         return _requantize(graph, node, format, inputs[0])
     if node.op == "relu":
@@ -147,6 +155,22 @@ def _product(graph: Graph, node: Node, x: tuple[int, int]) -> Interval:
     low, high = min(x[0], 0), max(x[1], 0)
     positive, negative = np.maximum(kernel, 0), np.minimum(kernel, 0)
     return (positive * low + negative * high).sum(0), (positive * high + negative * low).sum(0)
+
+
+def _window_sum(graph: Graph, node: Node, x: tuple[int, int]) -> tuple[int, int]:
+    """The lowest and highest sum of a window, partial sums included: the window may reach over the border, its terms have either sign."""
+    count = math.prod(attr(node, "pool_size"))
+    return count * min(x[0], 0), count * max(x[1], 0)
+
+
+def _average(graph: Graph, node: Node, format: QFormat, x: tuple[int, int]) -> Interval:
+    """A mean lies between the lowest and the highest code; a sum between the sums. Both through the rounding, within the limits."""
+    low, high = attr(node, "low"), attr(node, "high")
+    low, high = format.qmin if low is None else low, format.qmax if high is None else high
+    ends = x if attr(node, "divide") else _window_sum(graph, node, x)
+    shift = format.exponents[0] - graph.format(node.inputs[0]).exponents[0]  # type: ignore[union-attr]
+    bounds = [int(np.clip(divide(np.clip(end, -(1 << 31), 1 << 31), 1, shift, attr(node, "rounding")), low, high)) for end in ends]
+    return np.asarray(bounds[0]), np.asarray(bounds[1])
 
 
 def _requantize(graph: Graph, node: Node, format: QFormat, x: Interval | None) -> Interval:

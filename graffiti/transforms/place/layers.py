@@ -16,7 +16,8 @@ CLASSES: dict[str | tuple[str, int], tuple[str, ...]] = {
     "dense": ("Dense", "EinsumDense"), "relu": ("ReLU", "Activation"),
     "softmax": ("Softmax", "Activation"), "add": ("Add",), "subtract": ("Subtract",), "maximum": ("Maximum",), "minimum": ("Minimum",),
     "concat": ("Concatenate",), ("max_pool", 3): ("MaxPooling1D",), ("max_pool", 4): ("MaxPooling2D",),
-    "global_max_pool": ("GlobalMaxPooling1D", "GlobalMaxPooling2D"), ("pad", 3): ("ZeroPadding1D",),
+    "global_max_pool": ("GlobalMaxPooling1D", "GlobalMaxPooling2D"),
+    "average_pool": ("AveragePooling1D", "AveragePooling2D", "GlobalAveragePooling1D", "GlobalAveragePooling2D"), ("pad", 3): ("ZeroPadding1D",),
     ("pad", 4): ("ZeroPadding2D",), ("crop", 3): ("Cropping1D",), ("crop", 4): ("Cropping2D",),
     "training_only": (
         "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "AlphaDropout", "GaussianNoise", "ActivityRegularization",
@@ -25,7 +26,6 @@ CLASSES: dict[str | tuple[str, int], tuple[str, ...]] = {
     ("upsample", 4): ("UpSampling2D",), "multiply": ("Rescaling",),
     "rescaling": ("Normalization", "Rescaling", "BatchNormalization"),
 }
-_POOLS = ("AveragePooling1D", "AveragePooling2D", "GlobalAveragePooling1D", "GlobalAveragePooling2D")
 
 
 def layer_of(name: str, nodes: set[str]) -> str:
@@ -36,29 +36,6 @@ def layer_of(name: str, nodes: set[str]) -> str:
         if prefix in nodes:
             return prefix
     return name
-
-
-def is_average_pool(graph: Graph, node: Node) -> bool:
-    """Whether a node is the product that an average pool became: its constant operand is ``<name>/reciprocal``."""
-    if node.op not in ("depthwise_conv", "multiply") or len(node.inputs) != 2:
-        return False
-    operand = node.inputs[1]
-    producer = graph.producer(operand)
-    if producer is not None and producer.op == "fake_quantize":
-        operand = producer.inputs[0]
-    return graph.is_constant(operand) and operand.split("/")[-1].startswith("reciprocal")
-
-
-def is_window_sum(graph: Graph, node: Node) -> bool:
-    """Whether a node only sums windows for an average pool with partial windows: every weight is one."""
-    readers = graph.consumers(node.name)
-    if node.op != "depthwise_conv" or len(readers) != 1 or not is_average_pool(graph, readers[0]):
-        return False
-    operand = node.inputs[1]
-    producer = graph.producer(operand)
-    if producer is not None and producer.op == "fake_quantize":
-        operand = producer.inputs[0]
-    return graph.is_constant(operand) and bool((graph.constants[operand] == 1).all())
 
 
 def is_leaky_relu(graph: Graph, node: Node) -> bool:
@@ -113,8 +90,6 @@ def _classes(graph: Graph, nodes: list[Node]) -> tuple[str, ...]:
             found[str(layer.get("class_name", "island") if isinstance(layer, dict) else layer)] = None
         elif node.op == "training_only":
             found[node.attrs["layer"]] = None
-        elif is_average_pool(graph, node) or is_window_sum(graph, node):
-            found.update(dict.fromkeys(_POOLS))
         elif is_leaky_relu(graph, node):
             found.update(dict.fromkeys(("LeakyReLU", "PReLU")))
         else:

@@ -13,10 +13,10 @@ from graffiti.graph.functions import Interval
 from graffiti.graph.intervals import intervals
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import OPS, PRODUCTS, SELECTS
-from graffiti.transforms.place.layers import is_average_pool, is_window_sum, layer_of, layers
+from graffiti.transforms.place.layers import layer_of, layers
 
 FLOAT_OPS = ("island", "softmax", "rescaling")  # compute on real values whatever the scheme says
-UNPREPARED = ("separable_conv", "batch_norm", "leaky_relu", "prelu", "average_pool", "mean")
+UNPREPARED = ("separable_conv", "batch_norm", "leaky_relu", "prelu", "mean")
 MAX_NAMES = 12
 _ARITHMETIC = (*PRODUCTS, "multiply", "bias_add", "add", "subtract")
 
@@ -222,8 +222,7 @@ def _is_parameter(graph: Graph, value: str) -> bool:
 def _edge_products(graph: Graph, plan: Plan, *, forward: bool) -> set[str]:
     """Compute nodes with no other compute node between them and an edge of the network, and those in the same layer.
 
-    Products that mix nothing (a depthwise 1x1 window: an affine map per channel) and average pools do not hide the
-    layer behind them.
+    Products that mix nothing (a depthwise 1x1 window: an affine map per channel) do not hide the layer behind them.
     """
     names = {node.name for node in graph.nodes}
     hidden: set[str] = set()  # values on the far side of a compute node
@@ -243,18 +242,13 @@ def _edge_products(graph: Graph, plan: Plan, *, forward: bool) -> set[str]:
                     found.add(node.name)
                 if not _hides(graph, node):
                     reached.update(value for value in node.inputs if not graph.is_constant(value))
-    found = {name for name in found if _is_layer(graph, graph.node(name)) and not plan.in_float(graph.node(name))}
+    found = {name for name in found if not plan.in_float(graph.node(name))}
     scopes = {layer_of(name, names) for name in found}
-    same = {n.name for n in graph.nodes if n.op in PRODUCTS and layer_of(n.name, names) in scopes and _is_layer(graph, n)}
-    return found | same
-
-
-def _is_layer(graph: Graph, node: Node) -> bool:
-    return not is_average_pool(graph, node) and not is_window_sum(graph, node)
+    return found | {n.name for n in graph.nodes if n.op in PRODUCTS and layer_of(n.name, names) in scopes}
 
 
 def _hides(graph: Graph, node: Node) -> bool:
-    if node.op not in PRODUCTS or not _is_layer(graph, node):
+    if node.op not in PRODUCTS:
         return False
     return node.op != "depthwise_conv" or any(size != 1 for size in graph.shape(node.inputs[1])[:-2])
 

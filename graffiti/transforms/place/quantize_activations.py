@@ -15,7 +15,7 @@ class QuantizeActivations(Pass):
     A value that cannot be negative, whatever the input and the trained weights (``Plan.intervals``), has no sign bit.
 
     1. ReLU, ReLU6: behind the ReLU and none in front of it, whatever the ReLU reads (accumulator or codes).
-    2. ``bias_add``, a product without a bias, ``add``, ``subtract``, ``multiply`` with no ReLU behind: behind it. Where a
+    2. ``bias_add``, a product without a bias, an average, ``add``, ``subtract``, ``multiply`` with no ReLU behind: behind it. Where a
        ReLU and other ops read it, the ReLU reads the accumulator and the others share one quantizer.
     3. ``activation``: in front (unless on a grid already) and behind it.
     4. Ops that move codes (pools, pad, reshape ...): no quantizer of their own, they are quantized in front.

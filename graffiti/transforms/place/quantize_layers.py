@@ -7,7 +7,7 @@ from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import PRODUCTS
 from graffiti.graph.passes import Pass, PassResult
 from graffiti.transforms.place.insert import attributes
-from graffiti.transforms.place.layers import is_average_pool, is_leaky_relu, is_window_sum
+from graffiti.transforms.place.layers import is_leaky_relu
 from graffiti.transforms.place.plan import Plan
 
 CHANNEL_AXES: dict[str, int | str] = {"conv": -1, "dense": -1, "conv_transpose": -2, "depthwise_conv": "flat"}
@@ -22,8 +22,8 @@ class QuantizeLayers(Pass):
     3. With a bias and a narrow accumulator (published, 16 bits): ``c/accumulator`` behind the product and ``c/q_bias``
        share one threshold, one group for all calls of one layer.
     4. Without a bias: the weight only; the output gets the ordinary output quantizer.
-    5. ``multiply`` by a constant that is no average pool's and no leaky ReLU's: the constant like a weight.
-    6. Layers in float, average pools, quantized kernels: left alone.
+    5. ``multiply`` by a constant that is no leaky ReLU's: the constant like a weight.
+    6. Layers in float, quantized kernels: left alone. Average pools become products later, and only where a scheme asks for it.
     """
 
     stage = "fakequant"
@@ -37,9 +37,9 @@ class QuantizeLayers(Pass):
         for node in list(graph.nodes):
             if self.plan.in_float(node):
                 continue
-            if node.op in PRODUCTS and not is_average_pool(graph, node) and not is_window_sum(graph, node):
+            if node.op in PRODUCTS:
                 modified |= self._product(graph, node)
-            elif node.op == "multiply" and not is_average_pool(graph, node) and not self._in_leaky_relu(graph, node):
+            elif node.op == "multiply" and not self._in_leaky_relu(graph, node):
                 modified |= self._scale(graph, node)
         return PassResult(graph, modified)
 

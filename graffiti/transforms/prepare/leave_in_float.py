@@ -11,7 +11,7 @@ from graffiti.graph.ops import OPS, attr
 from graffiti.graph.passes import Pass, PassResult
 from graffiti.transforms.prepare import (
     affine_to_depthwise,
-    average_pool_to_depthwise,
+    canonical_average_pool,
     mean_to_average_pool,
     unfuse_leaky_relu,
 )
@@ -47,7 +47,7 @@ ISLANDS: dict[str, tuple[Callable[[Graph, Node], Config], Callable[[Graph, Node]
         lambda graph, node: _own("Reduce", operation="mean" if attr(node, "divide") else "sum", axes=attr(node, "axes"), keepdims=attr(node, "keepdims")),
         mean_to_average_pool.reason_against,
     ),
-    "average_pool": (_average_pool, average_pool_to_depthwise.reason_against),
+    "average_pool": (_average_pool, canonical_average_pool.reason_against),
     "rescaling": (
         lambda graph, node: _own("Affine", **dict(zip(affine.KEYS, (value.tolist() for value in affine.numbers(graph, node))))),
         affine_to_depthwise.reason_against,
@@ -98,5 +98,6 @@ class LeaveInFloat(Pass):
         for node in graph.nodes:
             if id(node) in at_border:
                 continue
-            if node.op in ISLANDS or "fakequant" not in OPS[node.op].stages:
+            stages = OPS[node.op].stages
+            if "fakequant" not in stages or (node.op in ISLANDS and "integer" not in stages):
                 yield f"{node.op} {node.name!r} is still there, which a fakequant graph cannot hold; a pass before must rewrite it"

@@ -104,6 +104,13 @@ def test_leaky_relu_and_its_signed_average_pool():
         output %pool_q""").splitlines()
 
 
+def test_leaky_relu_and_the_exact_mean_of_the_default_schemes():
+    net = Network()
+    x = net.leaky_relu(net.conv(net.input((8, 8, 3)), "c", 4), "l")
+    found = lines(net.output(net.average_pool(x, "pool", 8)), "int8")[0]
+    assert found[-3:] == ["%pool = average_pool(%l_q)", "%pool_q = fake_quantize(%pool) s8 activation", "output %pool_q"]
+
+
 def weights(graph, scheme, rules=()):
     placed = pipelines.place(graph, scheme, rules)[0]
     return {n.name.removesuffix("/q_kernel"): n.attrs["bits"] for n in placed.nodes if n.op == "fake_quantize" and n.attrs["role"] == "weight"}
@@ -165,7 +172,7 @@ def test_a_function_as_a_rule_sees_path_op_and_classes():
 
 def test_a_rule_matches_pools_by_class():
     found = lines(resnet(), "int8", [Rule(GlobalAveragePooling2D, None)])[0]
-    assert "%pool/product = depthwise_conv(%b_relu_q, %pool/product/reciprocal)" in found
+    assert "%pool/product = average_pool(%b_relu_q)" in found and "%pool/product_q = fake_quantize(%pool/product) u8 activation" not in found
 
 
 @pytest.mark.parametrize("rule", [Rule("conv", "int8"), Rule(int, None), Rule(lambda layer: False, None)])
@@ -249,7 +256,7 @@ def _source(producers, value):
 def test_fake_quantization_at_16_bits_keeps_the_function():
     """With wide codes and generous thresholds the fakequant graph computes what the float graph did."""
     wide = schemes.get("int8").replace(
-        weights=schemes.get("int8").weights.replace(bits=16), activations=schemes.get("int8").activations.replace(bits=16), reciprocal_bits=16)
+        weights=schemes.get("int8").weights.replace(bits=16), activations=schemes.get("int8").activations.replace(bits=16))
     for make in (resnet, mobilenet_block, inception_block):
         graph = make(3, norm=True)
         data = np.random.default_rng(1).normal(size=(4, *graph.shape("x")[1:])).astype(np.float32)

@@ -135,9 +135,8 @@ def test_a_scale_in_front_of_a_leaky_relu_is_quantized_the_slope_is_not():
     assert "%s/q_scale = fake_quantize(%k) s8n weight" in result and result.count("fake_quantize") == 1
 
 
-def test_layers_in_float_and_averages_are_left_alone():
+def test_layers_in_float_are_left_alone():
     unchanged(QuantizeLayers, LAYER + "%y = relu(%c)", rules=[Rule("c", None)])
-    unchanged(QuantizeLayers, f"{IMAGE}\nconst %y/reciprocal: f32[2,2,2,1] = full(0.25)\n%y = depthwise_conv(%x, %y/reciprocal) {CONV}")
     unchanged(QuantizeLayers, f"{IMAGE}\nconst %y/alpha: f32[1] = full(0.1)\n%s = multiply(%x, %y/alpha)\n%y = maximum(%x, %s)")
 
 
@@ -217,22 +216,20 @@ def test_another_maximum_is_no_leaky_relu():
 
 
 # ---- quantize_average_pool ------------------------------------------------------------------------------------------------
-def test_average_pool_has_a_fixed_reciprocal_and_rounds_down():
-    body = f"{IMAGE}\nconst %y/reciprocal: f32[2,2,2,1] = full(0.25)\n%y = depthwise_conv(%x, %y/reciprocal) {CONV}"
-    assert run(QuantizeAveragePool, body)[0] == text("""
+AVERAGE = "%y = average_pool(%x) {pool_size=(2, 2), strides=(2, 2)}"
+
+
+def test_a_scheme_with_a_reciprocal_multiplies_by_it_and_rounds_down():
+    assert run(QuantizeAveragePool, f"{IMAGE}\n{AVERAGE}", "graffitist_int8")[0] == text("""
         %y/q_reciprocal = fake_quantize(%y/reciprocal) u8 reciprocal fixed
         %y = depthwise_conv(%x, %y/q_reciprocal)
         %y_q = fake_quantize(%y) s8 activation floor
         output %y_q""")
 
 
-def test_average_pool_with_partial_windows_sums_exactly_first():
-    body = f"""{IMAGE}
-    const %y/ones: f32[2,2,2,1] = full(1)
-    const %y/reciprocal: f32[1,4,4,1] = full(0.25)
-    %y/sum = depthwise_conv(%x, %y/ones) {CONV}
-    %y = multiply(%y/sum, %y/reciprocal)"""
-    assert run(QuantizeAveragePool, body)[0] == text("""
+def test_its_partial_windows_are_summed_exactly_first():
+    body = f"{IMAGE}\n%y = average_pool(%x) {{pool_size=(3, 3), strides=(1, 1), padding='same'}}"
+    assert run(QuantizeAveragePool, body, "graffitist_int8")[0] == text("""
         %y/sum/q_kernel = fake_quantize(%y/ones) s8 reciprocal fixed
         %y/sum = depthwise_conv(%x, %y/sum/q_kernel)
         %y/sum_q = fake_quantize(%y/sum) s16 activation
@@ -243,10 +240,10 @@ def test_average_pool_with_partial_windows_sums_exactly_first():
     assert "%y_q = fake_quantize(%y) u8 activation floor" in run(QuantizeAveragePool, body, unsigned=["x"])[0]
 
 
-def test_other_depthwise_layers_are_no_pools():
-    body = f"{IMAGE}\nconst %y/kernel: f32[2,2,2,1] = full(0.25)\n%y = depthwise_conv(%x, %y/kernel) {CONV}"
-    unchanged(QuantizeAveragePool, body)
-    unchanged(QuantizeAveragePool, body.replace("kernel", "reciprocal"), rules=[Rule("y", None)])
+def test_other_schemes_pools_in_float_and_other_layers_are_left_alone():
+    unchanged(QuantizeAveragePool, f"{IMAGE}\n{AVERAGE}")
+    unchanged(QuantizeAveragePool, f"{IMAGE}\n{AVERAGE}", rules=[Rule("y", None)])
+    unchanged(QuantizeAveragePool, f"{IMAGE}\nconst %y/reciprocal: f32[2,2,2,1] = full(0.25)\n%y = depthwise_conv(%x, %y/reciprocal) {CONV}")
 
 
 # ---- quantize_activations -------------------------------------------------------------------------------------------------
@@ -399,8 +396,10 @@ def test_what_concat_and_inputs_hand_on_is_rescaled():
 def test_other_bits_and_other_rounding_are_rescaled():
     rules = [Rule("d", schemes.get("int8").replace(activations=QuantizerSpec(6)))]
     assert "%y_rescale_1 = fake_quantize(%d_q) s8 rescale" in meet(InsertRescale, TWO + "%y = add(%c, %d)", rules=rules)
-    pool = f"const %p/reciprocal: f32[3,3,3,1] = full(0.1)\n%p = depthwise_conv(%d, %p/reciprocal) {CONV}\n%y = add(%c, %p)"
-    assert "%y_rescale_1 = fake_quantize(%p_q) s8 rescale" in meet(InsertRescale, TWO + pool)
+    pool = "%p = average_pool(%d) {pool_size=(3, 3), strides=(1, 1), padding='same'}\n%y = add(%c, %p)"
+    published = [Rule("p", schemes.get("int8").replace(reciprocal_bits=8))]
+    assert "%y_rescale_1 = fake_quantize(%p_q) s8 rescale" in meet(InsertRescale, TWO + pool, rules=published)
+    assert "rescale" not in meet(InsertRescale, TWO + pool)
 
 
 def test_constants_that_meet_values_are_quantized():
@@ -444,22 +443,24 @@ def test_rescale_points_follow_the_other_inputs():
 
 @pytest.mark.parametrize("middle, sign", [("%r = relu(%c)", "u"), ("%r = identity(%c)", "s")])
 def test_average_pools_follow_their_input(middle, sign):
-    pool = f"const %y/reciprocal: f32[2,2,3,1] = full(0.25)\n%y = depthwise_conv(%r, %y/reciprocal) {CONV}"
-    assert f"%y_q = fake_quantize(%y) {sign}8 activation floor" in meet(ChooseSigns, f"{LAYER}{middle}\n{pool}")
-    sums = f"""const %y/ones: f32[2,2,3,1] = full(1)
-    const %y/reciprocal: f32[1,4,4,1] = full(0.25)
-    %y/sum = depthwise_conv(%r, %y/ones) {CONV}
-    %y = multiply(%y/sum, %y/reciprocal)"""
-    result = meet(ChooseSigns, f"{LAYER}{middle}\n{sums}")
-    assert "%y/sum_q = fake_quantize(%y/sum) s16 activation" in result and f"%y_q = fake_quantize(%y) {sign}8 activation floor" in result
+    for padding in ("valid", "same"):
+        pool = f"%y = average_pool(%r) {{pool_size=(3, 3), strides=(1, 1), padding='{padding}'}}"
+        assert f"%y_q = fake_quantize(%y) {sign}8 activation\n" in meet(ChooseSigns, f"{LAYER}{middle}\n{pool}")
+        published = [Rule("y", schemes.get("int8").replace(reciprocal_bits=8))]
+        assert f"%y_q = fake_quantize(%y) {sign}8 activation floor" in meet(ChooseSigns, f"{LAYER}{middle}\n{pool}", rules=published)
 
 
 def test_average_pool_behind_a_mixed_concat_is_signed():
-    body = TWO + f"""%r = relu(%c)
+    body = TWO + """%r = relu(%c)
     %k = concat(%r, %d)
-    const %y/reciprocal: f32[2,2,6,1] = full(0.25)
-    %y = depthwise_conv(%k, %y/reciprocal) {CONV}"""
-    assert "%y_q = fake_quantize(%y) s8 activation floor" in meet(ChooseSigns, body)
+    %y = average_pool(%k) {pool_size=(2, 2), strides=(1, 1)}"""
+    assert "%y_q = fake_quantize(%y) s8 activation\n" in meet(ChooseSigns, body)
+
+
+def test_a_relu_behind_an_average_takes_its_quantizer():
+    body = f"{LAYER}%p = average_pool(%c) {{pool_size=(2, 2), strides=(1, 1)}}\n%y = relu(%p)"
+    result = meet(ChooseSigns, body)
+    assert "%y_q = fake_quantize(%y) u8 activation" in result and "%p_q" not in result
 
 
 def test_sums_of_what_is_never_negative_have_no_sign():

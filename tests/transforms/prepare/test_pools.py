@@ -1,4 +1,4 @@
-"""MeanToAveragePool and AveragePoolToDepthwise."""
+"""MeanToAveragePool, CanonicalAveragePool and the published product that an average pool may become."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from graffiti.graph.printer import parse
 from graffiti.graph.verify import verify_graph
 from graffiti.numerics import reference
 from graffiti.numerics.formats import QFormat
-from graffiti.transforms.prepare.average_pool_to_depthwise import AveragePoolToDepthwise, window_counts
+from graffiti.numerics.windows import window_counts
+from graffiti.transforms.place.average_pool_to_depthwise import average_pool_to_depthwise
+from graffiti.transforms.prepare.canonical_average_pool import CanonicalAveragePool
 from graffiti.transforms.prepare.mean_to_average_pool import MeanToAveragePool
 
 
@@ -107,90 +109,15 @@ def test_mean_7_left_alone_with_a_note(check, shape, axes, why):
     assert note.node == "m" and why in note.why
 
 
-def test_average_pool_1_valid(check):
-    check(AveragePoolToDepthwise(), """
-        float graph g
-        input %x:f32[_,7,6,2]
-        %p = average_pool(%x) {pool_size=(3, 2), strides=(2, 1), padding='valid'}
-        output %p
-    """, """
-        float graph g
-        input %x:f32[_,7,6,2]
-        const %p/reciprocal:f32[3,2,2,1] = full(0.16666667)
-        %p = depthwise_conv(%x, %p/reciprocal) {strides=(2, 1), padding='valid', dilation=(1, 1)}
-        output %p
-    """)
+@pytest.mark.parametrize("shape, pool", [
+    ("_,7,6,2", "pool_size=(3, 2), strides=(2, 1)"), ("_,_,_,2", "pool_size=(2, 2), strides=(2, 2)"), ("_,8,2", "pool_size=(3,), strides=(2,), padding='same'"),
+])
+def test_average_pool_2_left_alone(check, shape, pool):
+    check(CanonicalAveragePool(), f"float graph g\ninput %x:f32[{shape}]\n%p = average_pool(%x) {{{pool}}}\noutput %p")
 
 
-def test_average_pool_1_same_without_zeros_and_one_axis(check):
-    check(AveragePoolToDepthwise(), """
-        float graph g
-        input %x:f32[_,8,2]
-        %p = average_pool(%x) {pool_size=(2,), strides=(2,), padding='same'}
-        output %p
-    """, """
-        float graph g
-        input %x:f32[_,8,2]
-        const %p/reciprocal:f32[2,2,1] = full(0.5)
-        %p = depthwise_conv(%x, %p/reciprocal) {strides=(2,), padding='same', dilation=(1,)}
-        output %p
-    """)
-
-
-def test_average_pool_1_valid_of_unknown_size(check):
-    check(AveragePoolToDepthwise(), """
-        float graph g
-        input %x:f32[_,_,_,2]
-        %p = average_pool(%x) {pool_size=(2, 2), strides=(2, 2)}
-        output %p
-    """, """
-        float graph g
-        input %x:f32[_,_,_,2]
-        const %p/reciprocal:f32[2,2,2,1] = full(0.25)
-        %p = depthwise_conv(%x, %p/reciprocal) {strides=(2, 2), padding='valid', dilation=(1, 1)}
-        output %p
-    """)
-
-
-def test_average_pool_2_over_the_border(check):
-    window = np.outer([2, 3, 3, 2], [2, 2])  # 4 rows, window 3, one zero each side; 4 columns in steps of 2, window 3, zero behind
-    window[:, 0], window[:, 1] = np.array([2, 3, 3, 2]) * 3, np.array([2, 3, 3, 2]) * 2
-    reciprocal = (1 / window).astype(np.float32).reshape(1, 4, 2, 1)
-    check(AveragePoolToDepthwise(), """
-        float graph g
-        input %x:f32[_,4,4,2]
-        %p = average_pool(%x) {pool_size=(3, 3), strides=(1, 2), padding='same'}
-        output %p
-    """, """
-        float graph g
-        input %x:f32[_,4,4,2]
-        const %p/ones:f32[3,3,2,1] = full(1)
-        const %p/reciprocal:f32[1,4,2,1]
-        %p/sum = depthwise_conv(%x, %p/ones) {strides=(1, 2), padding='same', dilation=(1, 1)}
-        %p = multiply(%p/sum, %p/reciprocal)
-        output %p
-    """, {"p/reciprocal": reciprocal})
-
-
-def test_average_pool_2_unknown_length_where_the_window_is_one(check):
-    check(AveragePoolToDepthwise(), """
-        float graph g
-        input %x:f32[_,_,2,1]
-        %p = average_pool(%x) {pool_size=(1, 3), strides=(1, 1), padding='same'}
-        output %p
-    """, """
-        float graph g
-        input %x:f32[_,_,2,1]
-        const %p/ones:f32[1,3,1,1] = full(1)
-        const %p/reciprocal:f32[1,1,2,1] = full(0.5)
-        %p/sum = depthwise_conv(%x, %p/ones) {strides=(1, 1), padding='same', dilation=(1, 1)}
-        %p = multiply(%p/sum, %p/reciprocal)
-        output %p
-    """)
-
-
-def test_average_pool_3_window_of_one(check):
-    check(AveragePoolToDepthwise(), """
+def test_average_pool_1_window_of_one(check):
+    check(CanonicalAveragePool(), """
         float graph g
         input %x:f32[_,7,6,2]
         %p = average_pool(%x) {pool_size=(1, 1), strides=(2, 2), padding='same'}
@@ -207,20 +134,46 @@ def test_average_pool_3_window_of_one(check):
     ("_,_,4,2", "pool_size=(2, 2), strides=(2, 2), padding='same'", "unknown size"),
     ("_,4,4,4,2", "pool_size=(2, 2, 2), strides=(2, 2, 2)", "3"), ("_,4,_", "pool_size=(2,), strides=(2,)", "channels"),
 ])
-def test_average_pool_4_and_5_left_alone_with_a_note(shape, op, why):
-    result = AveragePoolToDepthwise()(parse(f"float graph g\ninput %x:f32[{shape}]\n%p = average_pool(%x) {{{op}}}\noutput %p"))
+def test_average_pool_3_left_alone_with_a_note(shape, op, why):
+    result = CanonicalAveragePool()(parse(f"float graph g\ninput %x:f32[{shape}]\n%p = average_pool(%x) {{{op}}}\noutput %p"))
     assert not result.modified
     (note,) = result.notes
     assert note.node == "p" and why in note.why
 
 
 def test_average_pool_twin(check):
-    check(AveragePoolToDepthwise(), """
+    check(CanonicalAveragePool(), """
         float graph g
         input %x:f32[_,7,6,2]
         %p = max_pool(%x) {pool_size=(3, 3), strides=(2, 2), padding='same'}
         output %p
     """)
+
+
+def published(text: str):
+    graph = parse(text)
+    average_pool_to_depthwise(graph, graph.node("p"))
+    return graph
+
+
+def test_published_product():
+    graph = published("float graph g\ninput %x:f32[_,_,6,2]\n%p = average_pool(%x) {pool_size=(3, 2), strides=(2, 1)}\noutput %p")
+    assert graph.node("p").op == "depthwise_conv" and graph.node("p").attrs == {"strides": (2, 1), "padding": "valid", "dilation": (1, 1)}
+    assert graph.constants["p/reciprocal"].shape == (3, 2, 2, 1) and (graph.constants["p/reciprocal"] == np.float32(1 / 6)).all()
+
+
+def test_published_product_over_the_border():
+    window = np.zeros((4, 2))  # 4 rows, window 3, one zero each side; 4 columns in steps of 2, window 3, zero behind
+    window[:, 0], window[:, 1] = np.array([2, 3, 3, 2]) * 3, np.array([2, 3, 3, 2]) * 2
+    graph = published("float graph g\ninput %x:f32[_,4,4,2]\n%p = average_pool(%x) {pool_size=(3, 3), strides=(1, 2), padding='same'}\noutput %p")
+    assert [(node.name, node.op, node.inputs) for node in graph.nodes] == [
+        ("p/sum", "depthwise_conv", ("x", "p/ones")), ("p", "multiply", ("p/sum", "p/reciprocal"))]
+    assert (graph.constants["p/reciprocal"] == (1 / window).astype(np.float32).reshape(1, 4, 2, 1)).all() and (graph.constants["p/ones"] == 1).all()
+
+
+def test_published_product_of_unknown_length_where_the_window_is_one():
+    graph = published("float graph g\ninput %x:f32[_,_,2,1]\n%p = average_pool(%x) {pool_size=(1, 3), strides=(1, 1), padding='same'}\noutput %p")
+    assert graph.constants["p/reciprocal"].shape == (1, 1, 2, 1) and (graph.constants["p/reciprocal"] == 0.5).all()
 
 
 def test_window_counts_against_a_loop():
@@ -230,33 +183,33 @@ def test_window_counts_against_a_loop():
                 before, _ = window_pads(size, window, stride, 1, "same")
                 count = window_output(size, window, stride, 1, "same")
                 expected = [sum(0 <= i * stride - before + k < size for k in range(window)) for i in range(count)]
-                assert window_counts(size, window, stride).tolist() == expected
+                assert window_counts(size, window, stride, "same").tolist() == expected
+                assert window_counts(size, window, stride, "valid").tolist() == [window] * window_output(size, window, stride, 1, "valid")
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
-def test_average_pools_of_every_small_size_keep_the_function(padding, same_function):
+def test_published_products_of_every_small_size_keep_the_function(padding, same_function):
     for size in range(1, 8):
         for window in range(1, size + 3 if padding == "same" else size + 1):
             for stride in (1, 2, 3):
-                graph = parse(f"""
+                text = f"""
                     float graph g
                     input %x:f32[_,{size},5,2]
                     %p = average_pool(%x) {{pool_size=({window}, 2), strides=({stride}, 2), padding='{padding}'}}
                     output %p
-                """)
-                result = AveragePoolToDepthwise()(graph)
-                assert result.modified and "average_pool" not in {node.op for node in result.graph.nodes}
-                same_function(graph, result.graph)
+                """
+                graph = published(text)
+                assert "average_pool" not in {node.op for node in graph.nodes}
+                same_function(parse(text), graph)
 
 
 @pytest.mark.parametrize("size, integer, exponent", [(3, 228, -11), (7, 167, -13), (2, 255, -10), (8, 255, -14)])
 def test_c9_reciprocals(size, integer, exponent):
     """C9: 8 bit unsigned, MAX threshold; the constant this pass makes is what the published number is made of."""
-    graph = parse(
+    after = published(
         f"float graph g\ninput %x:f32[_,{size},{size},1]\n"
         f"%p = average_pool(%x) {{pool_size=({size}, {size}), strides=(1, 1)}}\noutput %p"
     )
-    after = AveragePoolToDepthwise()(graph).graph
     constant = after.constants["p/reciprocal"]
     assert constant.shape == (size, size, 1, 1) and (constant == np.float32(1 / size**2)).all()
     assert int(np.ceil(np.log2(constant.max()))) - 8 == exponent

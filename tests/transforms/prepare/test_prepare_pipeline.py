@@ -58,11 +58,9 @@ DEPENDENCIES = [
         const %s/pointwise_kernel:f32[1,1,4,4] = random(6)
         %s = separable_conv(%c, %s/depthwise_kernel, %s/pointwise_kernel) {strides=(1, 1), dilation=(1, 1)}
         %bn = """ + NORM.format("%s") + "\noutput %bn", ["conv", "depthwise_conv", *FOLDED]),
-    ("MeanToAveragePool", "AveragePoolToDepthwise", HEAD + "%m = mean(%c) {axes=(1, 2)}\noutput %m", ["conv", "depthwise_conv", "reshape"]),
+    ("MeanToAveragePool", "LeaveInFloat", HEAD + "%m = mean(%c) {axes=(1, 2)}\noutput %m", ["conv", "average_pool", "reshape"]),
     ("AffineToDepthwise", "FoldBatchNorm", HEAD + "%r = relu(%c)\n%bn = " + NORM.format("%r") + "\noutput %bn",
      ["conv", "relu", "fold_kernel", "fold_bias", "depthwise_conv", "bias_add"]),
-    ("AffineToDepthwise", "AveragePoolToDepthwise", HEAD + "%p = average_pool(%c) {pool_size=(2, 2), strides=(2, 2)}\n%bn = " + NORM.format("%p") + "\noutput %bn",
-     ["conv", "depthwise_conv", "fold_kernel", "fold_bias", "depthwise_conv", "bias_add"]),
     ("UnfuseLeakyRelu", "LeaveInFloat", HEAD + "%l = leaky_relu(%c) {alpha=0.1}\noutput %l", ["conv", "multiply", "maximum"]),
 ]
 
@@ -80,14 +78,6 @@ def test_order(same_function, first, second, text, ops):
         return
     assert shape_of(wrong) != ops
     same_function(graph, wrong)
-
-
-def test_the_reciprocal_stays_constant_where_batch_norm_follows_the_pool():
-    """Folded into the constant, batch norm would be quantized as a reciprocal and no longer be trained."""
-    text = next(text for first, second, text, _ in DEPENDENCIES if (first, second) == ("AffineToDepthwise", "AveragePoolToDepthwise"))
-    after = prepare(parse(text))
-    assert after.node("p").inputs == ("c", "p/reciprocal") and (after.constants["p/reciprocal"] == 0.25).all()
-    assert after.node("bn/product").inputs == ("p", "bn/folded_kernel")
 
 
 def test_input_graph_and_notes():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from graffiti.export.c.emit.average_pool import AveragePool
 from graffiti.export.c.emit.base import Emitter
 from graffiti.export.c.emit.conv import Conv
 from graffiti.export.c.emit.conv_transpose import ConvTranspose
@@ -14,6 +15,7 @@ from graffiti.export.c.emit.moves import Concat, Crop, Pad, Permute, Slice, Take
 from graffiti.export.c.emit.requantize import Requantize
 from graffiti.export.c.emit.reshape import Reshape
 
-_ALL = (Conv, DepthwiseConv, ConvTranspose, Dense, Elementwise, Requantize, Lookup, MaxPool, GlobalMaxPool, Concat, Pad, Crop, Slice, Take, Permute, Upsample, Reshape)
+_ALL = (Conv, DepthwiseConv, ConvTranspose, Dense, Elementwise, Requantize, Lookup, MaxPool, GlobalMaxPool, AveragePool, Concat, Pad, Crop, Slice, Take, Permute,
+        Upsample, Reshape)
 
 EMITTERS: dict[str, Emitter] = {op: emitter() for emitter in _ALL for op in emitter.ops}

@@ -1,4 +1,4 @@
-"""Depthwise convolution, and the average pool that is one: a kernel with a single value needs no array."""
+"""Depthwise convolution, and the published average pool, which is one: a kernel with a single value needs no array."""
 
 from __future__ import annotations
 

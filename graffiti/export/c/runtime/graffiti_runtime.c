@@ -534,6 +534,72 @@ void graffiti_sum_pool(const graffiti_window *window, const void *x, graffiti_ty
     }
 }
 
+/* round(n / d) where the quotient was cut to its floor q with the rest r: nothing here needs more bits than d. */
+#define ROUND_QUOTIENT(q, r, d, negative)                                                                                \
+    ((r) > (d) - (r) ? (q) + (mean->rounding != GRAFFITI_FLOOR)                                                          \
+     : (r) < (d) - (r) || mean->rounding == GRAFFITI_FLOOR ? (q)                                                         \
+     : mean->rounding == GRAFFITI_HALF_EVEN ? (q) + ((q) & 1) : (q) + (mean->rounding == GRAFFITI_HALF_UP || !(negative)))
+
+int32_t graffiti_mean_one(int32_t sum, int32_t elements, const graffiti_mean *mean) {
+    int64_t n = sum, d = elements, q, r;
+    if (mean->shift < 0) { /* a sum beyond the bound stays out of the range of every code behind the division */
+        const int64_t bound = (int64_t)1 << (62 + mean->shift);
+        n = (n < -bound ? -bound : n > bound ? bound : n) * ((int64_t)1 << -mean->shift);
+    } else {
+        d *= (int64_t)1 << smaller(mean->shift, 33); /* beyond, every quotient is less than one half */
+    }
+    q = n / d;
+    r = n - q * d;
+    if (r < 0) { /* C cuts towards zero */
+        q--;
+        r += d;
+    }
+    q = ROUND_QUOTIENT(q, r, d, n < 0);
+    return q < mean->low ? mean->low : q > mean->high ? mean->high : (int32_t)q;
+}
+
+/* The sums of one pixel become codes: in 32 bits, which processors divide fast, where nothing leaves them. */
+static void divide(const graffiti_mean *mean, int32_t elements, int32_t count, int32_t *restrict values) {
+    const int32_t left = mean->shift < 0 ? -mean->shift : 0, right = mean->shift > 0 ? mean->shift : 0;
+    int32_t largest = 0;
+    for (int32_t i = 0; i < count; i++) largest |= values[i] < 0 ? ~values[i] : values[i];
+    if (left >= 30 || right >= 30 || largest >= (int32_t)1 << (30 - left) || elements > (int32_t)1 << (29 - right)) {
+        for (int32_t i = 0; i < count; i++) values[i] = graffiti_mean_one(values[i], elements, mean);
+        return;
+    }
+    const int32_t d = elements * ((int32_t)1 << right);
+    for (int32_t i = 0; i < count; i++) {
+        const int32_t n = values[i] * ((int32_t)1 << left);
+        int32_t q = n / d, r = n - q * d;
+        if (r < 0) {
+            q--;
+            r += d;
+        }
+        q = ROUND_QUOTIENT(q, r, d, n < 0);
+        values[i] = q < mean->low ? mean->low : q > mean->high ? mean->high : q;
+    }
+}
+
+/* How many of `count` taps from `start` on lie within `size`. */
+static int32_t inside(int32_t start, int32_t count, int32_t size) {
+    const int32_t end = smaller(start + count, size);
+    return end - (start > 0 ? start : 0);
+}
+
+void graffiti_average_pool(const graffiti_window *window, const void *x, graffiti_type x_type, const graffiti_mean *mean, void *out, int32_t *scratch) {
+    const graffiti_window *v = window;
+    size_t at = 0;
+    for (int32_t row = 0; row < v->out_height; row++) {
+        const int32_t rows = inside(row * v->stride_y - v->pad_top, v->kernel_height, v->in_height);
+        for (int32_t column = 0; column < v->out_width; column++, at += (size_t)v->out_channels) {
+            const int32_t elements = rows * inside(column * v->stride_x - v->pad_left, v->kernel_width, v->in_width);
+            for (int32_t c = 0; c < v->out_channels; c += GRAFFITI_BLOCK) reduce(v, x, x_type, row, column, c, smaller(GRAFFITI_BLOCK, v->out_channels - c), 0, scratch + c);
+            divide(mean, mean->divide ? elements : 1, v->out_channels, scratch);
+            store(out, mean->type, at, v->out_channels, scratch);
+        }
+    }
+}
+
 void graffiti_max_pool(const graffiti_window *window, const void *x, graffiti_type type, void *out) {
     const graffiti_window *v = window;
     int32_t values[GRAFFITI_BLOCK];

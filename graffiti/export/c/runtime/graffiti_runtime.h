@@ -67,6 +67,15 @@ typedef struct {
 
 typedef enum { GRAFFITI_ADD, GRAFFITI_SUBTRACT, GRAFFITI_MULTIPLY, GRAFFITI_MAXIMUM, GRAFFITI_MINIMUM } graffiti_operator;
 
+/* How the sum of a window becomes a code: clamp(round(sum / (elements * 2^shift)), low, high); elements is 1 where it does not divide. */
+typedef struct {
+    int32_t divide;
+    int32_t shift; /* -61...62 */
+    graffiti_rounding rounding;
+    int32_t low, high;
+    graffiti_type type; /* of the output */
+} graffiti_mean;
+
 /* round(value / 2^shift) with int64 inside, clamped to [low, high]; shift in -32...62. */
 int32_t graffiti_requantize_one(int32_t value, int32_t shift, graffiti_rounding rounding, int32_t low, int32_t high);
 
@@ -82,7 +91,7 @@ void graffiti_conv(const graffiti_window *window, const void *x, graffiti_type x
 void graffiti_depthwise_conv(const graffiti_window *window, const void *x, graffiti_type x_type, const void *kernel, graffiti_type kernel_type,
                              const graffiti_epilogue *epilogue, void *out, int32_t *scratch);
 
-/* Depthwise convolution whose kernel holds one value everywhere (an average pool): value * sum over the window.
+/* Depthwise convolution whose kernel holds one value everywhere (a published average pool): value * sum over the window.
  * scratch: int32[out_channels]. */
 void graffiti_sum_pool(const graffiti_window *window, const void *x, graffiti_type x_type, int32_t value,
                        const graffiti_epilogue *epilogue, void *out, int32_t *scratch);
@@ -106,6 +115,13 @@ void graffiti_lookup(const void *x, graffiti_type x_type, int32_t lowest, const 
 
 /* Maximum over a window; padding never wins. */
 void graffiti_max_pool(const graffiti_window *window, const void *x, graffiti_type type, void *out);
+
+/* The mean of the part of each window that lies in the image, exactly: ties of the true quotient follow the rounding mode. Plain integer
+ * division, one for each output. scratch: int32[out_channels]. */
+void graffiti_average_pool(const graffiti_window *window, const void *x, graffiti_type x_type, const graffiti_mean *mean, void *out, int32_t *scratch);
+
+/* clamp(round(sum / (elements * 2^shift)), low, high) for one sum. */
+int32_t graffiti_mean_one(int32_t sum, int32_t elements, const graffiti_mean *mean);
 
 /* Copy elements of `bytes` (1, 2 or 4) from the source's steps to the destination's steps. A step of the source may be negative:
  * `source` is then the element that the first one written comes from. */
