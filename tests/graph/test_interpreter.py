@@ -99,6 +99,7 @@ const %t:u8@-8[256] = random(8)
 %rl = relu(%mx) {max_code=60}
 %l = lookup(%xq, %t) {format=u8@-8}
 %p = max_pool(%l) {pool_size=(3, 3), strides=(2, 2), padding='same'}
+%av = average_pool(%xq) {pool_size=(3, 2), strides=(2, 2), padding='same', format=u8@-9, rounding='half_up', low=3}
 %g = global_max_pool(%mx) {axes=(1, 2)}
 %j = concat(%mx, %rl) {axis=-1}
 %pd = pad(%j) {pads=((1, 0), (0, 2), (0, 0))}
@@ -122,9 +123,10 @@ const %t:u8@-8[256] = random(8)
 %o7 = dequantize(%pm)
 %o8 = dequantize(%f)
 %o9 = dequantize(%s)
+%o10 = dequantize(%av)
 %xb = bias_add(%c, %bias)
 %ob = dequantize(%xb)
-output %y1, %o1, %o2, %o3, %o4, %o5, %o6, %o7, %o8, %o9, %ob
+output %y1, %o1, %o2, %o3, %o4, %o5, %o6, %o7, %o8, %o9, %o10, %ob
 """
 
 
@@ -164,6 +166,7 @@ def test_every_integer_op_runs_and_has_the_type_it_says():
         "rl": np.clip(v["mx"], 0, 60),
         "l": k["t"][v["xq"].astype(int) + 128],
         "p": reference.max_pool(v["l"], (3, 3), (2, 2), "same"),
+        "av": reference.average_pool(v["xq"], (3, 2), (2, 2), "same", QFormat(8, True, -7), QFormat(8, False, -9), "half_up", 3),
         "g": v["mx"].max((1, 2)),
         "j": np.concatenate([v["mx"], v["rl"]], -1),
         "pd": np.pad(v["j"], ((0, 0), (1, 0), (0, 2), (0, 0))),
