@@ -17,9 +17,9 @@ from graffiti.ops import fallback
 class WindowMean(keras.layers.Layer):
     """The mean of each window's part inside the image, or its sum, over one or two spatial axes.
 
-    Forward at inference: the exact sum of the codes (float32 where it holds every partial sum, else float64), divided, and returned by
-    round to odd, so that the quantizer behind rounds the true quotient, ties included. In training: the ordinary float32 mean.
-    Backward: the mean's.
+    Forward at inference: the exact sum of the codes (float32 where it holds every partial sum, else float64),
+    divided, and returned by round to odd, so that the quantizer behind rounds the true quotient, ties included. In
+    training: the ordinary float32 mean. Backward: the mean's.
 
     Args:
         pool_size, strides: one integer per spatial axis.
@@ -30,7 +30,9 @@ class WindowMean(keras.layers.Layer):
     Input: ``(batch, *spatial, channels)`` on a quantizer's grid. Output: float32 ``(batch, *output, channels)``.
     """
 
-    def __init__(self, pool_size, strides, padding: str = "valid", *, input_bits: int | None = None, divide: bool = True, **kwargs) -> None:
+    def __init__(
+        self, pool_size, strides, padding: str = "valid", *, input_bits: int | None = None, divide: bool = True, **kwargs,
+    ) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         self.pool_size, self.strides = (tuple(int(n) for n in values) for values in (pool_size, strides))
@@ -82,7 +84,8 @@ class WindowMean(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         """Windows along the spatial axes."""
-        sizes = (window_output(n, k, s, 1, self.padding) for n, k, s in zip(input_shape[1:-1], self.pool_size, self.strides))
+        windows = zip(input_shape[1:-1], self.pool_size, self.strides)
+        sizes = (window_output(n, k, s, 1, self.padding) for n, k, s in windows)
         return (input_shape[0], *sizes, input_shape[-1])
 
     def get_config(self) -> dict[str, Any]:

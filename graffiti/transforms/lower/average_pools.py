@@ -10,14 +10,17 @@ from graffiti.transforms.lower.context import Lowering
 
 
 def lower_average_pool(context: Lowering, node: Node) -> None:
-    """1. It reads codes and only quantizers read it, ReLUs between them or not: left to them. 2. Else it is in float: an island."""
+    """1. It reads codes and only quantizers read it, ReLUs between them or not: left to them. 2. Else in float: an island."""
     if context.has_codes(node.inputs[0]) and only_rounded(context.source, node.output):
         context.pending[node.name] = node
     else:
         islands.lower_float(context, node)
 
 
-def lower_mean(context: Lowering, node: Node, quantizer: Node, format: QFormat, rounding: str, relus: fuse_relu.Relus) -> None:
-    """``clip(round(sum * 2**(e_x - e_y) / count), low, high)``: the true mean rounded once, with every ReLU in front of the quantizer as its limits."""
+def lower_mean(
+    context: Lowering, node: Node, quantizer: Node, format: QFormat, rounding: str, relus: fuse_relu.Relus,
+) -> None:
+    """``clip(round(sum * 2**(e_x - e_y) / count), low, high)``: the true mean rounded once, every ReLU in front as limits."""
     attrs = {**node.attrs, "format": format, "rounding": rounding, **fuse_relu.limits(format, relus, rounding)}
-    context.values[quantizer.name] = context.emit("average_pool", (context.values[node.inputs[0]],), quantizer.name, attrs)
+    codes = context.values[node.inputs[0]]
+    context.values[quantizer.name] = context.emit("average_pool", (codes,), quantizer.name, attrs)

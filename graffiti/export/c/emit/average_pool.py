@@ -22,8 +22,8 @@ class AveragePool(Emitter):
 
     def reusable(self, graph: Graph, step: Step) -> tuple[str, ...]:
         size = attr(step.node, "pool_size")
-        in_place = not any(front_pads(graph, step, size, attr(step.node, "strides"), (1,) * len(size))) and shrinking(graph, step)
-        return step.inputs[:1] if in_place else ()
+        pads = front_pads(graph, step, size, attr(step.node, "strides"), (1,) * len(size))
+        return step.inputs[:1] if not any(pads) and shrinking(graph, step) else ()
 
     def emit(self, writer: Writer, step: Step, scratch: str) -> list[str]:
         graph, node, (x,) = writer.graph, step.node, step.inputs
@@ -31,11 +31,15 @@ class AveragePool(Emitter):
         pads = front_pads(graph, step, size, strides, (1,) * len(size))
         window = window_struct(writer, step, size, strides, (1,) * len(size), pads)
         low, high = (attr(node, key) for key in ("low", "high"))
-        low, high = target.qmin if low is None else max(int(low), target.qmin), target.qmax if high is None else min(int(high), target.qmax)
-        shift = requantize_shift(graph.format(x), target, most_left=MOST_LEFT)
-        body = f"{{{int(attr(node, 'divide'))}, {shift}, {ROUNDING[attr(node, 'rounding')]}, {literal(low)}, {literal(high)}, {type_of(format_of(graph, step.output)).enum}}}"
-        mean = writer.struct("graffiti_mean", f"{step.output}_mean", body)
-        return [f"graffiti_average_pool({window}, {writer.read(x)}, {writer.type(x).enum}, &{mean}, {writer.write(step.output)}, {scratch});"]
+        low = target.qmin if low is None else max(int(low), target.qmin)
+        high = target.qmax if high is None else min(int(high), target.qmax)
+        values = (
+            int(attr(node, "divide")), requantize_shift(graph.format(x), target, most_left=MOST_LEFT), ROUNDING[attr(node, "rounding")],
+            literal(low), literal(high), type_of(format_of(graph, step.output)).enum,
+        )
+        mean = writer.struct("graffiti_mean", f"{step.output}_mean", "{" + ", ".join(map(str, values)) + "}")
+        source, out = f"{writer.read(x)}, {writer.type(x).enum}", writer.write(step.output)
+        return [f"graffiti_average_pool({window}, {source}, &{mean}, {out}, {scratch});"]
 
 
 MOST_LEFT = 61  # a sum that is not 0 leaves every format of codes behind it, whatever it is divided by
