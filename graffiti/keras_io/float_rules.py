@@ -171,8 +171,8 @@ def _batch_norm(reading, layer) -> None:
         )
     ones, zeros = (np.full(reading.input_shape[-1], value, np.float32) for value in (1, 0))
     constants = [
-        reading.weight("gamma", layer.gamma) if layer.scale else reading.number("gamma", ones),
-        reading.weight("beta", layer.beta) if layer.center else reading.number("beta", zeros),
+        reading.weight("gamma", layer.gamma) if layer.scale else reading.absent("gamma", ones),
+        reading.weight("beta", layer.beta) if layer.center else reading.absent("beta", zeros),
         reading.weight("mean", layer.moving_mean, trainable=layer.trainable),  # of statistics: whether they move
         reading.weight("variance", layer.moving_variance, trainable=layer.trainable),
     ]

@@ -300,7 +300,7 @@ class Reading:
         attrs = {"layer": "ActivityLoss", "config": {"regularizer": config}}
         self.result(self.emit("training_only", [self.reader.value(self.call.outputs[0])], attrs, name=f"{self.name}/activity"))
 
-    def number(self, role: str, value) -> str:
+    def absent(self, role: str, value) -> str:
         """Numbers in the place of a weight that the layer has not: training leaves them alone."""
         name = self.constant(role, value)
         self.graph.training[name] = {"trainable": None}
