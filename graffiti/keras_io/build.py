@@ -185,7 +185,10 @@ def _fake_quantize(builder: Builder, node: Node) -> None:
                     )
         name = builder.name(node.name) if group is None else builder.free_name(group)
         roles = {other.name: ops.attr(other, "role") for other in members if ops.attr(other, "role") != ops.attr(node, "role")}
-        layer = layers.Quantize(builder.quantizer(node, "quantizer"), node_names=[m.name for m in members], group=group, roles=roles, name=name)
+        layer = layers.Quantize(
+            builder.quantizer(node, "quantizer"), node_names=[m.name for m in members], group=group, roles=roles, name=name,
+            trainable=bool(ops.attr(node, "trainable")),
+        )
         if group is not None:
             builder._groups[group] = layer
     first, which = not layer.built, {"node": node.name} if len(layer.node_names) > 1 else {}
