@@ -466,7 +466,7 @@ OPERATION_RULES: dict[str, Rule] = {
     "Negative": lambda reading, operation: _affine(reading, -1.0, 0.0),
     "Maximum": _select("maximum", "x_min"), "Minimum": _select("minimum", "x_max"), "Concatenate": _concatenate, "Softmax": _softmax,
     "MaxPool": _pool_operation("max_pool"), "AveragePool": _pool_operation("average_pool"),
-    "Mean": _reduction("mean"), "Average": _reduction("mean"),
+    "Mean": _reduction("mean"), "Average": _reduction("mean"), "Sum": _reduction("mean", divide=False),
     "Max": _reduction("global_max_pool"), "Amax": _reduction("global_max_pool"),
     "Reshape": _reshape, "Squeeze": _reshape, "ExpandDims": _reshape, "Transpose": _transpose_operation, "Pad": _pad_operation,
     **OPERATION_MOVES,

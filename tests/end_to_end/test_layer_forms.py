@@ -56,6 +56,7 @@ def _means(i):
     return {
         "two": L.Average()([a, c]), "three": L.Average()([a, b, c]), "channels": K.mean(a, -1), "rows and channels": K.mean(b, axis=(1, 3), keepdims=True),
         "flat": K.mean(L.Flatten()(b), axis=1, keepdims=True), "average": K.average(c, axis=1), "film": L.TimeDistributed(L.GlobalAveragePooling1D())(a),
+        "sum": K.sum(a, 1), "sum of all": K.sum(b, axis=(1, 2, 3), keepdims=True), "sum of channels": K.sum(c, axis=-1),
     }
 
 

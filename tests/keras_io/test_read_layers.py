@@ -133,6 +133,8 @@ OPERATIONS = {
     "squeeze": (lambda x: K.squeeze(K.expand_dims(x, 1), 1), IMAGE, "reshape reshape"), "pad": (lambda x: K.pad(x, ((0, 0), (1, 2), (0, 0), (0, 1))), IMAGE, "pad"),
     "max_pool": (lambda x: K.max_pool(x, 2, padding="same"), IMAGE, "max_pool"), "average_pool": (lambda x: K.average_pool(x, (2, 3), 1), IMAGE, "average_pool"),
     "mean": (lambda x: K.mean(x, axis=(1, 2)), IMAGE, "mean"), "mean channels": (lambda x: K.mean(x, axis=-1, keepdims=True), IMAGE, "mean"),
+    "sum": (lambda x: K.sum(x, axis=1), IMAGE, "mean"), "sum kept": (lambda x: K.sum(x, axis=(2, 3), keepdims=True), IMAGE, "mean"),
+    "sum of the batch": (lambda x: K.sum(x, axis=0, keepdims=True), (4,), "island"),
     "average": (lambda x: K.average(x, axis=2), IMAGE, "mean"), "mean of the batch": (lambda x: K.mean(x, axis=0, keepdims=True), (4,), "island"),
     "max": (lambda x: K.max(x, axis=(1, 2)), IMAGE, "global_max_pool"),
     # moves
