@@ -121,9 +121,9 @@ def test_text_and_numbers():
     tensors = {name: keras.ops.convert_to_tensor(value) for name, value in x.items()}
     assert sqnr(keras.ops.convert_to_numpy(model(tensors)), ig.predict(x)) > 25
     assert graffiti.verify(None, ig, x, ["native", "python"], progress=False).mismatches == 0
-    with pytest.raises(ValueError, match="'word' takes text, the calibration data is of dtype float"):
+    with pytest.raises(ValueError, match="'word' takes text, .*dtype float"):
         graffiti.quantize(model, "int8", calibration={**x, "word": np.zeros((16, 1))}, progress=False)
-    with pytest.raises(ValueError, match="'number' takes float32 numbers, the calibration data is of dtype <U"):
+    with pytest.raises(ValueError, match="'number' takes float32 numbers, .*dtype <U"):
         graffiti.quantize(model, "int8", calibration={**x, "number": np.full((16, 3), "a")}, progress=False)
     with pytest.raises(ValueError, match="'word' takes text"):
         ig.predict({**x, "word": np.zeros((16, 1))})
