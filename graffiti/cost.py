@@ -9,7 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from graffiti.export import EXPORTERS, ExportError
+from graffiti.export import ExportError
+from graffiti.export.c.exporter import CExporter
 from graffiti.graph import memory
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import PRODUCTS
@@ -237,10 +238,8 @@ def _attention_island(graph: Graph, node: Node, config: dict) -> Products:
 
 def _plain_attention_island(graph: Graph, node: Node, config: dict) -> Products:
     """Scores and mixture of ``Attention`` without projections."""
-    query, value = (graph.shape(name) for name in node.inputs[:2])
-    if None in (*query[1:], *value[1:]):
-        return []
-    return [("scores", "matmul", query[1] * value[1] * query[-1], 0), ("mixture", "matmul", query[1] * value[1] * value[-1], 0)]
+    (_, queries, width), (_, values, depth) = (_known(graph, name) for name in node.inputs[:2])
+    return [("scores", "matmul", queries * values * width, 0), ("mixture", "matmul", queries * values * depth, 0)]
 
 
 def _recurrent_island(graph: Graph, node: Node, config: dict, prefix: str = "", kernels: list[np.ndarray] | None = None) -> Products:
@@ -253,12 +252,13 @@ def _recurrent_island(graph: Graph, node: Node, config: dict, prefix: str = "", 
 
 def _convolutional_recurrent_island(graph: Graph, node: Node, config: dict) -> Products:
     """Both products of every step, over the positions that the state has."""
-    kernels, shape = _kernels(graph, node), graph.shape(node.inputs[0])
-    if len(kernels) != 2 or None in shape[1:]:
+    kernels = _kernels(graph, node)
+    if len(kernels) != 2:
         return []
-    state = graph.shape(node.output)[2:] if config.get("return_sequences") else graph.shape(node.output)[1:]
-    positions = math.prod(int(n) for n in state[:-1])
-    return [(name, "conv", shape[1] * positions * k.size, k.size) for name, k in zip(("input", "recurrent"), kernels)]
+    steps = _known(graph, node.inputs[0])[1]
+    state = _known(graph, node.output)[2 if config.get("return_sequences") else 1:]
+    positions = math.prod(state[:-1])
+    return [(name, "conv", steps * positions * k.size, k.size) for name, k in zip(("input", "recurrent"), kernels)]
 
 
 def _bidirectional_island(graph: Graph, node: Node, config: dict) -> Products:
@@ -318,12 +318,17 @@ def _bits(graph: Graph, value: str) -> int:
     return FLOAT_BITS if format is None else format.bits
 
 
-def _elements(graph: Graph, value: str) -> int:
-    """How many numbers one example of a value has."""
+def _known(graph: Graph, value: str) -> tuple[int, ...]:
+    """The shape of one example with a 1 for the batch, every size known."""
     sizes = graph.shape(value)[1:]
     if None in sizes:
         raise ValueError(f"cost needs sizes that are known: the tensor {value!r} has the shape {graph.shape(value)}; build the model with a fixed input shape")
-    return math.prod(int(size) for size in sizes if size is not None)
+    return (1, *(int(size) for size in sizes if size is not None))
+
+
+def _elements(graph: Graph, value: str) -> int:
+    """How many numbers one example of a value has."""
+    return math.prod(_known(graph, value))
 
 
 def _macs(graph: Graph, node: Node, kernel: np.ndarray) -> int:
@@ -336,7 +341,7 @@ def _macs(graph: Graph, node: Node, kernel: np.ndarray) -> int:
 def _peak(graph: Graph) -> int | None:
     if graph.stage == "integer":
         try:
-            return EXPORTERS["c"].plan(graph).arena_bytes
+            return CExporter().plan(graph).arena_bytes
         except (ExportError, ValueError):
             pass  # what C does not take is counted by the rule below
     lifetimes = memory.lifetimes_of(graph)

@@ -124,8 +124,9 @@ class _Walk:
         seen = self.members.setdefault(id(quantizer), [])
         seen.extend(array.keep() if isinstance(array, Values) else np.asarray(array, np.float32) for array in arrays)
         # per channel only tensors of one shape can share; otherwise members differ in shape and are taken flat
-        values = seen[0].array() if quantizer.channel_axis is not None and isinstance(seen[0], Values) else seen[0]
-        values = np.asarray(values) if quantizer.channel_axis is not None and len(seen) == 1 else Flat(seen)
+        values: np.ndarray | Flat = Flat(seen)
+        if quantizer.channel_axis is not None and len(seen) == 1:
+            values = seen[0].array() if isinstance(seen[0], Values) else np.asarray(seen[0])
         method = self.weights if quantizer.role in WEIGHT_ROLES else self.activations
         try:
             thresholds = threshold_of(quantizer, values, method)

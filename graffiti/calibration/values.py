@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,8 @@ class Values:
 
     def __init__(self, spool: Spool | None = None, *, batched: bool = True) -> None:
         self.batched = batched
-        self._spool, self._file, self._end, self._holders = spool, None, 0, 1
+        self._spool, self._end, self._holders = spool, 0, 1
+        self._file: Any = None
         self._chunks: list[np.ndarray | tuple[int, tuple[int, ...], np.dtype]] = []
         self.count = 0  # values of all chunks
         self.examples = 0
@@ -62,7 +64,7 @@ class Values:
                 self._file = tempfile.TemporaryFile(prefix="graffiti-calibration-", buffering=0)  # gone with the process
             chunk = np.ascontiguousarray(chunk)
             self._file.seek(self._end)
-            self._file.write(memoryview(chunk.reshape(-1).view(np.uint8)))
+            self._file.write(chunk.reshape(-1).view(np.uint8).data)
             self._chunks.append((self._end, chunk.shape, chunk.dtype))
             self._end += chunk.nbytes
 
@@ -73,7 +75,7 @@ class Values:
 
     def _read(self, start: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         array = np.empty(shape, dtype)
-        raw, place = memoryview(array.reshape(-1).view(np.uint8)), 0
+        raw, place = array.reshape(-1).view(np.uint8).data, 0
         self._file.seek(start)
         while place < len(raw):
             read = self._file.readinto(raw[place:])

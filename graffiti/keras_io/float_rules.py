@@ -339,7 +339,7 @@ def _identity(reading, layer) -> None:
 def training_only(reading, layer) -> None:
     """Dropout, noise, a regularizer: nothing at inference."""
     reading.activity_kept = True
-    attrs = {"layer": type(layer).__name__, "config": training.layer_config(layer)}
+    attrs: dict[str, Any] = {"layer": type(layer).__name__, "config": training.layer_config(layer)}
     if reading.call.kwargs.get("training") is True:
         attrs["always"] = True
     reading.emit_result("training_only", [reading.x], attrs)

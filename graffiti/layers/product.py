@@ -67,7 +67,7 @@ class QuantizedProduct(keras.layers.Layer):
         self.weight_settings = settings.restored(weight_settings)
         self.node_names = list(node_names or [self.name])
         self.value_names = {node: dict(names) for node, names in (value_names or {}).items()}
-        if not self.trainable:
+        if kwargs.get("trainable") is False:
             self.trainable = False  # its quantizers too
 
     # ---- what a subclass says -----------------------------------------------------------------------------------

@@ -459,7 +459,7 @@ class ProgramReader {
     bool empty = false;
     for (int64_t i = 0; i < rank; ++i) {
       int64_t x_span, y_span;
-      if (step->sizes[i] < 0 || !step->x_strides[i] < -kMaxElements ||
+      if (step->sizes[i] < 0 || step->x_strides[i] < -kMaxElements ||
           !CheckedProduct({std::max<int64_t>(step->sizes[i] - 1, 0), std::abs(step->x_strides[i])}, kMaxElements, &x_span) ||
           !CheckedProduct({std::max<int64_t>(step->sizes[i] - 1, 0), step->y_strides[i]}, kMaxElements, &y_span))
         return Bad("a move step is malformed");

@@ -71,7 +71,8 @@ def _moved(graph: Graph, value: str) -> list[str]:
 
 def _upstream(graph: Graph) -> tuple[set[str], set[str]]:
     """The values that depend on weights that train, and those that depend on frozen ones."""
-    trains, frozen = set(), set()
+    trains: set[str] = set()
+    frozen: set[str] = set()
     fixed = {value for node in graph.nodes if node.attrs.get("fixed") for value in node.inputs[1:]}
     fixed |= {value for node in graph.nodes if set(node.outputs) & fixed and node.op in ("fake_quantize", "quantize_bias") for value in node.inputs[:1]}
     for name in graph.constants:
