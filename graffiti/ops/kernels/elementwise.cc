@@ -264,6 +264,8 @@ void AveragePoolOp::Run(const void* x, void* y, int64_t lo, int64_t hi) const {
       if (count != known) {
         d.kind = KindOf(count);
         d.divisor = std::ldexp(static_cast<double>(count), shift);
+        d.small = Small::kNo;
+        if (size == 1 && TypeSize(y_type) == 1) ChooseSmall(p.rows * p.columns, count, shift, &d);
         known = count;
       }
       kernels->run(x_type, y_type, p, d);
