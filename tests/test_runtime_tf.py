@@ -74,10 +74,14 @@ const %t/kernel:s8n@-7[3,3,5,6] = random(3)
 %by_one = multiply(%j, %scalar)
 %padded = pad(%j) {pads=((1, 0), (2, 3), (0, 1))}
 %cropped = crop(%j) {crops=((1, 2), (0, 1), (0, 0))}
+%cut = slice(%j) {slices=((1, 5, 2), (0, None, 1), (2, 6, 1))}
+%flipped = take(%j) {axis=1, indices=(5, 4, 3, 2, 1, 0)}
+%least = minimum(%j, %flipped)
+%average = average_pool(%j) {pool_size=(3, 2), strides=(2, 2), padding='same', format=s8@-4, rounding='half_up'}
 %turned = permute(%j) {dims=(3, 1, 2)}
 %big = upsample(%j) {size=(2, 3)}
 %seen = dequantize(%big)
-output %top, %top_kept, %t_q, %t_valid, %l, %scaled, %by_one, %padded, %cropped, %turned, %seen, %pool, %codes
+output %cut, %least, %average, %top, %top_kept, %t_q, %t_valid, %l, %scaled, %by_one, %padded, %cropped, %turned, %seen, %pool, %codes
 """
 
 SERIES = """

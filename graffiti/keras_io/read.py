@@ -56,7 +56,8 @@ def read_with_tensors(model: keras.Model, *, keep_float: KeepFloat | None = None
         masks = reader.read_masks([reader.mask(tensor) for tensor in symbolic.outputs])
         if any(masks):
             graph.interface["output_masks"] = masks
-        graph.interface["output_dtypes"] = [str(tensor.dtype) for tensor in symbolic.outputs]
+        # what is computed in float64 (a constant of numpy's makes it so) is float32 here
+        graph.interface["output_dtypes"] = [str(tensor.dtype).replace("float64", "float32") for tensor in symbolic.outputs]
     tensors = {name: tensor for name, tensor in reader.tensors.items() if name in graph.types}
     return graph, tensors
 

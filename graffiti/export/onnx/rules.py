@@ -80,7 +80,9 @@ def average_pool(b: Builder, node: Node) -> None:
 
     Sums are below 2**24, exact in float32; those of whole axes may go on in float64. IEEE 754 rounds a quotient correctly, so it stays on
     its side of every tie while ``sum * 2**max(e_x - e_y, 0)`` is below ``SURE``; beyond, it is divided in float64. Where the number of
-    elements is a power of two, the weights of the sum hold the division.
+    elements is a power of two, the weights of the sum hold the division; but never in front of a quantizer: ONNX Runtime (1.32, default
+    level) would give the convolution's float weights 8 bits of its own, with a scale that is no power of two. Twice the sum over twice the
+    elements keeps a division there.
     """
     (x,), attrs = node.inputs, attributes(node)
     source, target, window = b.graph.format(x), attrs["format"], attrs["pool_size"]
@@ -92,13 +94,17 @@ def average_pool(b: Builder, node: Node) -> None:
     counts = elements(b.graph, node)
     whole = _whole(b.graph, node)
     shift = int(counts.flat[0]).bit_length() - 1 if counts.size == 1 and int(counts.flat[0]) == 1 << (int(counts.flat[0]).bit_length() - 1) else None
+    twice = b.style.pairs and shift is not None
+    if twice:
+        shift, counts = None, counts * 2
     name = f"{node.output}/sum"
     if whole and total > EXACT:
+        counts = counts // 2 if twice else counts
         summed = b.node("ReduceSum", [b.get(x, False, True), b.integers(range(2, 2 + len(window)))], name, keepdims=1)
         summed_wide = True
     else:
         channels = int(b.graph.shape(x)[-1] or 1)
-        ones, format = np.ones((channels, 1, *window), np.int8), QFormat(2, True, -(shift or 0))
+        ones, format = np.ones((channels, 1, *window), np.int8), QFormat(2, True, 1 if twice else -(shift or 0))
         weight = b.initializer(np.ldexp(ones.astype(np.float32), format.exponents[0]), f"{name}/weights") if b.style.pairs else \
             b.style.constant(b, f"{name}/weights", ones, format, 0)
         summed = b.node("Conv", [b.get(x, False), weight], name, kernel_shape=list(window), strides=list(attrs["strides"]), dilations=[1] * len(window), group=channels,
