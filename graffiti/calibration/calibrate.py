@@ -325,7 +325,7 @@ def calibrate(
         if method is not None:
             methods.get(method)
     walk = _Walk(weights, activations, model.inputs[0].shape[0])
-    ready = isinstance(data, list) and all(isinstance(values, Values) for values in data)
+    ready = isinstance(data, list) and bool(data) and all(isinstance(values, Values) for values in data)
     examples = data if ready else calibration_data.read(data, model, steps, walk.spool)
     fixed = walk.fixed_batch
     if fixed is not None and examples[0].examples % fixed:

@@ -164,7 +164,7 @@ def _batch_norm(reading, layer) -> None:
     if _axis(layer.axis, rank) != rank - 1:
         return reading.island("batch norm over another axis than the last has no fixed-point form")
     variance = keras.ops.convert_to_numpy(layer.moving_variance)
-    if np.any(variance + np.float32(layer.epsilon) <= 0):
+    if np.isfinite(variance).all() and np.any(variance + np.float32(layer.epsilon) <= 0):
         raise ValueError(
             f"batch norm {reading.path!r} has the moving variance {float(variance.min()):.3g} and epsilon {layer.epsilon}; "
             "their sum must be above zero, since its square root divides: repair the variance, or take weights that were trained"
