@@ -90,7 +90,7 @@ def test_strip_takes_data_of_several_named_inputs():
 
 
 @pytest.mark.parametrize(("data", "options", "message"), [
-    (np.zeros((4, 5, 8, 3), np.float32), {}, "takes batches of shape"),
+    (np.zeros((4, 5, 8, 3), np.float32), {}, r"has shape \(batch"),
     (np.full((4, 8, 8, 3), np.nan, np.float32), {}, "NaN or Inf"),
     (np.zeros((4, 8, 8, 3), np.float32), {"batch_size": 0}, "batch_size is a number of examples, at least 1, got 0"),
 ])
