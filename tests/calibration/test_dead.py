@@ -60,7 +60,7 @@ def two_branches():
     return keras.Model(x, L.Add()([a, b])), ROWS
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int8_per_channel", "w4a4", "graffitist_int8"])
+@pytest.mark.parametrize("scheme", ["int8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("int8_per_channel", "w4a4", "graffitist_int8"))])
 @pytest.mark.parametrize("make", [blank, rarely_on, dead_relu, dead_kernel, pruned_channel, hard_swish_of_next_to_nothing, two_branches], ids=lambda f: f.__name__)
 def test_it_lowers_and_equals(make, scheme):
     keras.utils.set_random_seed(1)

@@ -114,7 +114,11 @@ WIRINGS = {
 }
 
 
-@pytest.mark.parametrize("kind, wiring", [(kind, "behind relu") for kind in TRAINING_ONLY] + [("Dropout", wiring) for wiring in WIRINGS if wiring != "behind relu"])
+QUICK = (("Dropout", "before batch norm"), ("GaussianNoise", "behind relu"), ("Dropout", "beside another reader"))
+PLACES = [*((kind, "behind relu") for kind in TRAINING_ONLY), *(("Dropout", wiring) for wiring in WIRINGS if wiring != "behind relu")]
+
+
+@pytest.mark.parametrize("kind, wiring", [pytest.param(*place, marks=[] if place in QUICK else pytest.mark.slow) for place in PLACES])
 def test_dropout_and_noise_act_in_training_and_nowhere_else(kind, wiring, tmp_path):
     def network(d):
         i = keras.Input((6, 4), name="x")
