@@ -61,7 +61,7 @@ class Values:
             self._chunks.append(chunk)
         else:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="graffiti-calibration-", buffering=0)  # gone with the process
+                self._file = tempfile.TemporaryFile(prefix="graffiti-calibration-")  # gone with the process; buffered, so that a write is whole or raises
             chunk = np.ascontiguousarray(chunk)
             self._file.seek(self._end)
             self._file.write(chunk.reshape(-1).view(np.uint8).data)
@@ -75,13 +75,9 @@ class Values:
 
     def _read(self, start: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         array = np.empty(shape, dtype)
-        raw, place = array.reshape(-1).view(np.uint8).data, 0
         self._file.seek(start)
-        while place < len(raw):
-            read = self._file.readinto(raw[place:])
-            if not read:
-                raise OSError("a temporary file of the calibration ended early; look for a full disk or a cleaned temporary folder")
-            place += read
+        if self._file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
+            raise OSError("a temporary file of the calibration ended early; look for a full disk or a cleaned temporary folder")
         return array
 
     def array(self) -> np.ndarray:
