@@ -62,8 +62,8 @@ def tiers() -> Sequence[str]:
 
 def ops(graph: Graph, island: Island | None, option: str, threads: int | None):
     """The TensorFlow op library; the option is a tier."""
+    from graffiti.executors.tensorflow import TensorFlowExecutor
     from graffiti.ops import loader
-    from graffiti.runtime_tf import TensorFlowExecutor
 
     with unavailable(loader.OpsNotAvailable):
         loader.load()
@@ -73,7 +73,7 @@ def ops(graph: Graph, island: Island | None, option: str, threads: int | None):
 
 def python(graph: Graph, island: Island | None, option: str, threads: int | None):
     """Pure TensorFlow."""
-    from graffiti.runtime_tf import TensorFlowExecutor
+    from graffiti.executors.tensorflow import TensorFlowExecutor
 
     return TensorFlowExecutor(graph, ops="python", island=island)
 

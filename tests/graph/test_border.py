@@ -109,7 +109,7 @@ def test_the_native_runner_is_equal(tier):
 
 @pytest.mark.parametrize("ops", ["native", "python"])
 def test_tensorflow_is_equal(ops):
-    from graffiti.runtime_tf import TensorFlowExecutor
+    from graffiti.executors.tensorflow import TensorFlowExecutor
 
     for graph, x in ((parse(MOVES), inputs()), rounds_twice()):
         expected = interpreter.run(graph, x, values=True)

@@ -9,11 +9,11 @@ import tensorflow as tf
 from engines import ENGINES, needs_library
 
 from graffiti import ops
+from graffiti.executors.tensorflow import RULES, TensorFlowExecutor, program_function, to_saved_model
 from graffiti.graph import interpreter, printer
 from graffiti.numerics.rounding import ROUNDING_MODES
 from graffiti.ops import loader
 from graffiti.runtime.program import compile_graph
-from graffiti.runtime_tf import RULES, TensorFlowExecutor, program_function, to_saved_model
 
 RESIDUAL = """
 integer graph residual
