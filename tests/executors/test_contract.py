@@ -81,23 +81,11 @@ def test_op(word, case):
     check_case(word, case)
 
 
-# What a runtime does wrong: verify says `failed` there. Strict, so that a runtime that learns it is noticed.
-WRONG = {
-    ("litert:micro", f"per_channel_{op}"): "LiteRT for Microcontrollers dequantizes a kernel with a scale for each channel by the first one"
-    for op in ("conv", "depthwise_conv", "conv_transpose", "dense")
-}
-
-
-def others():
-    for word in WORDS:
-        for case in c_graphs.CASES:
-            if word not in FULL and case not in COVER:
-                marks = [pytest.mark.xfail(reason=WRONG[word, case], strict=True)] if (word, case) in WRONG else []
-                yield pytest.param(word, case, marks=marks)
+OTHERS = [(word, case) for word in WORDS for case in c_graphs.CASES if word not in FULL and case not in COVER]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("word", "case"), list(others()))
+@pytest.mark.parametrize(("word", "case"), OTHERS)
 def test_every_other_op(word, case):
     check_case(word, case)
 

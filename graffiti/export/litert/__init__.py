@@ -10,15 +10,16 @@ scale or one per channel. An accumulator with its bias, ReLU and requantize is o
 |---|---|---|---|
 | XNNPACK: ``CONV_2D``, ``DEPTHWISE_CONV_2D``, ``FULLY_CONNECTED`` | float32, half to even | nothing, where ``s <= 15`` or the accumulator is below 2**24 | 0, else 1 step |
 | builtin: ``CONV_2D``, ``FULLY_CONNECTED``, int8 | ``/2`` half up, then ``/2**(s-1)`` half up | ``r = half`` (even quotients), ``r = half - 1`` | 1 step |
-| builtin: ``DEPTHWISE_CONV_2D``, grouped ``CONV_2D``, int8 | ``/2`` half up, then ``/2**(s-1)`` half away | ``r = half`` (where away is odd), ``r = half - 1`` (not negative) | 1 step |
-| builtin products, int8, at a scale of ``2**-s * (1 - 2**-24)`` | half up (depthwise, grouped: half away), once | ``r = half`` (even quotients; depthwise, grouped: where away is odd) | 1 step; nothing, where the graph rounds half up (depthwise, grouped: and accumulators are not negative) |
+| builtin: grouped ``CONV_2D``, and of ``DEPTHWISE_CONV_2D`` the last ``channels % 8`` channels, int8 | ``/2`` half up, then ``/2**(s-1)`` half away | ``r = half`` (where away is odd), ``r = half - 1`` (not negative) | 1 step |
+| builtin: ``DEPTHWISE_CONV_2D``, the channels before them (``findings/litert_depthwise_by_channel.sh``) | as ``CONV_2D`` | as ``CONV_2D`` | 1 step |
+| builtin products, int8, at a scale of ``2**-s * (1 - 2**-24)`` | half up (where the rows above say so: half away), once | ``r = half`` (even quotients; half away: where away is odd) | 1 step; nothing, where the graph rounds half up (depthwise, grouped: and accumulators are not negative) |
 | LiteRT for Microcontrollers: products, int8, at that scale | half away, once | the same | 1 step; nothing, where the graph rounds half up and accumulators are not negative |
 | builtin, the only ones: ``CONV_2D`` ... on int16 | half up | ``r = half`` (even quotients) | 1 step |
 | XNNPACK: ``ADD``, ``SUB``, int8 ``QUANTIZE`` with ``s > 0`` | half up | ``r = half`` (even quotients) | 1 step; written so with ``arithmetic="native"`` only |
 | builtin: ``ADD``, ``SUB``, with ``s > 0`` | half away | ``r = half`` (where away is odd) | 1 step; with ``arithmetic="native"`` only |
 | any product, sum or ``QUANTIZE`` with ``s <= 0`` | none | nothing | 0 |
 | XNNPACK: ``QUANTIZE`` from float32 to int8 | half to even | nothing | 0 |
-| builtin: ``QUANTIZE`` from float32 | half to even, the last ``size % 8`` elements half away | ties among those (and reals beyond 2**31 steps) | 1 step, at the int8 border only |
+| builtin: ``QUANTIZE`` from float32 (``findings/litert_quantize_by_position.sh``) | half to even, the last ``size % 8`` elements half away | ties among those (and reals beyond 2**31 steps) | 1 step, at the int8 border only |
 | ``ROUND``, ``FLOOR`` in float32, all kernels | half to even, down | nothing | 0 |
 | moves, maxima, ``GATHER`` of a table | none | nothing | 0 |
 
@@ -44,7 +45,8 @@ the same accuracy. Where that matters there are two other files:
   away from zero in others, so a layer without a ReLU is *lifted*: its bias adds 128 steps, which makes every accumulator that does not saturate positive, its
   tensor has the zero-point -128, and a ``RESHAPE``, which copies the bytes, gives them the zero-point 0 again. Int8 throughout; what rounds otherwise is computed in
   float32. The same file is equal in LiteRT for Microcontrollers (``verify(..., ["litert:micro"])`` runs it there), as far as that has the operators: it
-  dequantizes no kernel with a scale for each channel (a product that must be computed in float32) and gathers no 16-bit tables.
+  gathers no 16-bit tables. Its ``DEQUANTIZE`` takes the first scale of a kernel for all channels, so a kernel with a scale for each is stored with the scale one where
+  its product is computed in float32, and the channels are scaled behind it.
 - ``arithmetic="float32"`` keeps int8 tensors and weights and lets products and sums run in float32 between them, as in point 4: equal in every kernel, those for
   microcontrollers included.
 

@@ -176,7 +176,11 @@ def bias_tensor(e: Emitter, owner: str, codes: np.ndarray, scales: np.ndarray, w
 
 
 def real_product(e: Emitter, node: Node, bias: np.ndarray | None = None) -> None:
-    """A product on float tensors, exact because every partial sum is an integer below 2**24 steps."""
+    """A product on float tensors, exact because every partial sum is an integer below 2**24 steps.
+
+    A kernel with a scale for each channel is multiplied in steps, and its channels are scaled behind the product: LiteRT for Microcontrollers
+    dequantizes every channel by the first one's scale.
+    """
     x, name = node.inputs
     sums = channel_sums(node, e.graph.constants[name])
     bound = int(sums.max(initial=0)) * e.largest(x)
@@ -186,16 +190,23 @@ def real_product(e: Emitter, node: Node, bias: np.ndarray | None = None) -> None
     )
     array, axis = kernel_codes(node, e.graph.constants[name])
     format = e.format(name)
+    scales = None
     if array.min(initial=0) >= -128 and array.max(initial=0) <= 127 and max(map(abs, format.exponents)) <= MAX_EXPONENT:
-        stored = e.stored(name, array.astype(np.int8), Quantization(tuple(map(float, np.atleast_1d(format.scale))), 0, axis))
+        scales = np.asarray(format.scale, np.float32) if format.per_channel else None
+        scale = 1.0 if format.per_channel else float(np.float32(format.scale))
+        stored = e.stored(name, array.astype(np.int8), Quantization((scale,)))
         kernel = e.temporary(name, array.shape)
-        e.op("DEQUANTIZE", [stored], [kernel], version=5 if format.per_channel else 2)
+        e.op("DEQUANTIZE", [stored], [kernel], version=2)
     else:
         exponents = np.asarray(format.exponent, np.int64)
         shape = [-1 if i == axis else 1 for i in range(array.ndim)]
         kernel = e.real_constant(name, np.ldexp(array.astype(np.float64), exponents.reshape(shape) if exponents.ndim else exponents))
     zeros = e.writer.constant(e.writer.unique(f"{node.name}/constant"), np.zeros(array.shape[axis], np.float32))
-    emit(e, node, Operands(e.real(x), kernel, zeros, e.declare_real(node.output)), None, None)
+    out = e.declare_real(node.output)
+    into = out if scales is None else e.temporary(node.name, e.graph.shape(node.output))
+    emit(e, node, Operands(e.real(x), kernel, zeros, into), None, None)
+    if scales is not None:
+        e.op("MUL", [into, e.writer.constant(e.writer.unique(f"{node.name}/constant"), scales)], [out], kind="Mul")
     e.bound[node.output] = bound
 
 

@@ -32,7 +32,8 @@ def builtin(acc: np.ndarray, multiplier: float, *, away: bool) -> np.ndarray:
     Args:
         acc: accumulators.
         multiplier: the real factor.
-        away: whether the second tie goes away from zero (depthwise) or up (convolution and dense).
+        away: whether the second tie goes away from zero or up. Convolutions and dense layers: up; grouped convolutions: away. Depthwise ones on
+            x86-64: up in whole groups of eight channels, away in the channels behind them.
     """
     q, shift = fixed_point(multiplier)
     left, right = max(shift, 0), max(-shift, 0)
@@ -122,9 +123,17 @@ def _sums(count: int, codes: tuple[int, int]) -> np.ndarray:
 def _search(
     sums: np.ndarray, expected: np.ndarray, limits: tuple[int, int], runtime: str, factor: Callable[[int], float], biases: Callable[[int], tuple[int, ...]],
 ) -> tuple[int, int, bool] | None:
-    """The largest weight with a bias that a runtime's kernel gives every sum its expected code with; one that the other's does too comes first."""
-    kernels: dict[str, Callable[..., np.ndarray]] = {"xnnpack": xnnpack, "builtin": functools.partial(builtin, away=True)}
+    """The largest weight with a bias that a runtime's kernel gives every sum its expected code with; one that the other's does too comes first.
+
+    The builtin kernel's ties go up in some channels and away from zero in others: it is right where both are.
+    """
+    kernels: dict[str, tuple[Callable[..., np.ndarray], ...]] = {
+        "xnnpack": (xnnpack,), "builtin": (functools.partial(builtin, away=True), functools.partial(builtin, away=False))}
     asked, other = kernels.pop(runtime), *kernels.values()
+
+    def right(roundings: tuple[Callable[..., np.ndarray], ...]) -> bool:
+        return all((np.clip(rounds(acc, multiplier), *limits) == expected).all() for rounds in roundings)
+
     found, tried, largest = None, 0, int(np.abs(sums).max())
     for weight in range(127, 0, -1):
         multiplier = float(np.float32(factor(weight)))
@@ -132,8 +141,8 @@ def _search(
             continue
         for bias in biases(weight):
             acc = weight * sums + bias
-            if (np.clip(asked(acc, multiplier), *limits) == expected).all():
-                if (np.clip(other(acc, multiplier), *limits) == expected).all():
+            if right(asked):
+                if right(other):
                     return weight, bias, True
                 found = found or (weight, bias, False)
         tried += 1
