@@ -38,7 +38,18 @@ def is_along_channels(value: np.ndarray, channels: int | None) -> bool:
 
 
 def attributes_of(graph: Graph, name: str, scale: np.ndarray, offset: np.ndarray, channels: int | None) -> dict[str, object]:
-    """The attributes of a ``rescaling`` called ``name``: plain numbers where they hold it, else constants ``name/scale``, ``name/offset``."""
+    """The attributes of a ``rescaling``: plain numbers where they hold it, else constants of the graph.
+
+    Args:
+        graph: takes the constants, as float32.
+        name: of the rescaling; the constants are ``name/scale`` and ``name/offset``.
+        scale, offset: arrays that broadcast against one example.
+        channels: size of the value's last axis; ``None`` where it is unknown.
+
+    Returns:
+        ``{"scale": ..., "offset": ...}``: each a number where all elements are one, a tuple along the last axis, or the
+        name of a constant.
+    """
     attrs: dict[str, object] = {}
     for key, value in zip(KEYS, (scale, offset)):
         value = np.asarray(value)

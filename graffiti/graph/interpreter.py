@@ -142,7 +142,16 @@ def bind_inputs(graph: Graph, inputs) -> dict[str, np.ndarray]:
 
 
 def run_island(node: Node, arrays: list[np.ndarray], island: Island | None) -> list[np.ndarray]:
-    """Let the callback compute an island node; its results as a list."""
+    """Let the callback compute an island node; its results as a list.
+
+    Args:
+        node: an ``island``.
+        arrays: its inputs, in order.
+        island: the callback of ``run``; ``None`` where the caller passed none.
+
+    Raises:
+        ValueError: without a callback; says which layer stayed in float and why.
+    """
     if island is None:
         raise ValueError(
             f"layer {node.name!r} stayed in float ({node.attrs.get('reason') or 'an island'}) and numpy cannot compute it; "

@@ -41,7 +41,13 @@ def chain(graph: Graph, value: str, *ops: str | Collection[str]) -> tuple[Node, 
 
 
 def walk_up(graph: Graph, value: str, through: Collection[str]) -> str:
-    """The value reached from ``value`` by following first inputs through nodes of the given ops."""
+    """The value reached from ``value`` by following first inputs through nodes of the given ops.
+
+    Args:
+        graph: where to look.
+        value: where the walk starts; returned where no node of these ops makes it.
+        through: ops to pass; other readers on the way do not stop the walk.
+    """
     node = graph.producer(value)
     while node is not None and node.op in through:
         value = node.inputs[0]
@@ -50,7 +56,13 @@ def walk_up(graph: Graph, value: str, through: Collection[str]) -> str:
 
 
 def splice_out(graph: Graph, node: Node, value: str) -> None:
-    """Take a node out of its (own, copied) graph; its readers, the graph's outputs too, take ``value`` instead."""
+    """Take a node out of its (own, copied) graph; its readers, the graph's outputs too, take ``value`` instead.
+
+    Args:
+        graph: is changed.
+        node: of one output.
+        value: of the graph, with the node's output type; usually the node's first input.
+    """
     graph.replace_uses(node.output, value)
     graph.remove(node)
 

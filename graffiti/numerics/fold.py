@@ -51,13 +51,32 @@ def per_channel(values, kernel_shape: tuple[int, ...], channel_axis: int | str) 
 
 
 def fold_kernel(kernel, gamma, variance, epsilon: float, channel_axis: int | str = -1) -> np.ndarray:
-    """``float32(float64(kernel) * multiplier)``, the shape of ``kernel``; ``channel_axis`` as in ``per_channel``."""
+    """``float32(float64(kernel) * multiplier)``, the shape of ``kernel``.
+
+    Args:
+        kernel: float32, laid out as in ``graph/ops.py``.
+        gamma, variance, epsilon: as in ``multiplier``.
+        channel_axis: as in ``per_channel``.
+
+    Raises:
+        ValueError: where ``variance + epsilon`` is not positive, or the channels are not the kernel's.
+    """
     kernel = np.asarray(kernel, np.float64)
     return (kernel * per_channel(multiplier(gamma, variance, epsilon), kernel.shape, channel_axis)).astype(np.float32)
 
 
 def fold_bias(bias, gamma, beta, mean, variance, epsilon: float) -> np.ndarray:
-    """``float32(beta + (bias - mean) * multiplier)``, all ``(channels,)``; ``bias`` is zeros where the layer had none."""
+    """``float32(beta + (bias - mean) * multiplier)``, all ``(channels,)``.
+
+    Args:
+        bias: of the layer in front; zeros where it had none.
+        gamma, variance, epsilon: as in ``multiplier``.
+        beta: what the batch norm adds.
+        mean: moving, as ``variance``.
+
+    Raises:
+        ValueError: where ``variance + epsilon`` is not positive.
+    """
     bias, beta, mean = (np.asarray(value, np.float64) for value in (bias, beta, mean))
     return (beta + (bias - mean) * multiplier(gamma, variance, epsilon)).astype(np.float32)
 

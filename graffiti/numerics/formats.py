@@ -110,6 +110,9 @@ def exponent_of_threshold(log2_threshold, bits: int, signed: bool) -> np.ndarray
     The scale is ``s = 2**ceil(log2_t) / L`` with ``L = 2**(bits-1)`` signed, ``2**bits`` unsigned, so the fractional
     length is ``(bits - signed) - ceil(log2_t)`` and the exponent its negative. int64, shape of ``log2_threshold``.
 
-    References: Jain et al., arXiv 1903.08066, section 3.
+    Args:
+        log2_threshold: any shape; rounded to float32 first, as the trained variable is stored.
+        bits: of the code.
+        signed: whether the code has a sign bit, which takes one of the bits.
     """
     return np.ceil(np.asarray(log2_threshold, np.float32)).astype(np.int64) - (bits - int(signed))

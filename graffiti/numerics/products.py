@@ -138,7 +138,16 @@ def dense(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def max_pool(x: np.ndarray, pool_size: Sequence[int], strides: Sequence[int], padding: str = "valid") -> np.ndarray:
-    """Maximum over each window; padding never wins (it is the lowest value of the dtype)."""
+    """Maximum over each window; padding never wins (it is the lowest value of the dtype).
+
+    Args:
+        x: ``(batch, *spatial, channels)``, integers or floats.
+        pool_size, strides: one integer per spatial axis.
+        padding: ``same`` or ``valid``.
+
+    Returns:
+        ``(batch, *output, channels)`` in the dtype of ``x``.
+    """
     lowest = np.iinfo(x.dtype).min if x.dtype.kind in "iu" else -np.inf
     best = None
     for _, seen in window_slices(x, pool_size, strides, (1,) * len(pool_size), padding, lowest):
@@ -148,7 +157,16 @@ def max_pool(x: np.ndarray, pool_size: Sequence[int], strides: Sequence[int], pa
 
 
 def sum_pool(x: np.ndarray, pool_size: Sequence[int], strides: Sequence[int], padding: str = "valid") -> np.ndarray:
-    """Sum over each window, zeros outside, in the dtype of ``x``; one axis after another."""
+    """Sum over each window, zeros outside, in the dtype of ``x``; one axis after another.
+
+    Args:
+        x: ``(batch, *spatial, channels)``; the caller chooses a dtype that holds the sums.
+        pool_size, strides: one integer per spatial axis.
+        padding: ``same`` or ``valid``.
+
+    Returns:
+        ``(batch, *output, channels)``; ``x`` itself where every window is one element and the strides are 1.
+    """
     for axis, (length, stride) in enumerate(zip(pool_size, strides)):
         if length == 1 and stride == 1:
             continue

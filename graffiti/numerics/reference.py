@@ -55,17 +55,62 @@ def _product(compute, name: str, x, kernel, output_axes, *arguments) -> np.ndarr
 
 
 def conv(x, kernel, strides, padding="valid", dilation=None, groups=1) -> np.ndarray:
-    """Convolution, 1-D or 2-D: accumulator codes at ``e_x + e_kernel``, see ``products.conv`` for the formula and shapes."""
+    """Convolution, 1-D or 2-D: accumulator codes at ``e_x + e_kernel``, see ``products.conv`` for the formula and
+    shapes.
+
+    Args:
+        x: codes ``(batch, *spatial, in)``.
+        kernel: codes ``(*window, in/groups, out)``.
+        strides: one integer per spatial axis.
+        padding: ``same`` or ``valid``.
+        dilation: one integer per spatial axis; ``None`` for 1.
+        groups: equal blocks of output channels, each of which reads its own block of input channels.
+
+    Returns:
+        int64 ``(batch, *output, out)``.
+
+    Raises:
+        TypeError: for operands that are not integers.
+        ValueError: where the kernel's channels are not those of ``x``.
+    """
     return _product(products.conv, "conv", x, kernel, (-1,), strides, padding, dilation, groups)
 
 
 def depthwise_conv(x, kernel, strides, padding="valid", dilation=None) -> np.ndarray:
-    """Depthwise convolution, kernel ``(*window, in, multiplier)``: accumulator codes at ``e_x + e_kernel``."""
+    """Depthwise convolution, kernel ``(*window, in, multiplier)``: accumulator codes at ``e_x + e_kernel``.
+
+    Args:
+        x: codes ``(batch, *spatial, in)``.
+        kernel: codes; ``multiplier`` filters for each input channel.
+        strides, padding, dilation: as in ``conv``.
+
+    Returns:
+        int64 ``(batch, *output, in * multiplier)``; channel ``c*multiplier + m`` reads input channel ``c``.
+
+    Raises:
+        TypeError: for operands that are not integers.
+        ValueError: where the kernel's channels are not those of ``x``.
+    """
     return _product(products.depthwise_conv, "depthwise_conv", x, kernel, (-2, -1), strides, padding, dilation)
 
 
 def conv_transpose(x, kernel, strides, padding="valid", output_padding=None) -> np.ndarray:
-    """Transposed convolution, kernel ``(*window, out, in)``: accumulator codes at ``e_x + e_kernel``."""
+    """Transposed convolution, kernel ``(*window, out, in)``: accumulator codes at ``e_x + e_kernel``.
+
+    Args:
+        x: codes ``(batch, *spatial, in)``.
+        kernel: codes; the output channels come before the input channels.
+        strides: one integer per spatial axis.
+        padding: ``same`` or ``valid``; what is cut is in ``windows.transpose_pads``.
+        output_padding: one integer per spatial axis; ``None`` for Keras' default length.
+
+    Returns:
+        int64 ``(batch, *output, out)``.
+
+    Raises:
+        TypeError: for operands that are not integers.
+        ValueError: where the kernel's channels are not those of ``x``.
+    """
     return _product(products.conv_transpose, "conv_transpose", x, kernel, (-2,), strides, padding, output_padding)
 
 
@@ -113,6 +158,14 @@ def relu(x, max_code: int | None = None) -> np.ndarray:
 def lookup(x, table, qmin: int) -> np.ndarray:
     """``table[x - qmin]``: the output code stored for each input code.
 
+    Args:
+        x: codes, any shape.
+        table: one output code for each input code, ascending (``numerics.table.build``).
+        qmin: the input code that ``table[0]`` belongs to.
+
+    Returns:
+        int64 codes, the shape of ``x``.
+
     Raises:
         ValueError: where a code lies outside the table.
     """
@@ -157,12 +210,24 @@ def average_pool(
 
 # ---- pools and moves: output codes are input codes ----------------------------------------------------------------------
 def max_pool(x, pool_size, strides, padding="valid") -> np.ndarray:
-    """Maximum over a window, ``(batch, *spatial, channels)``; padding never wins."""
+    """Maximum over a window, ``(batch, *spatial, channels)``; padding never wins.
+
+    Args:
+        x: codes of one format, which the output keeps.
+        pool_size, strides: one integer per spatial axis.
+        padding: ``same`` or ``valid``.
+    """
     return products.max_pool(np.asarray(x), pool_size, strides, padding)
 
 
 def global_max_pool(x, axes, keepdims=False) -> np.ndarray:
-    """Maximum over ``axes`` (which have at least one element)."""
+    """Maximum over ``axes`` (which have at least one element).
+
+    Args:
+        x: codes of one format, which the output keeps.
+        axes: counted with the batch axis, as of a numpy reduction.
+        keepdims: whether the axes stay with size 1.
+    """
     return np.asarray(x).max(tuple(axes), keepdims=keepdims)
 
 
@@ -189,7 +254,13 @@ def slice_axes(x, slices) -> np.ndarray:
 
 
 def take(x, axis, indices) -> np.ndarray:
-    """The indices listed, in their order, along one axis: a flip, a repetition, a tiling, a rotation are such lists."""
+    """The indices listed, in their order, along one axis: a flip, a repetition, a tiling, a rotation are such lists.
+
+    Args:
+        x: codes of one format, which the output keeps.
+        axis: counted with the batch axis.
+        indices: may name an index several times or not at all; negative ones count from the end.
+    """
     return np.take(np.asarray(x), np.asarray(indices, np.int64), axis)
 
 
@@ -253,7 +324,16 @@ def quantize(x, format: QFormat, rounding: str = "half_even", *, name: str = "th
 
 
 def dequantize(codes, format: QFormat, *, exponent=None) -> np.ndarray:
-    """``codes * 2**exponent`` as float32; codes beyond 2**24 round to the nearest float32, ties to even."""
+    """``codes * 2**exponent`` as float32; codes beyond 2**24 round to the nearest float32, ties to even.
+
+    Args:
+        codes: up to 32 bits, any shape.
+        format: what the codes mean; with several exponents they belong to the last axis.
+        exponent: integers that broadcast against ``codes``, instead of the format's own.
+
+    Raises:
+        TypeError: for codes that are not integers.
+    """
     codes = _codes(codes, "dequantize").astype(np.float64)
     return np.ldexp(codes, np.asarray(format.exponent if exponent is None else exponent, np.int64)).astype(np.float32)
 

@@ -60,5 +60,18 @@ def build(values, input_format: QFormat, output_format: QFormat, rounding: str =
 
 
 def evaluate(function: Callable, input_format: QFormat, output_format: QFormat, rounding: str = "half_even") -> np.ndarray:
-    """``build`` of a numpy function evaluated on ``input_values(input_format)``."""
+    """``build`` of a numpy function evaluated on ``input_values(input_format)``.
+
+    Args:
+        function: from a float32 array to one of the same shape, element by element; called once.
+        input_format: of the codes that index the table, at most 16 bits at one exponent.
+        output_format: of the codes it holds.
+        rounding: a mode of ``rounding.ROUNDING_MODES``.
+
+    Returns:
+        ``(number of input codes,)`` in ``output_format.dtype``.
+
+    Raises:
+        ValueError: where the function is NaN at an input code.
+    """
     return build(function(input_values(input_format)), input_format, output_format, rounding)

@@ -12,7 +12,15 @@ import numpy as np
 
 
 def window_output(size: int | None, window: int, stride: int, dilation: int, padding: str) -> int | None:
-    """Output length of a sliding window along one axis, ``None`` for an unknown length."""
+    """Output length of a sliding window along one axis, ``None`` for an unknown length.
+
+    Args:
+        size: input length; ``None`` where it is unknown.
+        window: elements that one window reads.
+        stride: elements between the starts of two windows.
+        dilation: elements between two that a window reads; 1 for neighbours.
+        padding: ``same`` (``ceil(size / stride)`` windows) or ``valid`` (windows that lie inside; 0 where none does).
+    """
     if size is None:
         return None
     if padding == "same":
@@ -21,7 +29,15 @@ def window_output(size: int | None, window: int, stride: int, dilation: int, pad
 
 
 def window_pads(size: int, window: int, stride: int, dilation: int, padding: str) -> tuple[int, int]:
-    """Zeros that ``padding`` puts before and after one axis (TensorFlow's rule: the odd one goes after)."""
+    """Zeros that ``padding`` puts before and after one axis (TensorFlow's rule: the odd one goes after).
+
+    Args:
+        size, window, stride, dilation: as in ``window_output``; the size is known.
+        padding: ``same``; ``valid`` has no zeros.
+
+    Returns:
+        ``(before, after)``.
+    """
     if padding == "valid":
         return 0, 0
     total = max((-(-size // stride) - 1) * stride + (window - 1) * dilation + 1 - size, 0)
@@ -29,7 +45,12 @@ def window_pads(size: int, window: int, stride: int, dilation: int, padding: str
 
 
 def window_counts(size: int, window: int, stride: int, padding: str) -> np.ndarray:
-    """How many elements of a row of ``size`` each window covers, ``(windows,)``: less than ``window`` over a padded border."""
+    """How many elements each window covers, ``(windows,)``: less than ``window`` over a padded border.
+
+    Args:
+        size, window, stride: as in ``window_output``; the size is known.
+        padding: ``same`` or ``valid``, where every count is ``window``.
+    """
     output, (before, _) = window_output(size, window, stride, 1, padding), window_pads(size, window, stride, 1, padding)
     assert output is not None  # the size is known
     start = np.arange(output) * stride - before
@@ -37,7 +58,13 @@ def window_counts(size: int, window: int, stride: int, padding: str) -> np.ndarr
 
 
 def pool_counts(sizes: Sequence[int], window: Sequence[int], strides: Sequence[int], padding: str) -> np.ndarray:
-    """The elements of each window of a pool, ``(*output, 1)``: that many does an average divide by."""
+    """The elements of each window of a pool, ``(*output, 1)``: that many does an average divide by.
+
+    Args:
+        sizes: input length of each spatial axis.
+        window, strides: one integer per spatial axis.
+        padding: ``same`` or ``valid``.
+    """
     counts = np.ones((1,), np.int64)
     for size, length, stride in zip(sizes, window, strides):
         counts = counts[..., None] * window_counts(size, length, stride, padding)
@@ -45,7 +72,15 @@ def pool_counts(sizes: Sequence[int], window: Sequence[int], strides: Sequence[i
 
 
 def transpose_output(size: int | None, window: int, stride: int, padding: str, output_padding: int | None) -> int | None:
-    """Output length of a transposed convolution along one axis (Keras' rule, dilation 1)."""
+    """Output length of a transposed convolution along one axis (Keras' rule, dilation 1).
+
+    Args:
+        size: input length; ``None`` where it is unknown.
+        window: length of the kernel.
+        stride: output elements between two inputs.
+        padding: ``same`` or ``valid``.
+        output_padding: elements added behind; ``None`` for Keras' default length.
+    """
     if size is None:
         return None
     if output_padding is None:
@@ -57,8 +92,16 @@ def transpose_output(size: int | None, window: int, stride: int, padding: str, o
 def transpose_pads(window: int, stride: int, padding: str, output_padding: int | None) -> tuple[int, int]:
     """Rows cut from the front and back of the full transposed convolution (length ``(size-1)*stride + window``).
 
-    ``same`` cuts ``window - stride`` in all, or ``2*(window//2) - output_padding`` where that is given, the smaller half
-    in front (what TensorFlow does for the output length that Keras asks for). The back may be negative: zeros are appended.
+    ``same`` cuts ``window - stride`` in all, or ``2*(window//2) - output_padding`` where that is given, the smaller
+    half in front (what TensorFlow does for the output length that Keras asks for). The back may be negative: zeros are
+    appended.
+
+    Args:
+        window, stride, output_padding: as in ``transpose_output``.
+        padding: ``same``, or ``valid``, which cuts nothing.
+
+    Returns:
+        ``(front, back)``.
     """
     if padding == "valid":
         return 0, min(window - stride, 0) if output_padding is None else -output_padding
@@ -68,7 +111,13 @@ def transpose_pads(window: int, stride: int, padding: str, output_padding: int |
 
 
 def pad_spatial(x: np.ndarray, pads: Sequence[tuple[int, int]], value=0) -> np.ndarray:
-    """``x`` with ``value`` around its spatial axes (1 … rank-2); ``x`` itself where nothing is added."""
+    """``x`` with ``value`` around its spatial axes (1 … rank-2); ``x`` itself where nothing is added.
+
+    Args:
+        x: ``(batch, *spatial, channels)``.
+        pads: ``(before, after)`` for each spatial axis.
+        value: of the dtype of ``x``.
+    """
     if not any(before or after for before, after in pads):
         return x
     return np.pad(x, [(0, 0), *pads, (0, 0)], constant_values=value)
@@ -103,7 +152,14 @@ def windows(
 def window_slices(
     x: np.ndarray, window: Sequence[int], strides: Sequence[int], dilation: Sequence[int], padding: str, value=0,
 ):
-    """For each position inside the window, what all windows see there: ``(position, (batch, *output, channels))``."""
+    """For each position inside the window, what all windows see there: ``(position, (batch, *output, channels))``.
+
+    Args:
+        x, window, strides, dilation, padding, value: as in ``windows``.
+
+    Returns:
+        A generator, one pair for each position of the window in row-major order; the arrays are read-only views.
+    """
     view = windows(x, window, strides, dilation, padding, value)
     rank = len(window)
     for position in np.ndindex(*window):
