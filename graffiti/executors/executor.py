@@ -153,6 +153,11 @@ def unavailable(*errors: type[Exception]) -> Iterator[None]:
 def known(what: str, table: Mapping[str, Any], name: str) -> Any:
     """A row of a table.
 
+    Args:
+        what: the error's first words, before the names.
+        table: name → row.
+        name: what a user wrote.
+
     Raises:
         ValueError: lists the rows where there is none of that name.
     """

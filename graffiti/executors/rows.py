@@ -29,13 +29,26 @@ class Reference:
 
 
 def reference(graph: Graph, island: Island | None, option: str, threads: int | None) -> Reference:
-    """Numpy; the oracle."""
+    """Numpy; the oracle.
+
+    Args:
+        graph, island: as of ``Executor.run``.
+        option, threads: not used.
+    """
     return Reference(graph, island)
 
 
 # ---- the program runner and TensorFlow -----------------------------------------------------------------------------------
 def native(graph: Graph, island: Island | None, option: str, threads: int | None):
-    """The program runner; the option is a tier."""
+    """The program runner.
+
+    Args:
+        graph, island, threads: as of ``Executor.run``.
+        option: a tier; ``""`` for the best of this CPU.
+
+    Raises:
+        Unavailable: without the kernel library, or where this CPU lacks the tier.
+    """
     from graffiti.runtime import library
     from graffiti.runtime.runner import Runner
 
@@ -61,7 +74,16 @@ def tiers() -> Sequence[str]:
 
 
 def ops(graph: Graph, island: Island | None, option: str, threads: int | None):
-    """The TensorFlow op library; the option is a tier."""
+    """The TensorFlow op library.
+
+    Args:
+        graph, island: as of ``Executor.run``.
+        option: a tier; ``""`` for the best of this CPU.
+        threads: not used; TensorFlow has its own.
+
+    Raises:
+        Unavailable: without the op library, or where this CPU lacks the tier.
+    """
     from graffiti.executors.tensorflow import TensorFlowExecutor
     from graffiti.ops import loader
 
@@ -72,7 +94,12 @@ def ops(graph: Graph, island: Island | None, option: str, threads: int | None):
 
 
 def python(graph: Graph, island: Island | None, option: str, threads: int | None):
-    """Pure TensorFlow."""
+    """Pure TensorFlow.
+
+    Args:
+        graph, island: as of ``Executor.run``.
+        option, threads: not used.
+    """
     from graffiti.executors.tensorflow import TensorFlowExecutor
 
     return TensorFlowExecutor(graph, ops="python", island=island)
@@ -147,7 +174,16 @@ class Emulated:
 
 
 def c(graph: Graph, island: Island | None, option: str, threads: int | None):
-    """The C export: on the host, fused as it is written or unfused; or on a board's emulator."""
+    """The C export: compiled for this machine, or cross-compiled for a board and emulated.
+
+    Args:
+        graph: as of ``Executor.run``.
+        option: ``""`` fused, as it is written; ``unfused``; or a board of ``export.c.targets.TARGETS``.
+        island, threads: not used; the exporter takes no Keras layers, the code runs on one thread.
+
+    Raises:
+        Unavailable: where the exporter refuses the graph, or a compiler or emulator is missing.
+    """
     from graffiti.export.base import ExportError
     from graffiti.export.c.harness import CModel, compiler
     from graffiti.export.c.targets import TARGETS, EmulatedModel, missing
@@ -170,7 +206,17 @@ LITERT_FILES = {
 
 
 def litert(graph: Graph, island: Island | None, option: str, threads: int | None):
-    """The LiteRT export in its interpreter; XNNPACK is what it runs by default."""
+    """The LiteRT export in its interpreter.
+
+    Args:
+        graph: as of ``Executor.run``.
+        option: a key of ``LITERT_FILES``; ``""`` for XNNPACK, which the interpreter runs by default.
+        island: not used; the exporter takes no Keras layers.
+        threads: of the interpreter; 1 by default, and always with ``micro``.
+
+    Raises:
+        Unavailable: where the exporter or the interpreter refuses the graph.
+    """
     from graffiti.export.base import ExportError
     from graffiti.export.litert.runner import LiteRTModel, NotTaken
 
@@ -195,8 +241,17 @@ ONNX_FILES = {"plain": ("runtime", False), "optimized": ("runtime", True), "anyw
 
 
 def onnx(graph: Graph, island: Island | None, option: str, threads: int | None):
-    """The ONNX export in ONNX Runtime: as written with every tensor, or in a default session with the tensors of codes
-    (with accumulators shown the runtime would not fuse them)."""
+    """The ONNX export in ONNX Runtime.
+
+    Args:
+        graph: as of ``Executor.run``.
+        option: a key of ``ONNX_FILES``; ``""`` for ``plain``. ``optimized`` shows the tensors of codes only: with
+            accumulators shown the runtime would not fuse them.
+        island, threads: not used; the exporter takes no Keras layers, the session has one thread.
+
+    Raises:
+        Unavailable: where the exporter refuses the graph.
+    """
     from graffiti.export.base import ExportError
     from graffiti.export.onnx.harness import OnnxModel
 
@@ -216,7 +271,15 @@ def onnx_bounds(graph: Graph, option: str) -> dict[str, tuple[int, str]]:
 
 
 def qonnx(graph: Graph, island: Island | None, option: str, threads: int | None):
-    """The QONNX export in the qonnx package's executor."""
+    """The QONNX export in the qonnx package's executor.
+
+    Args:
+        graph: as of ``Executor.run``.
+        option, island, threads: not used.
+
+    Raises:
+        Unavailable: where the exporter refuses the graph.
+    """
     from graffiti.export.base import ExportError
     from graffiti.export.onnx.harness import QonnxModel
 

@@ -9,7 +9,16 @@ from graffiti.graph.ir import Graph
 
 
 def litert(graph: Graph, inputs: list[np.ndarray], threads: int) -> Call:
-    """The graph exported to LiteRT, float in and out."""
+    """The graph exported to LiteRT, float in and out.
+
+    Args:
+        graph: of stage ``integer``, float in and out.
+        inputs: one array for each input of the graph; a call runs on all of it.
+        threads: of the interpreter.
+
+    Raises:
+        Unavailable: where the graph takes or gives codes, or the exporter refuses it.
+    """
     from graffiti.export.base import ExportError
     from graffiti.export.litert.exporter import LiteRTExporter
     from graffiti.export.litert.runner import interpreter
@@ -35,7 +44,16 @@ def litert(graph: Graph, inputs: list[np.ndarray], threads: int) -> Call:
 
 
 def onnx(graph: Graph, inputs: list[np.ndarray], threads: int) -> Call:
-    """The graph exported to ONNX, in ONNX Runtime with all its optimizations."""
+    """The graph exported to ONNX, in ONNX Runtime with all its optimizations.
+
+    Args:
+        graph: of stage ``integer``.
+        inputs: one array for each input of the graph; a call runs on all of it.
+        threads: of a session that runs one operator at a time.
+
+    Raises:
+        Unavailable: where the exporter refuses the graph.
+    """
     import onnxruntime
 
     from graffiti.export.base import ExportError
