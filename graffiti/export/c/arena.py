@@ -127,7 +127,13 @@ def _loads(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]], scrat
 
 
 def map_text(name: str, arena: Arena, steps: Sequence[Step]) -> str:
-    """``arena_map.txt``: the size, the bound, every piece, and what lives at each step."""
+    """``arena_map.txt``: the size, the bound, every piece, and what lives at each step.
+
+    Args:
+        name: of the model; names in the text are made safe for a C comment.
+        arena: the layout.
+        steps: the program, in the order that the arena was planned for.
+    """
     lines = [f"Arena of {comment(name)}: {arena.bytes} bytes."]
     if arena.loads and arena.lower_bound:
         fullest = max(range(len(arena.loads)), key=lambda index: arena.loads[index].bytes)

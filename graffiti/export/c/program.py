@@ -97,7 +97,13 @@ def _tensor_problems(graph: Graph, name: str) -> list[Problem]:
 
 
 def build(graph: Graph, border: Border, *, fused: bool = True) -> Program:
-    """Arrange a graph without problems: fuse it, lay its tensors out."""
+    """Arrange a graph without problems: fuse it, lay its tensors out.
+
+    Args:
+        graph: of stage ``integer``; names the program and its inputs.
+        border: what crosses the edge of the program: ports, and the graph between them.
+        fused: whether chains become one step; if not, every node is a step and every tensor can be seen.
+    """
     inner = border.graph
     steps = fuse(inner, fused)
     names = Names()

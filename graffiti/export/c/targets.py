@@ -76,6 +76,12 @@ def missing(name: str) -> str | None:
 def build(folder: pathlib.Path, name: str, program: pathlib.Path, flags: Sequence[str] = ("-O2",)) -> None:
     """Compile an exported folder for a target: the firmware, or the self-test program.
 
+    Args:
+        folder: what the exporter wrote, firmware or ``main.c`` included.
+        name: a key of ``TARGETS``.
+        program: the file to write.
+        flags: of the compiler, behind those of the target.
+
     Raises:
         RuntimeError: where a tool is missing or the compiler fails.
     """
@@ -97,7 +103,13 @@ def build(folder: pathlib.Path, name: str, program: pathlib.Path, flags: Sequenc
 
 
 def command_of(name: str, program: pathlib.Path, arguments: Sequence[str] = ()) -> list[str]:
-    """The command that runs a built program in its emulator."""
+    """The command that runs a built program in its emulator.
+
+    Args:
+        name: a key of ``TARGETS``.
+        program: from ``build``.
+        arguments: what ``main`` gets; a firmware gets them by semihosting.
+    """
     target = TARGETS[name]
     if target.linker_script is None:
         return [*target.emulator, os.fspath(program), *arguments]

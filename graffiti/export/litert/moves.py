@@ -26,7 +26,12 @@ def carrier(e: Emitter, node: Node) -> tuple[list[int], int, Layout | None]:
 
 
 def version(like: Layout | None, real: int, int8: int, int16: int) -> int:
-    """An operator's version by what it carries."""
+    """An operator's version by what it carries.
+
+    Args:
+        like: layout of the operator's tensors; ``None`` for float32.
+        real, int8, int16: the operator's version for each.
+    """
     return real if like is None else int8 if like.dtype == "int8" else int16
 
 

@@ -95,7 +95,16 @@ def store(e: Emitter, node: Node) -> None:
 
 
 def store_real(e: Emitter, node: Node, tensor: int, *, rounds: bool, plain: bool) -> None:
-    """A float tensor as integers of a node's format: saturated, rounded unless it holds whole steps; ``plain`` leaves both to ``QUANTIZE``."""
+    """A float tensor as integers of a node's format: saturated, rounded unless it holds whole steps; ``plain`` leaves
+    both to ``QUANTIZE``.
+
+    Args:
+        e: the emitter; takes the node's integer tensor.
+        node: a ``quantize`` or ``requantize``.
+        tensor: float32, in real units.
+        rounds: whether it may lie between two steps.
+        plain: whether a runtime's own ``QUANTIZE`` is enough.
+    """
     format: QFormat = attr(node, "format")
     layout, mode, exponent, shape = layout_of(format), attr(node, "rounding"), format.exponents[0], e.graph.shape(node.output)
     low, high = products.requantize_limits(e, node)

@@ -98,12 +98,24 @@ class QonnxModel:
 
 
 def feeds(graph: Graph, inputs, exported: OnnxGraph) -> dict[str, np.ndarray]:
-    """Inputs by name in the dtype that the file takes."""
+    """Inputs by name in the dtype that the file takes.
+
+    Args:
+        graph: of stage ``integer``.
+        inputs: as of ``interpreter.run``.
+        exported: the file.
+    """
     return {name: np.ascontiguousarray(array, exported.inputs[name]) for name, array in bind_inputs(graph, inputs).items()}
 
 
 def collect(graph: Graph, exported: OnnxGraph, got: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors of a run by value name, as the interpreter shows them."""
+    """The tensors of a run by value name, as the interpreter shows them.
+
+    Args:
+        graph: of stage ``integer``.
+        exported: the file that ran; says which tensor holds which value.
+        got: ONNX name → array. What the session did not return is left out.
+    """
     shown: dict[str, np.ndarray] = {}
     for value, tensor in exported.tensors.items():
         if tensor.name in got and value not in graph.inputs:
@@ -115,7 +127,18 @@ def collect(graph: Graph, exported: OnnxGraph, got: dict[str, np.ndarray]) -> di
 
 
 def as_codes(graph: Graph, value: str, tensor: Tensor, array: np.ndarray) -> np.ndarray:
-    """An ONNX tensor in the Keras layout and in codes; reals that are no whole number of steps stay fractions."""
+    """An ONNX tensor in the Keras layout and in codes; reals that are no whole number of steps stay fractions.
+
+    Args:
+        graph: of stage ``integer``.
+        value: what the tensor holds; its format says what a step is.
+        tensor: how it is held.
+        array: from the session.
+
+    Returns:
+        Codes in the format's dtype where the file holds codes, else float64 in steps; reals where the value has no
+        format.
+    """
     if not tensor.last:
         array = np.moveaxis(array, 1, -1)
     format = graph.format(value)

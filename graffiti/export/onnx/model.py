@@ -96,7 +96,13 @@ def _input(b: Builder, name: str) -> Any:
 
 
 def input_type(graph: Graph, name: str, style: Style) -> np.dtype:
-    """The dtype that the file takes an input in."""
+    """The dtype that the file takes an input in.
+
+    Args:
+        graph: of stage ``integer``.
+        name: of one of its inputs.
+        style: of the file; one without ``integer_inputs`` takes float32 where the graph takes no codes.
+    """
     return input_dtype(graph, name) if style.integer_inputs or graph.format(name) is not None else np.dtype(np.float32)
 
 

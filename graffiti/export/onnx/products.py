@@ -70,10 +70,15 @@ def product(b: Builder, node: Node) -> None:
 def in_integers(b: Builder, node: Node, op: str, bias: Node | None, sums: np.ndarray) -> bool:
     """Whether a runtime that knows the QDQ form gets the codes right whatever the accumulator is.
 
-    It sums in int32, takes the sum to float32, scales and rounds it half to even. float32 is wrong only beyond ``2**24``, and where the
-    output's bits and the shift are at most 24 together, everything beyond saturates. A bias behind a ``MatMul`` is added in float32.
+    It sums in int32, takes the sum to float32, scales and rounds it half to even. float32 is wrong only beyond
+    ``2**24``, and where the output's bits and the shift are at most 24 together, everything beyond saturates. A bias
+    behind a ``MatMul`` is added in float32.
 
     Args:
+        b: the builder; its style says whether there is such a runtime.
+        node: a product.
+        op: the ONNX operator that it becomes.
+        bias: the ``bias_add`` behind it, ``None`` where there is none.
         sums: the largest magnitude of every output channel's sum of products.
     """
     x, kernel = node.inputs
@@ -131,7 +136,18 @@ def _put_in_digits(b: Builder, node: Node, op: str, attrs: dict, last: bool, par
 
 
 def digits(b: Builder, value: str, last: bool, bits: int) -> list[str]:
-    """float32 tensors that add up to ``value``: its codes' digits to the base ``2**bits``, the lowest last, each in real units."""
+    """float32 tensors that add up to ``value``: its codes' digits to the base ``2**bits``, the lowest last, each in
+    real units.
+
+    Args:
+        b: the builder; takes the nodes.
+        value: of codes with one exponent.
+        last: whether the tensors are laid out channels-last.
+        bits: of a digit, so few that products of digits add up exactly in float32.
+
+    Returns:
+        Names of the tensors, as many as the value's largest code has digits.
+    """
     wide = b.wide(value)
     rest = b.get(value, last, wide)
     format = b.graph.format(value)
@@ -147,7 +163,13 @@ def digits(b: Builder, value: str, last: bool, bits: int) -> list[str]:
 
 
 def fused_bias(graph: Graph, users: dict[str, list[Node]], node: Node) -> Node | None:
-    """The ``bias_add`` with a constant bias that is the only reader of a product, if there is one."""
+    """The ``bias_add`` with a constant bias that is the only reader of a product, if there is one.
+
+    Args:
+        graph: where to look.
+        users: value → its readers (``graph.users()``).
+        node: the product.
+    """
     readers = users.get(node.output, [])
     if len(readers) != 1 or readers[0].op != "bias_add" or node.output in graph.outputs:
         return None
@@ -225,7 +247,16 @@ def _form(b: Builder, node: Node) -> tuple[str, dict]:
 
 
 def pads(sizes, window, strides, dilation, padding: str) -> dict:
-    """ONNX' explicit pads of a window; ``auto_pad`` (the same rule) where a size is unknown."""
+    """ONNX' explicit pads of a window; ``auto_pad`` (the same rule) where a size is unknown.
+
+    Args:
+        sizes: input length of each spatial axis; ``None`` where it is unknown.
+        window, strides, dilation: one integer per spatial axis.
+        padding: ``same`` or ``valid``.
+
+    Returns:
+        The attributes ``pads`` (all fronts, then all backs) or ``auto_pad``.
+    """
     if padding == "same" and any(n is None for n in sizes):
         return {"auto_pad": "SAME_UPPER"}
     each = [(0, 0) if padding == "valid" else window_pads(n, k, s, d, padding) for n, k, s, d in zip(sizes, window, strides, dilation)]

@@ -170,7 +170,14 @@ class QdqStyle(Style):
 
 
 def may_saturate(codes: np.ndarray, axis: int, meets: int) -> bool:
-    """Whether two products of one output channel, with unsigned codes up to ``meets``, may add up to more than 16 bits hold."""
+    """Whether two products of one output channel, with unsigned codes up to ``meets``, may add up to more than 16 bits
+    hold.
+
+    Args:
+        codes: int8 kernel, in any layout.
+        axis: of its output channels.
+        meets: the largest input code.
+    """
     rows = np.moveaxis(codes, axis, 0).reshape(codes.shape[axis], -1).astype(np.int64)
     if not rows.size:
         return False

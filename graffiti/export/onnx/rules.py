@@ -123,7 +123,14 @@ SURE = 1 << 22  # sums below it, scaled to the output's steps: the correctly rou
 
 
 def sums_exactly(graph: Graph, node: Node, top: int) -> bool:
-    """Whether the sums of an average's windows are exact: below 2**24 by a convolution, any by a reduction of whole axes in float64."""
+    """Whether the sums of an average's windows are exact: below 2**24 by a convolution, any by a reduction of whole
+    axes in float64.
+
+    Args:
+        graph: of stage ``integer``.
+        node: an ``average_pool``.
+        top: the largest magnitude of an input code.
+    """
     window = attributes(node)["pool_size"]
     return math.prod(window) * top <= EXACT or _whole(graph, node)
 

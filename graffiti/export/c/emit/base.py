@@ -53,14 +53,30 @@ class Emitter:
 
 
 def same_elements(graph: Graph, step: Step, value: str) -> bool:
-    """Whether a tensor has as many elements as the step's output, each at least as wide: it can be overwritten in order."""
+    """Whether a tensor has as many elements as the step's output, each at least as wide: it can be overwritten in
+    order.
+
+    Args:
+        graph: of stage ``integer``.
+        step: whose output may take the memory.
+        value: one of its inputs; a constant has none to give.
+    """
     if graph.is_constant(value) or example_shape(graph, value) != example_shape(graph, step.output):
         return False
     return type_of(format_of(graph, value)).bytes >= type_of(format_of(graph, step.output)).bytes
 
 
 def rows_and_channels(graph: Graph, value: str, split: bool) -> tuple[int, int]:
-    """A tensor as rows times channels; one long row where ``split`` is false."""
+    """A tensor as rows times channels; one long row where ``split`` is false.
+
+    Args:
+        graph: of stage ``integer``, of known sizes.
+        value: any tensor; the batch does not count.
+        split: whether the last axis is kept apart.
+
+    Returns:
+        ``(rows, channels)``.
+    """
     shape = example_shape(graph, value)
     count = count_of(graph, value)
     channels = shape[-1] if shape and split else count

@@ -24,7 +24,13 @@ def pair(values: Sequence[int], first: int = 1) -> tuple[int, int]:
 
 
 def front_pads(graph: Graph, step: Step, window: Sequence[int], strides: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
-    """Zeros in front of each spatial axis: those of an absorbed ``pad`` and those of the op's own padding."""
+    """Zeros in front of each spatial axis: those of an absorbed ``pad`` and those of the op's own padding.
+
+    Args:
+        graph: of stage ``integer``.
+        step: of an op with a window; its own ``padding`` counts.
+        window, strides, dilation: one integer per spatial axis.
+    """
     sizes = example_shape(graph, step.inputs[0])[:-1]
     outer = step.pads or ((0, 0),) * len(sizes)
     padding = attr(step.node, "padding")
@@ -35,7 +41,18 @@ def front_pads(graph: Graph, step: Step, window: Sequence[int], strides: Sequenc
 
 
 def window_struct(writer: Writer, step: Step, window, strides, dilation, pads, groups: int = 1) -> str:
-    """Define the ``graffiti_window`` of a step; returns a pointer to it."""
+    """Define the ``graffiti_window`` of a step.
+
+    Args:
+        writer: takes the definition.
+        step: of an op with a window; the image sizes are those of its first input and its output.
+        window, strides, dilation: one integer per spatial axis.
+        pads: zeros in front of each spatial axis, from ``front_pads``.
+        groups: of a grouped convolution.
+
+    Returns:
+        A C expression, a pointer to the struct.
+    """
     values = (
         *image(example_shape(writer.graph, step.inputs[0])), *image(example_shape(writer.graph, step.output)),
         *pair(window), *pair(strides), *pair(dilation), *pair(pads, 0), groups,
@@ -74,5 +91,11 @@ def shrinking(graph: Graph, step: Step) -> bool:
 
 
 def patch_bytes(type: CType, sums: int, elements: int) -> int:
-    """Scratch of a product: int32 sums, then a patch of int16 (int32 where the kernel is stored in 32 bits)."""
+    """Scratch of a product: int32 sums, then a patch of int16 (int32 where the kernel is stored in 32 bits).
+
+    Args:
+        type: how the kernel is stored, from ``kernel_type``.
+        sums: how many sums the kernel holds at a time.
+        elements: how many inputs one patch gathers.
+    """
     return 4 * sums + (4 if type == S32 else 2) * elements
