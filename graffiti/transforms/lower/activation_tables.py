@@ -27,6 +27,12 @@ def lower_table(context: Lowering, node: Node, quantizer: Node, format: QFormat,
     The float values are those that the Keras layer itself computed for every input code, ascending (attribute
     ``values`` names the constant); here they are only rounded.
 
+    Args:
+        context: the lowering; ``values[quantizer.name]`` is set.
+        node: an ``activation`` that reads codes.
+        quantizer: the ``fake_quantize`` that reads it.
+        format, rounding: of that quantizer.
+
     Raises:
         ValueError: where there are no values, or not one for every code.
     """

@@ -20,7 +20,15 @@ def lower_average_pool(context: Lowering, node: Node) -> None:
 def lower_mean(
     context: Lowering, node: Node, quantizer: Node, format: QFormat, rounding: str, relus: fuse_relu.Relus,
 ) -> None:
-    """``clip(round(sum * 2**(e_x - e_y) / count), low, high)``: the true mean rounded once, every ReLU in front as limits."""
+    """``clip(round(sum * 2**(e_x - e_y) / count), low, high)``: the true mean, rounded once.
+
+    Args:
+        context: the lowering; ``values[quantizer.name]`` is set.
+        node: an ``average_pool`` that reads codes.
+        quantizer: the ``fake_quantize`` that reads it.
+        format, rounding: of that quantizer.
+        relus: between the two; they become ``low`` and ``high``.
+    """
     attrs = {**node.attrs, "format": format, "rounding": rounding, **fuse_relu.limits(format, relus, rounding)}
     codes = context.values[node.inputs[0]]
     context.values[quantizer.name] = context.emit("average_pool", (codes,), quantizer.name, attrs)

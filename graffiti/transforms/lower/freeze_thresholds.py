@@ -61,7 +61,15 @@ def check_groups(graph: Graph) -> None:
 
 
 def codes_of(array: np.ndarray, format: QFormat, rounding: str, channel_axis: int | str | None = None) -> np.ndarray:
-    """``clip(round(array / 2**exponent), qmin, qmax)`` as int64; scaling by a power of two is exact in float64."""
+    """``clip(round(array / 2**exponent), qmin, qmax)`` as int64; scaling by a power of two is exact in float64.
+
+    Args:
+        array: a constant of the network, in real units.
+        format: of the codes.
+        rounding: a mode of ``numerics.rounding.ROUNDING_MODES``.
+        channel_axis: the axis of ``array`` that the format's exponents belong to, or ``flat`` for its last two
+            together; not used where the format has one exponent.
+    """
     exponent = np.asarray(format.exponent, np.int64)
     if exponent.ndim and channel_axis == "flat":
         exponent = exponent.reshape(array.shape[-2:])

@@ -41,6 +41,14 @@ def limits(format: QFormat, relus: Relus, rounding: str) -> dict[str, int]:
     """``low`` and ``high`` of a requantization that absorbs ReLUs; nothing where the format's own range does it.
 
     Rounding is monotone, so it commutes with minimum and maximum: ``round(min(a, m)/s) = min(round(a/s), round(m/s))``.
+
+    Args:
+        format: of the codes behind the requantization.
+        relus: what stands in front of it.
+        rounding: of the requantization; the maximum is rounded like the values.
+
+    Returns:
+        The attributes ``low`` and ``high``, or one of them, or none.
     """
     if not relus.present:
         return {}

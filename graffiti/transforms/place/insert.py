@@ -14,7 +14,15 @@ CODES, ACCUMULATOR, REAL, PARAMETER = "codes", "accumulator", "real", "parameter
 
 
 def attributes(spec: QuantizerSpec, *, signed: bool, rounding: str, role: str, **changes: Any) -> dict[str, Any]:
-    """The attributes of a ``fake_quantize`` node made from a spec."""
+    """The attributes of a ``fake_quantize`` node made from a spec.
+
+    Args:
+        spec: as the scheme has it.
+        signed: the decision on ``spec.signed``, which may be ``auto``.
+        rounding: the decision on ``spec.rounding``, which may be ``None`` for the scheme's.
+        role: of the quantizer; the row ``fake_quantize`` of ``graph/ops.py`` lists them.
+        **changes: attributes to set otherwise.
+    """
     return {
         "quantizer": spec.quantizer, "bits": spec.bits, "signed": signed, "narrow": spec.narrow and signed,
         "rounding": rounding, "channel_axis": None, "group": None, "role": role, "trainable": spec.trainable,
@@ -23,7 +31,18 @@ def attributes(spec: QuantizerSpec, *, signed: bool, rounding: str, role: str, *
 
 
 def insert_after(graph: Graph, value: str, name: str, attrs: dict[str, Any], readers: Iterable[Node] | None = None) -> Node:
-    """Put a ``fake_quantize`` behind a value; ``readers`` (all by default, the graph's outputs too) read it from now on."""
+    """Put a ``fake_quantize`` behind a value.
+
+    Args:
+        graph: is changed.
+        value: of any node, or an input.
+        name: of the new node.
+        attrs: of the new node, from ``attributes``.
+        readers: the nodes that read the quantized value from now on; ``None`` for all, the graph's outputs too.
+
+    Returns:
+        The new node.
+    """
     producer = graph.producer(value)
     first = graph.nodes[0] if producer is None and graph.nodes else None
     node = graph.insert("fake_quantize", (value,), name, attrs, before=first, after=producer)
@@ -61,9 +80,17 @@ def wants_codes(graph: Graph, plan: Plan, reader: Node, value: str, kind: str) -
     """Whether a node must read a value of this kind through a quantizer.
 
     1. Codes and parameters: no. 2. A quantizer: no. 3. A layer in float reads reals as they are, anything else as the
-    quantized value, so that it sees what the integer graph hands it; what only joins outputs reads an input through a quantizer
-    too. 4. ReLU takes accumulators: the quantizer comes behind it (a table's output is rounded by the table itself). 5. A bias is
-    added to its product before any rounding. 6. What acts in training only wants what its readers want. 7. Everything else: yes.
+    quantized value, so that it sees what the integer graph hands it; what only joins outputs reads an input through a
+    quantizer too. 4. ReLU takes accumulators: the quantizer comes behind it (a table's output is rounded by the table
+    itself). 5. A bias is added to its product before any rounding. 6. What acts in training only wants what its readers
+    want. 7. Everything else: yes.
+
+    Args:
+        graph: float, with the quantizers placed so far.
+        plan: says what stays in float.
+        reader: a node that reads ``value``.
+        value: one of its inputs.
+        kind: of the value, from ``kinds``.
     """
     if kind in (CODES, PARAMETER) or reader.op == "fake_quantize":
         return False
