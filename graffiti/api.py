@@ -88,7 +88,16 @@ def quantize(
 
 
 def check_target(graph: Graph, profile: TargetProfile, *, values: bool = True) -> None:
-    """Raise a ``TargetError`` that lists every layer of an integer graph that the target cannot take."""
+    """Raise a ``TargetError`` that lists every layer of an integer graph that the target cannot take.
+
+    Args:
+        graph: of stage ``integer``.
+        profile: the limits.
+        values: whether to check what depends on calibrated thresholds too (``targets.check.problems``).
+
+    Raises:
+        TargetError: where there is such a layer.
+    """
     found = targets.problems(graph, profile, values=values)
     if found:
         raise targets.TargetError(profile.name, graph.name, found)

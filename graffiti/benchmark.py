@@ -33,7 +33,16 @@ DIFFERS = "its answer differs"  # in the reason of an engine that is not timed f
 
 # ---- timing ------------------------------------------------------------------------------------------------------------
 def seconds(functions: dict[str, Call], rounds: int, budget: float = 0.02) -> dict[str, float]:
-    """Median time of one call of each; the functions take turns, so that a disturbance hits all."""
+    """Median time of one call of each; the functions take turns, so that a disturbance hits all.
+
+    Args:
+        functions: name → what is timed; each is called twice before, outside the measurement.
+        rounds: how often each has its turn; the median is over them.
+        budget: seconds that a turn takes, about: calls shorter than that are repeated in it.
+
+    Returns:
+        Name → seconds of one call.
+    """
     repeats = {}
     for name, function in functions.items():
         start = time.perf_counter()
@@ -61,6 +70,12 @@ def pin(threads: int) -> None:
 def checked(graph: Graph, tier: str, threads: int, images: Sequence[np.ndarray] | np.ndarray) -> Runner:
     """A native runner whose answer equals the interpreter's.
 
+    Args:
+        graph: of stage ``integer``.
+        tier: of the kernels; ``auto`` for the best of this CPU.
+        threads: of the runner.
+        images: one batch: an array for a single input, or one for each input.
+
     Raises:
         ValueError: where it does not.
     """
@@ -73,7 +88,16 @@ def checked(graph: Graph, tier: str, threads: int, images: Sequence[np.ndarray] 
 
 
 def inputs(graph: Graph, batch: int, seed: int = 4) -> list[np.ndarray]:
-    """Random inputs over the whole range of codes that the graph rounds them to."""
+    """Random inputs over the whole range of codes that the graph rounds them to.
+
+    Args:
+        graph: of stage ``integer``.
+        batch: number of examples; other sizes that are not known become 1.
+        seed: the same seed gives the same arrays.
+
+    Returns:
+        One array for each input of the graph: codes where it takes them, else float32.
+    """
     random, arrays = np.random.default_rng(seed), []
     for name in graph.inputs:
         quantizer = next((node for node in graph.consumers(name) if node.op == "quantize"), None)
@@ -89,7 +113,13 @@ def inputs(graph: Graph, batch: int, seed: int = 4) -> list[np.ndarray]:
 
 # ---- engines -----------------------------------------------------------------------------------------------------------
 def litert_file(path: str, batch: int, threads: int) -> Call:
-    """A call of the LiteRT interpreter (XNNPACK) on a file with random inputs of its own types."""
+    """A call of the LiteRT interpreter (XNNPACK) on a file with random inputs of its own types.
+
+    Args:
+        path: of a ``.tflite`` file.
+        batch: number of examples; its inputs are resized to it.
+        threads: of the interpreter.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
     engine = Interpreter(model_path=path, num_threads=threads)
@@ -115,7 +145,13 @@ def litert_file(path: str, batch: int, threads: int) -> Call:
 
 
 def keras_float(path: str, images: list[np.ndarray], threads: int) -> Call:
-    """A float32 Keras model inside a ``tf.function``, on the same inputs."""
+    """A float32 Keras model inside a ``tf.function``, on the same inputs.
+
+    Args:
+        path: of a ``.keras`` model.
+        images: one array for each input of the model.
+        threads: of TensorFlow, which takes another number only before it has computed anything in this process.
+    """
     import keras
     import tensorflow as tf
 

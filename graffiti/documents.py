@@ -112,6 +112,12 @@ def nearest(word: Any, known: Iterable[str]) -> str:
 def check_keys(content: Any, known: Iterable[str], where: str, *, required: Iterable[str] = ()) -> dict[str, Any]:
     """``content`` as a dict whose keys are all known.
 
+    Args:
+        content: a part of a settings file, as read.
+        known: the keys it may have.
+        where: what the part is called in an error.
+        required: the keys it must have.
+
     Raises:
         ValueError: where it is no mapping, has an unknown key, or lacks a required one.
     """
@@ -128,7 +134,16 @@ def check_keys(content: Any, known: Iterable[str], where: str, *, required: Iter
 
 
 def whole(value: Any, where: str, low: int | None = None, high: int | None = None) -> int:
-    """A whole number in a range."""
+    """A whole number in a range.
+
+    Args:
+        value: as read from a settings file; ``true`` is no number.
+        where: what the value is called in an error.
+        low, high: both included; ``None`` for no end. ``high`` comes with ``low``.
+
+    Raises:
+        ValueError: where it is no whole number, or outside the range.
+    """
     span = "" if low is None else f" of at least {low}" if high is None else f" from {low} to {high}"
     if isinstance(value, bool) or not isinstance(value, int) or (low is not None and value < low) or (high is not None and value > high):
         raise ValueError(f"{where} is a whole number{span}, got {kind(value)}")
@@ -157,7 +172,16 @@ def text(value: Any, where: str) -> str:
 
 
 def one_of(value: Any, known: Iterable[str], where: str) -> str:
-    """One word of a list."""
+    """One word of a list.
+
+    Args:
+        value: as read from a settings file.
+        known: the words.
+        where: what the value is called in an error.
+
+    Raises:
+        ValueError: where it is no text or not in the list; proposes the nearest word.
+    """
     known = list(known)
     if not isinstance(value, str) or value not in known:
         raise ValueError(f"{where} is one of {', '.join(known)}, got {kind(value)}{nearest(value, known)}")
@@ -165,7 +189,19 @@ def one_of(value: Any, known: Iterable[str], where: str) -> str:
 
 
 def several_of(value: Any, known: Iterable[str], where: str) -> tuple[str, ...]:
-    """A list of words out of a list, each once."""
+    """A list of words out of a list, each once.
+
+    Args:
+        value: as read from a settings file.
+        known: the words.
+        where: what the value is called in an error.
+
+    Returns:
+        The words in the order of ``value``.
+
+    Raises:
+        ValueError: where it is no list, a word comes twice or is not known.
+    """
     known = list(known)
     if not isinstance(value, (list, tuple)) or len(set(map(str, value))) != len(value):
         raise ValueError(f"{where} is a list of different words out of {', '.join(known)}, got {kind(value)}")

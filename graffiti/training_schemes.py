@@ -27,8 +27,9 @@ def large_gradients(bits: int = 4, *, weight_bits: int | None = None, activation
     """INT4 training with small error for large gradients; the first and the last layer stay in float.
 
     Args:
-        bits: of gradients, and of weights and activations unless these are given.
+        bits: of gradients, and of weights and activations (8 at most) unless these are given.
         weight_bits, activation_bits: 2 to 8.
+        name: of the scheme, in reports; ``large_gradients_int<bits>`` by default.
         **hyper: of ``low_bit.quantizers.LargeGradients``: ``alpha beta initial_factor``.
 
     References: Kim et al., ECCV 2024.
@@ -75,14 +76,18 @@ def multi_level_scaling(
 ) -> TrainingScheme:
     """Multi-level scaling of convolutions; the first one and the dense layers stay in float.
 
-    ``stochastic="all", rescale=False, use_sign_bit=False`` is the method as published. The defaults lose less (``BENCHMARKS.md``; Decision 22): noise in weights and activations costs most.
+    ``stochastic="all", rescale=False, use_sign_bit=False`` is the method as published. The defaults lose less
+    (``BENCHMARKS.md``; Decision 22): noise in weights and activations costs most.
 
     Args:
         element: ``(E_x, M_x)``.
         group: ``(E_g, M_g)``.
-        stochastic: which tensors round stochastically in training, ``gradients``, ``all`` or ``none``; the others round to nearest.
+        stochastic: which tensors round stochastically in training, ``gradients``, ``all`` or ``none``; the others round
+            to nearest.
         rescale: whether the largest element stands for the tensor's maximum, which otherwise saturates.
-        use_sign_bit: whether activations that cannot be negative spend the bit of their sign on the mantissa: ``<E_x, M_x + 1>``, as wide.
+        use_sign_bit: whether activations that cannot be negative spend the bit of their sign on the mantissa:
+            ``<E_x, M_x + 1>``, as wide.
+        name: of the scheme, in reports.
         **hyper: of ``low_bit.quantizers.MultiLevelScaling``: ``grouping carry top_exponent``.
 
     Raises:
@@ -98,7 +103,13 @@ def multi_level_scaling(
 
 
 def min_max(bits: int = 8, *, first_layer: bool = True, last_layer: bool = True, gradient_rounding: str = "stochastic") -> TrainingScheme:
-    """The range is the largest magnitude of each tensor; the baseline of everything."""
+    """The range is the largest magnitude of each tensor; the baseline of everything.
+
+    Args:
+        bits: of weights, activations and gradients, 2 to 16.
+        first_layer, last_layer: whether these are quantized too.
+        gradient_rounding: ``stochastic`` or ``half_even``; weights and activations round half to even.
+    """
     spec = TensorSpec("min_max", {"bits": bits})
     gradients = TensorSpec("min_max", {"bits": bits, "rounding": gradient_rounding})
     return TrainingScheme(spec, spec, gradients, first_layer=first_layer, last_layer=last_layer, name=f"min_max_int{bits}")

@@ -27,7 +27,11 @@ def inputs_of(model: keras.Model) -> user_data.Inputs:
 
 
 def collect(data: Any, model: keras.Model, steps: int | None = None) -> list[np.ndarray]:
-    """Read data completely, as arrays in memory; otherwise as ``read``."""
+    """Read data completely, as arrays in memory; otherwise as ``read``.
+
+    Args:
+        data, model, steps: as of ``read``.
+    """
     return [values.array() for values in read(data, model, steps)]
 
 

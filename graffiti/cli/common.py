@@ -40,7 +40,14 @@ def add_output(parser: argparse.ArgumentParser, help: str) -> None:
 
 
 def add_data(parser: argparse.ArgumentParser, flag: str, help: str, *, required: bool = True) -> None:
-    """An option that names a file of examples, and ``--limit``."""
+    """An option that names a file of examples, and ``--limit``.
+
+    Args:
+        parser: of one command.
+        flag: the option, for instance ``--data``.
+        help: what the examples are; the file formats are added to it.
+        required: whether the command needs it.
+    """
     parser.add_argument(flag, required=required, help=f"{help}: .npy, .npz (images, labels; an array for each input where there are several) or a folder of TFRecords (folder:split)")
     parser.add_argument("--limit", type=positive, help="use at most this many examples")
 

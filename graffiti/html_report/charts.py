@@ -26,7 +26,17 @@ def _text(x: float, y: float, text: str, anchor: str = "start", color: str = MUT
 
 
 def histogram(counts: np.ndarray, edges: np.ndarray, low: float, high: float, label: str) -> str:
-    """Counts on a square-root scale, with the ends of the represented range as lines."""
+    """Counts on a square-root scale, with the ends of the represented range as lines.
+
+    Args:
+        counts: ``(bins,)``.
+        edges: ``(bins + 1,)``, ascending, as of ``numpy.histogram``.
+        low, high: lowest and highest real value that a quantizer represents; the axis reaches over both.
+        label: what a screen reader says.
+
+    Returns:
+        An ``<svg>`` element.
+    """
     width, height, left, bottom = 320, 130, 8, 20
     first, last = min(float(edges[0]), low), max(float(edges[-1]), high)
     span = (last - first) or 1.0
@@ -59,7 +69,16 @@ def bars(rows: Sequence[tuple[str, float, str]], label: str) -> str:
 
 
 def lines(xs: Sequence[float], series: Mapping[str, Sequence[float]], label: str) -> str:
-    """Lines over common steps, with a legend."""
+    """Lines over common steps, with a legend.
+
+    Args:
+        xs: the steps, ascending.
+        series: name in the legend → a value for each step; what is not finite is left out.
+        label: what a screen reader says.
+
+    Returns:
+        An ``<svg>`` element.
+    """
     width, height, left, bottom, right = 640, 260 + 16 * ((len(series) + 1) // 2), 58, 30, 12
     plot = 250
     finite = [value for values in series.values() for value in values if np.isfinite(value)]

@@ -140,7 +140,16 @@ def run_values(graph: Graph, inputs: list[np.ndarray], **options) -> dict[str, n
 
 
 def quantizers(graph: Graph, inputs: list[np.ndarray], island, float_graph: Graph | None) -> list[QuantizerRow]:
-    """Every quantizer of the network, on its own input in the quantized network."""
+    """Every quantizer of the network, on its own input in the quantized network.
+
+    Args:
+        graph: of stage ``fakequant``, calibrated.
+        inputs: one array for each input of the graph.
+        island: ``(node, arrays) -> arrays`` for Keras layers left in float, as in ``interpreter.run``; ``None`` without
+            any.
+        float_graph: of the network before it was quantized; compared with where it has no islands and as many inputs.
+            ``None``: the columns for that stay empty.
+    """
     values = run_values(graph, inputs, island=island)
     plain: dict[str, np.ndarray] = {}
     if float_graph is not None and not any(node.op == "island" for node in float_graph.nodes) and len(float_graph.inputs) == len(inputs):
@@ -165,7 +174,12 @@ def quantizers(graph: Graph, inputs: list[np.ndarray], island, float_graph: Grap
 
 
 def sensitivities(graph: Graph, inputs: list[np.ndarray], island, *, progress: bool = True) -> list[Sensitivity]:
-    """What each quantizer alone costs the outputs, the most expensive first."""
+    """What each quantizer alone costs the outputs, the most expensive first.
+
+    Args:
+        graph, inputs, island: as in ``quantizers``.
+        progress: whether to show a bar; of more than eight quantizers only.
+    """
     ends = [_before_softmax(graph, output) for output in graph.outputs]
 
     def run(active) -> list[np.ndarray]:

@@ -478,7 +478,13 @@ class Twins:
 
 
 def tie(layer, old: keras.Variable, new: keras.Variable) -> None:
-    """Let a built layer, and those inside it, use another variable for one of theirs."""
+    """Let a built layer, and those inside it, use another variable for one of theirs.
+
+    Args:
+        layer: built. Its attributes, and lists among them, are searched for the very object.
+        old: the variable it made.
+        new: of the same shape and dtype.
+    """
     for part in sublayers(layer):
         for attribute, value in vars(part).items():
             if value is old:

@@ -53,11 +53,15 @@ def _keras_quantized(reading, layer) -> None:
 def product(
     reading, layer, op: str, kernels: dict[str, Any], attrs: dict[str, Any], *, x: str | None = None, bias=None, moves: Sequence[Move] = (),
 ) -> None:
-    """``[pad] → [product] → [bias_add] → [moves] → [activation]``; the last node has the layer's name, inner ones are ``name/...``.
+    """``[pad] → [product] → [bias_add] → [moves] → [activation]``; the last node has the layer's name, inner ones are
+    ``name/...``.
 
     Causal padding is a ``pad`` in front of a ``valid`` product.
 
     Args:
+        reading: of the layer (``read.Reading``); takes the nodes and the result.
+        layer: the Keras layer; its bias and activation are taken, where it has them.
+        op: a row of ``graph/ops.py`` that multiplies by a kernel.
         kernels: role → variable, or (variable, its numbers in the shape that the op takes).
         attrs: of the op.
         x: what is multiplied; the call's input by default.
@@ -211,7 +215,16 @@ def _affine(reading, scale, offset) -> None:
 
 # ---- activations -----------------------------------------------------------------------------------------------------
 def emit_activation(reading, function, value: str) -> str:
-    """A node for a Keras activation; an island where the function is not known."""
+    """A node for a Keras activation; an island where the function is not known.
+
+    Args:
+        reading: of the layer that has the activation (``read.Reading``).
+        function: what the layer's ``activation`` is: a function or a layer.
+        value: the graph's value in front of it.
+
+    Returns:
+        The value behind it.
+    """
     known = functions.find(function)
     if known is not None:
         return reading.emit(known.node[0], [value], known.node[1])

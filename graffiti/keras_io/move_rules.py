@@ -41,7 +41,17 @@ def _numbers(reading) -> None:
 
 
 def emit(reading, value: str, moves: Sequence[Move], name: str) -> str:
-    """The moves one after another; the last one is called ``name``."""
+    """Nodes for moves, one after another.
+
+    Args:
+        reading: of the Keras operation (``read.Reading``).
+        value: the graph's value that is moved.
+        moves: those that change nothing are left out; an ``identity`` stands for none at all.
+        name: of the last node; those before are ``name/<op><number>``.
+
+    Returns:
+        The value behind the last one.
+    """
     moves = useful(moves) or [("identity", {})]
     for number, (op, attrs) in enumerate(moves, 1):
         value = reading.emit(op, [value], attrs, name=name if number == len(moves) else f"{name}/{op}{number}")
@@ -64,7 +74,13 @@ def _take(axis: int, indices) -> Move:
 
 
 def repeated(axis: int, size: int, factor: int) -> Move:
-    """Every index of an axis several times."""
+    """Every index of an axis several times.
+
+    Args:
+        axis: counted with the batch axis.
+        size: of the axis.
+        factor: how often each index comes, one behind the other.
+    """
     return _take(axis, np.repeat(np.arange(size), factor))
 
 

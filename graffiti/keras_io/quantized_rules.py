@@ -25,7 +25,13 @@ def find(operation) -> Callable | None:
 
 
 def quantizer_attributes(quantizer: quantizers.Quantizer, *, role: str | None = None, group: str | None = None) -> dict[str, Any]:
-    """Attributes of the ``fake_quantize`` node that a quantizer is; thresholds only where they are calibrated."""
+    """Attributes of the ``fake_quantize`` node that a quantizer is; thresholds only where they are calibrated.
+
+    Args:
+        quantizer: of a layer.
+        role: what the quantized value is; ``None`` for what the quantizer says.
+        group: of the quantizers that share its threshold; ``None`` where none does.
+    """
     log2 = None
     if quantizer.calibrated is not None and bool(quantizer.calibrated.numpy()):
         log2 = tuple(float(t) for t in np.ravel(keras.ops.convert_to_numpy(quantizer.log2_threshold)))

@@ -37,7 +37,14 @@ def fold_kernel(kernel: tf.Tensor, multiplier: tf.Tensor) -> tf.Tensor:
 
 
 def fold_bias(bias: tf.Tensor, beta: tf.Tensor, mean: tf.Tensor, multiplier: tf.Tensor) -> tf.Tensor:
-    """``float32(beta + (bias - mean) * multiplier)``, inside in float64; the moving mean gets no gradient."""
+    """``float32(beta + (bias - mean) * multiplier)``, inside in float64; the moving mean gets no gradient.
+
+    Args:
+        bias: float32 ``(channels,)``; zeros where the layer had none.
+        beta: float32 ``(channels,)``, of the batch norm.
+        mean: float32 ``(channels,)``, moving.
+        multiplier: float64 ``(channels,)``, from ``fold_multiplier``.
+    """
     bias, beta, mean = (tf.cast(value, tf.float64) for value in (bias, beta, tf.stop_gradient(mean)))
     return tf.cast(beta + (bias - mean) * multiplier, tf.float32)
 

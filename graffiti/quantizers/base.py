@@ -26,7 +26,13 @@ def power_of_two(exponent: tf.Tensor) -> tf.Tensor:
 
 
 def exponents(log2_threshold: tf.Tensor, bits: int, signed: bool) -> tf.Tensor:
-    """int32 exponent of one step, ``ceil(log2_threshold) - (bits - signed)``; any shape."""
+    """int32 exponent of one step, ``ceil(log2_threshold) - (bits - signed)``; any shape.
+
+    Args:
+        log2_threshold: float32; its ceiling is held within ``±MAX_LOG2``.
+        bits: of the code.
+        signed: whether the code has a sign bit, which takes one of the bits.
+    """
     ceiling = tf.clip_by_value(tf.cast(tf.math.ceil(log2_threshold), tf.int32), -int(MAX_LOG2), int(MAX_LOG2))
     return ceiling - (bits - int(signed))
 

@@ -27,7 +27,13 @@ def fused_gradient() -> bool:
 
 
 def code_range(bits: int, signed: bool, narrow: bool) -> tuple[int, int]:
-    """Lowest and highest code."""
+    """Lowest and highest code.
+
+    Args:
+        bits: of the code, the sign included.
+        signed: two's complement; else the lowest code is 0.
+        narrow: whether a signed range lacks its lowest code.
+    """
     return (-(1 << (bits - 1)) + int(narrow) if signed else 0), (1 << (bits - int(signed))) - 1
 
 
@@ -35,6 +41,13 @@ def inside_bounds(low: int, high: int, rounding: str) -> tuple[np.float32, np.fl
     """The smallest and largest float32 ``u`` with ``low <= round(u) <= high``.
 
     Half to even: ``[low-0.5, high+0.5)``, where a tie at the lower end counts as inside only if ``low`` is even.
+
+    Args:
+        low, high: the range of codes, both included.
+        rounding: a mode of ``numerics.rounding.ROUNDING_MODES``.
+
+    Returns:
+        ``(smallest, largest)``, both inside.
     """
     if rounding == "floor":
         below, above, includes_low, includes_high = float(low), high + 1.0, True, False
