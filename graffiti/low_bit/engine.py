@@ -32,7 +32,14 @@ def check(engine: str) -> str:
 
 
 def forward(product: Product, x: Quantized, w: Quantized, engine: str) -> tf.Tensor:
-    """``y = x·w`` in float32."""
+    """``y = x·w`` in float32.
+
+    Args:
+        product: what is multiplied with what.
+        x: ``[N, ..., inputs]``.
+        w: the kernel, laid out as the product says.
+        engine: of ``ENGINES``; ``auto`` is native where the kernels take the operands.
+    """
     return _compute(product, "forward", x, w, engine, tf.shape(x.codes), None, x.codes.shape)
 
 
@@ -40,6 +47,8 @@ def input_gradient(product: Product, dy: Quantized, w: Quantized, x_shape: tf.Te
     """``dx = dy·wᵀ`` in float32.
 
     Args:
+        product, w, engine: as in ``forward``.
+        dy: the gradient of ``y``.
         x_shape: int32 shape of ``x``.
         static_shape: what is known of it while tracing.
     """
@@ -47,7 +56,12 @@ def input_gradient(product: Product, dy: Quantized, w: Quantized, x_shape: tf.Te
 
 
 def weight_gradient(product: Product, x: Quantized, dy: Quantized, engine: str) -> tf.Tensor:
-    """``dw = xᵀ·dy`` in float32."""
+    """``dw = xᵀ·dy`` in float32.
+
+    Args:
+        product, x, engine: as in ``forward``.
+        dy: the gradient of ``y``.
+    """
     return _compute(product, "weight_gradient", x, dy, engine, tf.shape(x.codes), tf.shape(dy.codes), x.codes.shape)
 
 

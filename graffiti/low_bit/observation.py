@@ -49,13 +49,25 @@ def active() -> bool:
 
 
 def record(product, quantized, tensors) -> None:
-    """Note the operands of a forward product."""
+    """Note the operands of a forward product.
+
+    Args:
+        product: whose operands they are; a record names it.
+        quantized: the input, the kernel and, where it is quantized, the bias, as multiplied.
+        tensors: the same before they were quantized.
+    """
     if _records is not None and active():
         for role, q, tensor in zip(("activations", "weights", "bias"), quantized, tensors):
             _records.append(Record(product, role, q, tensor))
 
 
 def record_gradient(product, quantized, tensor) -> None:
-    """Note the gradient of a backward product."""
+    """Note the gradient of a backward product.
+
+    Args:
+        product: whose output's gradient it is.
+        quantized: as multiplied.
+        tensor: the same before it was quantized.
+    """
     if _records is not None and active():
         _records.append(Record(product, "gradients", quantized, tensor))

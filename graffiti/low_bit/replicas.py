@@ -61,7 +61,15 @@ def extremes(values: tf.Tensor) -> tf.Tensor:
 
 
 def when(condition: tf.Tensor, compute: Callable[[], tuple], otherwise: tuple) -> tuple:
-    """``compute()`` where the condition holds; replicas, which may not talk inside a branch, always compute and then choose."""
+    """``compute()`` where a condition holds, else what was there.
+
+    Replicas may not talk inside a branch, so with several of them each always computes and then chooses.
+
+    Args:
+        condition: bool scalar, the same on every replica.
+        compute: gives as many tensors as ``otherwise``, of the same shapes and dtypes.
+        otherwise: what holds where the condition does not.
+    """
     if count() == 1:
         return tf.cond(condition, lambda: tuple(map(tf.convert_to_tensor, compute())), lambda: tuple(map(tf.convert_to_tensor, otherwise)))
     return tuple(tf.where(condition, new, old) for new, old in zip(compute(), otherwise))

@@ -68,7 +68,13 @@ def extremes(x: tf.Tensor, *, engine: str = "auto") -> tf.Tensor:
 
 
 def count_above(x: tf.Tensor, bound: tf.Tensor, *, engine: str = "auto") -> tf.Tensor:
-    """How many ``|x| > bound``, int64; NaN is not counted."""
+    """How many ``|x| > bound``, int64; NaN is not counted.
+
+    Args:
+        x: float32, any shape.
+        bound: float32 scalar.
+        engine: ``auto``, ``native`` or ``python``.
+    """
     if loader.engine_of(engine) == "native":
         return loader.load().graffiti_count_above(x, bound)
     return tf.math.count_nonzero(tf.abs(x) > bound)

@@ -254,7 +254,13 @@ class QuantizedBatchNormalization(keras.layers.BatchNormalization):
 
 
 def straight(quantizer: TensorQuantizer, x: tf.Tensor, training: bool) -> tf.Tensor:
-    """``q(x)`` with its own backward rule, for quantizers without parameters."""
+    """``q(x)`` with its own backward rule, for quantizers without parameters.
+
+    Args:
+        quantizer: ``q``.
+        x: float32.
+        training: whether its state moves and its rounding may be stochastic.
+    """
     @tf.custom_gradient
     def run(x):
         return quantizer.encode(x, training).real(), lambda upstream: quantizer.gradient(x, upstream, ())[0]
@@ -263,7 +269,13 @@ def straight(quantizer: TensorQuantizer, x: tf.Tensor, training: bool) -> tf.Ten
 
 
 def quantize_backward(quantizer: TensorQuantizer | None, x: tf.Tensor, training: bool) -> tf.Tensor:
-    """``x``; its incoming gradient is quantized."""
+    """``x``; its incoming gradient is quantized.
+
+    Args:
+        quantizer: of gradients; ``None`` leaves them as they are.
+        x: float32.
+        training: whether its state moves and its rounding may be stochastic.
+    """
     if quantizer is None:
         return x
 

@@ -11,14 +11,25 @@ from graffiti.low_bit.products import ConvolutionProduct, DepthwiseProduct, Padd
 
 
 def to_image(x, rank: int, data_format: str):
-    """``[N, H, W, C]`` from the layer's layout; ``rank`` is 1 or 2."""
+    """``[N, H, W, C]`` from the layer's layout.
+
+    Args:
+        x: ``[N, ..., C]`` or, channels first, ``[N, C, ...]``.
+        rank: number of spatial axes, 1 or 2; of 1 the height is 1.
+        data_format: ``channels_last`` or ``channels_first``.
+    """
     if data_format == "channels_first":
         x = tf.transpose(x, [0, *range(2, rank + 2), 1])
     return x if rank == 2 else tf.expand_dims(x, 1)
 
 
 def from_image(y, rank: int, data_format: str):
-    """The inverse of ``to_image``."""
+    """The inverse of ``to_image``.
+
+    Args:
+        y: ``[N, H, W, C]``.
+        rank, data_format: as in ``to_image``.
+    """
     y = y if rank == 2 else tf.squeeze(y, 1)
     return y if data_format == "channels_last" else tf.transpose(y, [0, rank + 1, *range(1, rank + 1)])
 

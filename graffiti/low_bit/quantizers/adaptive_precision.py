@@ -34,7 +34,13 @@ def shift(largest: tf.Tensor, bits: int | tf.Tensor) -> tf.Tensor:
 
 
 def quantize(x: tf.Tensor, bits: int | tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:
-    """``clip(round(x / 2**s), -2**(n-1), 2**(n-1) - 1) * 2**s`` in float32, half to even."""
+    """``clip(round(x / 2**s), -2**(n-1), 2**(n-1) - 1) * 2**s`` in float32, half to even.
+
+    Args:
+        x: float32, any shape.
+        bits: ``n``, up to 24: float32 holds every code.
+        exponent: ``s``, int32 scalar, from ``shift``.
+    """
     half = tf.cast(tf.bitwise.left_shift(1, bits - 1), tf.float32)
     codes = tf.clip_by_value(tf.round(x * power_of_two(-exponent)), -half, half - 1.0)
     return codes * power_of_two(exponent)
@@ -55,6 +61,13 @@ def quantization_error(mean: tf.Tensor, quantized_mean: tf.Tensor) -> tf.Tensor:
 def choose_bits(x: tf.Tensor, largest: tf.Tensor, start: int | tf.Tensor, threshold: float, widths=WIDTHS) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The smallest width from ``start`` on whose QEM is at most ``threshold``, else the largest width.
 
+    Args:
+        x: float32, any shape.
+        largest: ``max|x|`` over all replicas, above 0.
+        start: the narrowest width that may be chosen.
+        threshold: of QEM.
+        widths: to choose from, ascending.
+
     Returns:
         ``(bits, shift, error)``.
     """
@@ -72,7 +85,14 @@ def choose_bits(x: tf.Tensor, largest: tf.Tensor, start: int | tf.Tensor, thresh
 
 
 def interval(error: tf.Tensor, drift: tf.Tensor, cap: tf.Tensor, *, beta: float = 0.1, gamma: float = 2.0, delta: float = 100.0) -> tf.Tensor:
-    """Steps to the next update, ``clip(round(beta / max(delta*error**2, drift) - gamma), 1, cap)``; int64."""
+    """Steps to the next update, ``clip(round(beta / max(delta*error**2, drift) - gamma), 1, cap)``; int64.
+
+    Args:
+        error: QEM of the chosen width.
+        drift: how far the shift is from its moving average, weighted; 0 or above.
+        cap: the most steps.
+        beta, gamma, delta: of the formula.
+    """
     largest = tf.maximum(delta * tf.square(error), drift)
     cap = tf.cast(cap, tf.float32)
     raw = tf.where(largest > 0, beta / tf.where(largest > 0, largest, 1.0) - gamma, cap)

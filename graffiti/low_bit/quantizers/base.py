@@ -151,6 +151,11 @@ class TensorQuantizer(keras.layers.Layer):
 def check_number(name: str, value, low: float, high: float) -> float:
     """A real argument, checked.
 
+    Args:
+        name: of the argument, for the sentence.
+        value: what arrived.
+        low, high: both included.
+
     Raises:
         ValueError: where it is no number from ``low`` to ``high``.
     """
@@ -172,6 +177,11 @@ def check_bits(name: str, bits, low: int, high: int) -> int:
 
 def check_choice(name: str, value, choices: tuple) -> Any:
     """One of a few values, checked.
+
+    Args:
+        name: of the argument, for the sentence.
+        value: what arrived.
+        choices: the values, ``None`` perhaps among them.
 
     Raises:
         ValueError: where it is none of them.

@@ -13,7 +13,16 @@ from graffiti.low_bit.quantizers.min_max import MinMax
 
 
 def deviation(g: tf.Tensor, clip: tf.Tensor, bits: int = 8) -> tf.Tensor:
-    """``1 - cos(g, gq)`` with ``gq = s * round(clip(g, -c, c) / s)``, ``s = c / (2**(b-1)-1)``."""
+    """``1 - cos(g, gq)`` with ``gq = s * round(clip(g, -c, c) / s)``, ``s = c / (2**(b-1)-1)``.
+
+    Args:
+        g: gradients, float32, any shape.
+        clip: ``c``, scalar above 0.
+        bits: ``b``.
+
+    Returns:
+        Scalar, 0 where the direction is kept.
+    """
     top = float(2 ** (bits - 1) - 1)
     step = clip / top
     quantized = tf.clip_by_value(tf.round(g / step), -top, top) * step
@@ -21,7 +30,13 @@ def deviation(g: tf.Tensor, clip: tf.Tensor, bits: int = 8) -> tf.Tensor:
 
 
 def rate_factor(distance: tf.Tensor, alpha: float = 20.0, beta: float = 0.1) -> tf.Tensor:
-    """``max(exp(-alpha * d), beta)``: what a layer's learning rate is multiplied by."""
+    """``max(exp(-alpha * d), beta)``: what a layer's learning rate is multiplied by.
+
+    Args:
+        distance: ``d``, from ``deviation``.
+        alpha: how fast the factor falls.
+        beta: the smallest factor.
+    """
     return tf.maximum(tf.exp(-alpha * distance), beta)
 
 

@@ -29,7 +29,15 @@ def quantize_weights(w: tf.Tensor, bits: int) -> tf.Tensor:
 
 
 def quantize_gradient(g: tf.Tensor, bits: int, noise: tf.Tensor | float = 0.0) -> tf.Tensor:
-    """``2m * (quantize_k(g/(2m) + 1/2 + N) - 1/2)`` with ``m`` the largest magnitude of each example and ``N = noise/(2**k - 1)``, noise in [-1/2, 1/2)."""
+    """``2m * (quantize_k(g/(2m) + 1/2 + N) - 1/2)`` with ``m`` the largest magnitude of each example.
+
+    ``N = noise / (2**k - 1)``: the noise is in steps.
+
+    Args:
+        g: gradients ``[N, ...]``, float32.
+        bits: ``k``.
+        noise: in [-1/2, 1/2), of the shape of ``g``; 0 rounds half to even.
+    """
     largest = tf.reduce_max(tf.abs(g), tuple(range(1, len(g.shape))), keepdims=True)
     double = 2.0 * tf.where(largest > 0, largest, 1.0)
     top = float(2**bits - 1)

@@ -19,14 +19,28 @@ ROUNDINGS = ("half_even", "stochastic")
 
 
 def quantize(x: tf.Tensor, step: tf.Tensor, bits: int, noise: tf.Tensor | None = None) -> tf.Tensor:
-    """``clip(r(x / step), -2**(B-1), 2**(B-1) - 1) * step``; ``r`` is half to even, or ``floor(v + noise)`` with noise in [0, 1)."""
+    """``clip(r(x / step), -2**(B-1), 2**(B-1) - 1) * step``; ``r`` is half to even, or ``floor(v + noise)`` with noise
+    in [0, 1).
+
+    Args:
+        x: float32, any shape.
+        step: a power of two, scalar.
+        bits: ``B``.
+        noise: of the shape of ``x``; ``None`` for half to even.
+    """
     codes = tf.round(x / step) if noise is None else tf.floor(x / step + noise)
     half = float(1 << (bits - 1))
     return tf.clip_by_value(codes, -half, half - 1.0) * step
 
 
 def overflow_rates(x: tf.Tensor, step: tf.Tensor, bits: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """``(r1, r2)``: the part of ``x`` that overflows at this step, and that would at half of it."""
+    """``(r1, r2)``: the part of ``x`` that overflows at this step, and that would at half of it.
+
+    Args:
+        x: float32, any shape.
+        step: of the code, scalar.
+        bits: ``B``; codes run from ``-2**(B-1)`` to ``2**(B-1) - 1``.
+    """
     half = float(1 << (bits - 1))
 
     def rate(limit):
@@ -36,7 +50,13 @@ def overflow_rates(x: tf.Tensor, step: tf.Tensor, bits: int) -> tuple[tf.Tensor,
 
 
 def next_exponent(exponent: tf.Tensor, overflow: tf.Tensor, overflow_at_half: tf.Tensor, target: float) -> tf.Tensor:
-    """One up where ``r1 > target``, one down where ``r2 <= target``, else unchanged; held in -40…100."""
+    """One up where ``r1 > target``, one down where ``r2 <= target``, else unchanged; held in -40…100.
+
+    Args:
+        exponent: of the step, int32 scalar.
+        overflow, overflow_at_half: ``(r1, r2)`` of ``overflow_rates``.
+        target: the part that may overflow, 0 to 1.
+    """
     change = tf.where(overflow > target, 1, tf.where(overflow_at_half <= target, -1, 0))
     return tf.clip_by_value(exponent + change, MIN_EXPONENT, MAX_EXPONENT)
 

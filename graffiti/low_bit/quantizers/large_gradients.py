@@ -18,7 +18,13 @@ _TINY = 1e-8
 
 
 def gradient_step(factor: tf.Tensor, largest: tf.Tensor, bits: int) -> tf.Tensor:
-    """``2c / (2**b - 2)`` with ``c = gamma * max|G|``, or 1e-8 where that is zero."""
+    """``2c / (2**b - 2)`` with ``c = gamma * max|G|``, or 1e-8 where that is zero.
+
+    Args:
+        factor: ``gamma``, the part of the range that is kept.
+        largest: ``max|G|``.
+        bits: ``b``.
+    """
     clip = factor * largest
     return 2.0 * tf.where(tf.equal(clip, 0.0), _TINY, clip) / float(2**bits - 2)
 
@@ -36,12 +42,25 @@ def target_rate(alpha: float, bits: int) -> float:
 
 
 def next_factor(factor: tf.Tensor, clipped: tf.Tensor, target: float, beta: float) -> tf.Tensor:
-    """``clip(gamma + beta * sign(R - target), 0.001, 1)``."""
+    """``clip(gamma + beta * sign(R - target), 0.001, 1)``.
+
+    Args:
+        factor: ``gamma``.
+        clipped: ``R``, the part of the gradients that was clipped.
+        target: from ``target_rate``.
+        beta: how far it moves in one step; 0 holds it.
+    """
     return tf.clip_by_value(factor + beta * tf.sign(clipped - target), 0.001, 1.0)
 
 
 def first_factor(g: tf.Tensor, target: float, beta: float) -> tf.Tensor:
-    """The first of 1, 1-beta, 1-2·beta ... whose clipped part exceeds the target (the plain search); at least 0.001."""
+    """The first of 1, 1-beta, 1-2·beta ... whose clipped part exceeds the target (the plain search); at least 0.001.
+
+    Args:
+        g: gradients of the first step, float32, any shape.
+        target: from ``target_rate``.
+        beta: the distance between two candidates, above 0.
+    """
     magnitude = tf.abs(g) / tf.reduce_max(tf.abs(g))
     kept = tf.cast(tf.floor(target * tf.cast(tf.size(g), tf.float32)), tf.int32) + 1  # so many must be clipped
     edge = tf.sort(tf.reshape(magnitude, [-1]), direction="DESCENDING")[kept - 1]

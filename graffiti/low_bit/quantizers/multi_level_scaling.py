@@ -26,6 +26,10 @@ def group_scale(relative: tf.Tensor, exponent_bits: int, mantissa_bits: int) -> 
     """The smallest ``<E, M>`` number that is at least ``relative`` (0…1); 1 for an all-zero group.
 
     ``F * 2**e`` with ``F = ceil(relative / 2**e * 2**M) / 2**M`` in [1, 2) and ``e`` from ``1 - 2**E`` to 0.
+
+    Args:
+        relative: the group's largest magnitude over the tensor's, float32.
+        exponent_bits, mantissa_bits: ``E`` and ``M``.
     """
     lowest = max(1 - 2**exponent_bits, -126)
     exponent = tf.clip_by_value(floor_log2(relative), -126, 0)
@@ -38,7 +42,13 @@ def group_scale(relative: tf.Tensor, exponent_bits: int, mantissa_bits: int) -> 
 
 
 def largest_element(exponent_bits: int, mantissa_bits: int, top_exponent: int = -1) -> float:
-    """The largest number of ``<E, M>``: one step below ``2**(top_exponent + 1)``."""
+    """The largest number of ``<E, M>``: one step below ``2**(top_exponent + 1)``.
+
+    Args:
+        exponent_bits, mantissa_bits: ``E`` and ``M``; with ``E = 0`` numbers have no leading one, and ``M`` bits are
+            all there is.
+        top_exponent: of the largest binade.
+    """
     step = 2.0 ** -(mantissa_bits + (exponent_bits > 0))
     return (1.0 - step) * 2.0 ** (top_exponent + 1)
 
@@ -97,7 +107,14 @@ def quantize(x: tf.Tensor, group_axes: tuple[int, ...], element: tuple[int, int]
 
 
 def tensor_factor(largest: tf.Tensor, element: tuple[int, int], top_exponent: int = -1, rescale: bool = False) -> tf.Tensor:
-    """The tensor's scale ``max|x|``; with ``rescale`` divided by the largest element."""
+    """The tensor's scale ``max|x|``; with ``rescale`` divided by the largest element.
+
+    Args:
+        largest: ``max|x|`` over all replicas.
+        element: ``(E, M)``.
+        top_exponent: as in ``largest_element``.
+        rescale: whether the largest element stands for the maximum, which otherwise saturates.
+    """
     return largest / largest_element(*element, top_exponent) if rescale else largest
 
 

@@ -15,7 +15,14 @@ from graffiti.ops import training_quantize
 
 
 def quantize(g: tf.Tensor, bits: int, axes: tuple[int, ...], noise: tf.Tensor | None = None) -> tf.Tensor:
-    """``r((g - z) * S) / S + z`` with ``z = min``, ``S = (2**b - 1) / (max - min)`` over ``axes``; half to even, or ``floor(v + noise)``."""
+    """``r((g - z) * S) / S + z`` with ``z = min`` and ``S = (2**b - 1) / (max - min)``.
+
+    Args:
+        g: gradients, float32.
+        bits: ``b``.
+        axes: over which the extremes are taken; all but the first for one range per example.
+        noise: in [0, 1), of the shape of ``g``: ``r`` is ``floor(v + noise)``. ``None`` for half to even.
+    """
     low, high = tf.reduce_min(g, axes, keepdims=True), tf.reduce_max(g, axes, keepdims=True)
     spread = high - low
     step = tf.where(spread > 0, spread, 1.0) / float(2**bits - 1)
