@@ -32,7 +32,13 @@ def round_real(x: tf.Tensor, mode: str) -> tf.Tensor:
 
 
 def shift_right(codes: tf.Tensor, shift, mode: str) -> tf.Tensor:
-    """``round(codes / 2**shift)`` in int64, exactly; a negative shift multiplies. Broadcasts over the last axis."""
+    """``round(codes / 2**shift)`` in int64, exactly; a negative shift multiplies. Broadcasts over the last axis.
+
+    Args:
+        codes: integers of magnitude up to ``2**62``.
+        shift: an integer, or one for each index of the last axis.
+        mode: of ``numerics.rounding.ROUNDING_MODES``.
+    """
     check_rounding(mode)
     codes = tf.cast(codes, tf.int64)
     shift = tf.convert_to_tensor(shift, tf.int64)
@@ -54,7 +60,14 @@ def shift_right(codes: tf.Tensor, shift, mode: str) -> tf.Tensor:
 
 
 def divide(codes: tf.Tensor, divisor, shift: int, mode: str) -> tf.Tensor:
-    """``round(codes / (divisor * 2**shift))`` in int64, exactly; ``numerics.rounding.divide`` in TensorFlow."""
+    """``round(codes / (divisor * 2**shift))`` in int64, exactly; ``numerics.rounding.divide`` in TensorFlow.
+
+    Args:
+        codes: integers of magnitude up to ``2**31``.
+        divisor: integers from 1 to ``2**29`` that broadcast against ``codes``.
+        shift: a negative one multiplies the codes.
+        mode: of ``numerics.rounding.ROUNDING_MODES``.
+    """
     check_rounding(mode)
     left, right = min(max(-shift, 0), 61), min(max(shift, 0), 33)
     bound = tf.constant(1 << (62 - left), tf.int64)
@@ -71,7 +84,17 @@ def divide(codes: tf.Tensor, divisor, shift: int, mode: str) -> tf.Tensor:
 
 # ---- products: int32 accumulators -----------------------------------------------------------------------------------
 def same_pads(size, window: int, stride: int, dilation: int) -> tuple:
-    """Zeros before and after one axis for ``same``; ``size`` an integer or a scalar tensor."""
+    """Zeros before and after one axis for ``same``; ``size`` an integer or a scalar tensor.
+
+    Args:
+        size: input length.
+        window: elements that one window reads.
+        stride: elements between the starts of two windows.
+        dilation: elements between two that a window reads.
+
+    Returns:
+        ``(before, after)``, of the kind that ``size`` is.
+    """
     total = (-(-size // stride) - 1) * stride + (window - 1) * dilation + 1 - size
     total = max(total, 0) if isinstance(size, int) else tf.maximum(total, 0)
     return total // 2, total - total // 2
@@ -80,7 +103,16 @@ def same_pads(size, window: int, stride: int, dilation: int) -> tuple:
 def pads_of(
     x: tf.Tensor, window: Sequence[int], strides: Sequence[int], dilation: Sequence[int], padding
 ) -> list[tuple]:
-    """Zeros around the spatial axes: ``padding`` is ``same``, ``valid`` or the pairs themselves."""
+    """Zeros around the spatial axes.
+
+    Args:
+        x: ``(batch, *spatial, channels)``; sizes may be known at run time only.
+        window, strides, dilation: one integer per spatial axis.
+        padding: ``same``, ``valid`` or the pairs themselves.
+
+    Returns:
+        ``(before, after)`` for each spatial axis.
+    """
     if padding == "valid":
         return [(0, 0)] * len(window)
     if padding == "same":
@@ -91,7 +123,14 @@ def pads_of(
 
 
 def conv2d(x, kernel, *, strides=(1, 1), padding="valid", dilation=(1, 1)) -> tf.Tensor:
-    """``(batch, height, width, in)`` codes and a ``(*window, in/groups, out)`` kernel to int32 accumulators."""
+    """int32 accumulators of a convolution, summed in float64.
+
+    Args:
+        x: codes ``(batch, height, width, in)``.
+        kernel: codes ``(*window, in/groups, out)``; the channels say how many groups there are.
+        strides, dilation: of height and width.
+        padding: as of ``pads_of``.
+    """
     pads = pads_of(x, kernel.shape[:2], strides, dilation, padding)
     x = tf.pad(tf.cast(x, tf.float64), [(0, 0), *pads, (0, 0)])
     kernel = tf.cast(kernel, tf.float64)
@@ -99,7 +138,13 @@ def conv2d(x, kernel, *, strides=(1, 1), padding="valid", dilation=(1, 1)) -> tf
 
 
 def depthwise_conv2d(x, kernel, *, strides=(1, 1), padding="valid", dilation=(1, 1)) -> tf.Tensor:
-    """``kernel`` is ``(*window, in, multiplier)``; output channel ``c * multiplier + m``; int32."""
+    """int32 accumulators of a depthwise convolution; output channel ``c * multiplier + m``.
+
+    Args:
+        x: codes ``(batch, height, width, in)``.
+        kernel: codes ``(*window, in, multiplier)``.
+        strides, padding, dilation: as of ``conv2d``.
+    """
     height, width, channels, multiplier = kernel.shape
     pads = pads_of(x, (height, width), strides, dilation, padding)
     x = tf.pad(tf.cast(x, tf.int32), [(0, 0), *pads, (0, 0)])
@@ -130,7 +175,14 @@ def _taps(x: tf.Tensor, window: Sequence[int], strides: Sequence[int], dilation:
 
 
 def conv2d_transpose(x, kernel, *, strides=(1, 1), cut=((0, 0), (0, 0))) -> tf.Tensor:
-    """int32 transposed convolution with a ``(*window, out, in)`` kernel; ``cut`` as in ``spread_for_transpose``."""
+    """int32 accumulators of a transposed convolution.
+
+    Args:
+        x: codes ``(batch, height, width, in)``.
+        kernel: codes ``(*window, out, in)``.
+        strides: of the output's height and width.
+        cut: as of ``spread_for_transpose``.
+    """
     return conv2d(*spread_for_transpose(x, kernel, strides=strides, cut=cut))
 
 
@@ -196,7 +248,13 @@ def minimum(x, y) -> tf.Tensor:
 
 
 def max_pool(x, *, pool_size, strides, padding="valid") -> tf.Tensor:
-    """Largest code of each window; padding never wins."""
+    """Largest code of each window; padding never wins.
+
+    Args:
+        x: codes ``(batch, height, width, channels)``, whose dtype the output keeps.
+        pool_size, strides: of height and width.
+        padding: as of ``pads_of``.
+    """
     pads = pads_of(x, pool_size, strides, (1, 1), padding)
     codes = tf.pad(tf.cast(x, tf.int32), [(0, 0), *pads, (0, 0)], constant_values=tf.int32.min)
     best = None
@@ -208,9 +266,14 @@ def max_pool(x, *, pool_size, strides, padding="valid") -> tf.Tensor:
 def sum_pool(x: tf.Tensor, *, pool_size, strides, padding="valid") -> tf.Tensor:
     """Sum over each window of ``(batch, *spatial, channels)``, zeros outside, in the dtype of ``x``.
 
-    One axis after another. A window as long as its axis is a reduction; others are put together from runs of 1, 2, 4 ... neighbours, so
-    that a window of ``k`` takes about ``2 log2(k)`` additions. Every intermediate is the sum of a part of a window: exact in floats
-    wherever the sums of whole windows' magnitudes are.
+    One axis after another. A window as long as its axis is a reduction; others are put together from runs of 1, 2, 4
+    ... neighbours, so that a window of ``k`` takes about ``2 log2(k)`` additions. Every intermediate is the sum of a
+    part of a window: exact in floats wherever the sums of whole windows' magnitudes are.
+
+    Args:
+        x: integers or floats.
+        pool_size, strides: one integer per spatial axis.
+        padding: as of ``pads_of``.
     """
     pads = pads_of(x, pool_size, strides, (1,) * len(pool_size), padding)
     for axis, (window, stride, around) in enumerate(zip(pool_size, strides, pads), 1):
@@ -246,7 +309,19 @@ def _along(x: tf.Tensor, axis: int, part: slice) -> tf.Tensor:
 def average_pool(
     x, *, pool_size, strides, padding="valid", divide_by_count: bool = True, shift: int, low: int, high: int, dtype, rounding: str = "half_even",
 ) -> tf.Tensor:
-    """The exact mean of each window's part inside the image, ``saturate(round(sum / (elements * 2**shift)), low, high)``."""
+    """The exact mean of each window's part inside the image,
+    ``saturate(round(sum / (elements * 2**shift)), low, high)``.
+
+    Args:
+        x: codes ``(batch, height, width, channels)``.
+        pool_size, strides: of height and width.
+        padding: as of ``pads_of``.
+        divide_by_count: false for the sum itself (``elements`` is 1).
+        shift: ``e_to - e_from``.
+        low, high: codes to saturate to.
+        dtype: of the output.
+        rounding: a mode of ``numerics.rounding.ROUNDING_MODES``.
+    """
     window = {"pool_size": pool_size, "strides": strides, "padding": padding}
     count = tf.constant(1, tf.int32)
     if divide_by_count:
@@ -257,7 +332,13 @@ def average_pool(
 
 
 def lookup(x, table, *, low: int) -> tf.Tensor:
-    """``table[code - low]``, in the table's dtype."""
+    """``table[code - low]``, in the table's dtype.
+
+    Args:
+        x: codes, any shape.
+        table: one output code for each input code, ascending.
+        low: the input code that ``table[0]`` belongs to.
+    """
     return tf.gather(table, tf.cast(x, tf.int32) - low)
 
 
@@ -268,9 +349,16 @@ def concat(values: Sequence, *, axis: int = -1) -> tf.Tensor:
 
 # ---- formats --------------------------------------------------------------------------------------------------------
 def requantize(x, *, shift, low: int, high: int, dtype, rounding: str = "half_even") -> tf.Tensor:
-    """``saturate(round(x / 2**shift), low, high)``; ``shift`` an integer or one per channel of the last axis.
+    """``saturate(round(x / 2**shift), low, high)``.
 
     A shift to the left by 32 takes every code but 0 out of 32 bits: more saturates alike and would leave int64.
+
+    Args:
+        x: codes, up to int32.
+        shift: an integer, or one for each index of the last axis.
+        low, high: codes to saturate to.
+        dtype: of the output.
+        rounding: a mode of ``numerics.rounding.ROUNDING_MODES``.
     """
     return tf.cast(tf.clip_by_value(shift_right(x, np.maximum(shift, -32), rounding), low, high), dtype)
 
@@ -279,6 +367,16 @@ def quantize(x, *, exponent: int, low: int, high: int, dtype, rounding: str = "h
     """``saturate(round(x / 2**exponent), low, high)`` of floats; an error where ``x`` holds NaN.
 
     In float64, where the quotient of a float32 and a power of two is exact.
+
+    Args:
+        x: floats, any shape; infinities saturate.
+        exponent: of one step.
+        low, high: codes to saturate to, within 32 bits.
+        dtype: of the output.
+        rounding: a mode of ``numerics.rounding.ROUNDING_MODES``.
+
+    Raises:
+        tf.errors.InvalidArgumentError: where ``x`` holds NaN.
     """
     x = tf.cast(x, tf.float64)
     check = tf.debugging.Assert(tf.reduce_all(tf.equal(x, x)), ["quantize expects numbers, its input holds NaN"])
@@ -298,14 +396,26 @@ def dequantize(x, *, exponent) -> tf.Tensor:
 
 # ---- the trained log-threshold quantizer ----------------------------------------------------------------------------
 def step_of(log2_threshold: tf.Tensor, bits: int, signed: bool) -> tuple[tf.Tensor, tf.Tensor]:
-    """The step and its inverse, exact powers of two by bit manipulation; the exponent is kept in -126…126."""
+    """The step and its inverse, exact powers of two by bit manipulation; the exponent is kept in -126…126.
+
+    Args:
+        log2_threshold: float32, any shape.
+        bits: of the code.
+        signed: whether the code has a sign bit, which takes one of the bits.
+    """
     exponent = tf.cast(tf.clip_by_value(tf.math.ceil(log2_threshold), -1024.0, 1024.0), tf.int32) - (bits - int(signed))
     exponent = tf.clip_by_value(exponent, -126, 126)
     return tuple(tf.bitcast(tf.bitwise.left_shift(e + 127, 23), tf.float32) for e in (exponent, -exponent))
 
 
 def codes_range(bits: int, signed: bool, narrow: bool) -> tuple[float, float]:
-    """Lowest and highest code, as floats."""
+    """Lowest and highest code, as floats.
+
+    Args:
+        bits: of the code, the sign included.
+        signed: two's complement; else the lowest code is 0.
+        narrow: whether a signed range lacks its lowest code.
+    """
     levels = 2.0 ** (bits - int(signed))
     return (-levels + float(narrow) if signed else 0.0), levels - 1.0
 
@@ -313,7 +423,14 @@ def codes_range(bits: int, signed: bool, narrow: bool) -> tuple[float, float]:
 def fake_quantize(
     x, log2_threshold, *, bits: int, signed: bool, narrow: bool = False, rounding: str = "half_even"
 ) -> tf.Tensor:
-    """``clip(round(x/s), low, high) * s`` with the published gradients; see ``fake_quantization.fake_quantize``."""
+    """``clip(round(x/s), low, high) * s`` with the published gradients; see ``fake_quantization.fake_quantize``.
+
+    Args:
+        x: float32, any shape.
+        log2_threshold: float32 scalar.
+        bits, signed, narrow: as of ``codes_range``.
+        rounding: a mode of ``numerics.rounding.ROUNDING_MODES``.
+    """
 
     @tf.custom_gradient
     def quantize_both_ways(x, log2_threshold):
@@ -333,7 +450,14 @@ def fake_quantize(
 def fake_quantize_gradient(
     upstream, x, log2_threshold, *, bits: int, signed: bool, narrow: bool = False, rounding: str = "half_even",
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """``(dL/dx, dL/dlog2_threshold)``; Jain et al., arXiv 1903.08066, section 3."""
+    """``(dL/dx, dL/dlog2_threshold)``, both of the published backward pass.
+
+    Args:
+        upstream: ``dL/dy``, of the shape of ``x``.
+        x, log2_threshold, bits, signed, narrow, rounding: as of ``fake_quantize``.
+
+    References: Jain et al., arXiv 1903.08066, section 3.
+    """
     step, inverse = step_of(log2_threshold, bits, signed)
     low, high = codes_range(bits, signed, narrow)
     u = x * inverse

@@ -26,7 +26,13 @@ SHIFTING = ("requantize", "average_pool")
 
 
 class TargetError(ValueError):
-    """A network does not fit its target; ``problems`` lists every offending layer with what would fix it."""
+    """A network does not fit its target; ``problems`` lists every offending layer with what would fix it.
+
+    Args:
+        target: the profile's name.
+        network: the graph's name.
+        problems: at least one.
+    """
 
     def __init__(self, target: str, network: str, problems: Iterable[Problem]) -> None:
         self.target, self.problems = target, list(problems)
