@@ -99,7 +99,6 @@ setup(
             "export/**/*.c",
             "export/**/*.ld",
             "export/**/*.cmake",
-            "export/**/*.j2",
             "export/**/*.in",
         ]
     },

@@ -17,6 +17,7 @@ from graffiti.export.c.emit import EMITTERS
 from graffiti.export.c.exporter import CExporter
 from graffiti.export.c.fuse import fuse
 from graffiti.export.c.harness import WARNINGS, CModel, compiler
+from graffiti.export.c.templates import fill
 from graffiti.graph import interpreter
 from graffiti.graph.ir import TensorType
 from graffiti.numerics.formats import QFormat
@@ -32,7 +33,8 @@ def test_folder_builds_checks_and_traces(tmp_path):
     graph = c_graphs.resnet8()
     inputs = c_graphs.real_inputs(graph, 3)
     written = export.get("c").write(graph, tmp_path / "net_c", test_inputs=inputs)
-    names = {"resnet8.c", "resnet8.h", "resnet8.json", "main.c", "vectors.h", "Makefile", "CMakeLists.txt", "arena_map.txt", "graffiti_runtime.c", "graffiti_runtime.h"}
+    names = {"resnet8.c", "resnet8.h", "resnet8.json", "main.c", "vectors.h", "Makefile", "CMakeLists.txt", "arena_map.txt"}
+    names |= {"graffiti_runtime.c", "graffiti_runtime.h", *(f"graffiti_rows_{simd}.h" for simd in ("plain", "dsp", "mve"))}
     names |= {f"firmware/{name}" for name in (*FIRMWARE, "main.c")}
     found = {p.relative_to(tmp_path / "net_c").as_posix() for p in (tmp_path / "net_c").rglob("*") if p.is_file()}
     assert {p.relative_to(tmp_path / "net_c").as_posix() for p in written} == names == found
@@ -132,6 +134,14 @@ def test_no_heap_no_float_no_library_but_string_h(tmp_path):
             simd = {"#include <arm_mve.h>", "#include <arm_acle.h>"} if path.name == "graffiti_runtime.c" else set()  # behind __ARM_FEATURE_...
             headers = {"#include <string.h>", "#include <stdint.h>"} if path.parent.name == "firmware" else {"#include <string.h>"}
             assert {line for line in text.splitlines() if line.startswith("#include <")} == headers | simd
+
+
+def test_a_template_takes_its_own_words_and_no_others():
+    assert fill("no_check.c.in", name="net").startswith("static int check(void) {\n    puts(\"net: no test vectors")
+    with pytest.raises(KeyError, match="name"):
+        fill("no_check.c.in")
+    with pytest.raises(ValueError, match="no_check.c.in has no @total@"):
+        fill("no_check.c.in", name="net", total="3")
 
 
 def test_an_existing_path_is_refused_before_anything_is_written(tmp_path):

@@ -20,16 +20,20 @@ from graffiti.graph import interpreter
 from graffiti.graph.ir import Graph, TensorType
 
 RUNTIME = pathlib.Path(__file__).with_name("runtime")
+RUNTIME_FILES = (
+    "graffiti_runtime.c", "graffiti_runtime.h", "graffiti_rows_plain.h", "graffiti_rows_dsp.h", "graffiti_rows_mve.h"
+)
 FIRMWARE_FOLDER = pathlib.Path(__file__).with_name("firmware")
 
 
 class CExporter(Exporter):
     """Plain C99: ``void <name>_run(const int8_t *input, int8_t *output)`` over codes, with all memory static.
 
-    The folder holds ``<name>.c`` and ``<name>.h`` (weights as constants, one call per fused step), ``graffiti_runtime.c`` and
-    ``.h`` (the kernels; the same for every network), ``main.c`` with ``vectors.h`` (a self-test), ``Makefile`` and ``CMakeLists.txt``,
-    ``firmware`` (the self-test for Cortex-M boards), ``arena_map.txt`` (where every tensor lies) and ``<name>.json`` (the interface
-    for programs). A softmax at the output is left out: the largest code is the largest probability.
+    The folder holds ``<name>.c`` and ``<name>.h`` (weights as constants, one call per fused step),
+    ``graffiti_runtime.c`` and ``.h`` (the kernels; the same for every network) with ``graffiti_rows_*.h`` (the inner
+    products for plain C, the DSP extension and Helium), ``main.c`` with ``vectors.h`` (a self-test), ``Makefile`` and
+    ``CMakeLists.txt``, ``firmware`` (the self-test for Cortex-M boards), ``arena_map.txt`` (where every tensor lies)
+    and ``<name>.json`` (the interface for programs). A softmax at the output is left out: the largest code is the largest probability.
     """
 
     name = "c"
@@ -74,7 +78,7 @@ class CExporter(Exporter):
             (folder / "firmware").mkdir()
             for file, text in texts.items():
                 (folder / file).write_text(text, encoding="ascii", newline="\n")
-            copies = {source: RUNTIME / source for source in ("graffiti_runtime.c", "graffiti_runtime.h")}
+            copies = {source: RUNTIME / source for source in RUNTIME_FILES}
             copies |= {f"firmware/{source}": FIRMWARE_FOLDER / source for source in FIRMWARE}
             for target, copied in copies.items():
                 shutil.copyfile(copied, folder / target)

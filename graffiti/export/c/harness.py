@@ -57,12 +57,12 @@ def compile_c(arguments: Sequence[str | os.PathLike]) -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _runtime_object(command: tuple[str, ...], source: str, header: str) -> pathlib.Path:
+def _runtime_object(command: tuple[str, ...], texts: tuple[tuple[str, str], ...]) -> pathlib.Path:
     """The compiled runtime: the same for every network, so it is compiled once for each compiler, flags and text."""
     folder = pathlib.Path(tempfile.mkdtemp(prefix="graffiti-runtime-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    (folder / "graffiti_runtime.c").write_text(source)
-    (folder / "graffiti_runtime.h").write_text(header)
+    for name, text in texts:
+        (folder / name).write_text(text)
     compile_c([*command[len(compiler()) :], "-c", folder / "graffiti_runtime.c", "-o", folder / "graffiti_runtime.o"])
     return folder / "graffiti_runtime.o"
 
@@ -97,8 +97,8 @@ class CModel:
             driver, library = pathlib.Path(build) / "driver.c", pathlib.Path(build) / f"{name}.so"
             driver.write_text(_driver(self.manifest))
             options = (*WARNINGS, *flags, "-fPIC")
-            texts = [(folder / f"graffiti_runtime.{suffix}").read_text() for suffix in "ch"]
-            runtime = _runtime_object((*compiler(), *options), *texts)
+            texts = tuple((path.name, path.read_text()) for path in sorted(folder.glob("graffiti_*.[ch]")))
+            runtime = _runtime_object((*compiler(), *options), texts)
             debug = ("-DGRAFFITI_TRACE", "-DGRAFFITI_FLOAT_HELPERS")
             compile_c([*options, "-shared", *debug, f"-I{folder}", driver, folder / f"{name}.c", runtime, "-o", library, "-lm"])
             self._library = ctypes.CDLL(os.fspath(library))

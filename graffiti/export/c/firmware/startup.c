@@ -14,8 +14,22 @@ static void fault_handler(void) {
 }
 
 __attribute__((section(".vectors"), used)) static void (*const vectors[16])(void) = {
-    (void (*)(void))(uintptr_t)stack_top, reset_handler, fault_handler, fault_handler, fault_handler, fault_handler, fault_handler, fault_handler,
-    fault_handler, fault_handler, fault_handler, fault_handler, fault_handler, fault_handler, fault_handler, fault_handler,
+    (void (*)(void))(uintptr_t)stack_top,
+    reset_handler,
+    fault_handler,
+    fault_handler,
+    fault_handler,
+    fault_handler,
+    fault_handler,
+    fault_handler,
+    fault_handler,
+    fault_handler,
+    fault_handler,
+    fault_handler,
+    fault_handler,
+    fault_handler,
+    fault_handler,
+    fault_handler,
 };
 
 __attribute__((noinline)) static void run(void) {

@@ -3,11 +3,13 @@
 
 #include <string.h>
 
-/* Loops for the SIMD of Cortex-M where the compiler says that it is there; -DGRAFFITI_PORTABLE keeps to the plain ones. */
+/* Loops for the SIMD of Cortex-M where the compiler says that it is there; -DGRAFFITI_PORTABLE keeps to the plain ones.
+ */
 #if !defined(GRAFFITI_PORTABLE) && defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1) && !defined(__ARM_BIG_ENDIAN)
 #define GRAFFITI_USE_MVE
 #include <arm_mve.h>
-#elif !defined(GRAFFITI_PORTABLE) && defined(__ARM_FEATURE_DSP) && defined(__ARM_FEATURE_SIMD32) && !defined(__ARM_BIG_ENDIAN)
+#elif !defined(GRAFFITI_PORTABLE) && defined(__ARM_FEATURE_DSP) && defined(__ARM_FEATURE_SIMD32) && \
+    !defined(__ARM_BIG_ENDIAN)
 #define GRAFFITI_USE_DSP
 #include <arm_acle.h>
 #endif
@@ -17,7 +19,7 @@ typedef char graffiti_needs_arithmetic_right_shift[(((int32_t)-3) >> 1) == -2 ? 
 
 static int32_t smaller(int32_t a, int32_t b) { return a < b ? a : b; }
 
-/* ---- loading and storing: every storage type to and from int32 ------------------------------------------------------- */
+/* ---- loading and storing: every storage type to and from int32 ---- */
 
 #define WIDEN(type)                                                                                   \
     do {                                                                                              \
@@ -63,7 +65,7 @@ static void store(void *out, graffiti_type type, size_t start, int32_t count, co
     }
 }
 
-/* ---- rounding shifts ------------------------------------------------------------------------------------------------- */
+/* ---- rounding shifts ---- */
 
 /* floor(value / 2^shift), plus one where the bits that fall off and the tie rule together exceed one half. */
 #define ROUND_SHIFT(integer, natural, value, shift, half, tie) \
@@ -75,7 +77,9 @@ int32_t graffiti_requantize_one(int32_t value, int32_t shift, graffiti_rounding 
         wide *= (int64_t)1 << -shift;
     } else if (shift > 0) {
         const uint64_t half = rounding == GRAFFITI_FLOOR ? UINT64_MAX : (uint64_t)1 << (shift - 1);
-        const int64_t tie = rounding == GRAFFITI_HALF_EVEN ? (wide >> shift) & 1 : rounding == GRAFFITI_HALF_UP ? 1 : wide >= 0;
+        const int64_t tie = rounding == GRAFFITI_HALF_EVEN ? (wide >> shift) & 1
+                            : rounding == GRAFFITI_HALF_UP ? 1
+                                                           : wide >= 0;
         wide = ROUND_SHIFT(int64_t, uint64_t, wide, shift, half, tie);
     }
     return wide < low ? low : wide > high ? high : (int32_t)wide;
@@ -87,19 +91,19 @@ static int32_t clamp(int32_t value, int32_t low, int32_t high) {
 }
 
 /* 32-bit shifts of 1...31 for all rounding modes; `s`, `tie` see the loop variable. */
-#define SHIFT_LOOP(s, tie)                                                                                               \
-    for (int32_t i = 0; i < count; i++) {                                                                                \
-        const uint32_t half = (uint32_t)1 << ((s) - 1);                                                                  \
-        values[i] = clamp(ROUND_SHIFT(int32_t, uint32_t, values[i], s, half, tie), stage->low, stage->high);             \
+#define SHIFT_LOOP(s, tie)                                                                                   \
+    for (int32_t i = 0; i < count; i++) {                                                                    \
+        const uint32_t half = (uint32_t)1 << ((s) - 1);                                                      \
+        values[i] = clamp(ROUND_SHIFT(int32_t, uint32_t, values[i], s, half, tie), stage->low, stage->high); \
     }
-#define SHIFT_MODES(s)                                                                                                   \
-    switch (stage->rounding) {                                                                                           \
-        case GRAFFITI_HALF_EVEN: SHIFT_LOOP(s, (values[i] >> (s)) & 1); break;                                           \
-        case GRAFFITI_HALF_UP: SHIFT_LOOP(s, 1); break;                                                                  \
-        case GRAFFITI_HALF_AWAY: SHIFT_LOOP(s, values[i] >= 0); break;                                                   \
-        case GRAFFITI_FLOOR:                                                                                             \
-            for (int32_t i = 0; i < count; i++) values[i] = clamp(values[i] >> (s), stage->low, stage->high);            \
-            break;                                                                                                       \
+#define SHIFT_MODES(s)                                                                                        \
+    switch (stage->rounding) {                                                                                \
+        case GRAFFITI_HALF_EVEN: SHIFT_LOOP(s, (values[i] >> (s)) & 1); break;                                \
+        case GRAFFITI_HALF_UP: SHIFT_LOOP(s, 1); break;                                                       \
+        case GRAFFITI_HALF_AWAY: SHIFT_LOOP(s, values[i] >= 0); break;                                        \
+        case GRAFFITI_FLOOR:                                                                                  \
+            for (int32_t i = 0; i < count; i++) values[i] = clamp(values[i] >> (s), stage->low, stage->high); \
+            break;                                                                                            \
     }
 
 static void run_stage(const graffiti_stage *stage, int32_t channel, int32_t count, int32_t *restrict values) {
@@ -114,7 +118,8 @@ static void run_stage(const graffiti_stage *stage, int32_t channel, int32_t coun
         if (plain) {
             SHIFT_MODES((int32_t)shifts[i])
         } else {
-            for (int32_t i = 0; i < count; i++) values[i] = graffiti_requantize_one(values[i], shifts[i], stage->rounding, stage->low, stage->high);
+            for (int32_t i = 0; i < count; i++)
+                values[i] = graffiti_requantize_one(values[i], shifts[i], stage->rounding, stage->low, stage->high);
         }
     } else if (stage->shift >= 1 && stage->shift <= 31) {
         const int32_t shift = stage->shift;
@@ -122,193 +127,96 @@ static void run_stage(const graffiti_stage *stage, int32_t channel, int32_t coun
     } else if (stage->shift == 0) {
         for (int32_t i = 0; i < count; i++) values[i] = clamp(values[i], stage->low, stage->high);
     } else {
-        for (int32_t i = 0; i < count; i++) values[i] = graffiti_requantize_one(values[i], stage->shift, stage->rounding, stage->low, stage->high);
+        for (int32_t i = 0; i < count; i++)
+            values[i] = graffiti_requantize_one(values[i], stage->shift, stage->rounding, stage->low, stage->high);
     }
 }
 
 /* A row of accumulators of consecutive channels becomes codes at out[start...]. */
-static void finish(const graffiti_epilogue *epilogue, int32_t channel, int32_t count, int32_t *values, void *out, size_t start) {
+static void finish(const graffiti_epilogue *epilogue, int32_t channel, int32_t count, int32_t *values, void *out,
+                   size_t start) {
     for (int32_t i = 0; i < epilogue->count; i++) run_stage(epilogue->stages + i, channel, count, values);
     store(out, epilogue->type, start, count, values);
 }
 
-/* ---- products -------------------------------------------------------------------------------------------------------- */
+/* ---- products ---- */
 
 /* A 4-bit weight: element i of a row that was packed two to a byte, the even one in the low half. */
-static int32_t nibble(const uint8_t *row, int32_t i) { return (int32_t)(((uint32_t)row[i >> 1] >> ((i & 1) * 4) & 15u) ^ 8u) - 8; }
+static int32_t nibble(const uint8_t *row, int32_t i) {
+    return (int32_t)(((uint32_t)row[i >> 1] >> ((i & 1) * 4) & 15u) ^ 8u) - 8;
+}
 
-/* sums[r] += x . w[r] for rows of w; four rows at a time share the loads of x. DOT(x, w, sum, more) adds up the products of one
- * row, DOT4 those of four; a row takes `width` elements of w. */
-#define DEFINE_ROWS(name, x_type, w_type, width, DOT4, DOT)                                                              \
-    static void name(const x_type *restrict x, const w_type *restrict w, int32_t count, int32_t rows, int32_t *restrict sums) { \
-        int32_t r = 0;                                                                                                   \
-        for (; r + 4 <= rows; r += 4) {                                                                                  \
-            const w_type *w0 = w + (size_t)r * (size_t)(width), *w1 = w0 + (width), *w2 = w1 + (width), *w3 = w2 + (width); \
-            int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;                                                                      \
-            DOT4;                                                                                                        \
-            sums[r] += s0;                                                                                               \
-            sums[r + 1] += s1;                                                                                           \
-            sums[r + 2] += s2;                                                                                           \
-            sums[r + 3] += s3;                                                                                           \
-        }                                                                                                                \
-        for (; r < rows; r++) {                                                                                          \
-            const w_type *w0 = w + (size_t)r * (size_t)(width);                                                          \
-            int32_t s0 = 0;                                                                                              \
-            DOT;                                                                                                         \
-            sums[r] += s0;                                                                                               \
-        }                                                                                                                \
+/* sums[r] += x . w[r] for rows of w; four rows at a time share the loads of x. DOT(x, w, sum, more) adds up the
+ * products of one row, DOT4 those of four; a row takes `width` elements of w. */
+#define DEFINE_ROWS(name, x_type, w_type, width, DOT4, DOT)                                             \
+    static void name(const x_type *restrict x, const w_type *restrict w, int32_t count, int32_t rows,   \
+                     int32_t *restrict sums) {                                                          \
+        int32_t r = 0;                                                                                  \
+        for (; r + 4 <= rows; r += 4) {                                                                 \
+            const w_type *w0 = w + (size_t)r * (size_t)(width), *w1 = w0 + (width), *w2 = w1 + (width), \
+                         *w3 = w2 + (width);                                                            \
+            int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;                                                     \
+            DOT4;                                                                                       \
+            sums[r] += s0;                                                                              \
+            sums[r + 1] += s1;                                                                          \
+            sums[r + 2] += s2;                                                                          \
+            sums[r + 3] += s3;                                                                          \
+        }                                                                                               \
+        for (; r < rows; r++) {                                                                         \
+            const w_type *w0 = w + (size_t)r * (size_t)(width);                                         \
+            int32_t s0 = 0;                                                                             \
+            DOT;                                                                                        \
+            sums[r] += s0;                                                                              \
+        }                                                                                               \
+    }
+
+/* sums[c] += x[x_start + c] * w[w_start + c]: one tap of a depthwise kernel; `multiplier` outputs for each channel. */
+typedef void tap_loop(const void *x_at, size_t x_start, const void *w_at, size_t w_start, int32_t channels,
+                      int32_t multiplier, int32_t *restrict sums);
+
+#define DEFINE_TAP(name, x_type, w_type)                                                                               \
+    static void name(const void *x_at, size_t x_start, const void *w_at, size_t w_start, int32_t channels,             \
+                     int32_t multiplier, int32_t *restrict sums) {                                                     \
+        const x_type *restrict x = (const x_type *)x_at + x_start;                                                     \
+        const w_type *restrict w = (const w_type *)w_at + w_start;                                                     \
+        if (multiplier == 1) {                                                                                         \
+            for (int32_t c = 0; c < channels; c++) sums[c] += (int32_t)x[c] * w[c];                                    \
+        } else {                                                                                                       \
+            for (int32_t c = 0; c < channels; c++, w += multiplier, sums += multiplier)                                \
+                for (int32_t m = 0; m < multiplier; m++) sums[m] += (int32_t)x[c] * w[m];                              \
+        }                                                                                                              \
     }
 
 #if defined(GRAFFITI_USE_MVE)
-/* Helium: eight products an instruction; the last, partial eight with the lanes behind the end switched off. */
-#define MVE_LOOP(BODY, REST)                                                                                             \
-    int32_t i = 0;                                                                                                       \
-    for (; i + 8 <= count; i += 8) {                                                                                     \
-        const int16x8_t xs = vldrhq_s16(x + i);                                                                          \
-        BODY                                                                                                             \
-    }                                                                                                                    \
-    if (i < count) {                                                                                                     \
-        const mve_pred16_t lanes = vctp16q((uint32_t)(count - i));                                                       \
-        const int16x8_t xs = vldrhq_z_s16(x + i, lanes);                                                                 \
-        REST                                                                                                             \
-    }
-#define MVE_S8(row, sum) sum = vmladavaq_s16(sum, xs, vldrbq_s16(row + i));
-#define MVE_S8_REST(row, sum) sum = vmladavaq_p_s16(sum, xs, vldrbq_z_s16(row + i, lanes), lanes);
-#define MVE_S16(row, sum) sum = vmladavaq_s16(sum, xs, vldrhq_s16(row + i));
-#define MVE_S16_REST(row, sum) sum = vmladavaq_p_s16(sum, xs, vldrhq_z_s16(row + i, lanes), lanes);
-DEFINE_ROWS(rows_s8, int16_t, int8_t, count,
-            MVE_LOOP(MVE_S8(w0, s0) MVE_S8(w1, s1) MVE_S8(w2, s2) MVE_S8(w3, s3),
-                     MVE_S8_REST(w0, s0) MVE_S8_REST(w1, s1) MVE_S8_REST(w2, s2) MVE_S8_REST(w3, s3)),
-            MVE_LOOP(MVE_S8(w0, s0), MVE_S8_REST(w0, s0)))
-DEFINE_ROWS(rows_s16, int16_t, int16_t, count,
-            MVE_LOOP(MVE_S16(w0, s0) MVE_S16(w1, s1) MVE_S16(w2, s2) MVE_S16(w3, s3),
-                     MVE_S16_REST(w0, s0) MVE_S16_REST(w1, s1) MVE_S16_REST(w2, s2) MVE_S16_REST(w3, s3)),
-            MVE_LOOP(MVE_S16(w0, s0), MVE_S16_REST(w0, s0)))
-
-/* Sixteen 4-bit weights: their low halves meet the even elements of x, their high halves the odd ones. */
-#define MVE_S4(row, sum)                                                                                                 \
-    do {                                                                                                                 \
-        const int16x8_t pairs = vldrbq_s16((const int8_t *)row + i / 2);                                                 \
-        sum = vmladavaq_s16(sum, xs.val[0], vshrq_n_s16(vshlq_n_s16(pairs, 12), 12));                                    \
-        sum = vmladavaq_s16(sum, xs.val[1], vshrq_n_s16(pairs, 4));                                                      \
-    } while (0);
-#define MVE_S4_LOOP(BODY, REST)                                                                                          \
-    int32_t i = 0;                                                                                                       \
-    for (; i + 16 <= count; i += 16) {                                                                                   \
-        const int16x8x2_t xs = vld2q_s16(x + i);                                                                         \
-        BODY                                                                                                             \
-    }                                                                                                                    \
-    for (; i < count; i++) { REST }
-#define S4_ONE(row, sum) sum += (int32_t)x[i] * nibble(row, i);
-DEFINE_ROWS(rows_s4, int16_t, uint8_t, (count + 1) / 2,
-            MVE_S4_LOOP(MVE_S4(w0, s0) MVE_S4(w1, s1) MVE_S4(w2, s2) MVE_S4(w3, s3), S4_ONE(w0, s0) S4_ONE(w1, s1) S4_ONE(w2, s2) S4_ONE(w3, s3)),
-            MVE_S4_LOOP(MVE_S4(w0, s0), S4_ONE(w0, s0)))
+#include "graffiti_rows_mve.h"
 #elif defined(GRAFFITI_USE_DSP)
-/* SMLAD: two products an instruction. SXTB16 widens bytes 0 and 2, so the elements of x are paired the same way. */
-static uint32_t word(const void *at) {
-    uint32_t value;
-    memcpy(&value, at, sizeof value);
-    return value;
-}
-static uint32_t low_halves(uint32_t a, uint32_t b) { return (a & 0xffffu) | b << 16; }      /* PKHBT */
-static uint32_t high_halves(uint32_t a, uint32_t b) { return a >> 16 | (b & 0xffff0000u); } /* PKHTB */
-static int32_t smlad(uint32_t a, uint32_t b, int32_t sum) { return __smlad((int16x2_t)a, (int16x2_t)b, sum); }
-static uint32_t sxtb16(uint32_t bytes) { return (uint32_t)__sxtb16((int8x4_t)bytes); }
-
-#define DSP_S8(row, sum)                                                                                                 \
-    do {                                                                                                                 \
-        const uint32_t bytes = word(row + i);                                                                            \
-        sum = smlad(even, sxtb16(bytes), sum);                                                                           \
-        sum = smlad(odd, sxtb16(bytes >> 8), sum);                                                                       \
-    } while (0);
-#define DSP_S8_LOOP(BODY, REST)                                                                                          \
-    int32_t i = 0;                                                                                                       \
-    for (; i + 4 <= count; i += 4) {                                                                                     \
-        const uint32_t a = word(x + i), b = word(x + i + 2), even = low_halves(a, b), odd = high_halves(a, b);           \
-        BODY                                                                                                             \
-    }                                                                                                                    \
-    for (; i < count; i++) { REST }
-#define ONE(row, sum) sum += (int32_t)x[i] * row[i];
-DEFINE_ROWS(rows_s8, int16_t, int8_t, count,
-            DSP_S8_LOOP(DSP_S8(w0, s0) DSP_S8(w1, s1) DSP_S8(w2, s2) DSP_S8(w3, s3), ONE(w0, s0) ONE(w1, s1) ONE(w2, s2) ONE(w3, s3)),
-            DSP_S8_LOOP(DSP_S8(w0, s0), ONE(w0, s0)))
-
-#define DSP_S16(row, sum) sum = smlad(pair, word(row + i), sum);
-#define DSP_S16_LOOP(BODY, REST)                                                                                         \
-    int32_t i = 0;                                                                                                       \
-    for (; i + 2 <= count; i += 2) {                                                                                     \
-        const uint32_t pair = word(x + i);                                                                               \
-        BODY                                                                                                             \
-    }                                                                                                                    \
-    for (; i < count; i++) { REST }
-DEFINE_ROWS(rows_s16, int16_t, int16_t, count,
-            DSP_S16_LOOP(DSP_S16(w0, s0) DSP_S16(w1, s1) DSP_S16(w2, s2) DSP_S16(w3, s3), ONE(w0, s0) ONE(w1, s1) ONE(w2, s2) ONE(w3, s3)),
-            DSP_S16_LOOP(DSP_S16(w0, s0), ONE(w0, s0)))
-
-/* Eight 4-bit weights in a word: low halves are elements 0, 2, 4, 6, high halves 1, 3, 5, 7, each made a signed byte. */
-static uint32_t signed_nibbles(uint32_t four) { return (uint32_t)__ssub8((int8x4_t)((four & 0x0f0f0f0fu) ^ 0x08080808u), (int8x4_t)0x08080808u); }
-#define DSP_S4(row, sum)                                                                                                 \
-    do {                                                                                                                 \
-        const uint32_t packed = word(row + i / 2), low = signed_nibbles(packed), high = signed_nibbles(packed >> 4);     \
-        sum = smlad(x04, sxtb16(low), sum);                                                                              \
-        sum = smlad(x26, sxtb16(low >> 8), sum);                                                                         \
-        sum = smlad(x15, sxtb16(high), sum);                                                                             \
-        sum = smlad(x37, sxtb16(high >> 8), sum);                                                                        \
-    } while (0);
-#define DSP_S4_LOOP(BODY, REST)                                                                                          \
-    int32_t i = 0;                                                                                                       \
-    for (; i + 8 <= count; i += 8) {                                                                                     \
-        const uint32_t a = word(x + i), b = word(x + i + 2), c = word(x + i + 4), d = word(x + i + 6);                   \
-        const uint32_t x04 = low_halves(a, c), x15 = high_halves(a, c), x26 = low_halves(b, d), x37 = high_halves(b, d); \
-        BODY                                                                                                             \
-    }                                                                                                                    \
-    for (; i < count; i++) { REST }
-#define S4_ONE(row, sum) sum += (int32_t)x[i] * nibble(row, i);
-DEFINE_ROWS(rows_s4, int16_t, uint8_t, (count + 1) / 2,
-            DSP_S4_LOOP(DSP_S4(w0, s0) DSP_S4(w1, s1) DSP_S4(w2, s2) DSP_S4(w3, s3), S4_ONE(w0, s0) S4_ONE(w1, s1) S4_ONE(w2, s2) S4_ONE(w3, s3)),
-            DSP_S4_LOOP(DSP_S4(w0, s0), S4_ONE(w0, s0)))
+#include "graffiti_rows_dsp.h"
 #else
-#define ONE(row, sum) sum += (int32_t)x[i] * row[i];
-#define PLAIN_LOOP(BODY) for (int32_t i = 0; i < count; i++) { BODY }
-DEFINE_ROWS(rows_s8, int16_t, int8_t, count, PLAIN_LOOP(ONE(w0, s0) ONE(w1, s1) ONE(w2, s2) ONE(w3, s3)), PLAIN_LOOP(ONE(w0, s0)))
-DEFINE_ROWS(rows_s16, int16_t, int16_t, count, PLAIN_LOOP(ONE(w0, s0) ONE(w1, s1) ONE(w2, s2) ONE(w3, s3)), PLAIN_LOOP(ONE(w0, s0)))
-
-/* 4-bit weights become bytes in blocks, in loops that compilers vectorise. */
-static void rows_s4(const int16_t *restrict x, const uint8_t *restrict w, int32_t count, int32_t rows, int32_t *restrict sums) {
-    const int32_t width = (count + 1) / 2;
-    for (int32_t r = 0; r < rows; r++) {
-        const uint8_t *row = w + (size_t)r * (size_t)width;
-        int8_t weights[GRAFFITI_BLOCK];
-        int32_t s0 = 0;
-        for (int32_t i = 0; i < count; i += GRAFFITI_BLOCK) {
-            const int32_t block = smaller(GRAFFITI_BLOCK, count - i);
-            for (int32_t k = 0; k < (block + 1) / 2; k++) {
-                const uint8_t pair = row[i / 2 + k];
-                weights[2 * k] = (int8_t)((int32_t)((pair & 15u) ^ 8u) - 8);
-                weights[2 * k + 1] = (int8_t)((int32_t)((uint32_t)(pair >> 4) ^ 8u) - 8);
-            }
-            for (int32_t k = 0; k < block; k++) s0 += (int32_t)x[i + k] * weights[k];
-        }
-        sums[r] += s0;
-    }
-}
+#include "graffiti_rows_plain.h"
 #endif
 
 #define WIDE_ONE(row, sum) sum += x[i] * row[i];
 #define WIDE_LOOP(BODY) for (int32_t i = 0; i < count; i++) { BODY }
-DEFINE_ROWS(rows_s32, int32_t, int32_t, count, WIDE_LOOP(WIDE_ONE(w0, s0) WIDE_ONE(w1, s1) WIDE_ONE(w2, s2) WIDE_ONE(w3, s3)), WIDE_LOOP(WIDE_ONE(w0, s0)))
+DEFINE_ROWS(rows_s32, int32_t, int32_t, count,
+            WIDE_LOOP(WIDE_ONE(w0, s0) WIDE_ONE(w1, s1) WIDE_ONE(w2, s2) WIDE_ONE(w3, s3)), WIDE_LOOP(WIDE_ONE(w0, s0)))
 
 /* Rows of a kernel from the row `first` on. */
-static void rows(const void *patch, const void *kernel, graffiti_type kernel_type, size_t first, int32_t count, int32_t row_count, int32_t *sums) {
+static void rows(const void *patch, const void *kernel, graffiti_type kernel_type, size_t first, int32_t count,
+                 int32_t row_count, int32_t *sums) {
     const size_t start = first * (size_t)count;
-    if (kernel_type == GRAFFITI_S8) rows_s8((const int16_t *)patch, (const int8_t *)kernel + start, count, row_count, sums);
-    else if (kernel_type == GRAFFITI_S4) rows_s4((const int16_t *)patch, (const uint8_t *)kernel + first * (size_t)((count + 1) / 2), count, row_count, sums);
-    else if (kernel_type == GRAFFITI_S16) rows_s16((const int16_t *)patch, (const int16_t *)kernel + start, count, row_count, sums);
+    if (kernel_type == GRAFFITI_S8)
+        rows_s8((const int16_t *)patch, (const int8_t *)kernel + start, count, row_count, sums);
+    else if (kernel_type == GRAFFITI_S4)
+        rows_s4((const int16_t *)patch, (const uint8_t *)kernel + first * (size_t)((count + 1) / 2), count, row_count,
+                sums);
+    else if (kernel_type == GRAFFITI_S16)
+        rows_s16((const int16_t *)patch, (const int16_t *)kernel + start, count, row_count, sums);
     else rows_s32((const int32_t *)patch, (const int32_t *)kernel + start, count, row_count, sums);
 }
 
 /* Append `count` elements of x (zeros where it is NULL) to a patch of int16, or of int32 where `wide`. */
-static void append(void *patch, int32_t at, int wide, const void *x, graffiti_type x_type, size_t start, int32_t count) {
+static void append(void *patch, int32_t at, int wide, const void *x, graffiti_type x_type, size_t start,
+                   int32_t count) {
     if (wide) {
         int32_t *to = (int32_t *)patch + at;
         if (x == NULL) memset(to, 0, (size_t)count * sizeof(int32_t));
@@ -321,8 +229,10 @@ static void append(void *patch, int32_t at, int wide, const void *x, graffiti_ty
 }
 
 /* The input elements under the window at (row, column), one group of channels, in the order of the kernel. */
-static void gather(const graffiti_window *v, const void *x, graffiti_type x_type, int32_t row, int32_t column, int32_t group, int wide, void *patch) {
-    const int32_t channels = v->in_channels / v->groups, top = row * v->stride_y - v->pad_top, left = column * v->stride_x - v->pad_left;
+static void gather(const graffiti_window *v, const void *x, graffiti_type x_type, int32_t row, int32_t column,
+                   int32_t group, int wide, void *patch) {
+    const int32_t channels = v->in_channels / v->groups, top = row * v->stride_y - v->pad_top,
+                  left = column * v->stride_x - v->pad_left;
     int32_t at = 0;
     for (int32_t ky = 0; ky < v->kernel_height; ky++) {
         const int32_t y = top + ky * v->dilation_y;
@@ -330,23 +240,27 @@ static void gather(const graffiti_window *v, const void *x, graffiti_type x_type
         if (y < 0 || y >= v->in_height) {
             append(patch, at, wide, NULL, x_type, 0, v->kernel_width * channels);
             at += v->kernel_width * channels;
-        } else if (v->groups == 1 && v->dilation_x == 1 && left >= 0 && left + v->kernel_width <= v->in_width) { /* contiguous */
+        } else if (v->groups == 1 && v->dilation_x == 1 && left >= 0 &&
+                   left + v->kernel_width <= v->in_width) { /* contiguous */
             append(patch, at, wide, x, x_type, (line + (size_t)left) * (size_t)channels, v->kernel_width * channels);
             at += v->kernel_width * channels;
         } else {
             for (int32_t kx = 0; kx < v->kernel_width; kx++, at += channels) {
                 const int32_t c = left + kx * v->dilation_x;
                 if (c < 0 || c >= v->in_width) append(patch, at, wide, NULL, x_type, 0, channels);
-                else append(patch, at, wide, x, x_type, (line + (size_t)c) * (size_t)v->in_channels + (size_t)(group * channels), channels);
+                else
+                    append(patch, at, wide, x, x_type,
+                           (line + (size_t)c) * (size_t)v->in_channels + (size_t)(group * channels), channels);
             }
         }
     }
 }
 
-void graffiti_conv(const graffiti_window *window, const void *x, graffiti_type x_type, const void *kernel, graffiti_type kernel_type,
-                   const graffiti_epilogue *epilogue, void *out, void *scratch) {
+void graffiti_conv(const graffiti_window *window, const void *x, graffiti_type x_type, const void *kernel,
+                   graffiti_type kernel_type, const graffiti_epilogue *epilogue, void *out, void *scratch) {
     const graffiti_window *v = window;
-    const int32_t outputs = v->out_channels / v->groups, taps = v->kernel_height * v->kernel_width * (v->in_channels / v->groups);
+    const int32_t outputs = v->out_channels / v->groups,
+                  taps = v->kernel_height * v->kernel_width * (v->in_channels / v->groups);
     const int wide = kernel_type == GRAFFITI_S32;
     int32_t sums[GRAFFITI_BLOCK];
     size_t at = 0;
@@ -365,8 +279,9 @@ void graffiti_conv(const graffiti_window *window, const void *x, graffiti_type x
     }
 }
 
-void graffiti_conv_transpose(const graffiti_window *window, const void *x, graffiti_type x_type, const void *kernel, graffiti_type kernel_type,
-                             const graffiti_epilogue *epilogue, void *out, int32_t *scratch) {
+void graffiti_conv_transpose(const graffiti_window *window, const void *x, graffiti_type x_type, const void *kernel,
+                             graffiti_type kernel_type, const graffiti_epilogue *epilogue, void *out,
+                             int32_t *scratch) {
     const graffiti_window *v = window;
     const int wide = kernel_type == GRAFFITI_S32;
     int32_t *sums = scratch;
@@ -375,7 +290,8 @@ void graffiti_conv_transpose(const graffiti_window *window, const void *x, graff
     for (int32_t row = 0; row < v->out_height; row++) {
         for (int32_t column = 0; column < v->out_width; column++, at += (size_t)v->out_channels) {
             memset(sums, 0, (size_t)v->out_channels * sizeof(int32_t));
-            for (int32_t ky = 0; ky < v->kernel_height; ky++) { /* input row y reaches output row y * stride + ky - pad */
+            for (int32_t ky = 0; ky < v->kernel_height;
+                 ky++) { /* input row y reaches output row y * stride + ky - pad */
                 const int32_t y = row + v->pad_top - ky;
                 if (y < 0 || y % v->stride_y != 0 || y / v->stride_y >= v->in_height) continue;
                 for (int32_t kx = 0; kx < v->kernel_width; kx++) {
@@ -392,95 +308,73 @@ void graffiti_conv_transpose(const graffiti_window *window, const void *x, graff
     }
 }
 
-/* ---- depthwise ------------------------------------------------------------------------------------------------------- */
+/* ---- depthwise ---- */
 
-#define DEFINE_TAP(name, x_type, w_type)                                                                                 \
-    static void name(const x_type *restrict x, const w_type *restrict w, int32_t channels, int32_t multiplier, int32_t *restrict sums) { \
-        if (multiplier == 1) {                                                                                           \
-            for (int32_t c = 0; c < channels; c++) sums[c] += (int32_t)x[c] * w[c];                                      \
-        } else {                                                                                                         \
-            for (int32_t c = 0; c < channels; c++, w += multiplier, sums += multiplier)                                  \
-                for (int32_t m = 0; m < multiplier; m++) sums[m] += (int32_t)x[c] * w[m];                                \
-        }                                                                                                                \
-    }
-#if defined(GRAFFITI_USE_MVE)
-/* Four channels at a time; channels behind the end are switched off. */
-#define DEFINE_MVE_TAP(name, x_type, LOAD_X)                                                                             \
-    static void name(const x_type *restrict x, const int8_t *restrict w, int32_t channels, int32_t multiplier, int32_t *restrict sums) { \
-        if (multiplier == 1) {                                                                                           \
-            for (int32_t c = 0; c < channels; c += 4) {                                                                  \
-                const mve_pred16_t lanes = vctp32q((uint32_t)(channels - c));                                            \
-                const int32x4_t product = vmulq_s32(LOAD_X, vldrbq_z_s32(w + c, lanes));                                 \
-                vstrwq_p_s32(sums + c, vaddq_s32(vldrwq_z_s32(sums + c, lanes), product), lanes);                        \
-            }                                                                                                            \
-        } else {                                                                                                         \
-            for (int32_t c = 0; c < channels; c++, w += multiplier, sums += multiplier)                                  \
-                for (int32_t m = 0; m < multiplier; m++) sums[m] += (int32_t)x[c] * w[m];                                \
-        }                                                                                                                \
-    }
-DEFINE_MVE_TAP(tap_s8_s8, int8_t, vldrbq_z_s32(x + c, lanes))
-DEFINE_MVE_TAP(tap_u8_s8, uint8_t, vreinterpretq_s32_u32(vldrbq_z_u32(x + c, lanes)))
-DEFINE_MVE_TAP(tap_s16_s8, int16_t, vldrhq_z_s32(x + c, lanes))
-#else
-DEFINE_TAP(tap_s8_s8, int8_t, int8_t)
-DEFINE_TAP(tap_u8_s8, uint8_t, int8_t)
-DEFINE_TAP(tap_s16_s8, int16_t, int8_t)
-#endif
 DEFINE_TAP(tap_s8_s16, int8_t, int16_t)
 DEFINE_TAP(tap_u8_s16, uint8_t, int16_t)
 DEFINE_TAP(tap_s16_s16, int16_t, int16_t)
 DEFINE_TAP(tap_s32_s32, int32_t, int32_t)
 
-/* Element i of a row of 4-bit weights as a signed byte, for `count` of them. */
-static void unpack(const uint8_t *row, int32_t start, int32_t count, int8_t *restrict out) {
-    for (int32_t i = 0; i < count; i++) out[i] = (int8_t)nibble(row, start + i);
+/* The loop for an input and a kernel of up to 16 bits; NULL for the types that go through int32. */
+static tap_loop *tap_loop_of(graffiti_type x_type, graffiti_type kernel_type) {
+    static tap_loop *const loops[2][3] = {
+        {tap_s8_s8, tap_u8_s8, tap_s16_s8},
+        {tap_s8_s16, tap_u8_s16, tap_s16_s16},
+    };
+    const int x_row = x_type == GRAFFITI_S8 ? 0 : x_type == GRAFFITI_U8 ? 1 : x_type == GRAFFITI_S16 ? 2 : -1;
+    if (x_row < 0 || (kernel_type != GRAFFITI_S8 && kernel_type != GRAFFITI_S16)) return NULL;
+    return loops[kernel_type == GRAFFITI_S16][x_row];
 }
 
-/* sums += x[pixel] * kernel[tap], channel by channel; whatever has no loop of its own goes through int32 in blocks. */
-static void tap(const graffiti_window *v, const void *x, graffiti_type x_type, size_t x_start, const void *kernel, graffiti_type kernel_type,
-                size_t tap_index, int32_t *sums) {
+/* A tap of 4-bit weights: where an output channel has one input channel, a block of weights at a time becomes bytes. */
+static void tap_s4(const graffiti_window *v, const void *x, graffiti_type x_type, size_t x_start, const uint8_t *row,
+                   int32_t *sums) {
     const int32_t channels = v->in_channels, multiplier = v->out_channels / v->in_channels;
-    const size_t k_start = tap_index * (size_t)v->out_channels;
-    const int16_t *x16 = (const int16_t *)x;
-    if (kernel_type == GRAFFITI_S4) { /* S8, U8 and S16 inputs: a block of weights at a time becomes bytes */
-        const uint8_t *row = (const uint8_t *)kernel + tap_index * (size_t)((v->out_channels + 1) / 2);
+    if (multiplier == 1) {
         int8_t weights[GRAFFITI_BLOCK];
-        for (int32_t c = 0; c < channels; c++) {
-            if (multiplier == 1) {
-                const int32_t count = smaller(GRAFFITI_BLOCK, channels - c);
-                unpack(row, c, count, weights);
-                if (x_type == GRAFFITI_S8) tap_s8_s8((const int8_t *)x + x_start + (size_t)c, weights, count, 1, sums + c);
-                else if (x_type == GRAFFITI_U8) tap_u8_s8((const uint8_t *)x + x_start + (size_t)c, weights, count, 1, sums + c);
-                else tap_s16_s8(x16 + x_start + (size_t)c, weights, count, 1, sums + c);
-                c += count - 1;
-            } else {
-                int32_t value = 0;
-                load(x, x_type, x_start + (size_t)c, 1, 1, &value);
-                for (int32_t m = 0; m < multiplier; m++) sums[c * multiplier + m] += value * nibble(row, c * multiplier + m);
-            }
-        }
-    } else if (kernel_type == GRAFFITI_S8 && x_type == GRAFFITI_S8) tap_s8_s8((const int8_t *)x + x_start, (const int8_t *)kernel + k_start, channels, multiplier, sums);
-    else if (kernel_type == GRAFFITI_S8 && x_type == GRAFFITI_U8) tap_u8_s8((const uint8_t *)x + x_start, (const int8_t *)kernel + k_start, channels, multiplier, sums);
-    else if (kernel_type == GRAFFITI_S8 && x_type == GRAFFITI_S16) tap_s16_s8(x16 + x_start, (const int8_t *)kernel + k_start, channels, multiplier, sums);
-    else if (kernel_type == GRAFFITI_S16 && x_type == GRAFFITI_S8) tap_s8_s16((const int8_t *)x + x_start, (const int16_t *)kernel + k_start, channels, multiplier, sums);
-    else if (kernel_type == GRAFFITI_S16 && x_type == GRAFFITI_U8) tap_u8_s16((const uint8_t *)x + x_start, (const int16_t *)kernel + k_start, channels, multiplier, sums);
-    else if (kernel_type == GRAFFITI_S16 && x_type == GRAFFITI_S16) tap_s16_s16(x16 + x_start, (const int16_t *)kernel + k_start, channels, multiplier, sums);
-    else {
-        int32_t block[GRAFFITI_BLOCK], weights[GRAFFITI_BLOCK];
         for (int32_t c = 0; c < channels; c += GRAFFITI_BLOCK) {
             const int32_t count = smaller(GRAFFITI_BLOCK, channels - c);
-            load(x, x_type, x_start + (size_t)c, 1, count, block);
-            for (int32_t m = 0; m < multiplier; m++) {
-                load(kernel, kernel_type, k_start + (size_t)(c * multiplier + m), multiplier, count, weights);
-                if (multiplier == 1) tap_s32_s32(block, weights, count, 1, sums + c);
-                else for (int32_t i = 0; i < count; i++) sums[(c + i) * multiplier + m] += block[i] * weights[i];
-            }
+            for (int32_t i = 0; i < count; i++) weights[i] = (int8_t)nibble(row, c + i);
+            tap_loop_of(x_type, GRAFFITI_S8)(x, x_start + (size_t)c, weights, 0, count, 1, sums + c);
+        }
+        return;
+    }
+    for (int32_t c = 0; c < channels; c++) {
+        int32_t value = 0;
+        load(x, x_type, x_start + (size_t)c, 1, 1, &value);
+        for (int32_t m = 0; m < multiplier; m++) sums[c * multiplier + m] += value * nibble(row, c * multiplier + m);
+    }
+}
+
+/* sums += x[pixel] * kernel[tap], channel by channel; what has no loop of its own goes through int32 in blocks. */
+static void tap(const graffiti_window *v, const void *x, graffiti_type x_type, size_t x_start, const void *kernel,
+                graffiti_type kernel_type, size_t tap_index, int32_t *sums) {
+    const int32_t channels = v->in_channels, multiplier = v->out_channels / v->in_channels;
+    const size_t k_start = tap_index * (size_t)v->out_channels;
+    if (kernel_type == GRAFFITI_S4) { /* inputs of S8, U8 and S16 only */
+        tap_s4(v, x, x_type, x_start, (const uint8_t *)kernel + tap_index * (size_t)((v->out_channels + 1) / 2), sums);
+        return;
+    }
+    tap_loop *const loop = tap_loop_of(x_type, kernel_type);
+    if (loop != NULL) {
+        loop(x, x_start, kernel, k_start, channels, multiplier, sums);
+        return;
+    }
+    int32_t block[GRAFFITI_BLOCK], weights[GRAFFITI_BLOCK];
+    for (int32_t c = 0; c < channels; c += GRAFFITI_BLOCK) {
+        const int32_t count = smaller(GRAFFITI_BLOCK, channels - c);
+        load(x, x_type, x_start + (size_t)c, 1, count, block);
+        for (int32_t m = 0; m < multiplier; m++) {
+            load(kernel, kernel_type, k_start + (size_t)(c * multiplier + m), multiplier, count, weights);
+            if (multiplier == 1) tap_s32_s32(block, 0, weights, 0, count, 1, sums + c);
+            else for (int32_t i = 0; i < count; i++) sums[(c + i) * multiplier + m] += block[i] * weights[i];
         }
     }
 }
 
-void graffiti_depthwise_conv(const graffiti_window *window, const void *x, graffiti_type x_type, const void *kernel, graffiti_type kernel_type,
-                             const graffiti_epilogue *epilogue, void *out, int32_t *scratch) {
+void graffiti_depthwise_conv(const graffiti_window *window, const void *x, graffiti_type x_type, const void *kernel,
+                             graffiti_type kernel_type, const graffiti_epilogue *epilogue, void *out,
+                             int32_t *scratch) {
     const graffiti_window *v = window;
     size_t at = 0;
     for (int32_t row = 0; row < v->out_height; row++) {
@@ -501,11 +395,11 @@ void graffiti_depthwise_conv(const graffiti_window *window, const void *x, graff
     }
 }
 
-/* ---- pools ----------------------------------------------------------------------------------------------------------- */
+/* ---- pools ---- */
 
 /* values[...] = the sum, or the maximum, over the window at (row, column) of `count` channels from `channel` on. */
-static void reduce(const graffiti_window *v, const void *x, graffiti_type type, int32_t row, int32_t column, int32_t channel, int32_t count,
-                   int maximum, int32_t *restrict values) {
+static void reduce(const graffiti_window *v, const void *x, graffiti_type type, int32_t row, int32_t column,
+                   int32_t channel, int32_t count, int maximum, int32_t *restrict values) {
     int32_t block[GRAFFITI_BLOCK];
     for (int32_t i = 0; i < count; i++) values[i] = maximum ? INT32_MIN : 0;
     for (int32_t ky = 0; ky < v->kernel_height; ky++) {
@@ -514,7 +408,8 @@ static void reduce(const graffiti_window *v, const void *x, graffiti_type type, 
         for (int32_t kx = 0; kx < v->kernel_width; kx++) {
             const int32_t c = column * v->stride_x - v->pad_left + kx * v->dilation_x;
             if (c < 0 || c >= v->in_width) continue;
-            load(x, type, ((size_t)y * (size_t)v->in_width + (size_t)c) * (size_t)v->in_channels + (size_t)channel, 1, count, block);
+            load(x, type, ((size_t)y * (size_t)v->in_width + (size_t)c) * (size_t)v->in_channels + (size_t)channel, 1,
+                 count, block);
             if (maximum) for (int32_t i = 0; i < count; i++) values[i] = block[i] > values[i] ? block[i] : values[i];
             else for (int32_t i = 0; i < count; i++) values[i] += block[i];
         }
@@ -527,7 +422,8 @@ void graffiti_sum_pool(const graffiti_window *window, const void *x, graffiti_ty
     size_t at = 0;
     for (int32_t row = 0; row < v->out_height; row++) {
         for (int32_t column = 0; column < v->out_width; column++, at += (size_t)v->out_channels) {
-            for (int32_t c = 0; c < v->out_channels; c += GRAFFITI_BLOCK) reduce(v, x, x_type, row, column, c, smaller(GRAFFITI_BLOCK, v->out_channels - c), 0, scratch + c);
+            for (int32_t c = 0; c < v->out_channels; c += GRAFFITI_BLOCK)
+                reduce(v, x, x_type, row, column, c, smaller(GRAFFITI_BLOCK, v->out_channels - c), 0, scratch + c);
             for (int32_t c = 0; c < v->out_channels; c++) scratch[c] *= value;
             finish(epilogue, 0, v->out_channels, scratch, out, at);
         }
@@ -535,10 +431,11 @@ void graffiti_sum_pool(const graffiti_window *window, const void *x, graffiti_ty
 }
 
 /* round(n / d) where the quotient was cut to its floor q with the rest r: nothing here needs more bits than d. */
-#define ROUND_QUOTIENT(q, r, d, negative)                                                                                \
-    ((r) > (d) - (r) ? (q) + (mean->rounding != GRAFFITI_FLOOR)                                                          \
-     : (r) < (d) - (r) || mean->rounding == GRAFFITI_FLOOR ? (q)                                                         \
-     : mean->rounding == GRAFFITI_HALF_EVEN ? (q) + ((q) & 1) : (q) + (mean->rounding == GRAFFITI_HALF_UP || !(negative)))
+#define ROUND_QUOTIENT(q, r, d, negative)                                                             \
+    ((r) > (d) - (r)                                       ? (q) + (mean->rounding != GRAFFITI_FLOOR) \
+     : (r) < (d) - (r) || mean->rounding == GRAFFITI_FLOOR ? (q)                                      \
+     : mean->rounding == GRAFFITI_HALF_EVEN                ? (q) + ((q) & 1)                          \
+                                                           : (q) + (mean->rounding == GRAFFITI_HALF_UP || !(negative)))
 
 int32_t graffiti_mean_one(int32_t sum, int32_t elements, const graffiti_mean *mean) {
     int64_t n = sum, d = elements, q, r;
@@ -586,14 +483,16 @@ static int32_t inside(int32_t start, int32_t count, int32_t size) {
     return end - (start > 0 ? start : 0);
 }
 
-void graffiti_average_pool(const graffiti_window *window, const void *x, graffiti_type x_type, const graffiti_mean *mean, void *out, int32_t *scratch) {
+void graffiti_average_pool(const graffiti_window *window, const void *x, graffiti_type x_type,
+                           const graffiti_mean *mean, void *out, int32_t *scratch) {
     const graffiti_window *v = window;
     size_t at = 0;
     for (int32_t row = 0; row < v->out_height; row++) {
         const int32_t rows = inside(row * v->stride_y - v->pad_top, v->kernel_height, v->in_height);
         for (int32_t column = 0; column < v->out_width; column++, at += (size_t)v->out_channels) {
             const int32_t elements = rows * inside(column * v->stride_x - v->pad_left, v->kernel_width, v->in_width);
-            for (int32_t c = 0; c < v->out_channels; c += GRAFFITI_BLOCK) reduce(v, x, x_type, row, column, c, smaller(GRAFFITI_BLOCK, v->out_channels - c), 0, scratch + c);
+            for (int32_t c = 0; c < v->out_channels; c += GRAFFITI_BLOCK)
+                reduce(v, x, x_type, row, column, c, smaller(GRAFFITI_BLOCK, v->out_channels - c), 0, scratch + c);
             divide(mean, mean->divide ? elements : 1, v->out_channels, scratch);
             store(out, mean->type, at, v->out_channels, scratch);
         }
@@ -615,7 +514,7 @@ void graffiti_max_pool(const graffiti_window *window, const void *x, graffiti_ty
     }
 }
 
-/* ---- elementwise ----------------------------------------------------------------------------------------------------- */
+/* ---- elementwise ---- */
 
 static void combine(graffiti_operator operation, int32_t count, int32_t *restrict a, const int32_t *restrict b) {
     switch (operation) {
@@ -642,7 +541,8 @@ static int advance(const graffiti_loops *loops, int32_t *index, size_t *a, size_
 
 void graffiti_binary(graffiti_operator operation, const graffiti_loops *loops, const void *a, graffiti_type a_type,
                      const void *b, graffiti_type b_type, const graffiti_epilogue *epilogue, void *out) {
-    const int32_t inner = loops->size[loops->rank - 1], a_step = loops->a_step[loops->rank - 1], b_step = loops->b_step[loops->rank - 1];
+    const int32_t inner = loops->size[loops->rank - 1], a_step = loops->a_step[loops->rank - 1],
+                  b_step = loops->b_step[loops->rank - 1];
     int32_t index[GRAFFITI_MAX_RANK] = {0}, left[GRAFFITI_BLOCK], right[GRAFFITI_BLOCK];
     size_t a_start = 0, b_start = 0, at = 0;
     do {
@@ -657,7 +557,8 @@ void graffiti_binary(graffiti_operator operation, const graffiti_loops *loops, c
     } while (advance(loops, index, &a_start, &b_start));
 }
 
-void graffiti_requantize(const void *x, graffiti_type x_type, int32_t row_count, int32_t channels, const graffiti_epilogue *epilogue, void *out) {
+void graffiti_requantize(const void *x, graffiti_type x_type, int32_t row_count, int32_t channels,
+                         const graffiti_epilogue *epilogue, void *out) {
     int32_t values[GRAFFITI_BLOCK];
     for (int32_t row = 0; row < row_count; row++) {
         for (int32_t c = 0; c < channels; c += GRAFFITI_BLOCK) {
@@ -669,7 +570,8 @@ void graffiti_requantize(const void *x, graffiti_type x_type, int32_t row_count,
     }
 }
 
-void graffiti_lookup(const void *x, graffiti_type x_type, int32_t lowest, const void *table, graffiti_type type, int32_t count, void *out) {
+void graffiti_lookup(const void *x, graffiti_type x_type, int32_t lowest, const void *table, graffiti_type type,
+                     int32_t count, void *out) {
     int32_t codes[GRAFFITI_BLOCK];
     for (int32_t start = 0; start < count; start += GRAFFITI_BLOCK) {
         const int32_t block = smaller(GRAFFITI_BLOCK, count - start);
@@ -679,22 +581,24 @@ void graffiti_lookup(const void *x, graffiti_type x_type, int32_t lowest, const 
     }
 }
 
-/* ---- moves ----------------------------------------------------------------------------------------------------------- */
+/* ---- moves ---- */
 
-#define MOVE_LOOP(type)                                                                                                        \
-    do {                                                                                                                       \
-        const type *s = (const type *)source + (ptrdiff_t)from;                                                                \
-        type *d = (type *)destination + to;                                                                                    \
-        for (int32_t i = 0; i < inner; i++) d[(size_t)i * (size_t)to_step] = s[(ptrdiff_t)i * (ptrdiff_t)from_step];           \
+#define MOVE_LOOP(type)                                                                                              \
+    do {                                                                                                             \
+        const type *s = (const type *)source + (ptrdiff_t)from;                                                      \
+        type *d = (type *)destination + to;                                                                          \
+        for (int32_t i = 0; i < inner; i++) d[(size_t)i * (size_t)to_step] = s[(ptrdiff_t)i * (ptrdiff_t)from_step]; \
     } while (0)
 
 void graffiti_move(const graffiti_loops *loops, const void *source, void *destination, int32_t bytes) {
-    const int32_t inner = loops->size[loops->rank - 1], from_step = loops->a_step[loops->rank - 1], to_step = loops->b_step[loops->rank - 1];
+    const int32_t inner = loops->size[loops->rank - 1], from_step = loops->a_step[loops->rank - 1],
+                  to_step = loops->b_step[loops->rank - 1];
     int32_t index[GRAFFITI_MAX_RANK] = {0};
     size_t from = 0, to = 0;
     do {
         if (from_step == 1 && to_step == 1)
-            memcpy((unsigned char *)destination + to * (size_t)bytes, (const unsigned char *)source + (ptrdiff_t)(from * (size_t)bytes), (size_t)inner * (size_t)bytes);
+            memcpy((unsigned char *)destination + to * (size_t)bytes,
+                   (const unsigned char *)source + (ptrdiff_t)(from * (size_t)bytes), (size_t)inner * (size_t)bytes);
         else if (bytes == 1) MOVE_LOOP(uint8_t);
         else if (bytes == 2) MOVE_LOOP(uint16_t);
         else MOVE_LOOP(uint32_t);
