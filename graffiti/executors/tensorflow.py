@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from graffiti import files
 from graffiti.graph import affine, interpreter
+from graffiti.graph.chains import Chain, Rounded, chain_of, rounded_by
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import PRODUCTS, attr, transpose_pads
 from graffiti.ops import integer_ops as ops
@@ -104,7 +105,7 @@ class TensorFlowExecutor:
         values = self._trace(inputs, {})
         return {out: values[out] for node in self.graph.nodes for out in node.outputs}
 
-    def _trace(self, inputs: Sequence[tf.Tensor], fused: Mapping[str, list[Node]]) -> dict[str, tf.Tensor]:
+    def _trace(self, inputs: Sequence[tf.Tensor], fused: Mapping[str, Chain]) -> dict[str, tf.Tensor]:
         values = dict(zip(self.graph.inputs, inputs))
         owned = {name for node in self.graph.nodes if node.op == "island" for name in node.attached}
         owned -= {value for node in self.graph.nodes for value in node.inputs}
@@ -115,20 +116,13 @@ class TensorFlowExecutor:
         for node in self.graph.nodes:
             if node.name in done:
                 continue
-            chain = fused.get(node.name, [])
             arguments = [values[value] for value in node.inputs]
             if node.op in PRODUCTS:
-                bias, last = None, node
-                options = {}
-                for follower in chain:
-                    last = follower
-                    if follower.op == "bias_add":
-                        bias = values[follower.inputs[1]]
-                    else:
-                        options["requantize"] = self.requantization(follower)
-                results = [RULES[node.op](self, node, *arguments, bias=bias, **options)]
-                done.update(follower.name for follower in chain)
-                names = last.outputs
+                chain = fused.get(node.name, Chain(node, node.output))
+                bias = None if chain.bias is None else values[chain.bias]
+                results = [RULES[node.op](self, node, *arguments, bias=bias, requantize=_requantization(chain))]
+                done.update(taken.name for taken in chain.nodes)
+                names: tuple[str, ...] = (chain.last,)
             else:
                 results = RULES[node.op](self, node, *arguments)
                 results = results if isinstance(results, (list, tuple)) else [results]
@@ -140,33 +134,25 @@ class TensorFlowExecutor:
 
     def requantization(self, node: Node) -> ops.Requantization:
         """The numbers of a ``requantize`` node, or of another that rounds into a format."""
-        source = self.graph.format(node.inputs[0])
-        if source is None:
-            raise ValueError(f"node {node.name!r}: {node.op} takes codes, {node.inputs[0]!r} is float")
-        return ops.Requantization.between(
-            source, attr(node, "format"), rounding=attr(node, "rounding"),
-            low=attr(node, "low"), high=attr(node, "high"))
+        return _requantization_of(rounded_by(self.graph, node))
 
 
-def _fusions(graph: Graph) -> dict[str, list[Node]]:
-    """Product name → the bias_add and requantize behind it that nobody else reads before the last."""
-    users, outputs, fused = graph.users(), set(graph.outputs), {}
-    for node in graph.nodes:
-        if node.op not in PRODUCTS:
-            continue
-        chain, last, waiting = [], node, ["bias_add", "requantize"]
-        while last.output not in outputs and len(users.get(last.output, [])) == 1:
-            follower = users[last.output][0]
-            if follower.op not in waiting or follower.inputs[0] != last.output or last.output in follower.inputs[1:]:
-                break
-            if follower.op == "bias_add" and not graph.is_constant(follower.inputs[1]):
-                break
-            waiting = waiting[waiting.index(follower.op) + 1 :]
-            chain.append(follower)
-            last = follower
-        if chain:
-            fused[node.name] = chain
-    return fused
+def _fusions(graph: Graph) -> dict[str, Chain]:
+    """Product name → what its op computes along; it clamps nothing but what it rounds."""
+    users = graph.users()
+    return {
+        node.name: chain_of(graph, node, users=users, declines=lambda chain: chain.clamp is not None) for node in graph.nodes if node.op in PRODUCTS
+    }
+
+
+def _requantization(chain: Chain) -> ops.Requantization | None:
+    """How a chain rounds; ``None`` where its result stays an accumulator."""
+    return None if chain.rounded is None else _requantization_of(chain.rounded)
+
+
+def _requantization_of(rounded: Rounded) -> ops.Requantization:
+    shift = rounded.shift if len(rounded.shift) > 1 else rounded.shift[0]
+    return ops.Requantization(shift, rounded.low, rounded.high, rounded.format.dtype.name, rounded.mode)
 
 
 # ---- one rule per op: (executor, node, *inputs) -> output or outputs ------------------------------------------------

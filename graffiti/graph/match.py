@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 from graffiti.graph.ir import Graph, Node
 
 
-def only_reader(graph: Graph, value: str) -> Node | None:
-    """The one node that reads ``value``; ``None`` where there are none or several, or where it leaves the graph."""
+def only_reader(graph: Graph, value: str, users: Mapping[str, Sequence[Node]] | None = None) -> Node | None:
+    """The one node that reads ``value``, and reads it once; ``None`` where there is no such node, or where the value leaves the graph.
+
+    Args:
+        graph: where to look.
+        value: the name of an input, a constant or a node's output.
+        users: ``graph.users()``, for callers that ask often; it must be that of the graph as it is now.
+    """
     if value in graph.outputs:
         return None
-    readers = graph.consumers(value)
-    return readers[0] if len(readers) == 1 else None
+    readers = graph.consumers(value) if users is None else users.get(value, ())
+    return readers[0] if len(readers) == 1 and readers[0].inputs.count(value) == 1 else None
 
 
 def chain(graph: Graph, value: str, *ops: str | Collection[str]) -> tuple[Node, ...] | None:

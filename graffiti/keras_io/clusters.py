@@ -15,6 +15,7 @@ import numpy as np
 from graffiti import layers
 from graffiti.graph import ops
 from graffiti.graph.ir import Graph, Node
+from graffiti.graph.match import only_reader
 from graffiti.keras_io import training
 
 if TYPE_CHECKING:
@@ -132,9 +133,9 @@ class Clusters:
 
     def _find_bias(self, cluster: Cluster) -> None:
         value, accumulator = cluster.product.output, None
-        reader = self._only_reader(value)
+        reader = only_reader(self.graph, value, self.users)
         if reader is not None and reader.op == "fake_quantize" and ops.attr(reader, "role") == "accumulator":
-            accumulator, reader = reader, self._only_reader(reader.output)
+            accumulator, reader = reader, only_reader(self.graph, reader.output, self.users)
         if reader is None or reader.op != "bias_add" or reader.inputs[0] != (accumulator or cluster.product).output:
             return
         cluster.accumulator, cluster.bias_add, bias = accumulator, reader, reader.inputs[1]
@@ -148,10 +149,6 @@ class Clusters:
     def _made_by(self, value: str, op: str) -> Node | None:
         node = self.producers.get(value)
         return node if node is not None and node.op == op else None
-
-    def _only_reader(self, value: str) -> Node | None:
-        readers = self.users.get(value, [])
-        return readers[0] if len(readers) == 1 and value not in self.graph.outputs else None
 
 
 def build(builder: Builder, cluster: Cluster) -> None:

@@ -12,6 +12,9 @@ import numpy as np
 MIN_BITS = 2
 MAX_BITS = 32
 
+# shifts beyond them change nothing: to the left any nonzero 32-bit code saturates, to the right it rounds as by 2**62
+MOST_LEFT, MOST_RIGHT = 32, 62
+
 
 @dataclasses.dataclass(frozen=True)
 class QFormat:
@@ -78,6 +81,20 @@ class QFormat:
         """The smallest numpy integer type that stores the codes."""
         width = 8 if self.bits <= 8 else 16 if self.bits <= 16 else 32
         return np.dtype(f"{'' if self.signed else 'u'}int{width}")
+
+    def limits(self, low: int | None = None, high: int | None = None) -> tuple[int, int]:
+        """The lowest and highest code that a rounding into this format saturates to, where a fused ReLU may ask for less."""
+        return self.qmin if low is None else max(int(low), self.qmin), self.qmax if high is None else min(int(high), self.qmax)
+
+    def shift_to(self, target: QFormat, *, most_left: int = MOST_LEFT) -> tuple[int, ...]:
+        """Right shifts that take codes of this format to another's: one, or one per channel, clipped to what still makes a difference.
+
+        Args:
+            target: the format of the result.
+            most_left: the longest left shift; a mean, which is divided as well, needs more than the 32 of a single code.
+        """
+        shift = np.clip(np.asarray(target.exponent, np.int64) - np.asarray(self.exponent, np.int64), -most_left, MOST_RIGHT)
+        return tuple(map(int, np.atleast_1d(shift)))
 
     def replace(self, **changes) -> QFormat:
         """A copy with some fields changed."""

@@ -198,8 +198,7 @@ def average_pool(
     Returns:
         int64 codes within ``[low, high]``. The sum stays within 32 bits: lowering proves it.
     """
-    low = to_format.qmin if low is None else max(low, to_format.qmin)
-    high = to_format.qmax if high is None else min(high, to_format.qmax)
+    low, high = to_format.limits(low, high)
     if low > high:
         raise ValueError(f"average_pool to {to_format} saturates to [{low}, {high}], which holds no code; expected low <= high")
     x = _codes(x, "average_pool").astype(np.int64)
@@ -352,8 +351,7 @@ def requantize(codes, from_format: QFormat, to_format: QFormat, rounding="half_e
     Returns:
         int64 codes within ``[low, high]``, which lies within the format's range.
     """
-    low = to_format.qmin if low is None else max(low, to_format.qmin)
-    high = to_format.qmax if high is None else min(high, to_format.qmax)
+    low, high = to_format.limits(low, high)
     if low > high:
         raise ValueError(f"requantize to {to_format} saturates to [{low}, {high}], which holds no code; expected low <= high")
     shift = np.asarray(to_format.exponent, np.int64) - np.asarray(from_format.exponent, np.int64)

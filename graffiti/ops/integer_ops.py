@@ -68,12 +68,8 @@ class Requantization:
         """From one format to another: shift ``target.exponent - source.exponent``, range within the target's."""
         if isinstance(target.exponent, tuple):
             raise ValueError(f"requantize gives one exponent for the whole tensor, got the format {target}")
-        exponents = source.exponent if isinstance(source.exponent, tuple) else (source.exponent,)
-        shifts = tuple(target.exponent - e for e in exponents)
-        shift = shifts if source.per_channel else shifts[0]
-        low = target.qmin if low is None else max(low, target.qmin)
-        high = target.qmax if high is None else min(high, target.qmax)
-        return cls(shift, low, high, target.dtype.name, rounding)
+        shifts = source.shift_to(target)
+        return cls(shifts if source.per_channel else shifts[0], *target.limits(low, high), target.dtype.name, rounding)
 
     @property
     def shifts(self) -> tuple[int, ...]:

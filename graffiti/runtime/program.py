@@ -13,10 +13,11 @@ from collections.abc import Callable
 import numpy as np
 
 from graffiti.graph import affine
+from graffiti.graph.chains import FOLLOWERS, Chain, chain_of
 from graffiti.graph.ir import Graph, Node
+from graffiti.graph.match import only_reader
 from graffiti.graph.ops import PRODUCTS, SELECTS, attr, transpose_pads, window_pads
 from graffiti.numerics.formats import QFormat
-from graffiti.numerics.rounding import shift_right
 from graffiti.numerics.windows import index_grids
 from graffiti.runtime.blob import ProgramWriter, Rounding, Tensor, View
 
@@ -90,15 +91,6 @@ def compile_graph(graph: Graph) -> Program:
     return _Compiler(graph).compile()
 
 
-@dataclasses.dataclass
-class _Chain:
-    """A node and the ones behind it that run in its epilogue; ``rounding`` is None where the result stays an accumulator."""
-
-    last: str
-    bias: np.ndarray | None = None
-    rounding: Rounding | None = None
-
-
 class _Compiler:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -170,51 +162,16 @@ class _Compiler:
         tensor = self.tensors[name]
         self.numbers[name] = self.writer.value(view or View(tensor, 0, 1, tensor.elements, tensor.elements))
 
-    def only_reader(self, name: str) -> Node | None:
-        """The node that alone reads a value, and once; ``None`` where others do or it is an output."""
-        readers = self.users.get(name, [])
-        if len(readers) != 1 or name in self.graph.outputs or readers[0].inputs.count(name) != 1:
-            return None
-        return readers[0]
-
     # ---- fusion --------------------------------------------------------------------------------------------------------
-    def rounding(self, node: Node) -> Rounding:
-        """Of a requantize node."""
-        source, target = self.format(node.inputs[0]), attr(node, "format")
-        low, high = attr(node, "low"), attr(node, "high")
-        shift = np.clip(target.exponent - np.atleast_1d(np.asarray(source.exponent, np.int64)), -62, 62)
-        return Rounding(tuple(map(int, shift)), target.qmin if low is None else max(low, target.qmin), target.qmax if high is None else min(high, target.qmax),
-                        target.dtype, attr(node, "rounding"))
+    def chain(self, node: Node) -> Chain:
+        """What runs in the step of a node: whatever joins it, but for a ReLU of accumulators, exponents for each channel, and a bias behind sums."""
+        def declines(chain: Chain) -> bool:
+            added = chain.bias is not None and node.op not in (*PRODUCTS, "bias_add")
+            return added or chain.clamp is not None or (chain.rounded is not None and chain.rounded.format.per_channel)
 
-    def chain(self, node: Node, *, bias: bool = False) -> _Chain:
-        """What runs in the epilogue of ``node``: bias_add (products only), relu and requantize behind it, while nobody else reads between."""
-        chain = _Chain(node.name)
-        lows: list[int] = []
-        highs: list[int] = []
-        while (reader := self.only_reader(chain.last)) is not None and len(reader.outputs) == 1 and reader.inputs[0] == chain.last:
-            if reader.op == "bias_add" and bias and not lows and chain.bias is None and chain.rounding is None and self.graph.is_constant(reader.inputs[1]):
-                chain.bias = np.asarray(self.graph.constants[reader.inputs[1]])
-            elif reader.op == "relu" and chain.rounding is not None and (clipped := _with_relu(chain.rounding, reader)) is not None:
-                chain.rounding = clipped
-            elif reader.op == "relu" and (behind := self.only_reader(reader.name)) is not None and behind.op == "requantize" and self._commutes(reader, behind):
-                lows.append(0)
-                if attr(reader, "max_code") is not None:
-                    shift = self.rounding(behind).shift[0]
-                    highs.append(int(shift_right(attr(reader, "max_code"), max(shift, -32), attr(behind, "rounding"))))
-            elif reader.op == "requantize" and chain.rounding is None and not attr(reader, "format").per_channel:
-                rounding = self.rounding(reader)
-                low, high = max([rounding.low, *lows]), min([rounding.high, *highs])
-                chain.rounding = dataclasses.replace(rounding, low=min(low, high), high=high)
-            else:
-                break
-            self.done.add(reader.name)
-            chain.last = reader.name
+        chain = chain_of(self.graph, node, users=self.users, declines=declines)
+        self.done.update(taken.name for taken in chain.nodes)
         return chain
-
-    def _commutes(self, relu: Node, requantize: Node) -> bool:
-        """Whether a ReLU in front of a requantize is a range of its output: rounding is monotone and keeps 0."""
-        rounding = self.rounding(requantize)
-        return not attr(requantize, "format").per_channel and rounding.low <= 0 <= rounding.high and (attr(relu, "max_code") is None or len(set(rounding.shift)) == 1)
 
     def _find_slots(self) -> None:
         """Products that only a concat of channels reads are written right into it (where the chain behind them ends there)."""
@@ -226,9 +183,9 @@ class _Compiler:
             first = 0
             for value in node.inputs:
                 made_by = producers.get(value)
-                while made_by is not None and made_by.op in ("requantize", "relu", "bias_add"):
+                while made_by is not None and made_by.op in FOLLOWERS:
                     made_by = producers.get(made_by.inputs[0])
-                if made_by is not None and made_by.op in PRODUCTS and self.only_reader(value) is node and self.dtype(value) == self.dtype(node.name):
+                if made_by is not None and made_by.op in PRODUCTS and only_reader(self.graph, value, self.users) is node and self.dtype(value) == self.dtype(node.name):
                     self.slots[value] = (node.name, first)
                 first += self._shape_of(value)[-1]
 
@@ -239,8 +196,8 @@ class _Compiler:
         x, pads = self.pads.get(node.inputs[0], (node.inputs[0], [(0, 0)] * 2))
         shape, kernel = _conv_shape(graph, node, kernel, self.shape(x), pads)
         tensor = self.tensor(x)
-        chain = self.chain(node, bias=True)
-        name = chain.last
+        chain = self.chain(node)
+        name, bias = chain.last, None if chain.bias is None else np.asarray(graph.constants[chain.bias])
         channels, pixels = shape["out_channels"], shape["out_height"] * shape["out_width"]
         concat, first = self.slots.get(name, (name, 0))
         if concat not in self.tensors:
@@ -248,7 +205,7 @@ class _Compiler:
         width = self.shape(concat)[-1]
         view = View(self.tensors[concat], first, pixels, channels, width)
         self.tensors[name] = self.tensors[concat]
-        self.writer.conv(tensor, view, shape, kernel, chain.bias, chain.rounding)
+        self.writer.conv(tensor, view, shape, kernel, bias, _rounding(chain))
         self.noted(name, view)
 
     # ---- elementwise ---------------------------------------------------------------------------------------------------
@@ -259,13 +216,13 @@ class _Compiler:
             x, y = y, x
             operation = "reverse_subtract" if operation == "subtract" else operation
         out_shape = self.shape(node.name)
-        chain = self.chain(node) if self.dtype(node.name) == np.int32 else _Chain(node.name)
-        name = chain.last
+        chain = self.chain(node) if self.dtype(node.name) == np.int32 else None  # what is no accumulator is stored as it is
+        name = node.name if chain is None else chain.last
         left = self._broadcast(x, out_shape)
         right = self._repeating(y, out_shape) if self.graph.is_constant(y) else self._broadcast(y, out_shape)
         if operation in SELECTS and isinstance(right, np.ndarray):
             right = right.astype(left.dtype)
-        self.writer.binary(operation, left, right, self.define(name), out_shape[-1] if out_shape else 1, chain.rounding)
+        self.writer.binary(operation, left, right, self.define(name), out_shape[-1] if out_shape else 1, None if chain is None else _rounding(chain))
         self.noted(name)
 
     def _repeating(self, name: str, out_shape: tuple[int, ...]) -> np.ndarray:
@@ -298,18 +255,15 @@ class _Compiler:
 
     def relu(self, node: Node) -> None:
         format = self.format(node.name)
-        top = attr(node, "max_code")
-        rounding = Rounding((0,), 0, _lower(np.iinfo(format.dtype).max, top), format.dtype, "floor")
+        top, largest = attr(node, "max_code"), int(np.iinfo(format.dtype).max)
+        rounding = Rounding((0,), 0, largest if top is None else min(largest, int(top)), format.dtype, "floor")
         self.writer.requantize(self.tensor(node.inputs[0]), self.define(node.name), 1, rounding)
         self.noted(node.name)
 
     def requantize(self, node: Node) -> None:
-        rounding, name = self.rounding(node), node.name
-        reader = self.only_reader(name)
-        if reader is not None and reader.op == "relu" and (clipped := _with_relu(rounding, reader)) is not None:
-            rounding, name = clipped, reader.name
-            self.done.add(name)
-        self.writer.requantize(self.tensor(node.inputs[0]), self.define(name), (self.shape(name) or (1,))[-1], rounding)
+        chain = self.chain(node)
+        name = chain.last
+        self.writer.requantize(self.tensor(node.inputs[0]), self.define(name), (self.shape(name) or (1,))[-1], _needed(chain))
         self.noted(name)
 
     def lookup(self, node: Node) -> None:
@@ -344,12 +298,9 @@ class _Compiler:
         self._max_pool(node, self._window(node))
 
     def average_pool(self, node: Node) -> None:
-        rounding, name = self.rounding(node), node.name
-        reader = self.only_reader(name)
-        if reader is not None and reader.op == "relu" and (clipped := _with_relu(rounding, reader)) is not None:
-            rounding, name = clipped, reader.name
-            self.done.add(name)
-        self.writer.average_pool(self.tensor(node.inputs[0]), self.define(name), self._window(node), rounding, attr(node, "divide"))
+        chain = self.chain(node)
+        name = chain.last
+        self.writer.average_pool(self.tensor(node.inputs[0]), self.define(name), self._window(node), _needed(chain), attr(node, "divide"))
         self.noted(name)
 
     def _window(self, node: Node) -> dict[str, int]:
@@ -454,14 +405,16 @@ class _Compiler:
         self.noted(node.name)
 
 
-def _with_relu(rounding: Rounding, relu: Node) -> Rounding | None:
-    """A saturation with the ReLU behind it; ``None`` where their ranges have nothing in common."""
-    low, high = max(rounding.low, 0), _lower(rounding.high, attr(relu, "max_code"))
-    return dataclasses.replace(rounding, low=low, high=high) if low <= high else None
+def _needed(chain: Chain) -> Rounding:
+    """The rounding of a chain whose head rounds."""
+    rounded = chain.rounded
+    assert rounded is not None
+    return Rounding(rounded.shift, rounded.low, rounded.high, rounded.format.dtype, rounded.mode)
 
 
-def _lower(high: int, top: int | None) -> int:
-    return int(high) if top is None else min(int(high), int(top))
+def _rounding(chain: Chain) -> Rounding | None:
+    """What a step does before it stores; ``None`` where its result stays an accumulator."""
+    return None if chain.rounded is None else _needed(chain)
 
 
 def _pool_shape(size, channels: int, out, window, strides, fronts) -> dict[str, int]:

@@ -239,8 +239,7 @@ def _clipping(graph: Graph, profile: TargetProfile) -> Iterator[Problem]:
         shift = np.maximum(np.asarray(_shifts(graph, node), np.int64), -30)
         format = graph.format(node.output)
         assert format is not None
-        low, high = attr(node, "low"), attr(node, "high")
-        limits = format.qmin if low is None else low, format.qmax if high is None else high
+        limits = format.limits(attr(node, "low"), attr(node, "high"))
         low_code, high_code = (shift_right(np.asarray(end), shift if len(shift) > 1 else shift[0], attr(node, "rounding")) for end in found[node.inputs[0]])
         if low_code.min() < limits[0] or high_code.max() > limits[1]:
             reason = f"its codes may reach {int(low_code.min())} to {int(high_code.max())} and must be clipped to {limits[0]} to {limits[1]}, which {profile.name} cannot"
@@ -251,8 +250,7 @@ def _clipped_mean(graph: Graph, node: Node, ends, profile: TargetProfile) -> Ite
     """A mean lies between the lowest and the highest code of its input."""
     format = graph.format(node.output)
     assert format is not None
-    low, high = attr(node, "low"), attr(node, "high")
-    limits = format.qmin if low is None else low, format.qmax if high is None else high
+    limits = format.limits(attr(node, "low"), attr(node, "high"))
     codes = [int(divide(np.asarray(end), 1, _shifts(graph, node)[0], attr(node, "rounding"))) for end in ends]
     if codes[0] < limits[0] or codes[1] > limits[1]:
         reason = f"its codes may reach {codes[0]} to {codes[1]} and must be clipped to {limits[0]} to {limits[1]}, which {profile.name} cannot"

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-
+from graffiti.graph.chains import FOLLOWERS, Chain, chain_of, chains_of
 from graffiti.graph.ir import Graph, Node
+from graffiti.graph.match import only_reader
 from graffiti.graph.ops import PRODUCTS, SELECTS, attr
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
-MAX_LEFT, MAX_RIGHT = 32, 62  # beyond them nothing changes: any nonzero int32 saturates, or rounds like by 2**62
 
 BINARY = ("add", "subtract", "multiply", *SELECTS)
-UNARY = ("bias_add", "relu", "requantize")
 _PAD_INTO = ("conv", "depthwise_conv")
 
 
@@ -31,10 +29,13 @@ class Stage:
     low: int = INT32_MIN
     high: int = INT32_MAX
 
-    @property
-    def only_bias(self) -> bool:
-        """Whether a requantize may still be put into this stage."""
-        return self.shift == 0 and self.low == INT32_MIN and self.high == INT32_MAX
+    @classmethod
+    def of(cls, chain: Chain) -> Stage:
+        """What a chain does to the value it begins with."""
+        if (rounded := chain.rounded) is not None:
+            return cls(chain.bias, one_shift(rounded.shift), rounded.mode, rounded.low, rounded.high)
+        low, high = chain.clamp or (INT32_MIN, None)
+        return cls(chain.bias, low=low, high=INT32_MAX if high is None else high)
 
     @property
     def per_channel(self) -> bool:
@@ -70,12 +71,9 @@ class Step:
         return any(stage.per_channel for stage in self.stages)
 
 
-def requantize_shift(source, target, *, most_left: int = MAX_LEFT) -> int | tuple[int, ...]:
-    """Right shift from one format's codes to another's, clipped to what still makes a difference; equal shifts become one."""
-    shift = np.clip(np.asarray(target.exponent, np.int64) - np.asarray(source.exponent, np.int64), -most_left, MAX_RIGHT)
-    if shift.ndim == 0 or (shift == shift.flat[0]).all():
-        return int(shift.flat[0])
-    return tuple(int(s) for s in shift)
+def one_shift(shift: tuple[int, ...]) -> int | tuple[int, ...]:
+    """Equal shifts as one number."""
+    return shift[0] if len(set(shift)) == 1 else shift
 
 
 def fuse(graph: Graph, enabled: bool = True) -> list[Step]:
@@ -89,16 +87,10 @@ def fuse(graph: Graph, enabled: bool = True) -> list[Step]:
     absorbed: set[str] = set()
     pad_nodes: dict[str, Node] = {}  # output of a pad that its only reader takes in -> the pad
     steps = []
-
-    def only_reader(value: str) -> Node | None:
-        readers = users.get(value, [])
-        single = enabled and len(readers) == 1 and value not in graph.outputs and readers[0].inputs.count(value) == 1
-        return readers[0] if single else None
-
     for node in graph.nodes:
         if node.name in absorbed:
             continue
-        reader = only_reader(node.name)
+        reader = only_reader(graph, node.name, users) if enabled else None
         if node.op == "pad" and reader is not None and reader.op in _PAD_INTO and reader.inputs[0] == node.name and attr(node, "pads")[-1] == (0, 0):
             pad_nodes[node.name] = node
             continue
@@ -109,37 +101,11 @@ def fuse(graph: Graph, enabled: bool = True) -> list[Step]:
             step.pads = tuple((a + b, c + d) for (a, c), (b, d) in zip(pads, step.pads or [(0, 0)] * len(pads)))
             step.inputs = (pad.inputs[0], *step.inputs[1:])
             step.nodes.insert(0, pad.name)
-        if node.op in UNARY:
-            _absorb(graph, step, node)
-        if node.op in (*PRODUCTS, *BINARY, *UNARY):
-            while (reader := only_reader(step.output)) is not None and reader.inputs[0] == step.output and _absorb(graph, step, reader):
-                step.output = reader.name
-                step.nodes.append(reader.name)
-                absorbed.add(reader.name)
+        if node.op in (*PRODUCTS, *BINARY, *FOLLOWERS):
+            for chain in chains_of(graph, node, users=users) if enabled else [chain_of(graph, node, declines=lambda chain: True)]:
+                step.stages += [Stage.of(chain)] if chain.computes else []
+                step.nodes += [taken.name for taken in chain.covered if taken is not node]
+                absorbed.update(taken.name for taken in chain.covered)
+                step.output = chain.last
         steps.append(step)
     return steps
-
-
-def _absorb(graph: Graph, step: Step, node: Node) -> bool:
-    """Add one node to the stages of a step; false where it is none that fits."""
-    stages = step.stages
-    if node.op == "bias_add":
-        stages.append(Stage(bias=node.inputs[1]))
-    elif node.op == "relu":
-        if not stages:
-            stages.append(Stage())
-        stages[-1].low = max(stages[-1].low, 0)
-        if node.attrs.get("max_code") is not None:
-            stages[-1].high = min(stages[-1].high, int(node.attrs["max_code"]))
-    elif node.op == "requantize":
-        target = attr(node, "format")
-        if not stages or not stages[-1].only_bias:
-            stages.append(Stage())
-        stages[-1].shift = requantize_shift(graph.format(node.inputs[0]), target)
-        stages[-1].rounding = attr(node, "rounding")
-        low, high = attr(node, "low"), attr(node, "high")
-        stages[-1].low = target.qmin if low is None else max(int(low), target.qmin)
-        stages[-1].high = target.qmax if high is None else min(int(high), target.qmax)
-    else:
-        return False
-    return True

@@ -17,58 +17,46 @@ from graffiti.export.litert import products, rounding
 from graffiti.export.litert.emitter import EXACT, RUNTIMES, Emitter, elements
 from graffiti.export.litert.flatbuffer import Quantization
 from graffiti.export.litert.layout import MAX_EXPONENT, Layout
+from graffiti.graph.chains import Chain, Rounded, chain_of
 from graffiti.graph.ir import Node
 from graffiti.graph.ops import attr
-from graffiti.numerics.rounding import shift_right
 
 SUMS = ("add", "subtract")
 SHIFTS = range(-7, 32)  # XNNPACK takes multipliers from 2**-32 to below 2**8
 LIFT = 128  # steps that make every 8-bit code's accumulator positive
 
 
-def follow(e: Emitter, node: Node) -> list[Node] | None:
-    """The node with what reads only its accumulator, up to the requantize: ``None`` where there is no such chain."""
-    chain = [node]
-    allowed = {"bias_add": {"relu", "requantize"}, "relu": {"requantize"}}.get(node.op, {"bias_add", "relu", "requantize"})
-    while chain[-1].op != "requantize":
-        value, readers = chain[-1].output, e.users.get(chain[-1].output, [])
-        if len(readers) != 1 or value in e.graph.outputs or readers[0].op not in allowed or readers[0].inputs[0] != value or readers[0].inputs.count(value) > 1:
-            return None
-        chain.append(readers[0])
-        allowed = {"bias_add": {"relu", "requantize"}, "relu": {"requantize"}, "requantize": set()}[readers[0].op]
-    return chain
+def follow(e: Emitter, node: Node) -> tuple[Chain, Rounded] | None:
+    """What reads only a node's accumulator, up to the requantize, and its rounding: ``None`` where no requantize ends it."""
+    chain = chain_of(e.graph, node, users=e.users, declines=lambda chain: chain.nodes[-1].op != "requantize")
+    return None if chain.rounded is None else (chain, chain.rounded)
 
 
 def try_product(e: Emitter, node: Node) -> list[Node] | None:
     """Write a product and its chain as one integer operator; the nodes it covers, or ``None``."""
-    chain = follow(e, node)
-    if chain is None or not e.graph.is_constant(node.inputs[1]):
+    found = follow(e, node)
+    if found is None or not e.graph.is_constant(node.inputs[1]):
         return None
-    graph, (x, name), last = e.graph, node.inputs, chain[-1]
-    like, out_like = e.layout(x), e.layout(last.output)
+    chain, rounded = found
+    graph, (x, name) = e.graph, node.inputs
+    like, out_like = e.layout(x), e.layout(chain.last)
     kernel, accumulator = graph.constants[name], e.format(node.output)
     if like is None or out_like is None or like.dtype != out_like.dtype or x not in e.integers:
         return None
     bias = np.zeros(products.output_channels(node, kernel), np.int64)
-    for part in chain:
-        if part.op == "bias_add":
-            if not graph.is_constant(part.inputs[1]):
-                return None
-            bias = np.broadcast_to(graph.constants[part.inputs[1]].astype(np.int64), bias.shape)
-    shift = np.broadcast_to(out_like.format.exponents[0] - np.asarray(accumulator.exponent, np.int64), bias.shape)
-    mode = attr(last, "rounding")
-    if mode == "floor" and like.dtype == "int8" and node.op == "depthwise_conv" and len(chain) == 2:
-        return chain if _average_pool(e, node, last, kernel, int(shift[0]), like, out_like) else None
+    if chain.bias is not None:
+        bias = np.broadcast_to(graph.constants[chain.bias].astype(np.int64), bias.shape)
+    shift, mode, low, high = np.broadcast_to(np.asarray(rounded.shift, np.int64), bias.shape), rounded.mode, rounded.low, rounded.high
+    if mode == "floor" and like.dtype == "int8" and node.op == "depthwise_conv" and len(chain.nodes) == 1:
+        return chain.covered if _average_pool(e, node, rounded, chain.last, kernel, int(shift[0]), like, out_like) else None
     wide, rounds = like.dtype == "int16", shift > 0
     if rounds.any() and not _has_rounding(e, mode, wide) or kernel.min(initial=0) < -128 or kernel.max(initial=0) > 127:
         return None
     if not all(int(s) in SHIFTS for s in shift):
         return None
-    limits = _limits(e, chain)
     exponents = (*e.format(name).exponents, *accumulator.exponents)
-    if limits is None or max(map(abs, exponents)) > MAX_EXPONENT:
+    if max(map(abs, exponents)) > MAX_EXPONENT:
         return None
-    low, high = limits
     once = mode == "half_up" and not wide  # by the builtin int8 kernels, at scales just below powers of two
     bound = products.channel_sums(node, kernel) * e.largest(x) + np.abs(bias)
     lifted = once and low < 0 and bool(rounds.any())
@@ -84,18 +72,18 @@ def try_product(e: Emitter, node: Node) -> list[Node] | None:
         scale, kernel_scale = (rounding.just_below(powers, rounds[: len(powers)]) for powers in (scale, kernel_scale))
     operands = products.Operands(
         e.integers[x], products.kernel_tensor(e, node, kernel_scale),
-        products.bias_tensor(e, chain[1].inputs[1] if chain[1].op == "bias_add" else f"{node.name}/zeros", bias, scale, wide), -1,
+        products.bias_tensor(e, chain.bias or f"{node.name}/zeros", bias, scale, wide), -1,
     )
-    finish(e, node, last.output, operands, like, out_like, low, high, lifted)
+    finish(e, node, chain.last, operands, like, out_like, low, high, lifted)
     if mode == "half_up":
         if once and rounds.any():
-            e.inexact["xnnpack"].add(last.output)
-        return chain
+            e.inexact["xnnpack"].add(chain.last)
+        return chain.covered
     if rounds.any():
-        e.inexact["builtin"].add(last.output)
+        e.inexact["builtin"].add(chain.last)
     if (wide and rounds.any()) or ((shift > 15) & (bound > EXACT)).any():
-        e.inexact["xnnpack"].add(last.output)  # 16-bit kernels are builtin everywhere; else float32 of the accumulator rounds first
-    return chain
+        e.inexact["xnnpack"].add(chain.last)  # 16-bit kernels are builtin everywhere; else float32 of the accumulator rounds first
+    return chain.covered
 
 
 def _has_rounding(e: Emitter, mode: str, wide: bool) -> bool:
@@ -111,20 +99,6 @@ def _rounds_once(shift: np.ndarray, bound: np.ndarray) -> bool:
     The first rounding keeps accumulators below 2**23; larger ones saturate anyway where ``2**(23-s)`` is far outside the 8-bit codes.
     """
     return bool(((shift <= 0) | (bound < 2**23) | (shift <= 14)).all() and (bound < 2**31).all())
-
-
-def _limits(e: Emitter, chain: Sequence[Node]) -> tuple[int, int] | None:
-    """The lowest and highest output code of a chain: its requantize's and, rounded like it, those of a ReLU before it; ``None`` where channels differ."""
-    low, high = products.requantize_limits(e, chain[-1])
-    for part in chain:
-        if part.op != "relu":
-            continue
-        low, top, exponents = max(low, 0), attr(part, "max_code"), set(e.format(part.output).exponents)
-        if top is not None:
-            if len(exponents) > 1:
-                return None
-            high = min(high, int(shift_right(int(top), max(attr(chain[-1], "format").exponents[0] - exponents.pop(), -32), attr(chain[-1], "rounding"))))
-    return (low, high) if low <= high else None
 
 
 def finish(
@@ -147,12 +121,14 @@ def finish(
         e.clamp(out, value, low, high, e.declare(value))
 
 
-def _average_pool(e: Emitter, node: Node, last: Node, kernel: np.ndarray, shift: int, like: Layout, out_like: Layout) -> bool:
+def _average_pool(
+    e: Emitter, node: Node, rounded: Rounded, value: str, kernel: np.ndarray, shift: int, like: Layout, out_like: Layout,
+) -> bool:
     """A pool's product with its rounding down, by a weight and a bias that were proven for every sum; false where there are none."""
     format, out = like.format, out_like.format
     if kernel.size == 0 or (kernel != kernel.flat[0]).any() or e.format(node.inputs[1]).per_channel:
         return False
-    low, high = products.requantize_limits(e, last)
+    low, high = rounded.low, rounded.high
     count = int(np.prod(kernel.shape[:-2]))
     runtime, other = RUNTIMES[::-1] if e.arithmetic == "half_up" else RUNTIMES
     found = rounding.pool_parameters(int(kernel.flat[0]), shift, count, (format.qmin, format.qmax), (low, high), runtime)
@@ -166,45 +142,42 @@ def _average_pool(e: Emitter, node: Node, last: Node, kernel: np.ndarray, shift:
         e.integers[node.inputs[0]], products.kernel_tensor(e, node, np.atleast_1d(scale), np.full_like(kernel, weight, np.int8)),
         products.bias_tensor(e, f"{node.name}/floor", np.full(channels, bias), np.float32(scale) * np.float32(format.scale), False), -1,
     )
-    finish(e, node, last.output, operands, like, out_like, low, high)
+    finish(e, node, value, operands, like, out_like, low, high)
     if not everywhere:
-        e.inexact[other].add(last.output)
+        e.inexact[other].add(value)
     return True
 
 
 # ---- sums and requantizes ---------------------------------------------------------------------------------------------
 def try_sum(e: Emitter, node: Node) -> list[Node] | None:
     """Write a sum or difference of int8 tensors with its requantize; the nodes it covers, or ``None``."""
-    chain, graph = follow(e, node), e.graph
-    if chain is None or any(v not in e.integers for v in node.inputs) or any(part.op == "bias_add" for part in chain):
+    found, graph = follow(e, node), e.graph
+    if found is None or any(v not in e.integers for v in node.inputs) or found[0].bias is not None:
         return None
+    chain, rounded = found
     x, y = node.inputs
-    like, other, out_like, last = e.layout(x), e.layout(y), e.layout(chain[-1].output), chain[-1]
+    like, other, out_like = e.layout(x), e.layout(y), e.layout(chain.last)
     if like is None or other is None or out_like is None or like != other or like.dtype != "int8" or out_like.dtype != "int8":
         return None
-    shift, mode = out_like.format.exponents[0] - like.format.exponents[0], attr(last, "rounding")
+    shift, mode, low, high = out_like.format.exponents[0] - like.format.exponents[0], rounded.mode, rounded.low, rounded.high
     if tuple(graph.shape(x)) != tuple(graph.shape(y)) or None in graph.shape(x)[1:] or shift not in range(-7, 9) or (shift > 0 and not _taps_round(e, mode)):
         return None
-    limits = _limits(e, chain)
-    if limits is None:
-        return None
-    low, high = limits
     tensors = [e.integers[x], e.integers[y]]
     if shift <= 0 or e.arithmetic == "native" and mode == "half_even":
         op, kind = ("ADD", "Add") if node.op == "add" else ("SUB", "Sub")
         activation, first, top = products.fused_activation(out_like, low, high)
         free = low <= first and high >= top
-        out = e.declare(last.output) if free else e.temporary(last.output, graph.shape(last.output), out_like)
+        out = e.declare(chain.last) if free else e.temporary(chain.last, graph.shape(chain.last), out_like)
         e.op(op, tensors, [out], {"fusedActivationFunction": activation}, version=2, kind=kind)
         if not free:
-            e.clamp(out, last.output, low, high, e.declare(last.output))
+            e.clamp(out, chain.last, low, high, e.declare(chain.last))
         if shift > 0:
             for runtime in RUNTIMES:
-                e.inexact[runtime].add(last.output)
-        return chain
+                e.inexact[runtime].add(chain.last)
+        return chain.covered
     signs = (1, 1) if node.op == "add" else (1, -1)
-    _taps(e, last.output, tensors, signs, like, out_like, low, high, mode, shift)
-    return chain
+    _taps(e, chain.last, tensors, signs, like, out_like, low, high, mode, shift)
+    return chain.covered
 
 
 def try_requantize(e: Emitter, node: Node) -> list[Node] | None:

@@ -222,6 +222,4 @@ def fused_activation(layout: Layout, low: int, high: int) -> tuple[int, int, int
 
 def requantize_limits(e: Emitter, node: Node) -> tuple[int, int]:
     """The codes that a requantize or quantize saturates to."""
-    format = attr(node, "format")
-    low, high = (node.attrs.get("low"), node.attrs.get("high"))
-    return format.qmin if low is None else max(int(low), format.qmin), format.qmax if high is None else min(int(high), format.qmax)
+    return attr(node, "format").limits(node.attrs.get("low"), node.attrs.get("high"))

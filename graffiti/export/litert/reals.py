@@ -16,6 +16,7 @@ from graffiti.export.litert.emitter import EXACT, RUNTIMES, Emitter
 from graffiti.export.litert.layout import layout_of
 from graffiti.graph import affine
 from graffiti.graph.ir import Node
+from graffiti.graph.match import only_reader
 from graffiti.graph.ops import attr
 from graffiti.numerics.formats import QFormat
 from graffiti.numerics.rounding import round_real, shift_right
@@ -42,23 +43,23 @@ def binary(e: Emitter, node: Node) -> None:
 def _multiplies_well(e: Emitter, node: Node) -> bool:
     """Whether float32's rounding of a product with a constant moves the requantize behind it by no step or one, tried for every code."""
     x, y = node.inputs
-    readers = e.users.get(node.output, [])
-    if not e.graph.is_constant(y) or len(readers) != 1 or readers[0].op != "requantize" or node.output in e.graph.outputs:
+    reader = only_reader(e.graph, node.output, e.users)
+    if not e.graph.is_constant(y) or reader is None or reader.op != "requantize":
         return False
-    source, target, factors = e.format(x), attr(readers[0], "format"), np.unique(e.graph.constants[y].astype(np.int64))
+    source, target, factors = e.format(x), attr(reader, "format"), np.unique(e.graph.constants[y].astype(np.int64))
     product = e.format(node.output)
     if source.bits > 16 or len(factors) > 64 or product.per_channel:
         return False
-    shift, mode = target.exponents[0] - product.exponents[0], attr(readers[0], "rounding")
+    shift, mode = target.exponents[0] - product.exponents[0], attr(reader, "rounding")
     codes, worst = np.arange(source.qmin, source.qmax + 1, dtype=np.int64), 0
-    limits = products.requantize_limits(e, readers[0])
+    limits = products.requantize_limits(e, reader)
     for factor in factors:
         exact = np.clip(shift_right(codes * factor, shift, mode), *limits)
         single = np.ldexp((codes.astype(np.float32) * np.float32(factor)).astype(np.float64), -shift)
         worst = max(worst, int(np.abs(np.clip(round_real(single, mode), *limits).astype(np.int64) - exact).max()))
     if worst == 1:
         for runtime in RUNTIMES:
-            e.inexact[runtime].add(readers[0].output)
+            e.inexact[runtime].add(reader.output)
     return worst <= 1
 
 

@@ -15,7 +15,9 @@ import numpy as np
 
 from graffiti.export.onnx.builder import Builder
 from graffiti.export.onnx.ranges import EXACT, limits, weight_sums
+from graffiti.graph.chains import chain_of
 from graffiti.graph.ir import Graph, Node
+from graffiti.graph.match import only_reader
 from graffiti.graph.ops import OPS, attributes
 from graffiti.numerics.formats import QFormat
 from graffiti.numerics.windows import transpose_pads, window_pads
@@ -83,10 +85,10 @@ def in_integers(b: Builder, node: Node, op: str, bias: Node | None, sums: np.nda
     """
     x, kernel = node.inputs
     target = bias.output if bias else node.output
-    readers = b.users.get(target, [])
-    if not b.style.integers or op == "ConvTranspose" or b.wide(x) or len(readers) != 1 or target in b.graph.outputs:
+    reader = only_reader(b.graph, target, b.users)
+    if not b.style.integers or op == "ConvTranspose" or b.wide(x) or reader is None:
         return False
-    reader, formats = readers[0], [b.graph.format(v) for v in (x, kernel, readers[0].output)]
+    formats = [b.graph.format(v) for v in (x, kernel, reader.output)]
     if reader.op != "requantize" or not is_native(b, reader) or any(f is None or f.bits > 8 for f in formats):
         return False
     accumulator, out = b.graph.format(target), formats[2]
@@ -170,11 +172,8 @@ def fused_bias(graph: Graph, users: dict[str, list[Node]], node: Node) -> Node |
         users: value → its readers (``graph.users()``).
         node: the product.
     """
-    readers = users.get(node.output, [])
-    if len(readers) != 1 or readers[0].op != "bias_add" or node.output in graph.outputs:
-        return None
-    reader = readers[0]
-    return reader if reader.inputs[0] == node.output and reader.inputs[1] in graph.constants and len(graph.shape(reader.inputs[1])) == 1 else None
+    chain = chain_of(graph, node, users=users, declines=lambda chain: chain.bias is None or len(chain.nodes) > 1)
+    return chain.nodes[0] if chain.bias is not None and len(graph.shape(chain.bias)) == 1 else None
 
 
 def _operand(b: Builder, node: Node, last: bool) -> str:

@@ -83,8 +83,7 @@ def limits(node: Node) -> Range:
     """``[low, high]`` that a quantize or requantize saturates to, within its format."""
     attrs = attributes(node)
     format: QFormat = attrs["format"]
-    low, high = attrs.get("low"), attrs.get("high")
-    return (format.qmin if low is None else max(low, format.qmin)), (format.qmax if high is None else min(high, format.qmax))
+    return format.limits(attrs.get("low"), attrs.get("high"))
 
 
 def _requantized(graph: Graph, node: Node, given: Range) -> Range:

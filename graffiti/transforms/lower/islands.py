@@ -7,6 +7,7 @@ from typing import Any
 
 from graffiti.graph import affine
 from graffiti.graph.ir import Graph, Node
+from graffiti.graph.match import only_reader
 from graffiti.graph.ops import PRODUCTS, attributes, infer
 from graffiti.transforms.lower.context import Lowering
 
@@ -26,10 +27,10 @@ def lower_float(context: Lowering, node: Node) -> None:
     """
     if node.op not in CONFIGS:
         raise ValueError(f"{node.op} {node.name!r} computes on float values and is no Keras layer by itself; quantize its input")
-    readers, last = context.readers.get(node.name, []), node
+    last, reader = node, only_reader(context.source, node.name, context.readers)
     arrays = [value for value in node.inputs[1:] if node.op in WITH_WEIGHTS]
-    if node.op in PRODUCTS and len(readers) == 1 and readers[0].op == "bias_add" and node.name not in context.source.outputs:
-        last = readers[0]
+    if node.op in PRODUCTS and reader is not None and reader.op == "bias_add":
+        last = reader
         arrays.append(last.inputs[1])
     computed = [value for value in arrays if not context.source.is_constant(value)]
     if computed:

@@ -165,8 +165,7 @@ def _window_sum(graph: Graph, node: Node, x: tuple[int, int]) -> tuple[int, int]
 
 def _average(graph: Graph, node: Node, format: QFormat, x: tuple[int, int]) -> Interval:
     """A mean lies between the lowest and the highest code; a sum between the sums. Both through the rounding, within the limits."""
-    low, high = attr(node, "low"), attr(node, "high")
-    low, high = format.qmin if low is None else low, format.qmax if high is None else high
+    low, high = format.limits(attr(node, "low"), attr(node, "high"))
     ends = x if attr(node, "divide") else _window_sum(graph, node, x)
     shift = format.exponents[0] - graph.format(node.inputs[0]).exponents[0]  # type: ignore[union-attr]
     bounds = [int(np.clip(divide(np.clip(end, -(1 << 31), 1 << 31), 1, shift, attr(node, "rounding")), low, high)) for end in ends]
@@ -176,8 +175,7 @@ def _average(graph: Graph, node: Node, format: QFormat, x: tuple[int, int]) -> I
 def _requantize(graph: Graph, node: Node, format: QFormat, x: Interval | None) -> Interval:
     """The input's range through the rounding shift (monotone), within the limits."""
     assert x is not None, "every value of codes has a range"
-    low, high = attr(node, "low"), attr(node, "high")
-    low, high = format.qmin if low is None else low, format.qmax if high is None else high
+    low, high = format.limits(attr(node, "low"), attr(node, "high"))
     shift = format.exponent - np.asarray(graph.format(node.inputs[0]).exponent, np.int64)  # type: ignore[union-attr]
     if shift.min() < -30:  # a left shift this long saturates anything but zero
         return np.asarray(low, np.int64), np.asarray(high, np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graffiti.graph.ir import Graph, Node
+from graffiti.graph.match import only_reader
 from graffiti.graph.passes import Pass, PassResult
 from graffiti.transforms.place.insert import ACCUMULATOR, kinds
 from graffiti.transforms.place.plan import Plan
@@ -47,7 +48,7 @@ class CommuteRelu(Pass):
         if self.plan.in_float(relu):
             return []
         while True:
-            if len(graph.consumers(value)) != 1 or value in graph.outputs:
+            if only_reader(graph, value) is None:
                 return []
             node = graph.producer(value)
             if node is None:
