@@ -13,7 +13,8 @@ from graffiti.export import ExportError
 from graffiti.export.c.exporter import CExporter
 from graffiti.graph import memory
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import PRODUCTS
+from graffiti.graph.match import only_reader
+from graffiti.graph.ops import OPS, PRODUCTS
 from graffiti.integer_graph import IntegerGraph
 from graffiti.keras_io import compat
 from graffiti.keras_io.read import read
@@ -174,11 +175,12 @@ def _window_island(op: str):
     def rule(graph: Graph, node: Node, config: dict) -> Products:
         rows = []
         for index, kernel in enumerate(_kernels(graph, node)):
-            outputs = kernel.shape[-2] * kernel.shape[-1] if op == "depthwise_conv" else kernel.shape[-1]
+            form = OPS[op].kernel
+            assert form is not None, "a product has a kernel"
             if op == "conv_transpose":
                 macs = _elements(graph, node.inputs[0]) * kernel.size // kernel.shape[-1]
             else:
-                macs = _elements(graph, node.output) * kernel.size // outputs
+                macs = _elements(graph, node.output) * form.terms(kernel.shape)
             rows.append(("product" if index == 0 else f"product_{index}", op, macs, kernel.size))
         return rows
     return rule
@@ -334,8 +336,9 @@ def _elements(graph: Graph, value: str) -> int:
 def _macs(graph: Graph, node: Node, kernel: np.ndarray) -> int:
     if node.op == "conv_transpose":  # each input value meets the whole window of every output channel
         return _elements(graph, node.inputs[0]) * kernel.size // kernel.shape[-1]
-    outputs = kernel.shape[-2] * kernel.shape[-1] if node.op == "depthwise_conv" else kernel.shape[-1]
-    return _elements(graph, node.output) * kernel.size // outputs
+    form = OPS[node.op].kernel
+    assert form is not None, "a product has a kernel"
+    return _elements(graph, node.output) * form.terms(kernel.shape)
 
 
 def _peak(graph: Graph) -> int | None:
@@ -356,19 +359,16 @@ def _peak(graph: Graph) -> int | None:
 def _begin(graph: Graph, lifetimes: dict[str, tuple[int, int]], value: str) -> int:
     """The step that first writes where a value lies: that of the product which it became on the spot."""
     node = graph.producer(value)
-    while node is not None and node.op in _IN_PLACE and _passes(graph, node.inputs[0]):
+    while node is not None and OPS[node.op].in_place and _passes(graph, node.inputs[0]):
         value = node.inputs[0]
         node = graph.producer(value)
     return lifetimes[value][0] if value in lifetimes else 0
 
 
-_IN_PLACE = ("bias_add", "relu", "leaky_relu", "batch_norm", "rescaling", "activation", "requantize", "dropout", "identity")
-
-
 def _passes(graph: Graph, value: str) -> bool:
     """Whether a value becomes the next one on the spot: an accumulator, or what one elementwise op alone reads."""
-    readers = graph.consumers(value)
-    return value not in graph.outputs and value not in graph.inputs and len(readers) == 1 and readers[0].op in _IN_PLACE
+    reader = only_reader(graph, value)
+    return reader is not None and value not in graph.inputs and OPS[reader.op].in_place
 
 
 def _of_training(plain: Cost, trained: dict[str, Any]) -> Cost:

@@ -13,7 +13,7 @@ import numpy as np
 
 from graffiti.export.onnx.ranges import weight_sums
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import PRODUCTS, attr
+from graffiti.graph.ops import OPS, PRODUCTS, attr
 
 
 def bounds(graph: Graph, inexact: Mapping[str, int]) -> dict[str, int]:
@@ -40,7 +40,7 @@ def _through(graph: Graph, node: Node, given: list[int]) -> int:
     """A node's difference where its inputs differ by ``given``."""
     if node.op in PRODUCTS:
         return given[0] * int(weight_sums(graph.constants[node.inputs[1]], node.op).max(initial=0))
-    if node.op in ("add", "subtract", "bias_add"):
+    if OPS[node.op].sums:
         return sum(given)
     if node.op == "multiply":
         a, b = (_magnitude(graph, value) for value in node.inputs)

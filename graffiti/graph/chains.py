@@ -12,12 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.match import only_reader
-from graffiti.graph.ops import attr
+from graffiti.graph.ops import OPS, attr
 from graffiti.numerics.formats import MOST_LEFT, QFormat
 from graffiti.numerics.rounding import shift_right
 
 FOLLOWERS = ("bias_add", "relu", "requantize")  # ops that a chain takes in
-ROUNDING = ("requantize", "average_pool")       # ops that round codes into a format of their own
 MOST_LEFT_OF_MEAN = 61  # a sum that is not 0 leaves every format of codes behind it, whatever it is divided by
 
 
@@ -168,7 +167,7 @@ def _follower(graph: Graph, chain: Chain, users: Mapping[str, Sequence[Node]]) -
 
 def _begin(graph: Graph, head: Node) -> Chain:
     """The chain of one node."""
-    if head.op in ROUNDING:
+    if OPS[head.op].rounds_codes:
         return Chain(head, head.output, rounded=rounded_by(graph, head))
     own = Chain(head, head.inputs[0]).with_node(graph, head) if head.op in FOLLOWERS else None
     return Chain(head, head.output) if own is None else dataclasses.replace(own, nodes=())

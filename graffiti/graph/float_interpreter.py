@@ -14,7 +14,7 @@ import numpy as np
 from graffiti.graph import affine, functions
 from graffiti.graph.interpreter import Island, bind_inputs, run_island, walk
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import OPS, SELECTS, attr, attributes
+from graffiti.graph.ops import OPS, attr, attributes
 from graffiti.numerics import fold, products, reference
 from graffiti.numerics.formats import QFormat, exponent_of_threshold
 from graffiti.numerics.rounding import round_real
@@ -62,8 +62,6 @@ def run_float(
 class Formats:
     """The format of the codes that a value of a fakequant graph stands for."""
 
-    _SAME = ("relu", *SELECTS)  # besides the ops that move codes: the result's codes are the input's
-
     def __init__(self, graph: Graph) -> None:
         self._producers = graph.producers()
 
@@ -71,7 +69,7 @@ class Formats:
         """That of the quantizer the value comes from, through ops that keep codes; ``None`` where there is none."""
         node = self._producers.get(value)
         while node is not None and node.op != "fake_quantize":
-            if not (OPS[node.op].moves_codes or node.op in self._SAME):
+            if not OPS[node.op].keeps_format:
                 return None
             node = self._producers.get(node.inputs[0])
         return None if node is None else quantizer_format(node)

@@ -14,6 +14,7 @@ import numpy as np
 
 from graffiti.graph.functions import EVERYTHING, FUNCTIONS, Interval
 from graffiti.graph.ir import Graph, Node
+from graffiti.graph.kernels import Kernel
 
 Intervals = Sequence[Interval]
 
@@ -92,16 +93,17 @@ def softmax(graph: Graph, node: Node, attrs: dict[str, Any], inputs: Intervals) 
     return FUNCTIONS["softmax"].interval()
 
 
-def product(graph: Graph, node: Node, attrs: dict[str, Any], inputs: Intervals) -> Interval:
-    """Of a kernel that nobody trains: every output is a sum of at most so many terms. A trained kernel may become anything."""
+def product(form: Kernel, graph: Graph, node: Node, attrs: dict[str, Any], inputs: Intervals) -> Interval:
+    """Of a kernel that nobody trains: every output is a sum of at most so many terms. A trained kernel may become anything.
+
+    Args:
+        form: how the op's kernels lie.
+        graph, node, attrs, inputs: as of every rule.
+    """
     kernel = fixed_kernel(graph, node)
     if kernel is None:
         return EVERYTHING
-    terms = int(np.prod(kernel.shape[:-2 if node.op != "dense" else -1], dtype=np.int64)) or 1
-    if node.op == "conv":
-        terms *= kernel.shape[-2]
-    elif node.op == "conv_transpose":
-        terms *= kernel.shape[-1]
+    terms = form.terms(kernel.shape) or 1
     corners = [_times(end, float(weight)) for end in inputs[0] for weight in (kernel.min(), kernel.max())]
     low, high = min(corners), max(corners)
     if terms == 1:

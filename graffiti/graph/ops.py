@@ -12,14 +12,14 @@ training changes.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from graffiti.graph import interval_rules as rules
 from graffiti.graph.ir import Graph, Node, TensorType
+from graffiti.graph.kernels import Kernel
 from graffiti.numerics.formats import QFormat
 from graffiti.numerics.windows import transpose_output, transpose_pads, window_output, window_pads  # noqa: F401  (re-exported)
 
@@ -41,8 +41,7 @@ def _conv(node, shapes, attrs):
         window_output(n, k, s, d, attrs["padding"])
         for n, k, s, d in zip(x[1:-1], kernel[:-2], attrs["strides"], attrs["dilation"])
     )
-    channels = kernel[-2] * kernel[-1] if node.op == "depthwise_conv" else kernel[-1]
-    return ((x[0], *spatial, channels),)
+    return ((x[0], *spatial, OPS[node.op].kernel.channels(kernel)),)
 
 
 def _conv_transpose(node, shapes, attrs):
@@ -172,7 +171,11 @@ def _float_format(graph: Graph, node: Node) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class OpRow:
-    """One row: what an op takes, in which stages it may stand, and how its output type follows."""
+    """One row: what an op takes, in which stages it may stand, how its output type follows, and of which kinds it is.
+
+    What a pass, an executor or an exporter must know of an op to treat it like others of its kind is a column, or follows from
+    columns: nobody lists names.
+    """
 
     name: str
     inputs: str                                     # names of the inputs; a trailing ``...`` takes one or more
@@ -183,11 +186,17 @@ class OpRow:
     format: Callable = _float_format                # only asked in the integer stage
     moves_codes: bool = False                       # output codes are input codes: formats pass through unchanged
     meets: bool = False                             # its inputs are on one grid: their quantizers share a threshold
-    interval: Callable | None = None                # see interval_rules; None: that of the inputs where codes move, else anything
+    interval: Callable | None = None                # see interval_rules; None: that of the inputs where codes move, of a product its kernel's, else anything
+    kernel: Kernel | None = None                    # of a product: how its second input lies
+    on_reals: bool = False                          # reads real numbers, in an integer graph too
+    in_place: bool = False                          # writes where its input lies, which nobody else reads
+    unprepared: bool = False                        # ``transforms.prepare`` rewrites it; what it leaves is an island
 
     @property
     def interval_rule(self) -> Callable:
         """``(graph, node, attributes, intervals of the inputs) -> interval of the output``."""
+        if self.kernel is not None:
+            return functools.partial(rules.product, self.kernel)
         return self.interval or (rules.same if self.moves_codes else rules.anything)
 
     @property
@@ -195,36 +204,84 @@ class OpRow:
         """Whether the op takes any number of inputs."""
         return self.inputs.endswith("...")
 
+    @property
+    def integer(self) -> bool:
+        """Whether an integer graph may hold it."""
+        return "integer" in self.stages
+
+    @property
+    def binary(self) -> bool:
+        """Whether it computes on two operands that broadcast, element by element."""
+        return self.shape is _broadcast
+
+    @property
+    def keeps_format(self) -> bool:
+        """Whether the output has the format of the first input."""
+        return self.format is _keep_format
+
+    @property
+    def selects(self) -> bool:
+        """Whether each output is the one or the other operand: codes of one format stay codes of it."""
+        return self.binary and self.keeps_format
+
+    @property
+    def sums(self) -> bool:
+        """Whether it adds codes of one exponent in 32 bits."""
+        return self.format is _sum_format
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether its output is at the sum of two exponents, in 32 bits."""
+        return self.format is _product_format
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether its output has more bits than what is stored: something must round it."""
+        return self.sums or self.multiplies
+
+    @property
+    def stores(self) -> bool:
+        """Whether it makes codes of a format of its own."""
+        return self.format is _attr_format
+
+    @property
+    def rounds_codes(self) -> bool:
+        """Whether it rounds codes into a format of its own."""
+        return self.stores and "low" in self.attrs
+
+    @property
+    def window(self) -> bool:
+        """Whether a window slides over the spatial axes."""
+        return "padding" in self.attrs
+
 
 _WINDOW = {"strides": REQUIRED, "padding": "valid", "dilation": REQUIRED}
 _POOL = {"pool_size": REQUIRED, "strides": REQUIRED, "padding": "valid"}
 
-SELECTS = ("maximum", "minimum")  # ops whose output is one of their inputs, all in one format
-PRODUCTS = ("conv", "depthwise_conv", "conv_transpose", "dense")  # ops that multiply by a kernel
 OPS: dict[str, OpRow] = {row.name: row for row in (
     # products; in an integer graph the output is a 32-bit accumulator at e_x + e_kernel
-    OpRow("conv", "x kernel", {**_WINDOW, "groups": 1}, ALL, _conv, "1-D or 2-D convolution", _product_format, interval=rules.product),
-    OpRow("depthwise_conv", "x kernel", {**_WINDOW, "fixed": False}, ALL, _conv, "one filter stack per input channel; output channel c*multiplier+m", _product_format, interval=rules.product),
-    OpRow("conv_transpose", "x kernel", {"strides": REQUIRED, "padding": "valid", "output_padding": None}, ALL, _conv_transpose, "transposed convolution", _product_format, interval=rules.product),
-    OpRow("dense", "x kernel", {}, ALL, _dense, "x @ kernel over the last axis of x", _product_format, interval=rules.product),
-    OpRow("separable_conv", "x depthwise pointwise", _WINDOW, FLOAT, _separable, "depthwise, then 1x1 convolution"),
-    OpRow("bias_add", "x bias", {"fixed": False}, ALL, _same_shape, "x + bias over the last axis; both at one exponent; the sum is 32 bits (16-bit accumulator plus 16-bit bias needs 17)", _sum_format, interval=rules.bias_add),
+    OpRow("conv", "x kernel", {**_WINDOW, "groups": 1}, ALL, _conv, "1-D or 2-D convolution", _product_format, kernel=Kernel()),
+    OpRow("depthwise_conv", "x kernel", {**_WINDOW, "fixed": False}, ALL, _conv, "one filter stack per input channel; output channel c*multiplier+m", _product_format, kernel=Kernel((-2, -1))),
+    OpRow("conv_transpose", "x kernel", {"strides": REQUIRED, "padding": "valid", "output_padding": None}, ALL, _conv_transpose, "transposed convolution", _product_format, kernel=Kernel((-2,), -1)),
+    OpRow("dense", "x kernel", {}, ALL, _dense, "x @ kernel over the last axis of x", _product_format, kernel=Kernel()),
+    OpRow("separable_conv", "x depthwise pointwise", _WINDOW, FLOAT, _separable, "depthwise, then 1x1 convolution", unprepared=True),
+    OpRow("bias_add", "x bias", {"fixed": False}, ALL, _same_shape, "x + bias over the last axis; both at one exponent; the sum is 32 bits (16-bit accumulator plus 16-bit bias needs 17)", _sum_format, interval=rules.bias_add, in_place=True),
     # batch norm and its folding (constants only; evaluated by lowering)
-    OpRow("batch_norm", "x gamma beta mean variance", {"epsilon": REQUIRED, "momentum": 0.99}, FLOAT, _same_shape, "gamma*(x-mean)/sqrt(variance+epsilon)+beta over the last axis"),
+    OpRow("batch_norm", "x gamma beta mean variance", {"epsilon": REQUIRED, "momentum": 0.99}, FLOAT, _same_shape, "gamma*(x-mean)/sqrt(variance+epsilon)+beta over the last axis", in_place=True, unprepared=True),
     OpRow("fold_kernel", "kernel gamma variance", {"epsilon": REQUIRED, "channel_axis": REQUIRED}, FLOAT, _first_constant, "kernel * gamma/sqrt(variance+epsilon) per output channel (numerics/fold.py)"),
     OpRow("fold_bias", "bias gamma beta mean variance", {"epsilon": REQUIRED, "momentum": 0.99}, FLOAT, _first_constant, "beta + (bias-mean)*gamma/sqrt(variance+epsilon)"),
-    OpRow("rescaling", "x", {"scale": REQUIRED, "offset": REQUIRED}, ALL, _same_shape, "x*scale + offset; integer: float32 at the border, rounded twice; numbers, or names of constants that broadcast against one example", interval=rules.rescaling),
+    OpRow("rescaling", "x", {"scale": REQUIRED, "offset": REQUIRED}, ALL, _same_shape, "x*scale + offset; integer: float32 at the border, rounded twice; numbers, or names of constants that broadcast against one example", interval=rules.rescaling, in_place=True, on_reals=True),
     # elementwise
     OpRow("add", "x y", {}, ALL, _broadcast, "x + y; one exponent", _sum_format, meets=True, interval=rules.add),
     OpRow("subtract", "x y", {}, ALL, _broadcast, "x - y; one exponent", _sum_format, meets=True, interval=rules.subtract),
     OpRow("multiply", "x y", {"trained": False}, ALL, _broadcast, "x * y, y a constant; accumulator at e_x + e_y", _product_format, interval=rules.multiply),
     OpRow("maximum", "x y", {}, ALL, _broadcast, "max(x, y); one format", _keep_format, meets=True, interval=rules.maximum),
     OpRow("minimum", "x y", {}, ALL, _broadcast, "min(x, y); one format", _keep_format, meets=True, interval=rules.minimum),
-    OpRow("relu", "x", {"max_value": None, "max_code": None}, ALL, _same_shape, "max(x, 0), min(., max_value); integer: max_code instead of max_value", _keep_format, interval=rules.relu),
-    OpRow("leaky_relu", "x", {"alpha": REQUIRED}, FLOAT, _same_shape, "max(x, alpha*x)", interval=rules.leaky_relu),
-    OpRow("prelu", "x alpha", {}, ("float",), _same_shape, "max(x, 0) + alpha*min(x, 0), alpha broadcast against one example", interval=rules.prelu),
-    OpRow("activation", "x", {"function": REQUIRED, "parameters": None, "values": None}, FLOAT, _same_shape, "a function of graph/functions.py by a table of all input codes; `parameters` that are not the defaults; `values` names the constant of float32 outputs, codes ascending", interval=rules.activation),
-    OpRow("softmax", "x", {"axis": -1}, ALL, _same_shape, "float softmax, at the output only", interval=rules.softmax),
+    OpRow("relu", "x", {"max_value": None, "max_code": None}, ALL, _same_shape, "max(x, 0), min(., max_value); integer: max_code instead of max_value", _keep_format, interval=rules.relu, in_place=True),
+    OpRow("leaky_relu", "x", {"alpha": REQUIRED}, FLOAT, _same_shape, "max(x, alpha*x)", interval=rules.leaky_relu, in_place=True, unprepared=True),
+    OpRow("prelu", "x alpha", {}, ("float",), _same_shape, "max(x, 0) + alpha*min(x, 0), alpha broadcast against one example", interval=rules.prelu, unprepared=True),
+    OpRow("activation", "x", {"function": REQUIRED, "parameters": None, "values": None}, FLOAT, _same_shape, "a function of graph/functions.py by a table of all input codes; `parameters` that are not the defaults; `values` names the constant of float32 outputs, codes ascending", interval=rules.activation, in_place=True),
+    OpRow("softmax", "x", {"axis": -1}, ALL, _same_shape, "float softmax, at the output only", interval=rules.softmax, on_reals=True),
     OpRow("lookup", "x table", {"format": REQUIRED}, ("integer",), _same_shape, "table[code - qmin]", _attr_format),
     # pools
     OpRow("max_pool", "x", _POOL, ALL, _pool, "maximum over a window; padding never wins", _keep_format, True),
@@ -232,7 +289,7 @@ OPS: dict[str, OpRow] = {row.name: row for row in (
         **_POOL, "divide": True,  # false: the sum over the window, which is everything an average is but the division
         "format": None, "rounding": "half_even", "low": None, "high": None,  # of an integer graph, as in requantize
     }, ALL, _pool, "mean over the part of the window inside the image; integer: the exact mean, rounded and saturated once into `format`", _attr_format, interval=rules.average),
-    OpRow("mean", "x", {"axes": REQUIRED, "keepdims": False, "divide": True}, FLOAT, _reduce, "mean over axes; their sum where it does not divide", interval=rules.average),
+    OpRow("mean", "x", {"axes": REQUIRED, "keepdims": False, "divide": True}, FLOAT, _reduce, "mean over axes; their sum where it does not divide", interval=rules.average, unprepared=True),
     OpRow("global_max_pool", "x", {"axes": REQUIRED, "keepdims": False}, ALL, _reduce, "maximum over axes", _keep_format, True),
     # moves
     OpRow("concat", "x...", {"axis": -1}, ALL, _concat, "joined along an axis; one format", _keep_format, True, meets=True),
@@ -243,8 +300,8 @@ OPS: dict[str, OpRow] = {row.name: row for row in (
     OpRow("reshape", "x", {"shape": REQUIRED}, ALL, _reshape, "new shape without the batch axis", _keep_format, True),
     OpRow("permute", "x", {"dims": REQUIRED}, ALL, _permute, "axes 1.. in a new order, counted from 1", _keep_format, True),
     OpRow("upsample", "x", {"size": REQUIRED}, ALL, _upsample, "nearest: every element repeated", _keep_format, True),
-    OpRow("identity", "x", {"layer": "", "reason": ""}, FLOAT, _same_shape, "x", _keep_format, True),
-    OpRow("training_only", "x", {"layer": REQUIRED, "config": {}, "always": False}, FLOAT, _same_shape, "x; in training a Keras layer of that class and config (dropout, noise, a regularizer of x), with `always` at inference too", _keep_format, True, interval=rules.with_zero),
+    OpRow("identity", "x", {"layer": "", "reason": ""}, FLOAT, _same_shape, "x", _keep_format, True, in_place=True),
+    OpRow("training_only", "x", {"layer": REQUIRED, "config": {}, "always": False}, FLOAT, _same_shape, "x; in training a Keras layer of that class and config (dropout, noise, a regularizer of x), with `always` at inference too", _keep_format, True, interval=rules.with_zero, in_place=True),
     # quantization
     OpRow("fake_quantize", "x", {
         "quantizer": "log_threshold",    # registry name, see quantizers/__init__.py
@@ -257,9 +314,9 @@ OPS: dict[str, OpRow] = {row.name: row for row in (
         "log2_threshold": None,          # tuple of floats; None before calibration
     }, ("fakequant",), _same_shape, "clip(round(x/s), qmin, qmax)*s, s = 2**(ceil(log2_threshold) - (bits - signed))", interval=rules.fake_quantize),
     OpRow("quantize_bias", "bias x kernel", {"bits": 32}, ("fakequant",), _first_constant, "bias rounded half-even at e_x + e_kernel", interval=rules.quantize_bias),
-    OpRow("quantize", "x", {"format": REQUIRED, "rounding": "half_even"}, ("integer",), _same_shape, "float -> codes, at the border", _attr_format),
+    OpRow("quantize", "x", {"format": REQUIRED, "rounding": "half_even"}, ("integer",), _same_shape, "float -> codes, at the border", _attr_format, on_reals=True),
     OpRow("dequantize", "x", {}, ("integer",), _same_shape, "codes -> float, at the border"),
-    OpRow("requantize", "x", {"format": REQUIRED, "rounding": "half_even", "low": None, "high": None}, ("integer",), _same_shape, "rounding shift to another exponent, saturated to [low, high] (default: the format's range)", _attr_format),
+    OpRow("requantize", "x", {"format": REQUIRED, "rounding": "half_even", "low": None, "high": None}, ("integer",), _same_shape, "rounding shift to another exponent, saturated to [low, high] (default: the format's range)", _attr_format, in_place=True),
     # whatever has no row: a Keras layer kept in float, opaque to the graph
     OpRow("island", "x...", {
         "layer": REQUIRED,          # serialized config of the Keras layer or operation
@@ -272,8 +329,10 @@ OPS: dict[str, OpRow] = {row.name: row for row in (
         "call": None,               # how it takes its inputs
         "ties": (),                 # (number of the weight, constant): weights that are a constant which other nodes read, too
         "instance": None,           # the first node of the layer, where this is another call of it
-    }, ALL, _explicit, "a Keras layer in float, opaque to the graph"),
+    }, ALL, _explicit, "a Keras layer in float, opaque to the graph", on_reals=True),
 )}
+
+PRODUCTS = tuple(name for name, row in OPS.items() if row.kernel is not None)  # ops that multiply by a kernel
 
 
 def attr(node: Node, key: str) -> Any:
@@ -312,15 +371,3 @@ def infer_all(graph: Graph) -> None:
     for node in graph.nodes:
         for out, type in zip(node.outputs, infer(graph, node)):
             graph.types[out] = type
-
-
-def channel_exponents(exponent, shape: Shape, op: str) -> np.ndarray:
-    """A kernel format's exponent (integer or one per output channel) shaped to broadcast against the kernel itself."""
-    exponent = np.asarray(exponent, np.int64)
-    if exponent.ndim == 0:
-        return exponent
-    if op == "depthwise_conv":
-        return exponent.reshape(shape[-2:])
-    if op == "conv_transpose":
-        return exponent[:, None]
-    return exponent

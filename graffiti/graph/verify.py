@@ -13,13 +13,12 @@ import numpy as np
 
 from graffiti.graph import affine, border, ops
 from graffiti.graph.ir import STAGES, TRAINING, Graph, Node, TensorType
-from graffiti.graph.ops import PRODUCTS, SELECTS
+from graffiti.graph.kernels import Kernel
 from graffiti.graph.printer import type_text
 from graffiti.numerics.formats import QFormat
 from graffiti.numerics.rounding import ROUNDING_MODES
 
 PADDINGS = ("same", "valid")
-_WINDOW_OPS = ("conv", "depthwise_conv", "separable_conv", "conv_transpose", "max_pool", "average_pool")
 
 
 class GraphError(ValueError):
@@ -202,7 +201,7 @@ def _attributes(graph: Graph, node: Node, attrs: dict[str, Any]) -> Iterator[str
     for key in ("strides", "dilation", "pool_size", "size"):
         if key in attrs and not _positive(attrs[key], rank - 2):
             yield f"{key} must be {rank - 2} positive integers, one per spatial axis, got {attrs[key]!r}"
-    if node.op in _WINDOW_OPS and attrs["padding"] not in PADDINGS:
+    if ops.OPS[node.op].window and attrs["padding"] not in PADDINGS:
         yield f"padding is {' or '.join(PADDINGS)}, got {attrs['padding']!r}; put other padding in front as a pad node"
     if "rounding" in attrs and attrs["rounding"] not in ROUNDING_MODES:
         yield f"rounding is one of {', '.join(ROUNDING_MODES)}, got {attrs['rounding']!r}"
@@ -275,15 +274,17 @@ def _quantizer(graph: Graph, node: Node, attrs: dict[str, Any]) -> Iterator[str]
 
 def _shapes(graph: Graph, node: Node, attrs: dict[str, Any]) -> Iterator[str]:
     shapes = [graph.shape(value) for value in node.inputs]
-    if node.op in (*PRODUCTS, "separable_conv"):
+    row = ops.OPS[node.op]
+    form = Kernel((-2, -1)) if node.op == "separable_conv" else row.kernel
+    if form is not None:
         x, kernel = shapes[:2]
-        if node.op != "dense" and len(x) != len(kernel):
+        if row.window and len(x) != len(kernel):
             yield f"the kernel {kernel} has another rank than the input {x}; expected both of rank 3 or 4"
             return
-        expected = kernel[-2] * attrs.get("groups", 1) if node.op == "conv" else kernel[-1] if node.op == "conv_transpose" else kernel[-2]
+        expected = kernel[form.inputs] * attrs.get("groups", 1)
         if x[-1] != expected:
             yield f"the kernel {kernel} expects {expected} input channels, got {x[-1]}"
-        if node.op == "conv" and (attrs["groups"] < 1 or kernel[-1] % attrs["groups"]):
+        if "groups" in attrs and (attrs["groups"] < 1 or kernel[-1] % attrs["groups"]):
             yield f"groups must divide the {kernel[-1]} output channels, got {attrs['groups']}"
     channels = {"bias_add": 1, "batch_norm": 4}.get(node.op, 0)
     for value, shape in zip(node.inputs[1 : 1 + channels], shapes[1 : 1 + channels]):
@@ -298,7 +299,7 @@ def _shapes(graph: Graph, node: Node, attrs: dict[str, Any]) -> Iterator[str]:
         elements = math.prod(size or 0 for size in shapes[0][1:])
         if elements != math.prod(attrs["shape"]):
             yield f"{elements} elements do not fill the shape {attrs['shape']}"
-    for (result,) in [ops.OPS[node.op].shape(node, shapes, attrs)] if node.op != "island" else []:
+    for (result,) in [row.shape(node, shapes, attrs)] if node.op != "island" else []:
         if any(size is not None and size < 1 for size in result[1:]):
             yield f"the output shape {result} holds nothing; the window or crop is larger than the input"
 
@@ -311,7 +312,8 @@ def _formats(graph: Graph, node: Node, attrs: dict[str, Any]) -> Iterator[str]:
                 yield f"{value!r} has the format {graph.format(value)}; values of a {graph.stage} graph are float32"
         return
     given = [graph.format(value) for value in node.inputs]
-    if node.op in ("quantize", "softmax", "island", "rescaling"):
+    row = ops.OPS[node.op]
+    if row.on_reals:
         for value, format in zip(node.inputs, given):
             if format is not None:
                 yield f"{value!r} holds codes ({format}); the op takes floats, put a dequantize in front"
@@ -320,7 +322,7 @@ def _formats(graph: Graph, node: Node, attrs: dict[str, Any]) -> Iterator[str]:
         if node.op == "rescaling" and node.inputs[0] not in border.real_values(graph):
             yield f"{node.inputs[0]!r} is computed by the network; a rescaling stands between an input and its quantize, with moves at most in front"
         return
-    if ops.OPS[node.op].moves_codes and all(format is None for format in given):
+    if row.moves_codes and all(format is None for format in given):
         return  # between an island and a border
     for value, format in zip(node.inputs, given):
         if format is None:
@@ -329,19 +331,19 @@ def _formats(graph: Graph, node: Node, attrs: dict[str, Any]) -> Iterator[str]:
     if len(formats) != len(given):
         return
     first, second = formats[0], formats[-1]
-    if node.op in (*PRODUCTS, "multiply"):
+    if row.multiplies:
         if first.per_channel:
             yield f"the input {node.inputs[0]!r} has an exponent per channel; requantize it to one exponent first"
-        if node.op == "multiply" and second.per_channel:
+        if row.kernel is None and second.per_channel:
             yield f"the factor {node.inputs[1]!r} has an exponent per channel; expected one"
         if second.per_channel:
             channels = graph.shape(node.output)[-1]
             if len(second.exponents) != channels:
                 yield f"the kernel's format has {len(second.exponents)} exponents, expected {channels}, one per output channel"
-    elif node.op in ("bias_add", "add", "subtract"):
+    elif row.sums:
         if first.exponent != second.exponent:
             yield f"{node.inputs[0]!r} is at exponent {first.exponent}, {node.inputs[1]!r} at {second.exponent}; sums need one exponent"
-    elif node.op in (*SELECTS, "concat"):
+    elif row.meets:
         for value, format in zip(node.inputs[1:], formats[1:]):
             if format != first:
                 yield f"{node.inputs[0]!r} has the format {first}, {value!r} has {format}; all inputs need one format"

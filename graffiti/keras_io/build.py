@@ -133,7 +133,7 @@ class Builder:
         inputs = self.inputs(node)
         self.tensors[node.output] = layer(inputs if len(inputs) > 1 or isinstance(layer, _MERGES) else inputs[0])
         first = node.inputs[0]
-        if first in self.exponents and (ops.OPS[node.op].moves_codes or node.op in ("relu", *ops.SELECTS)):
+        if first in self.exponents and ops.OPS[node.op].keeps_format:
             self.exponents[node.output], self.formats[node.output] = self.exponents[first], self.formats[first]
 
     def quantizer(self, node: Node, name: str) -> quantizers.Quantizer:

@@ -146,13 +146,13 @@ def _function_attributes(layer) -> dict[str, Any]:
 
 
 def source_quantizer(graph: Graph, value: str) -> Node | None:
-    """The ``fake_quantize`` node whose codes a value holds, looking through moves and ReLU; ``None`` where there is none."""
+    """The ``fake_quantize`` node whose codes a value holds, looking through ops that keep them; ``None`` where there is none."""
     producers = graph.producers()
     while value in producers:
         node = producers[value]
         if node.op == "fake_quantize":
             return node
-        if not (ops.OPS[node.op].moves_codes or node.op == "relu"):
+        if not ops.OPS[node.op].keeps_format:
             return None
         value = node.inputs[0]
     return None

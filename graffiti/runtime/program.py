@@ -16,12 +16,11 @@ from graffiti.graph import affine
 from graffiti.graph.chains import FOLLOWERS, Chain, chain_of
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.match import only_reader
-from graffiti.graph.ops import PRODUCTS, SELECTS, attr, transpose_pads, window_pads
+from graffiti.graph.ops import OPS, PRODUCTS, attr, transpose_pads, window_pads
 from graffiti.numerics.formats import QFormat
 from graffiti.numerics.windows import index_grids
 from graffiti.runtime.blob import ProgramWriter, Rounding, Tensor, View
 
-BINARIES = ("add", "subtract", "multiply", *SELECTS, "bias_add")
 PYTHON_OPS = ("island", "softmax")  # a Keras layer; float: numpy computes it, so that all targets agree to the bit
 
 
@@ -72,7 +71,7 @@ def unsupported(graph: Graph, node: Node) -> str | None:
         return f"{node.inputs[1]!r} is no constant"
     if node.op in PRODUCTS and graph.constants[node.inputs[1]].dtype not in (np.int8, np.uint8, np.int16):
         return f"the kernel {node.inputs[1]!r} has more than 16 bits"
-    if node.op in ("quantize", "requantize", "average_pool") and attr(node, "format").per_channel:
+    if OPS[node.op].stores and attr(node, "format").per_channel:
         return "its output has an exponent for each channel"
     return None
 
@@ -220,7 +219,7 @@ class _Compiler:
         name = node.name if chain is None else chain.last
         left = self._broadcast(x, out_shape)
         right = self._repeating(y, out_shape) if self.graph.is_constant(y) else self._broadcast(y, out_shape)
-        if operation in SELECTS and isinstance(right, np.ndarray):
+        if OPS[node.op].selects and isinstance(right, np.ndarray):
             right = right.astype(left.dtype)
         self.writer.binary(operation, left, right, self.define(name), out_shape[-1] if out_shape else 1, None if chain is None else _rounding(chain))
         self.noted(name)
@@ -473,7 +472,7 @@ def _conv_shape(graph: Graph, node: Node, kernel: np.ndarray, x_shape: tuple[int
 
 
 _RULES: dict[str, Callable[[_Compiler, Node], None]] = {
-    **dict.fromkeys(PRODUCTS, _Compiler.product), **dict.fromkeys(BINARIES, _Compiler.binary), "relu": _Compiler.relu, "requantize": _Compiler.requantize,
+    **dict.fromkeys(PRODUCTS, _Compiler.product), **{name: _Compiler.binary for name, row in OPS.items() if row.binary or name == "bias_add"}, "relu": _Compiler.relu, "requantize": _Compiler.requantize,
     "lookup": _Compiler.lookup, "rescaling": _Compiler.rescaling, "quantize": _Compiler.quantize, "dequantize": _Compiler.dequantize, "max_pool": _Compiler.max_pool,
     "average_pool": _Compiler.average_pool,
     "global_max_pool": _Compiler.global_max_pool, "reshape": _Compiler.reshape, "concat": _Compiler.concat, "pad": _Compiler.pad, "crop": _Compiler.crop, "slice": _Compiler.slice, "take": _Compiler.take,

@@ -20,9 +20,7 @@ from graffiti.numerics.windows import pool_counts
 from graffiti.targets.profile import BORDER, TargetProfile, TensorLimits
 from graffiti.transforms.lower.prove_accumulators import prove
 
-WINDOWS = ("conv", "depthwise_conv", "conv_transpose", "max_pool", "average_pool", "upsample")
-STORING = ("quantize", "requantize", "average_pool", "lookup")
-SHIFTING = ("requantize", "average_pool")
+WINDOWS = tuple(name for name, row in OPS.items() if row.integer and (row.window or "size" in row.attrs))  # work on spatial axes
 
 
 class TargetError(ValueError):
@@ -125,7 +123,7 @@ def _sizes(graph: Graph, profile: TargetProfile) -> Iterator[Problem]:
 # ---- codes ---------------------------------------------------------------------------------------------------------------
 def _weights(graph: Graph, profile: TargetProfile) -> Iterator[Problem]:
     for node in graph.nodes:
-        if node.op not in (*PRODUCTS, "multiply"):
+        if not OPS[node.op].multiplies:
             continue
         for value in node.inputs[1:] if node.op in PRODUCTS else [v for v in node.inputs if graph.is_constant(v)]:
             format = graph.format(value)
@@ -151,7 +149,7 @@ def _activations(graph: Graph, profile: TargetProfile) -> Iterator[Problem]:
             yield from _against(name, "input", "codes", format, profile.activations, profile, "the scheme's inputs")
     for node in graph.nodes:
         format = graph.format(node.name)
-        if node.op in STORING and format is not None and node.name not in accumulators:
+        if OPS[node.op].stores and format is not None and node.name not in accumulators:
             yield from _against(node.name, node.op, "codes", format, profile.activations, profile, "the scheme's activations, inputs and outputs, or a rule for this layer")
 
 
@@ -186,7 +184,7 @@ def _against(layer: str, op: str, what: str, format: QFormat, limits: TensorLimi
 
 def _rounding(graph: Graph, profile: TargetProfile) -> Iterator[Problem]:
     for node in graph.nodes:
-        allowed = {"quantize": profile.input_rounding, "requantize": profile.rounding, "average_pool": profile.rounding}.get(node.op)
+        allowed = profile.rounding if OPS[node.op].rounds_codes else profile.input_rounding if node.op == "quantize" else None
         if allowed is None or attr(node, "rounding") in allowed:
             continue
         yield Problem(node.name, node.op, f"it rounds {attr(node, 'rounding')}, {profile.name} rounds {' or '.join(allowed) or 'nothing'}", f"use the rounding {' or '.join(allowed) or 'of another target'} in the scheme")
@@ -203,7 +201,7 @@ def _shifts(graph: Graph, node: Node) -> list[int]:
 def _shift_range(graph: Graph, profile: TargetProfile) -> Iterator[Problem]:
     low, high = profile.shift
     for node in graph.nodes:
-        shifts = _shifts(graph, node) if node.op in SHIFTING else []
+        shifts = _shifts(graph, node) if OPS[node.op].rounds_codes else []
         if shifts and (min(shifts) < low or max(shifts) > high):
             shown = str(shifts[0]) if len(set(shifts)) == 1 else f"{min(shifts)} to {max(shifts)}"
             yield Problem(node.name, node.op, f"it shifts right by {shown}, {profile.name} by {low} to {high}", "calibrate with typical data, retrain its thresholds, or keep them nearer to its inputs'")

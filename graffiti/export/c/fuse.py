@@ -11,11 +11,10 @@ import dataclasses
 from graffiti.graph.chains import FOLLOWERS, Chain, chain_of, chains_of
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.match import only_reader
-from graffiti.graph.ops import PRODUCTS, SELECTS, attr
+from graffiti.graph.ops import OPS, attr
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 
-BINARY = ("add", "subtract", "multiply", *SELECTS)
 _PAD_INTO = ("conv", "depthwise_conv")
 
 
@@ -101,7 +100,7 @@ def fuse(graph: Graph, enabled: bool = True) -> list[Step]:
             step.pads = tuple((a + b, c + d) for (a, c), (b, d) in zip(pads, step.pads or [(0, 0)] * len(pads)))
             step.inputs = (pad.inputs[0], *step.inputs[1:])
             step.nodes.insert(0, pad.name)
-        if node.op in (*PRODUCTS, *BINARY, *FOLLOWERS):
+        if OPS[node.op].accumulates or OPS[node.op].binary or node.op in FOLLOWERS:
             for chain in chains_of(graph, node, users=users) if enabled else [chain_of(graph, node, declines=lambda chain: True)]:
                 step.stages += [Stage.of(chain)] if chain.computes else []
                 step.nodes += [taken.name for taken in chain.covered if taken is not node]

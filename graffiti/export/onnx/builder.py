@@ -17,12 +17,12 @@ import numpy as np
 from graffiti.export.onnx.ranges import Range, code_ranges, is_wide, magnitude
 from graffiti.export.ports import output_dtype
 from graffiti.graph.ir import Graph, Node
+from graffiti.graph.ops import OPS
 
 if TYPE_CHECKING:
     from graffiti.export.onnx.styles import Style
 
 INT64_MAX = np.iinfo(np.int64).max
-_COMPUTING_OPS = ("conv", "depthwise_conv", "conv_transpose", "dense", "bias_add", "add", "subtract", "multiply", "softmax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,10 +300,10 @@ class Builder:
         would let ONNX Runtime melt the two pairs into one, with other results."""
         if value not in self._carries:
             node = self.producers.get(value)
-            if node is None or node.op in _COMPUTING_OPS:
+            if node is None or OPS[node.op].accumulates or node.op == "softmax":
                 self._carries[value] = False
             else:
-                self._carries[value] = node.op in ("quantize", "requantize", "average_pool", "lookup") or any(self.carries_codes(v) for v in node.inputs)
+                self._carries[value] = OPS[node.op].stores or any(self.carries_codes(v) for v in node.inputs)
         return self._carries[value]
 
     def top(self, value: str) -> int:

@@ -12,12 +12,12 @@ import numpy as np
 from graffiti.export.base import Problem
 from graffiti.export.onnx.builder import Builder, Tensor
 from graffiti.export.onnx.products import digit_bits
-from graffiti.export.onnx.ranges import PRODUCTS, code_ranges, magnitude, weight_sums
+from graffiti.export.onnx.ranges import code_ranges, magnitude, weight_sums
 from graffiti.export.onnx.rules import RULES, sums_exactly
 from graffiti.export.onnx.styles import Style
 from graffiti.export.ports import input_dtype, output_dtype
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import OPS, attributes
+from graffiti.graph.ops import OPS, PRODUCTS, attributes
 
 IR_VERSION = 10  # the one of opset 21, whatever newer one the installed onnx writes by itself: every runtime that has the opset reads it
 EXPONENTS = (-126, 126)  # of float32's normal numbers, whose reciprocals are normal too

@@ -5,22 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import attributes
+from graffiti.graph.ops import OPS, PRODUCTS, attributes
 from graffiti.numerics.formats import QFormat
 from graffiti.numerics.rounding import shift_right
 
 Range = tuple[int, int]
 EXACT = 1 << 24  # float32 holds every integer up to here, and any sum whose terms' magnitudes add up to at most this
 
-# product -> the axes of its kernel that are summed over, counted from the end
-_SUMMED = {"conv": lambda rank: range(rank - 1), "dense": lambda rank: (0,), "depthwise_conv": lambda rank: range(rank - 2),
-           "conv_transpose": lambda rank: (*range(rank - 2), rank - 1)}
-PRODUCTS = tuple(_SUMMED)
 
 
 def weight_sums(kernel: np.ndarray, op: str) -> np.ndarray:
-    """``sum(|w|)`` of every output channel, int64 (``(out,)``, or ``(in, multiplier)`` for a depthwise kernel)."""
-    return np.abs(kernel.astype(np.int64)).sum(tuple(_SUMMED[op](kernel.ndim)))
+    """``sum(|w|)`` of every output channel, int64."""
+    form = OPS[op].kernel
+    assert form is not None, "a product has a kernel"
+    return np.abs(form.rows(kernel.astype(np.int64))).sum(0)
 
 
 def magnitude(range: Range) -> int:

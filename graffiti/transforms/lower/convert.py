@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Callable
 
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import OPS, PRODUCTS, SELECTS, attr
+from graffiti.graph.ops import OPS, attr
 from graffiti.graph.passes import Pass, PassResult
 from graffiti.transforms.lower.activation_tables import lower_activation
 from graffiti.transforms.lower.average_pools import lower_average_pool
 from graffiti.transforms.lower.context import Lowering
 from graffiti.transforms.lower.freeze_thresholds import check_groups, lower_fake_quantize
 from graffiti.transforms.lower.fuse_relu import lower_relu
-from graffiti.transforms.lower.islands import lower_float, lower_island
+from graffiti.transforms.lower.islands import CONFIGS, lower_float, lower_island
 from graffiti.transforms.lower.lower_bias import lower_quantize_bias
 
 
@@ -41,7 +41,7 @@ def _scales(context: Lowering, values: tuple[str, ...]) -> set[str]:
     found: set[str] = set()
     for value in values:
         producer = context.producers.get(value)
-        if producer is not None and (OPS[producer.op].moves_codes or producer.op in SELECTS):
+        if producer is not None and (OPS[producer.op].moves_codes or OPS[producer.op].selects):
             found |= _scales(context, producer.inputs)
         else:
             found.add(value if producer is None or producer.op != "fake_quantize" else attr(producer, "group") or producer.name)
@@ -51,7 +51,7 @@ def _scales(context: Lowering, values: tuple[str, ...]) -> set[str]:
 def lower_meeting(context: Lowering, node: Node) -> None:
     """Add, subtract, maximum, minimum on codes of one exponent; else they meet as reals."""
     formats = [context.format(value) for value in node.inputs if context.has_codes(value)]
-    same = formats if node.op in SELECTS else [f.exponent for f in formats if f is not None]
+    same = formats if OPS[node.op].keeps_format else [f.exponent for f in formats if f is not None]
     _copy_or_float(context, node, agree=len(set(same)) == 1)
 
 
@@ -96,15 +96,15 @@ def _as_reals(graph: Graph) -> None:
 RULES: dict[str, Callable[[Lowering, Node], None]] = {
     "fake_quantize": lower_fake_quantize,
     "quantize_bias": lower_quantize_bias,
-    **dict.fromkeys((*PRODUCTS, "multiply", "bias_add"), lower_product),
-    **dict.fromkeys(("add", "subtract", *SELECTS), lower_meeting),
-    **{name: lower_move for name, row in OPS.items() if row.moves_codes and "integer" in row.stages},
+    **{name: lower_float for name, row in OPS.items() if row.unprepared and name in CONFIGS},  # left over by preparing
+    **{name: lower_product for name, row in OPS.items() if row.accumulates and not row.meets},
+    **{name: lower_meeting for name, row in OPS.items() if row.binary and row.meets},
+    **{name: lower_move for name, row in OPS.items() if row.moves_codes and row.integer},
     "relu": lower_relu,
     "activation": lower_activation,
     "average_pool": lower_average_pool,
     "softmax": lower_softmax,
     "rescaling": lower_rescaling,
-    **dict.fromkeys(("mean", "batch_norm", "leaky_relu"), lower_float),  # left over by preparing
     "island": lower_island,
 }
 

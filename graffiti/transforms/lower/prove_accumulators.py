@@ -8,12 +8,11 @@ import math
 import numpy as np
 
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import PRODUCTS, attr
+from graffiti.graph.ops import OPS, attr
 from graffiti.graph.passes import Pass, PassResult
 from graffiti.numerics.formats import QFormat
 from graffiti.numerics.rounding import divide, shift_right
 
-SUMS = (*PRODUCTS, "multiply", "bias_add", "add", "subtract")
 Interval = tuple[np.ndarray, np.ndarray]  # lowest and highest code, int64, scalar or one for each index of the last axis
 
 
@@ -97,7 +96,7 @@ def prove(graph: Graph, bits: int = 32) -> tuple[dict[str, Interval], list[Overf
             sums = _window_sum(graph, node, _whole(found[node.inputs[0]]))
             if sums[0] < low_end or sums[1] > high_end:
                 overflows.append(Overflow(node.name, node.op, max(-sums[0], sums[1])))
-        if node.op in SUMS and (low.min() < low_end or high.max() > high_end):
+        if OPS[node.op].accumulates and (low.min() < low_end or high.max() > high_end):
             overflows.append(Overflow(node.name.removesuffix("/product"), node.op, max(-int(low.min()), int(high.max()))))
             low, high = np.clip(low, low_end, high_end), np.clip(high, low_end, high_end)
         found[node.name] = (low, high)
@@ -105,7 +104,7 @@ def prove(graph: Graph, bits: int = 32) -> tuple[dict[str, Interval], list[Overf
 
 
 def _interval(graph: Graph, node: Node, format: QFormat, inputs: list[Interval | None]) -> Interval:
-    if node.op in PRODUCTS:
+    if OPS[node.op].kernel is not None:
         return _product(graph, node, _whole(inputs[0]))
     if node.op == "multiply":
         corners = [a * b for a in _whole(inputs[0]) for b in _whole(inputs[1])]
@@ -146,12 +145,9 @@ def _whole(interval: Interval | None) -> tuple[int, int]:
 
 
 def _product(graph: Graph, node: Node, x: tuple[int, int]) -> Interval:
-    kernel = graph.constants[node.inputs[1]].astype(np.int64)
-    if node.op == "depthwise_conv":
-        kernel = kernel.reshape(math.prod(kernel.shape[:-2]), -1)
-    elif node.op == "conv_transpose":
-        kernel = np.moveaxis(kernel, -2, -1)
-    kernel = kernel.reshape(-1, kernel.shape[-1])
+    form = OPS[node.op].kernel
+    assert form is not None, "a product has a kernel"
+    kernel = form.rows(graph.constants[node.inputs[1]].astype(np.int64))
     low, high = min(x[0], 0), max(x[1], 0)
     positive, negative = np.maximum(kernel, 0), np.minimum(kernel, 0)
     return (positive * low + negative * high).sum(0), (positive * high + negative * low).sum(0)

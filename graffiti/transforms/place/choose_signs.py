@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from graffiti.graph.functions import Interval
 from graffiti.graph.ir import Graph, Node
+from graffiti.graph.ops import OPS
 from graffiti.graph.passes import Pass, PassResult
-from graffiti.transforms.place.insert_rescale import MEETING, owner
+from graffiti.transforms.place.insert_rescale import owner
 from graffiti.transforms.place.layers import is_leaky_relu
 from graffiti.transforms.place.plan import Plan
 
@@ -29,7 +30,7 @@ class ChooseSigns(Pass):
         graph, modified = graph.copy(), False
         intervals = self.plan.intervals(graph)
         for node in graph.nodes:
-            if node.op in MEETING and not self.plan.in_float(node) and not is_leaky_relu(graph, node):
+            if OPS[node.op].meets and not self.plan.in_float(node) and not is_leaky_relu(graph, node):
                 modified |= self._agree(graph, node, [intervals[value] for value in node.inputs])
         return PassResult(graph, modified)
 

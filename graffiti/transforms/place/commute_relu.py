@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.match import only_reader
+from graffiti.graph.ops import OPS
 from graffiti.graph.passes import Pass, PassResult
 from graffiti.transforms.place.insert import ACCUMULATOR, kinds
 from graffiti.transforms.place.plan import Plan
-
-COMMUTING = ("max_pool", "global_max_pool", "reshape", "permute", "crop", "slice", "take", "pad", "upsample")
 
 
 class CommuteRelu(Pass):
@@ -53,7 +52,8 @@ class CommuteRelu(Pass):
             node = graph.producer(value)
             if node is None:
                 return []
-            if node.op not in COMMUTING or self.plan.in_float(node):
+            row = OPS[node.op]
+            if not (row.moves_codes and row.integer) or row.variadic or self.plan.in_float(node):
                 return chain if kind[value] == ACCUMULATOR else []
             chain.append(node)
             value = node.inputs[0]

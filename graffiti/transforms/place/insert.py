@@ -7,8 +7,8 @@ from typing import Any
 
 from graffiti.config import QuantizerSpec
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import OPS, PRODUCTS, SELECTS
-from graffiti.transforms.place.plan import FLOAT_OPS, Plan
+from graffiti.graph.ops import OPS, PRODUCTS
+from graffiti.transforms.place.plan import Plan
 
 CODES, ACCUMULATOR, REAL, PARAMETER = "codes", "accumulator", "real", "parameter"
 
@@ -63,11 +63,11 @@ def kinds(graph: Graph, plan: Plan) -> dict[str, str]:
             result = PARAMETER
         elif node.op == "training_only":
             result = inputs[0]  # nothing at inference, whatever a rule says of it
-        elif node.op in FLOAT_OPS or plan.in_float(node):
+        elif plan.in_float(node):
             result = REAL
         elif node.op == "fake_quantize":
             result = CODES
-        elif OPS[node.op].moves_codes or node.op in SELECTS:
+        elif OPS[node.op].moves_codes or OPS[node.op].selects:
             data = [k for k in inputs if k != PARAMETER]
             result = next((k for k in data if k != CODES), CODES)
         else:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from graffiti.config import QuantizerSpec
 from graffiti.graph.functions import Interval
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import OPS, SELECTS
+from graffiti.graph.ops import OPS
 from graffiti.graph.passes import Pass, PassResult
 from graffiti.transforms.place.insert import attributes
 from graffiti.transforms.place.layers import is_leaky_relu
 from graffiti.transforms.place.plan import Plan
 
-MEETING = tuple(name for name, row in OPS.items() if row.meets)  # ops whose inputs are on one grid
 ROLES = ("activation", "rescale")
 
 
@@ -51,7 +50,7 @@ class InsertRescale(Pass):
         graph, modified = graph.copy(), False
         intervals = self.plan.intervals(graph)
         for node in list(graph.nodes):
-            if node.op in MEETING and not self.plan.in_float(node) and not is_leaky_relu(graph, node):
+            if OPS[node.op].meets and not self.plan.in_float(node) and not is_leaky_relu(graph, node):
                 values = list(dict.fromkeys(node.inputs))
                 if len(values) > 1:
                     for value in values:
@@ -59,7 +58,7 @@ class InsertRescale(Pass):
         return PassResult(graph, modified)
 
     def _rescale(self, graph: Graph, node: Node, value: str, interval: Interval) -> bool:
-        spec = self.plan.activation(node.name, node) if OPS[node.op].moves_codes or node.op in SELECTS else (
+        spec = self.plan.activation(node.name, node) if OPS[node.op].keeps_format else (
             self.plan.scheme(node) or self.plan.default).activations
         rounding = self.plan.rounding(spec, node)
         own = owner(graph, value)

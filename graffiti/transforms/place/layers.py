@@ -5,7 +5,7 @@ from __future__ import annotations
 from graffiti.config import LayerInfo
 from graffiti.graph.functions import FUNCTIONS
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import PRODUCTS, SELECTS
+from graffiti.graph.ops import OPS, PRODUCTS
 from graffiti.transforms.prepare.remove_identity import does_nothing
 
 # op -> Keras classes that read as it; ("op", rank of the output) where the rank decides
@@ -40,7 +40,7 @@ def layer_of(name: str, nodes: set[str]) -> str:
 
 def is_leaky_relu(graph: Graph, node: Node) -> bool:
     """Whether a ``maximum`` (or ``minimum``) is that of x and alpha*x, also with quantizers put in."""
-    if node.op not in SELECTS:
+    if not OPS[node.op].selects:
         return False
     producers = graph.producers()
 

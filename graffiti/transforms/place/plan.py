@@ -12,13 +12,10 @@ from graffiti.graph import border, interval_rules
 from graffiti.graph.functions import Interval
 from graffiti.graph.intervals import intervals
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import OPS, PRODUCTS, SELECTS
+from graffiti.graph.ops import OPS, PRODUCTS
 from graffiti.transforms.place.layers import layer_of, layers
 
-FLOAT_OPS = ("island", "softmax", "rescaling")  # compute on real values whatever the scheme says
-UNPREPARED = ("separable_conv", "batch_norm", "leaky_relu", "prelu", "mean")
 MAX_NAMES = 12
-_ARITHMETIC = (*PRODUCTS, "multiply", "bias_add", "add", "subtract")
 
 
 @dataclasses.dataclass
@@ -51,7 +48,7 @@ class Plan:
 
     def scheme(self, node: Node) -> Scheme | None:
         """The node's scheme; ``None`` where it computes in float."""
-        return None if node.op in FLOAT_OPS else self.of_node.get(node.name, self.default)
+        return None if OPS[node.op].on_reals else self.of_node.get(node.name, self.default)
 
     def in_float(self, node: Node) -> bool:
         """Whether the node computes on real values."""
@@ -89,7 +86,8 @@ class Plan:
         def published(node: Node) -> Callable | None:
             if (self.scheme(node) or self.default).signs != "published" or interval_rules.averages(graph, node):
                 return None
-            return interval_rules.anything if node.op in _ARITHMETIC else interval_rules.same if node.op in SELECTS else None
+            row = OPS[node.op]
+            return interval_rules.anything if row.accumulates else interval_rules.same if row.selects else None
 
         return intervals(graph, dict.fromkeys(self.unsigned_inputs, (0.0, math.inf)), rule=published)
 
@@ -114,7 +112,7 @@ def make_plan(
         ValueError: where the graph is not prepared, a rule matches no layer, or an input's name is unknown.
     """
     for node in graph.nodes:
-        if node.op in UNPREPARED:
+        if OPS[node.op].unprepared:
             raise ValueError(f"{node.op} {node.name!r} has no quantized form; prepare the graph before placing quantizers")
     inside = border.nodes(graph)
     plan = Plan(schemes.get_static(scheme), unsigned_inputs=frozenset(unsigned_inputs), border=tuple(border.values(graph, inside)))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from graffiti.config import QuantizerSpec, Scheme
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import PRODUCTS
+from graffiti.graph.ops import OPS, PRODUCTS
 from graffiti.graph.passes import Pass, PassResult
 from graffiti.transforms.place.insert import attributes
 from graffiti.transforms.place.layers import is_leaky_relu
 from graffiti.transforms.place.plan import Plan
-
-CHANNEL_AXES: dict[str, int | str] = {"conv": -1, "dense": -1, "conv_transpose": -2, "depthwise_conv": "flat"}
 
 
 class QuantizeLayers(Pass):
@@ -63,9 +61,10 @@ class QuantizeLayers(Pass):
         return True
 
     def _kernel(self, graph: Graph, product: Node, kernel: str, name: str, spec: QuantizerSpec) -> str:
+        form = OPS[product.op].kernel
         attrs = attributes(
             spec, signed=True, rounding=self.plan.rounding(spec, product), role="weight",
-            channel_axis=CHANNEL_AXES[product.op] if spec.per_channel else None,
+            channel_axis=form.channel_axis if form is not None and spec.per_channel else None,
         )
         for reader in graph.consumers(kernel):  # a layer called twice has one kernel and one threshold for it
             if reader.op == "fake_quantize" and reader.attrs == attrs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graffiti.config import ReportLine
 from graffiti.graph.ir import Graph, Node
-from graffiti.transforms.place.plan import FLOAT_OPS, Plan
+from graffiti.transforms.place.plan import Plan
 
 
 def quantizer_lines(graph: Graph, plan: Plan) -> list[ReportLine]:
@@ -27,6 +27,6 @@ def _why(quantizer: Node, producer: Node | None, plan: Plan) -> str:
     notes = [
         ", rounded down" if attrs["rounding"] == "floor" else "",
         ", signed because it shares its grid with negative values" if producer is not None and producer.op == "relu" and attrs["signed"] else "",
-        ", a float layer's output" if producer is not None and (producer.op in FLOAT_OPS or plan.in_float(producer)) else "",
+        ", a float layer's output" if producer is not None and plan.in_float(producer) else "",
     ]
     return f"output {format}{''.join(notes)}"

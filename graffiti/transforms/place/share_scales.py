@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graffiti.graph.ir import Graph, Node
+from graffiti.graph.ops import OPS
 from graffiti.graph.passes import Pass, PassResult
-from graffiti.transforms.place.insert_rescale import MEETING, group_of, owner
+from graffiti.transforms.place.insert_rescale import group_of, owner
 from graffiti.transforms.place.layers import is_leaky_relu
 from graffiti.transforms.place.plan import Plan
 
@@ -61,7 +62,7 @@ class ShareScales(Pass):
     def run(self, graph: Graph) -> PassResult:
         graph, modified = graph.copy(), False
         for node in graph.nodes:
-            if node.op not in MEETING or self.plan.in_float(node) or is_leaky_relu(graph, node):
+            if not OPS[node.op].meets or self.plan.in_float(node) or is_leaky_relu(graph, node):
                 continue
             values = list(dict.fromkeys(node.inputs))
             members = [own for own in (owner(graph, value) for value in values) if own is not None]

@@ -6,9 +6,7 @@ import dataclasses
 
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.match import chain, only_reader
-from graffiti.graph.ops import attr
-
-CHANNEL_AXES: dict[str, int | str] = {"conv": -1, "dense": -1, "conv_transpose": -2, "depthwise_conv": "flat"}  # of kernels
+from graffiti.graph.ops import OPS, PRODUCTS, attr
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +21,13 @@ class Cluster:
     def kernel(self) -> str:
         """The product's kernel."""
         return self.product.inputs[1]
+
+    @property
+    def channel_axis(self) -> int | str:
+        """The kernel's axis of output channels."""
+        form = OPS[self.product.op].kernel
+        assert form is not None, "a product has a kernel"
+        return form.channel_axis
 
     @property
     def bias(self) -> str | None:
@@ -59,7 +64,7 @@ def foldable(graph: Graph) -> list[list[Cluster]]:
 def _cluster(graph: Graph, norm: Node) -> Cluster | None:
     if norm.op != "batch_norm":
         return None
-    found = chain(graph, norm.inputs[0], tuple(CHANNEL_AXES), "bias_add") or chain(graph, norm.inputs[0], tuple(CHANNEL_AXES))
+    found = chain(graph, norm.inputs[0], PRODUCTS, "bias_add") or chain(graph, norm.inputs[0], PRODUCTS)
     if found is None or only_reader(graph, norm.inputs[0]) is not norm:
         return None
     return Cluster(found[0], found[1] if len(found) == 2 else None, norm)

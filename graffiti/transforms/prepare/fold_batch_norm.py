@@ -8,7 +8,7 @@ from graffiti.graph.ir import Graph
 from graffiti.graph.ops import attr
 from graffiti.graph.passes import Pass, PassResult
 from graffiti.numerics import fold
-from graffiti.transforms.prepare.clusters import CHANNEL_AXES, Cluster, foldable
+from graffiti.transforms.prepare.clusters import Cluster, foldable
 
 
 class FoldBatchNorm(Pass):
@@ -70,7 +70,7 @@ class FoldBatchNorm(Pass):
             names.append(name)
         gamma, beta, mean, variance = names
         norm = {key: attr(call.batch_norm, key) for key in ("epsilon", "momentum")}
-        axis = {"epsilon": norm["epsilon"], "channel_axis": CHANNEL_AXES[call.product.op]}
+        axis = {"epsilon": norm["epsilon"], "channel_axis": call.channel_axis}
         kernel = graph.insert("fold_kernel", (call.kernel, gamma, variance), f"{base}/folded_kernel", axis, before=call.product)
         bias_node = graph.insert("fold_bias", (bias, gamma, beta, mean, variance), f"{base}/folded_bias", norm, before=call.product)
         return kernel.output, bias_node.output
@@ -80,7 +80,7 @@ class FoldBatchNorm(Pass):
         """Fold into the constants."""
         gamma, beta, mean, variance = (graph.constants[value] for value in call.parameters)
         epsilon = attr(call.batch_norm, "epsilon")
-        axis = CHANNEL_AXES[call.product.op]
+        axis = call.channel_axis
         graph.constants[call.kernel] = fold.fold_kernel(graph.constants[call.kernel], gamma, variance, epsilon, axis)
         graph.constants[bias] = fold.fold_bias(graph.constants[bias], gamma, beta, mean, variance, epsilon)
         return call.kernel, bias

@@ -8,7 +8,7 @@ from graffiti.export.c.emit.loops import broadcast_steps, collapse
 from graffiti.export.c.fuse import Step
 from graffiti.export.c.writer import Writer, example_shape
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import SELECTS
+from graffiti.graph.ops import OPS
 
 MAX_RANK = 8  # GRAFFITI_MAX_RANK
 
@@ -16,7 +16,7 @@ MAX_RANK = 8  # GRAFFITI_MAX_RANK
 class Elementwise(Emitter):
     """``out = epilogue(a op b)`` over one nest of loops."""
 
-    ops = ("add", "subtract", "multiply", *SELECTS)
+    ops = tuple(name for name, row in OPS.items() if row.binary)
     tensors = ()
 
     def problems(self, graph: Graph, node: Node) -> list[Problem]:
