@@ -18,7 +18,7 @@ from graffiti import files
 from graffiti.graph import affine, interpreter
 from graffiti.graph.chains import Chain, Rounded, chain_of, rounded_by
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import PRODUCTS, attr, transpose_pads
+from graffiti.graph.ops import OPS, PRODUCTS, attr, transpose_pads
 from graffiti.ops import integer_ops as ops
 from graffiti.ops import loader
 
@@ -196,8 +196,8 @@ def _bias_add(executor, node, x, bias):
     return ops.bias_add(x, bias, **executor.options)
 
 
-def _elementwise(function: Callable):
-    return lambda executor, node, x, y: function(x, y, **executor.options)
+def _elementwise(executor, node, x, y):
+    return ops.elementwise(node.op, x, y, **executor.options)
 
 
 def _relu(executor, node, x):
@@ -300,8 +300,8 @@ def _island(executor, node, *values):
 
 RULES: dict[str, Callable] = {
     "conv": _conv, "depthwise_conv": _depthwise_conv, "conv_transpose": _conv_transpose, "dense": _dense,
-    "bias_add": _bias_add, "add": _elementwise(ops.add), "subtract": _elementwise(ops.subtract),
-    "multiply": _elementwise(ops.multiply), "maximum": _elementwise(ops.maximum), "minimum": _elementwise(ops.minimum), "relu": _relu, "lookup": _lookup,
+    "bias_add": _bias_add, **{name: _elementwise for name, row in OPS.items() if row.binary},
+    "relu": _relu, "lookup": _lookup,
     "max_pool": _max_pool, "average_pool": _average_pool, "global_max_pool": _global_max_pool, "concat": _concat, "pad": _pad, "crop": _crop, "slice": _slice, "take": _take,
     "reshape": _reshape, "permute": _permute, "upsample": _upsample, "rescaling": _rescaling, "quantize": _quantize, "dequantize": _dequantize,
     "requantize": _requantize, "softmax": _softmax, "island": _island,

@@ -161,7 +161,12 @@ def _rescaling(call, x):
     return x * scale + offset
 
 
+def _elementwise(function: Callable) -> Callable[..., np.ndarray]:
+    return lambda c, x, y: function(x, y)
+
+
 RULES: dict[str, Callable[..., np.ndarray]] = {
+    **{name: _elementwise(row.elementwise) for name, row in OPS.items() if row.elementwise is not None},
     "conv": lambda c, x, k: products.conv(x, k, c["strides"], c["padding"], c["dilation"], c["groups"]),
     "depthwise_conv": lambda c, x, k: products.depthwise_conv(x, k, c["strides"], c["padding"], c["dilation"]),
     "conv_transpose": lambda c, x, k: products.conv_transpose(x, k, c["strides"], c["padding"], c["output_padding"]),
@@ -172,11 +177,6 @@ RULES: dict[str, Callable[..., np.ndarray]] = {
     "fold_kernel": lambda c, k, gamma, variance: fold.fold_kernel(k, gamma, variance, c["epsilon"], c["channel_axis"]),
     "fold_bias": lambda c, bias, gamma, beta, mean, variance: fold.fold_bias(bias, gamma, beta, mean, variance, c["epsilon"]),
     "rescaling": _rescaling,
-    "add": lambda c, x, y: x + y,
-    "subtract": lambda c, x, y: x - y,
-    "multiply": lambda c, x, y: x * y,
-    "maximum": lambda c, x, y: np.maximum(x, y),
-    "minimum": lambda c, x, y: np.minimum(x, y),
     "relu": _relu,
     "leaky_relu": lambda c, x: np.maximum(x, 0) + c["alpha"] * np.minimum(x, 0),
     "prelu": lambda c, x, alpha: np.maximum(x, 0) + alpha * np.minimum(x, 0),

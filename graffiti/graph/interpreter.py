@@ -13,7 +13,7 @@ import numpy as np
 
 from graffiti.graph import affine
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import attributes
+from graffiti.graph.ops import OPS, attributes
 from graffiti.numerics import reference
 
 Island = Callable[[Node, list[np.ndarray]], Any]
@@ -184,17 +184,18 @@ def _average_pool(graph, node, a, x):
         x, a["pool_size"], a["strides"], a["padding"], graph.format(node.inputs[0]), a["format"], a["rounding"], a["low"], a["high"], a["divide"])
 
 
+def _elementwise(op: str) -> Callable[..., np.ndarray]:
+    """An op of two operands is the function of its name."""
+    return lambda g, n, a, x, y: getattr(reference, op)(x, y)
+
+
 RULES: dict[str, Callable[..., np.ndarray]] = {
+    **{name: _elementwise(name) for name, row in OPS.items() if row.binary},
     "conv": lambda g, n, a, x, k: reference.conv(x, k, a["strides"], a["padding"], a["dilation"], a["groups"]),
     "depthwise_conv": lambda g, n, a, x, k: reference.depthwise_conv(x, k, a["strides"], a["padding"], a["dilation"]),
     "conv_transpose": lambda g, n, a, x, k: reference.conv_transpose(x, k, a["strides"], a["padding"], a["output_padding"]),
     "dense": lambda g, n, a, x, k: reference.dense(x, k),
     "bias_add": lambda g, n, a, x, b: reference.bias_add(x, b),
-    "add": lambda g, n, a, x, y: reference.add(x, y),
-    "subtract": lambda g, n, a, x, y: reference.subtract(x, y),
-    "multiply": lambda g, n, a, x, y: reference.multiply(x, y),
-    "maximum": lambda g, n, a, x, y: reference.maximum(x, y),
-    "minimum": lambda g, n, a, x, y: reference.minimum(x, y),
     "relu": lambda g, n, a, x: reference.relu(x, a["max_code"]),
     "lookup": lambda g, n, a, x, table: reference.lookup(x, table, g.format(n.inputs[0]).qmin),
     "average_pool": _average_pool,

@@ -17,6 +17,8 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from graffiti.graph import interval_rules as rules
 from graffiti.graph.ir import Graph, Node, TensorType
 from graffiti.graph.kernels import Kernel
@@ -187,6 +189,7 @@ class OpRow:
     moves_codes: bool = False                       # output codes are input codes: formats pass through unchanged
     meets: bool = False                             # its inputs are on one grid: their quantizers share a threshold
     interval: Callable | None = None                # see interval_rules; None: that of the inputs where codes move, of a product its kernel's, else anything
+    elementwise: Callable | None = None             # of two operands: the function of numpy that it is
     kernel: Kernel | None = None                    # of a product: how its second input lies
     on_reals: bool = False                          # reads real numbers, in an integer graph too
     in_place: bool = False                          # writes where its input lies, which nobody else reads
@@ -212,7 +215,7 @@ class OpRow:
     @property
     def binary(self) -> bool:
         """Whether it computes on two operands that broadcast, element by element."""
-        return self.shape is _broadcast
+        return self.elementwise is not None
 
     @property
     def keeps_format(self) -> bool:
@@ -272,11 +275,11 @@ OPS: dict[str, OpRow] = {row.name: row for row in (
     OpRow("fold_bias", "bias gamma beta mean variance", {"epsilon": REQUIRED, "momentum": 0.99}, FLOAT, _first_constant, "beta + (bias-mean)*gamma/sqrt(variance+epsilon)"),
     OpRow("rescaling", "x", {"scale": REQUIRED, "offset": REQUIRED}, ALL, _same_shape, "x*scale + offset; integer: float32 at the border, rounded twice; numbers, or names of constants that broadcast against one example", interval=rules.rescaling, in_place=True, on_reals=True),
     # elementwise
-    OpRow("add", "x y", {}, ALL, _broadcast, "x + y; one exponent", _sum_format, meets=True, interval=rules.add),
-    OpRow("subtract", "x y", {}, ALL, _broadcast, "x - y; one exponent", _sum_format, meets=True, interval=rules.subtract),
-    OpRow("multiply", "x y", {"trained": False}, ALL, _broadcast, "x * y, y a constant; accumulator at e_x + e_y", _product_format, interval=rules.multiply),
-    OpRow("maximum", "x y", {}, ALL, _broadcast, "max(x, y); one format", _keep_format, meets=True, interval=rules.maximum),
-    OpRow("minimum", "x y", {}, ALL, _broadcast, "min(x, y); one format", _keep_format, meets=True, interval=rules.minimum),
+    OpRow("add", "x y", {}, ALL, _broadcast, "x + y; one exponent", _sum_format, meets=True, interval=rules.add, elementwise=np.add),
+    OpRow("subtract", "x y", {}, ALL, _broadcast, "x - y; one exponent", _sum_format, meets=True, interval=rules.subtract, elementwise=np.subtract),
+    OpRow("multiply", "x y", {"trained": False}, ALL, _broadcast, "x * y, y a constant; accumulator at e_x + e_y", _product_format, interval=rules.multiply, elementwise=np.multiply),
+    OpRow("maximum", "x y", {}, ALL, _broadcast, "max(x, y); one format", _keep_format, meets=True, interval=rules.maximum, elementwise=np.maximum),
+    OpRow("minimum", "x y", {}, ALL, _broadcast, "min(x, y); one format", _keep_format, meets=True, interval=rules.minimum, elementwise=np.minimum),
     OpRow("relu", "x", {"max_value": None, "max_code": None}, ALL, _same_shape, "max(x, 0), min(., max_value); integer: max_code instead of max_value", _keep_format, interval=rules.relu, in_place=True),
     OpRow("leaky_relu", "x", {"alpha": REQUIRED}, FLOAT, _same_shape, "max(x, alpha*x)", interval=rules.leaky_relu, in_place=True, unprepared=True),
     OpRow("prelu", "x alpha", {}, ("float",), _same_shape, "max(x, 0) + alpha*min(x, 0), alpha broadcast against one example", interval=rules.prelu, unprepared=True),

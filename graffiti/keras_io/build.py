@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from graffiti import layers, quantizers
-from graffiti.graph import match, ops
+from graffiti.graph import layer_forms, match, ops
 from graffiti.graph.ir import Graph, Node
 from graffiti.keras_io import clusters, compat, islands, training
 
@@ -131,7 +131,7 @@ class Builder:
     def layer(self, node: Node, layer: keras.layers.Layer) -> None:
         """Call a layer on a node's inputs; codes stay codes where the op only moves them."""
         inputs = self.inputs(node)
-        self.tensors[node.output] = layer(inputs if len(inputs) > 1 or isinstance(layer, _MERGES) else inputs[0])
+        self.tensors[node.output] = layer(inputs if len(inputs) > 1 or ops.OPS[node.op].meets else inputs[0])
         first = node.inputs[0]
         if first in self.exponents and ops.OPS[node.op].keeps_format:
             self.exponents[node.output], self.formats[node.output] = self.exponents[first], self.formats[first]
@@ -149,9 +149,6 @@ class Builder:
         log2 = ops.attr(node, "log2_threshold")
         if log2 is not None:
             quantizer.assign_log2(np.asarray(log2, np.float32))
-
-
-_MERGES = (L.Add, L.Subtract, L.Maximum, L.Minimum, L.Concatenate)
 
 
 def _filled(structure, tensors: list[keras.KerasTensor]):
@@ -209,7 +206,7 @@ def _activation(builder: Builder, node: Node) -> None:
         layer = layers.LookupActivation(function, format["bits"], format["signed"], format["narrow"], parameters=parameters, node_names=[node.name], name=name)
         builder.tensors[node.output] = layer([builder.tensors[value], builder.exponents[value]])
     else:
-        builder.layer(node, layers.Elementwise(function, parameters=parameters, name=name))
+        _plain(builder, node)
 
 
 def _batch_norm(builder: Builder, node: Node) -> None:
@@ -224,26 +221,20 @@ def _batch_norm(builder: Builder, node: Node) -> None:
     layer.set_weights([builder.graph.constants[name] for name in constants])
 
 
-def _rescaling(builder: Builder, node: Node) -> None:
-    scale, offset = (builder.graph.constants[value].tolist() if isinstance(value, str) else value for value in (node.attrs["scale"], node.attrs["offset"]))
-    builder.layer(node, layers.Affine(scale, offset, name=builder.name(node.name), dtype="float32"))
-
-
 def _bias_add(builder: Builder, node: Node) -> None:
     """A bias without a product in front: an offset per channel."""
     x, bias = node.inputs
     if not builder.graph.is_constant(bias):
         raise ValueError(f"the bias of {node.name!r} is quantized but belongs to no product; it cannot be built")
-    builder.tensors[node.output] = layers.Affine(1.0, builder.graph.constants[bias].tolist(), name=builder.name(node.name))(builder.tensors[x])
+    form = layer_forms.form_of(builder.graph, node)
+    builder.tensors[node.output] = layers.Affine(**form.arguments, name=builder.name(node.name))(builder.tensors[x])
 
 
 def _prelu(builder: Builder, node: Node) -> None:
     x, alpha = node.inputs
-    array, shape = builder.graph.constants[alpha], builder.graph.shape(x)
-    shared = [axis for axis, (size, length) in enumerate(zip(array.shape, shape[1:]), 1) if size == 1 and length != 1]
-    layer = L.PReLU(shared_axes=shared or None, name=builder.name(node.name), dtype="float32")
+    layer = L.PReLU(**layer_forms.form_of(builder.graph, node).arguments, name=builder.name(node.name), dtype="float32")
     builder.tensors[node.output] = layer(builder.tensors[x])
-    layer.set_weights([array])
+    layer.set_weights([builder.graph.constants[alpha]])
 
 
 def _as_taken(node: Node, tensors: list[keras.KerasTensor]) -> list[keras.KerasTensor]:
@@ -261,28 +252,6 @@ def _island(builder: Builder, node: Node) -> None:
         builder.tensors[value] = tensor
 
 
-def _reduction(operation: str, by_rank: dict[int, type]) -> Callable[[Builder, Node], None]:
-    def rule(builder: Builder, node: Node) -> None:
-        axes, keepdims, rank = tuple(node.attrs["axes"]), bool(ops.attr(node, "keepdims")), len(builder.graph.shape(node.inputs[0]))
-        sums = not ops.attributes(node).get("divide", True)
-        if axes == tuple(range(1, rank - 1)) and rank in by_rank and not sums:
-            layer = by_rank[rank](keepdims=keepdims, name=builder.name(node.name), dtype="float32")
-        else:
-            layer = layers.Reduce("sum" if sums else operation, axes, keepdims, name=builder.name(node.name), dtype="float32")
-        builder.layer(node, layer)
-    return rule
-
-
-def _pool(by_rank: dict[int, type]) -> Callable[[Builder, Node], None]:
-    def rule(builder: Builder, node: Node) -> None:
-        kind = by_rank[len(builder.graph.shape(node.inputs[0]))]
-        one = (lambda v: v[0]) if kind in (L.MaxPooling1D, L.AveragePooling1D) else tuple
-        builder.layer(node, kind(
-            one(node.attrs["pool_size"]), one(node.attrs["strides"]), ops.attr(node, "padding"), name=builder.name(node.name), dtype="float32",
-        ))
-    return rule
-
-
 def _average_pool(builder: Builder, node: Node) -> None:
     """The exact mean where lowering makes one of it too; else the ordinary layer, which is in float on both sides."""
     (value,), attrs = node.inputs, ops.attributes(node)
@@ -292,67 +261,30 @@ def _average_pool(builder: Builder, node: Node) -> None:
             name=builder.name(node.name),
         )
         builder.tensors[node.output] = layer(builder.tensors[value])
-    elif not attrs["divide"]:
-        builder.tensors[node.output] = layers.WindowMean(
-            attrs["pool_size"], attrs["strides"], attrs["padding"], divide=False, name=builder.name(node.name))(builder.tensors[value])
     else:
-        _pool({3: L.AveragePooling1D, 4: L.AveragePooling2D})(builder, node)
+        _plain(builder, node)
 
 
-def _around(key: str, by_rank: dict[int, type], other: type) -> Callable[[Builder, Node], None]:
-    """Pads and crops: the Keras layer where channels are left alone, ours elsewhere."""
-    def rule(builder: Builder, node: Node) -> None:
-        pairs, rank = tuple(tuple(pair) for pair in node.attrs[key]), len(builder.graph.shape(node.inputs[0]))
-        if rank in by_rank and pairs[-1] == (0, 0):
-            layer = by_rank[rank](pairs[0] if rank == 3 else pairs[:-1], name=builder.name(node.name), dtype="float32")
-        else:
-            layer = other(pairs, name=builder.name(node.name), dtype="float32")
-        builder.layer(node, layer)
-    return rule
+def _training_only(builder: Builder, node: Node) -> None:
+    kind = getattr(layers, node.attrs["layer"], None) or getattr(L, node.attrs["layer"])
+    builder.layer(node, kind(**training.restored_config(ops.attr(node, "config")), name=builder.name(node.name), dtype="float32"))
 
 
-def _upsample(builder: Builder, node: Node) -> None:
-    size = tuple(node.attrs["size"])
-    layer = L.UpSampling1D(size[0], name=builder.name(node.name), dtype="float32") if len(size) == 1 else \
-        L.UpSampling2D(size, name=builder.name(node.name), dtype="float32")
-    builder.layer(node, layer)
-
-
-def _plain(make: Callable[[dict[str, Any]], tuple[type, dict[str, Any]]]) -> Callable[[Builder, Node], None]:
-    """An op that is a Keras layer: ``make(attributes) -> (class, arguments)``."""
-    def rule(builder: Builder, node: Node) -> None:
-        kind, arguments = make(ops.attributes(node))
-        builder.layer(node, kind(**arguments, name=builder.name(node.name), dtype="float32"))
-    return rule
+def _plain(builder: Builder, node: Node) -> None:
+    """The layer of the op's form (``graph/layer_forms.py``)."""
+    form = layer_forms.form_of(builder.graph, node)
+    kind = getattr(layers if form.own else L, form.name)
+    builder.layer(node, kind(**form.arguments, name=builder.name(node.name), dtype="float32"))
 
 
 RULES: dict[str, Callable[[Builder, Node], None]] = {
+    **{name: _plain for name in layer_forms.LAYER_FORMS if name not in clusters.PRODUCTS},
     "fake_quantize": _fake_quantize,
     "activation": _activation,
     "batch_norm": _batch_norm,
     "bias_add": _bias_add,
     "prelu": _prelu,
     "island": _island,
-    "rescaling": _rescaling,
-    "add": _plain(lambda a: (L.Add, {})),
-    "subtract": _plain(lambda a: (L.Subtract, {})),
-    "maximum": _plain(lambda a: (L.Maximum, {})),
-    "minimum": _plain(lambda a: (L.Minimum, {})),
-    "concat": _plain(lambda a: (L.Concatenate, {"axis": a["axis"]})),
-    "relu": _plain(lambda a: (L.ReLU, {"max_value": a["max_value"]})),
-    "leaky_relu": _plain(lambda a: (L.LeakyReLU, {"negative_slope": a["alpha"]})),
-    "softmax": _plain(lambda a: (L.Softmax, {"axis": a["axis"]})),
-    "max_pool": _pool({3: L.MaxPooling1D, 4: L.MaxPooling2D}),
     "average_pool": _average_pool,
-    "mean": _reduction("mean", {3: L.GlobalAveragePooling1D, 4: L.GlobalAveragePooling2D}),
-    "global_max_pool": _reduction("max", {3: L.GlobalMaxPooling1D, 4: L.GlobalMaxPooling2D}),
-    "pad": _around("pads", {3: L.ZeroPadding1D, 4: L.ZeroPadding2D}, layers.Pad),
-    "crop": _around("crops", {3: L.Cropping1D, 4: L.Cropping2D}, layers.Crop),
-    "slice": _plain(lambda a: (layers.Slice, {"slices": a["slices"]})),
-    "take": _plain(lambda a: (layers.Take, {"axis": a["axis"], "indices": a["indices"]})),
-    "reshape": _plain(lambda a: (L.Reshape, {"target_shape": tuple(a["shape"])})),
-    "permute": _plain(lambda a: (L.Permute, {"dims": tuple(a["dims"])})),
-    "upsample": _upsample,
-    "identity": _plain(lambda a: (L.Identity, {})),
-    "training_only": _plain(lambda a: (getattr(layers, a["layer"], None) or getattr(L, a["layer"]), training.restored_config(a["config"]))),
+    "training_only": _training_only,
 }

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from graffiti import layers
-from graffiti.graph import ops
+from graffiti.graph import layer_forms, ops
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.match import only_reader
 from graffiti.keras_io import training
@@ -22,17 +22,7 @@ if TYPE_CHECKING:
     from graffiti.keras_io.build import Builder
 
 L = keras.layers
-PRODUCTS = ("conv", "depthwise_conv", "conv_transpose", "dense", "separable_conv", "multiply")
-QUANTIZED = {
-    ("conv", 3): layers.QuantizedConv1D, ("conv", 4): layers.QuantizedConv2D,
-    ("depthwise_conv", 3): layers.QuantizedDepthwiseConv1D, ("depthwise_conv", 4): layers.QuantizedDepthwiseConv2D,
-    ("conv_transpose", 3): layers.QuantizedConv1DTranspose, ("conv_transpose", 4): layers.QuantizedConv2DTranspose,
-}
-FLOAT = {
-    ("conv", 3): L.Conv1D, ("conv", 4): L.Conv2D, ("depthwise_conv", 3): L.DepthwiseConv1D, ("depthwise_conv", 4): L.DepthwiseConv2D,
-    ("conv_transpose", 3): L.Conv1DTranspose, ("conv_transpose", 4): L.Conv2DTranspose,
-    ("separable_conv", 3): L.SeparableConv1D, ("separable_conv", 4): L.SeparableConv2D,
-}
+PRODUCTS = (*ops.PRODUCTS, "separable_conv", "multiply")  # ops that stand in clusters
 
 
 @dataclasses.dataclass
@@ -54,6 +44,11 @@ class Cluster:
     def last(self) -> Node:
         """The node that the cluster is called after."""
         return self.bias_add or self.product
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is quantized or folded, so that Keras' own layer computes it."""
+        return self.q_kernel is None and self.fold_kernel is None
 
     @property
     def parts(self) -> dict[str, Node | None]:
@@ -170,41 +165,34 @@ def build(builder: Builder, cluster: Cluster) -> None:
 
 
 def _layer(builder: Builder, cluster: Cluster, calls: list[Cluster]):
-    graph, op = builder.graph, cluster.product.op
-    name, attrs = builder.name(cluster.last.name), ops.attributes(cluster.product)
-    shape = graph.constants[cluster.kernels[0]].shape
+    """The layer of a cluster: Keras' own where it is plain and called once, else the quantized one of the same arguments."""
+    form, name = layer_forms.form_of(builder.graph, cluster.product), builder.name(cluster.last.name)
     weights = _weight_settings(builder, cluster)
     frozen, activity = _frozen(weights), weights["kernel"].pop("activity", None)
-    own: dict[str, Any] = {"node_names": [call.last.name for call in calls], "value_names": {call.last.name: _unusual(call) for call in calls if _unusual(call)}, "name": name}
-    bits = [builder.formats.get(call.x) for call in calls]
-    known = bits[0] if bits[0] is not None and all(b is not None and (b["bits"], b["signed"]) == (bits[0]["bits"], bits[0]["signed"]) for b in bits) else None
-    if op == "multiply":
+    known, named = _input_format(builder, calls), _value_names(calls)
+    if form.own:
         quantizer = cluster.q_kernel and builder.quantizer(cluster.q_kernel, "quantizer")
-        return layers.ConstantMultiply(shape, quantizer, input_bits=known["bits"] if known else None, trained=attrs["trained"], **own, trainable=not frozen,
-            weight_settings=_own_settings({"constant": weights["kernel"]}, frozen))
-    own["trainable"] = not frozen
-    plain = op == "separable_conv" or (cluster.q_kernel is None and cluster.fold_kernel is None and len(calls) == 1 and not _unusual(cluster))
-    rank = len(graph.shape(cluster.x))
-    if plain:
-        arguments, kind = {"use_bias": cluster.bias_add is not None, "name": name, "dtype": "float32"}, L.Dense if op == "dense" else FLOAT[op, rank]
-        arguments.update(trainable=not frozen, activity_regularizer=activity, **_keras_settings(weights, op))
-    else:
-        kind = layers.QuantizedDense if op == "dense" else QUANTIZED[op, rank]
-        arguments = {**own, **_quantization(builder, cluster, known), "weight_settings": _own_settings(weights, frozen), "activity_regularizer": activity}
-    if op == "dense":
-        return kind(shape[-1], **arguments)
-    arguments.update(kernel_size=shape[:-2], strides=tuple(attrs["strides"]), padding=attrs["padding"])
-    if op == "conv_transpose":
-        extra = attrs["output_padding"]
-        return kind(shape[-2], output_padding=None if extra is None else tuple(extra), **arguments)
-    arguments["dilation_rate"] = tuple(attrs["dilation"])
-    if plain and rank == 3 and op != "conv":
-        arguments = {key: value[0] if isinstance(value, tuple) else value for key, value in arguments.items()}
-    if op == "conv":
-        return kind(shape[-1], groups=attrs["groups"], **arguments)
-    if op == "separable_conv":
-        return kind(graph.constants[cluster.kernels[1]].shape[-1], depth_multiplier=shape[-1], **arguments)
-    return kind(depth_multiplier=shape[-1], **arguments)
+        return layers.ConstantMultiply(
+            **form.arguments, quantizer=quantizer, input_bits=None if known is None else known["bits"], trained=ops.attr(cluster.product, "trained"), **named, name=name,
+            trainable=not frozen, weight_settings=_own_settings({"constant": weights["kernel"]}, frozen),
+        )
+    settings = {**form.arguments, "name": name, "trainable": not frozen, "activity_regularizer": activity}
+    if cluster.plain and len(calls) == 1 and not _unusual(cluster):
+        return getattr(L, form.name)(use_bias=cluster.bias_add is not None, dtype="float32", **settings, **_keras_settings(weights, form.name))
+    own = {**named, **_quantization(builder, cluster, known), "weight_settings": _own_settings(weights, frozen)}
+    return getattr(layers, f"Quantized{form.name}")(**own, **settings)
+
+
+def _input_format(builder: Builder, calls: list[Cluster]) -> dict[str, Any] | None:
+    """The attributes of the quantizer whose codes a layer reads; ``None`` where its calls read codes of other bits or signs, or none."""
+    formats = [builder.formats.get(call.x) for call in calls]
+    kinds = {None if format is None else (format["bits"], format["signed"]) for format in formats}
+    return formats[0] if len(kinds) == 1 else None
+
+
+def _value_names(calls: list[Cluster]) -> dict[str, Any]:
+    """What the graph calls the nodes of each call, where that is not as usual."""
+    return {"node_names": [call.last.name for call in calls], "value_names": {call.last.name: _unusual(call) for call in calls if _unusual(call)}}
 
 
 def _weight_settings(builder: Builder, cluster: Cluster) -> dict[str, dict[str, Any]]:
@@ -232,9 +220,9 @@ def _own_settings(weights: dict[str, dict[str, Any]], frozen: bool) -> dict[str,
     return {role: parts for role, parts in kept.items() if parts}
 
 
-def _keras_settings(weights: dict[str, dict[str, Any]], op: str) -> dict[str, Any]:
-    """The same as arguments of Keras' own layer, which can be frozen as a whole only."""
-    kernel = "depthwise" if op in ("depthwise_conv", "separable_conv") else "kernel"
+def _keras_settings(weights: dict[str, dict[str, Any]], name: str) -> dict[str, Any]:
+    """The same as arguments of Keras' own layer of that class name, which can be frozen as a whole only."""
+    kernel = "depthwise" if name.startswith(("Depthwise", "Separable")) else "kernel"
     return {
         f"{kernel if role == 'kernel' else role}_{key}": value
         for role, parts in weights.items() for key, value in parts.items() if key != "trainable"

@@ -14,6 +14,8 @@ import numpy as np
 
 from graffiti.graph import affine
 from graffiti.graph.functions import FUNCTIONS
+from graffiti.graph.layer_forms import LAYER_FORMS
+from graffiti.graph.ops import OPS
 from graffiti.keras_io import compat, einsum, functions, islands, time_distributed, training
 from graffiti.keras_io.move_rules import LAYER_MOVES, OPERATION_MOVES, Move, useful
 from graffiti.keras_io.move_rules import emit as emit_moves
@@ -358,6 +360,8 @@ def training_only(reading, layer) -> None:
     reading.emit_result("training_only", [reading.x], attrs)
 
 
+_BINARY = {op: row.plain[0] for op, row in LAYER_FORMS.items() if row.plain and OPS[op].binary}  # op -> its layer, and its operation
+
 LAYER_RULES: dict[type, Rule] = {
     L.Conv1D: _conv, L.Conv2D: _conv,
     L.DepthwiseConv1D: _depthwise, L.DepthwiseConv2D: _depthwise,
@@ -370,7 +374,7 @@ LAYER_RULES: dict[type, Rule] = {
     L.AveragePooling1D: _pool("average_pool"), L.AveragePooling2D: _pool("average_pool"),
     L.GlobalAveragePooling1D: _global_pool("mean"), L.GlobalAveragePooling2D: _global_pool("mean"),
     L.GlobalMaxPooling1D: _global_pool("global_max_pool"), L.GlobalMaxPooling2D: _global_pool("global_max_pool"),
-    L.Add: _merge("add"), L.Subtract: _merge("subtract"), L.Maximum: _merge("maximum"), L.Minimum: _merge("minimum"), L.Average: _average, L.Concatenate: _concatenate,
+    **{getattr(L, name): _merge(op) for op, name in _BINARY.items()}, L.Average: _average, L.Concatenate: _concatenate,
     L.Flatten: _reshape, L.Reshape: _reshape, L.Permute: _permute,
     L.ZeroPadding1D: _zero_padding, L.ZeroPadding2D: _zero_padding, L.Cropping1D: _cropping, L.Cropping2D: _cropping,
     **LAYER_MOVES,
@@ -472,6 +476,7 @@ def _divide(constant, first):
 
 
 OPERATION_RULES: dict[str, Rule] = {
+    **{name: _elementwise(op, lambda c, first: None) for op, name in _BINARY.items()},
     "Add": _elementwise("add", lambda c, first: (1.0, c)),
     "Subtract": _elementwise("subtract", lambda c, first: (-1.0, c) if first else (1.0, -c)),
     "Multiply": _elementwise("", lambda c, first: (c, 0.0)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -11,6 +11,7 @@ import numpy as np
 from graffiti import layers, quantizers
 from graffiti.graph import affine, ops
 from graffiti.graph.ir import Graph, Node
+from graffiti.graph.layer_forms import LAYER_FORMS
 from graffiti.keras_io import training
 from graffiti.numerics.formats import exponent_of_threshold
 
@@ -166,12 +167,11 @@ def _crop(reading, layer) -> None:
     reading.emit_result("crop", [reading.x], {"crops": layer.crops})
 
 
-def _slice(reading, layer) -> None:
-    reading.emit_result("slice", [reading.x], {"slices": layer.slices})
-
-
-def _take(reading, layer) -> None:
-    reading.emit_result("take", [reading.x], {"axis": layer.axis, "indices": layer.indices})
+def _plain(op: str, attributes: Mapping[str, str]) -> Callable:
+    """A layer that is an op with some of its own fields as attributes."""
+    def rule(reading, layer) -> None:
+        reading.emit_result(op, [reading.x], {key: getattr(layer, argument) for argument, key in attributes.items()})
+    return rule
 
 
 def _reduce(reading, layer) -> None:
@@ -212,8 +212,7 @@ RULES: dict[type, Callable] = {
     layers.LookupActivation: _lookup,
     layers.Pad: _pad,
     layers.Crop: _crop,
-    layers.Slice: _slice,
-    layers.Take: _take,
+    **{getattr(layers, row.plain[0]): _plain(op, row.plain[1]) for op, row in LAYER_FORMS.items() if row.own and row.plain},
     layers.Reduce: _reduce,
     layers.WindowMean: _window_mean,
     layers.Affine: _affine,

@@ -21,6 +21,7 @@ _HOME = {
             "dense",
             "depthwise_conv2d",
             "dequantize",
+            "elementwise",
             "lookup",
             "max_pool",
             "maximum",

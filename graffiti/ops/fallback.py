@@ -7,7 +7,7 @@ accumulator exactly; everything else in int32 or int64. Used where ``GRAFFITI_OP
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -222,29 +222,17 @@ def bias_add(x, bias) -> tf.Tensor:
 
 
 # ---- elementwise ----------------------------------------------------------------------------------------------------
-def add(x, y) -> tf.Tensor:
-    """int32 sum of codes with one exponent."""
-    return tf.cast(x, tf.int32) + tf.cast(y, tf.int32)
+ELEMENTWISE: dict[str, tuple[Callable, bool]] = {  # op of two operands -> TensorFlow's function, whether it selects one of them
+    "add": (tf.add, False), "subtract": (tf.subtract, False), "multiply": (tf.multiply, False),
+    "maximum": (tf.maximum, True), "minimum": (tf.minimum, True),
+}
 
 
-def subtract(x, y) -> tf.Tensor:
-    """int32 difference of codes with one exponent."""
-    return tf.cast(x, tf.int32) - tf.cast(y, tf.int32)
-
-
-def multiply(x, y) -> tf.Tensor:
-    """int32 product of codes."""
-    return tf.cast(x, tf.int32) * tf.cast(y, tf.int32)
-
-
-def maximum(x, y) -> tf.Tensor:
-    """Larger code, in the dtype of ``x``; both have one format."""
-    return tf.cast(tf.maximum(tf.cast(x, tf.int32), tf.cast(y, tf.int32)), x.dtype)
-
-
-def minimum(x, y) -> tf.Tensor:
-    """Smaller code, in the dtype of ``x``; both have one format."""
-    return tf.cast(tf.minimum(tf.cast(x, tf.int32), tf.cast(y, tf.int32)), x.dtype)
+def elementwise(op: str, x, y) -> tf.Tensor:
+    """An op of ``ELEMENTWISE`` on codes: int32, or where it selects the dtype of ``x``."""
+    function, selects = ELEMENTWISE[op]
+    result = function(tf.cast(x, tf.int32), tf.cast(y, tf.int32))
+    return tf.cast(result, x.dtype) if selects else result
 
 
 def max_pool(x, *, pool_size, strides, padding="valid") -> tf.Tensor:

@@ -185,29 +185,48 @@ def bias_add(x, bias, *, engine: str = "auto", tier: str = "auto") -> tf.Tensor:
 
 
 # ---- elementwise ----------------------------------------------------------------------------------------------------
+def elementwise(op: str, x, y, *, engine: str = "auto", tier: str = "auto") -> tf.Tensor:
+    """An op of two operands by its name in ``graph/ops.py``; shapes broadcast.
+
+    Args:
+        op: ``add``, ``subtract``, ``multiply``, ``maximum`` or ``minimum``.
+        x, y: codes at one exponent (``multiply``: at any); of one format and dtype where the op selects one of them.
+        engine, tier: see the module.
+
+    Returns:
+        int32 codes; where the op selects, codes of the dtype of ``x``.
+    """
+    x, y = _codes(x, op), _codes(y, op)
+    if fallback.ELEMENTWISE[op][1] and x.dtype != y.dtype:
+        raise ValueError(f"{op} takes codes of one format, got {x.dtype.name} and {y.dtype.name}")
+    if _native(engine, tier):
+        return getattr(loader.load(), f"graffiti_{op}")(x, y, tier=tier)
+    return fallback.elementwise(op, x, y)
+
+
 def add(x, y, *, engine: str = "auto", tier: str = "auto") -> tf.Tensor:
     """int32 ``x + y`` of codes with one exponent; shapes broadcast."""
-    return _elementwise("add", x, y, engine, tier)
+    return elementwise("add", x, y, engine=engine, tier=tier)
 
 
 def subtract(x, y, *, engine: str = "auto", tier: str = "auto") -> tf.Tensor:
     """int32 ``x - y`` of codes with one exponent; shapes broadcast."""
-    return _elementwise("subtract", x, y, engine, tier)
+    return elementwise("subtract", x, y, engine=engine, tier=tier)
 
 
 def multiply(x, y, *, engine: str = "auto", tier: str = "auto") -> tf.Tensor:
     """int32 ``x * y``, the exponents add; shapes broadcast."""
-    return _elementwise("multiply", x, y, engine, tier)
+    return elementwise("multiply", x, y, engine=engine, tier=tier)
 
 
 def maximum(x, y, *, engine: str = "auto", tier: str = "auto") -> tf.Tensor:
     """The larger code, both of one format and dtype; shapes broadcast."""
-    return _elementwise("maximum", x, y, engine, tier)
+    return elementwise("maximum", x, y, engine=engine, tier=tier)
 
 
 def minimum(x, y, *, engine: str = "auto", tier: str = "auto") -> tf.Tensor:
     """The smaller code, both of one format and dtype; shapes broadcast."""
-    return _elementwise("minimum", x, y, engine, tier)
+    return elementwise("minimum", x, y, engine=engine, tier=tier)
 
 
 def relu(x, *, high: int | None = None, engine: str = "auto", tier: str = "auto") -> tf.Tensor:
@@ -408,12 +427,3 @@ def _finish(accumulator: tf.Tensor, bias, to: Requantization | None) -> tf.Tenso
     if bias is not None:
         accumulator = fallback.bias_add(accumulator, bias)
     return accumulator if to is None else requantize(accumulator, to, engine="python")
-
-
-def _elementwise(op: str, x, y, engine: str, tier: str) -> tf.Tensor:
-    x, y = _codes(x, op), _codes(y, op)
-    if op in ("maximum", "minimum") and x.dtype != y.dtype:
-        raise ValueError(f"{op} takes codes of one format, got {x.dtype.name} and {y.dtype.name}")
-    if _native(engine, tier):
-        return getattr(loader.load(), f"graffiti_{op}")(x, y, tier=tier)
-    return getattr(fallback, op)(x, y)

@@ -21,7 +21,6 @@ from graffiti.graph.chains import Chain, Rounded, chain_of
 from graffiti.graph.ir import Node
 from graffiti.graph.ops import attr
 
-SUMS = ("add", "subtract")
 SHIFTS = range(-7, 32)  # XNNPACK takes multipliers from 2**-32 to below 2**8
 LIFT = 128  # steps that make every 8-bit code's accumulator positive
 

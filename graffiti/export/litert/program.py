@@ -13,18 +13,19 @@ from graffiti.export.litert.emitter import Emitter, Unsupported
 from graffiti.export.litert.layout import Layout, layout_of
 from graffiti.export.ports import input_dtype, output_dtype
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import PRODUCTS
+from graffiti.graph.ops import OPS, PRODUCTS
 
 CHAINS: dict[str, Callable[[Emitter, Node], list[Node] | None]] = {
     **dict.fromkeys(PRODUCTS, chains.try_product),
-    **dict.fromkeys(chains.SUMS, chains.try_sum),
+    **{name: chains.try_sum for name, row in OPS.items() if row.binary and row.sums},
     "requantize": chains.try_requantize,
     "average_pool": averages.try_average,
 }
 RULES: dict[str, Callable[[Emitter, Node], None]] = {
     **dict.fromkeys(PRODUCTS, products.real_product),
     **dict.fromkeys(reals.BINARY, reals.binary),
-    "rescaling": reals.rescaling, "quantize": reals.store, "requantize": reals.store, "relu": reals.relu, "maximum": reals.select, "minimum": reals.select, "dequantize": reals.dequantize,
+    "maximum": reals.select, "minimum": reals.select,
+    "rescaling": reals.rescaling, "quantize": reals.store, "requantize": reals.store, "relu": reals.relu, "dequantize": reals.dequantize,
     "softmax": reals.softmax, "reshape": moves.reshape, "permute": moves.permute, "pad": moves.zeros_around, "crop": moves.crop,
     "slice": moves.slice_axes, "take": moves.take,
     "upsample": moves.upsample, "concat": moves.concat, "max_pool": moves.max_pool, "global_max_pool": moves.global_max_pool,

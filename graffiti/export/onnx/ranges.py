@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from graffiti.graph import interval_rules
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import OPS, PRODUCTS, attributes
 from graffiti.numerics.formats import QFormat
@@ -56,13 +57,13 @@ def _range(graph: Graph, node: Node, given: list[Range]) -> Range:
     if node.op in PRODUCTS:
         top = magnitude(given[0]) * int(weight_sums(graph.constants[node.inputs[1]], node.op).max(initial=0))
         return -top, top
-    if node.op in ("bias_add", "add"):
-        return given[0][0] + given[1][0], given[0][1] + given[1][1]
-    if node.op == "subtract":
-        return given[0][0] - given[1][1], given[0][1] - given[1][0]
     if node.op == "multiply":
         corners = [a * b for a in given[0] for b in given[1]]
         return min(corners), max(corners)
+    if OPS[node.op].binary or node.op == "bias_add":  # codes at one exponent follow the rule of the reals
+        rule = interval_rules.add if node.op == "bias_add" else OPS[node.op].interval_rule
+        low, high = rule(graph, node, attrs, given)
+        return int(low), int(high)
     if node.op == "relu":
         low, high = (max(end, 0) for end in given[0])
         return (low, high) if attrs["max_code"] is None else (min(low, attrs["max_code"]), min(high, attrs["max_code"]))
@@ -74,7 +75,7 @@ def _range(graph: Graph, node: Node, given: list[Range]) -> Range:
         return _requantized(graph, node, given[0])
     if node.op == "pad":
         return min(given[0][0], 0), max(given[0][1], 0)
-    return min(low for low, _ in given), max(high for _, high in given)  # moves, pools, maximum
+    return min(low for low, _ in given), max(high for _, high in given)  # moves, pools
 
 
 def limits(node: Node) -> Range:

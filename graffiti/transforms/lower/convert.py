@@ -13,7 +13,7 @@ from graffiti.transforms.lower.average_pools import lower_average_pool
 from graffiti.transforms.lower.context import Lowering
 from graffiti.transforms.lower.freeze_thresholds import check_groups, lower_fake_quantize
 from graffiti.transforms.lower.fuse_relu import lower_relu
-from graffiti.transforms.lower.islands import CONFIGS, lower_float, lower_island
+from graffiti.transforms.lower.islands import lower_float, lower_island
 from graffiti.transforms.lower.lower_bias import lower_quantize_bias
 
 
@@ -96,7 +96,7 @@ def _as_reals(graph: Graph) -> None:
 RULES: dict[str, Callable[[Lowering, Node], None]] = {
     "fake_quantize": lower_fake_quantize,
     "quantize_bias": lower_quantize_bias,
-    **{name: lower_float for name, row in OPS.items() if row.unprepared and name in CONFIGS},  # left over by preparing
+    **{name: lower_float for name, row in OPS.items() if row.unprepared},  # left over by preparing
     **{name: lower_product for name, row in OPS.items() if row.accumulates and not row.meets},
     **{name: lower_meeting for name, row in OPS.items() if row.binary and row.meets},
     **{name: lower_move for name, row in OPS.items() if row.moves_codes and row.integer},

@@ -7,8 +7,9 @@ import math
 
 import numpy as np
 
+from graffiti.graph import interval_rules
 from graffiti.graph.ir import Graph, Node
-from graffiti.graph.ops import OPS, attr
+from graffiti.graph.ops import OPS, attr, attributes
 from graffiti.graph.passes import Pass, PassResult
 from graffiti.numerics.formats import QFormat
 from graffiti.numerics.rounding import divide, shift_right
@@ -113,12 +114,10 @@ def _interval(graph: Graph, node: Node, format: QFormat, inputs: list[Interval |
         bias = graph.constants[node.inputs[1]].astype(np.int64)
         low, high = inputs[0]  # type: ignore[misc]
         return low + bias, high + bias
-    if node.op in ("add", "bias_add"):
-        (a, b), (c, d) = (_whole(interval) for interval in inputs)
-        return np.asarray(a + c), np.asarray(b + d)
-    if node.op == "subtract":
-        (a, b), (c, d) = (_whole(interval) for interval in inputs)
-        return np.asarray(a - d), np.asarray(b - c)
+    if OPS[node.op].binary or node.op == "bias_add":  # codes at one exponent follow the rule of the reals
+        rule = interval_rules.add if node.op == "bias_add" else OPS[node.op].interval_rule
+        low, high = rule(graph, node, attributes(node), [_whole(interval) for interval in inputs])
+        return np.asarray(low), np.asarray(high)
     if node.op == "average_pool":
         return _average(graph, node, format, _whole(inputs[0]))
     if node.op == "requantize":
@@ -126,9 +125,6 @@ def _interval(graph: Graph, node: Node, format: QFormat, inputs: list[Interval |
     if node.op == "relu":
         low, high = _whole(inputs[0])
         return np.asarray(max(low, 0)), np.asarray(max(high, 0))
-    if node.op == "maximum":
-        (a, b), (c, d) = (_whole(interval) for interval in inputs)
-        return np.asarray(max(a, c)), np.asarray(max(b, d))
     if node.op == "lookup":
         return tuple(np.asarray(bound) for bound in _whole(inputs[1]))  # type: ignore[return-value]
     if node.op == "quantize":

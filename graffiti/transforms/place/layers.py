@@ -3,29 +3,11 @@
 from __future__ import annotations
 
 from graffiti.config import LayerInfo
+from graffiti.graph import layer_forms
 from graffiti.graph.functions import FUNCTIONS
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import OPS, PRODUCTS
 from graffiti.transforms.prepare.remove_identity import does_nothing
-
-# op -> Keras classes that read as it; ("op", rank of the output) where the rank decides
-CLASSES: dict[str | tuple[str, int], tuple[str, ...]] = {
-    ("conv", 3): ("Conv1D",), ("conv", 4): ("Conv2D",),
-    ("depthwise_conv", 3): ("DepthwiseConv1D",), ("depthwise_conv", 4): ("DepthwiseConv2D",),
-    ("conv_transpose", 3): ("Conv1DTranspose",), ("conv_transpose", 4): ("Conv2DTranspose",),
-    "dense": ("Dense", "EinsumDense"), "relu": ("ReLU", "Activation"),
-    "softmax": ("Softmax", "Activation"), "add": ("Add",), "subtract": ("Subtract",), "maximum": ("Maximum",), "minimum": ("Minimum",),
-    "concat": ("Concatenate",), ("max_pool", 3): ("MaxPooling1D",), ("max_pool", 4): ("MaxPooling2D",),
-    "global_max_pool": ("GlobalMaxPooling1D", "GlobalMaxPooling2D"),
-    "average_pool": ("AveragePooling1D", "AveragePooling2D", "GlobalAveragePooling1D", "GlobalAveragePooling2D"), ("pad", 3): ("ZeroPadding1D",),
-    ("pad", 4): ("ZeroPadding2D",), ("crop", 3): ("Cropping1D",), ("crop", 4): ("Cropping2D",),
-    "training_only": (
-        "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "AlphaDropout", "GaussianNoise", "ActivityRegularization",
-    ),
-    "identity": ("Identity",), "reshape": ("Reshape", "Flatten"), "permute": ("Permute",), ("upsample", 3): ("UpSampling1D",),
-    ("upsample", 4): ("UpSampling2D",), "multiply": ("Rescaling",),
-    "rescaling": ("Normalization", "Rescaling", "BatchNormalization"),
-}
 
 
 def layer_of(name: str, nodes: set[str]) -> str:
@@ -93,8 +75,7 @@ def _classes(graph: Graph, nodes: list[Node]) -> tuple[str, ...]:
         elif is_leaky_relu(graph, node):
             found.update(dict.fromkeys(("LeakyReLU", "PReLU")))
         else:
-            key = node.op if node.op in CLASSES else (node.op, len(graph.shape(node.name)))
-            found.update(dict.fromkeys(CLASSES.get(key, ())))
+            found.update(dict.fromkeys(layer_forms.class_names(graph, node)))
     if [node.op for node in products] == ["depthwise_conv", "conv"]:
         found.update(dict.fromkeys(("SeparableConv1D", "SeparableConv2D")))
     return tuple(found)
