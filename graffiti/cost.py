@@ -14,7 +14,7 @@ from graffiti.export.c.exporter import CExporter
 from graffiti.graph import memory
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.match import only_reader
-from graffiti.graph.ops import OPS, PRODUCTS
+from graffiti.graph.ops import OPS, PRODUCTS, attr
 from graffiti.integer_graph import IntegerGraph
 from graffiti.keras_io import compat
 from graffiti.keras_io.read import read
@@ -154,7 +154,7 @@ def _of_graph(graph: Graph) -> Cost:
             if not products and _computes(node):
                 uncounted.append(node.name)
             if products:
-                bias_bytes += sum(graph.constants[name].size for name in node.attrs["weights"] if "bias" in name.rsplit("/", 1)[-1]) * FLOAT_BITS / 8
+                bias_bytes += sum(graph.constants[name].size for name, role in _roles(node) if "bias" in role) * FLOAT_BITS / 8
             for name, op, macs, weights in products:
                 layers.append(LayerCost(f"{node.name}/{name}", op, "forward", macs, (FLOAT_BITS, FLOAT_BITS), weights * FLOAT_BITS / 8))
     return Cost(tuple(layers), _peak(graph), bias_bytes, tuple(uncounted))
@@ -164,10 +164,15 @@ def _of_graph(graph: Graph) -> Cost:
 Products = list[tuple[str, str, int, int]]  # (product, op, MACs, weights)
 
 
+def _roles(node: Node) -> list[tuple[str, str]]:
+    """The constants of an island that are weights, and what its layer calls them; files without roles say it in the constants' names."""
+    weights = node.attrs["weights"]
+    return list(zip(weights, attr(node, "roles") or [name.rsplit("/", 1)[-1] for name in weights]))
+
+
 def _kernels(graph: Graph, node: Node) -> list[np.ndarray]:
     """The island's weights that multiply, in their order."""
-    roles = ((name, name.rsplit("/", 1)[-1]) for name in node.attrs["weights"])
-    return [graph.constants[name] for name, role in roles if "kernel" in role and graph.constants[name].ndim > 1]
+    return [graph.constants[name] for name, role in _roles(node) if "kernel" in role and graph.constants[name].ndim > 1]
 
 
 def _window_island(op: str):
@@ -311,8 +316,9 @@ def _computes(node: Node) -> bool:
 
 
 def _layer_name(graph: Graph, node: Node) -> str:
-    """The Keras layer's name: inner nodes are ``layer/product``."""
-    return node.name.removesuffix("/product")
+    """The Keras layer's name for its last product, which may be its only one; others have names of their own."""
+    products = [other for other in graph.nodes if other.op in PRODUCTS and other.of_layer == node.of_layer]
+    return node.of_layer if node is products[-1] else node.name
 
 
 def _bits(graph: Graph, value: str) -> int:

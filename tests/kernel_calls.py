@@ -8,9 +8,8 @@ import numpy as np
 
 from graffiti.graph.ops import window_output, window_pads
 from graffiti.numerics.rounding import shift_right
+from graffiti.runtime.blob import OPERATIONS
 from graffiti.runtime.library import ConvShape, PoolShape, Requantization, load, tier_number, type_number
-
-OPERATIONS = {"add": 0, "subtract": 1, "multiply": 2, "maximum": 3, "reverse_subtract": 4, "minimum": 5}
 
 
 def pointer(array):

@@ -7,7 +7,7 @@ intervals of the real network: rounding may carry a value past an end by its hal
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,10 +41,16 @@ def add(graph: Graph, node: Node, attrs: dict[str, Any], inputs: Intervals) -> I
     return a + c, b + d
 
 
-def subtract(graph: Graph, node: Node, attrs: dict[str, Any], inputs: Intervals) -> Interval:
-    """x - y."""
-    (a, b), (c, d) = inputs
-    return a - d, b - c
+def corners(function: Callable, graph: Graph, node: Node, attrs: dict[str, Any], inputs: Intervals) -> Interval:
+    """Of a function of two operands that is monotone in each: its ends are at the ends of the operands.
+
+    Args:
+        function: of numpy, of the operands.
+        graph, node, attrs, inputs: as of every rule.
+    """
+    with np.errstate(invalid="ignore"):
+        ends = [function(a, b) for a in inputs[0] for b in inputs[1]]
+    return EVERYTHING if any(np.isnan(ends)) else (min(ends), max(ends))
 
 
 def multiply(graph: Graph, node: Node, attrs: dict[str, Any], inputs: Intervals) -> Interval:
@@ -55,16 +61,6 @@ def multiply(graph: Graph, node: Node, attrs: dict[str, Any], inputs: Intervals)
         return FUNCTIONS["square"].interval(*inputs[0])
     corners = [_times(a, b) for a in inputs[0] for b in inputs[1]]
     return min(corners), max(corners)
-
-
-def maximum(graph: Graph, node: Node, attrs: dict[str, Any], inputs: Intervals) -> Interval:
-    """max(x, y)."""
-    return max(low for low, _ in inputs), max(high for _, high in inputs)
-
-
-def minimum(graph: Graph, node: Node, attrs: dict[str, Any], inputs: Intervals) -> Interval:
-    """min(x, y)."""
-    return min(low for low, _ in inputs), min(high for _, high in inputs)
 
 
 def prelu(graph: Graph, node: Node, attrs: dict[str, Any], inputs: Intervals) -> Interval:

@@ -53,12 +53,22 @@ class TensorType:
 
 @dataclasses.dataclass
 class Node:
-    """One operation: ``outputs = op(inputs, **attrs)``."""
+    """One operation: ``outputs = op(inputs, **attrs)``.
+
+    ``layer`` names the layer of the model that the node is part of: rules and messages speak about layers. Empty where nobody
+    said: then the node is a layer of its own.
+    """
 
     op: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attrs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    layer: str = ""
+
+    @property
+    def of_layer(self) -> str:
+        """The layer that the node is part of, perhaps itself."""
+        return self.layer or self.name
 
     @property
     def name(self) -> str:
@@ -191,7 +201,7 @@ class Graph:
             self.stage,
             list(self.inputs),
             list(self.outputs),
-            [Node(n.op, tuple(n.inputs), tuple(n.outputs), copy.copy(n.attrs)) for n in self.nodes],
+            [Node(n.op, tuple(n.inputs), tuple(n.outputs), copy.copy(n.attrs), n.layer) for n in self.nodes],
             dict(self.constants),
             dict(self.types),
             self.name,
@@ -218,15 +228,21 @@ class Graph:
 
     def insert(
         self, op: str, inputs: Iterable[str], name: str, attrs: dict[str, Any] | None = None, *,
-        type: TensorType | None = None, before: Node | None = None, after: Node | None = None,
+        type: TensorType | None = None, before: Node | None = None, after: Node | None = None, layer: str | None = None,
     ) -> Node:
-        """Put a one-output node in, before or after another (at the end by default); returns it.
+        """Put a one-output node in; returns it.
 
-        The type is inferred by the op's rule in ``graph/ops.py`` unless given.
+        Args:
+            op, inputs, name, attrs: of the node; where the name is taken it gets a number.
+            type: of its output; inferred by the op's rule in ``graph/ops.py`` by default.
+            before, after: another node that it stands next to; at the end by default.
+            layer: what it is part of; by default what the node next to it is part of.
         """
         from graffiti.graph import ops  # the op table imports this module
 
-        node = Node(op, tuple(inputs), (self.unique(name),), dict(attrs or {}))
+        beside = before or after
+        layer = layer if layer is not None or beside is None else beside.of_layer
+        node = Node(op, tuple(inputs), (self.unique(name),), dict(attrs or {}), layer or "")
         if before is not None:
             index = self._index(before)
         elif after is not None:
@@ -319,3 +335,22 @@ class Graph:
 def _renamed(value, old: str, new: str):
     """A name, or names within tuples, with one of them replaced."""
     return tuple(_renamed(part, old, new) for part in value) if isinstance(value, tuple) else new if value == old else value
+
+
+def layers_of_names(graph: Graph) -> list[str]:
+    """For each node the layer that its name speaks of: ``c`` for ``c/product`` where there is a node ``c``, else the node itself.
+
+    Texts and saved models hold names only; inside graffiti ``Node.layer`` counts.
+    """
+    names, found = {node.name for node in graph.nodes}, []
+    for node in graph.nodes:
+        parts = node.name.split("/")
+        prefixes = ("/".join(parts[:length]) for length in range(1, len(parts)))
+        found.append(next((prefix for prefix in prefixes if prefix in names), node.name))
+    return found
+
+
+def name_layers(graph: Graph) -> None:
+    """Give every node whose layer nobody said the one that its name speaks of."""
+    for node, layer in zip(graph.nodes, layers_of_names(graph)):
+        node.layer = node.layer or layer

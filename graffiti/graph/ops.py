@@ -188,8 +188,8 @@ class OpRow:
     format: Callable = _float_format                # only asked in the integer stage
     moves_codes: bool = False                       # output codes are input codes: formats pass through unchanged
     meets: bool = False                             # its inputs are on one grid: their quantizers share a threshold
-    interval: Callable | None = None                # see interval_rules; None: that of the inputs where codes move, of a product its kernel's, else anything
-    elementwise: Callable | None = None             # of two operands: the function of numpy that it is
+    interval: Callable | None = None                # see interval_rules; None: what follows from the other columns
+    elementwise: Callable | None = None             # of two operands: the function of numpy that it is, monotone in each
     kernel: Kernel | None = None                    # of a product: how its second input lies
     on_reals: bool = False                          # reads real numbers, in an integer graph too
     in_place: bool = False                          # writes where its input lies, which nobody else reads
@@ -200,6 +200,8 @@ class OpRow:
         """``(graph, node, attributes, intervals of the inputs) -> interval of the output``."""
         if self.kernel is not None:
             return functools.partial(rules.product, self.kernel)
+        if self.elementwise is not None and self.interval is None:
+            return functools.partial(rules.corners, self.elementwise)
         return self.interval or (rules.same if self.moves_codes else rules.anything)
 
     @property
@@ -275,11 +277,11 @@ OPS: dict[str, OpRow] = {row.name: row for row in (
     OpRow("fold_bias", "bias gamma beta mean variance", {"epsilon": REQUIRED, "momentum": 0.99}, FLOAT, _first_constant, "beta + (bias-mean)*gamma/sqrt(variance+epsilon)"),
     OpRow("rescaling", "x", {"scale": REQUIRED, "offset": REQUIRED}, ALL, _same_shape, "x*scale + offset; integer: float32 at the border, rounded twice; numbers, or names of constants that broadcast against one example", interval=rules.rescaling, in_place=True, on_reals=True),
     # elementwise
-    OpRow("add", "x y", {}, ALL, _broadcast, "x + y; one exponent", _sum_format, meets=True, interval=rules.add, elementwise=np.add),
-    OpRow("subtract", "x y", {}, ALL, _broadcast, "x - y; one exponent", _sum_format, meets=True, interval=rules.subtract, elementwise=np.subtract),
+    OpRow("add", "x y", {}, ALL, _broadcast, "x + y; one exponent", _sum_format, meets=True, elementwise=np.add),
+    OpRow("subtract", "x y", {}, ALL, _broadcast, "x - y; one exponent", _sum_format, meets=True, elementwise=np.subtract),
     OpRow("multiply", "x y", {"trained": False}, ALL, _broadcast, "x * y, y a constant; accumulator at e_x + e_y", _product_format, interval=rules.multiply, elementwise=np.multiply),
-    OpRow("maximum", "x y", {}, ALL, _broadcast, "max(x, y); one format", _keep_format, meets=True, interval=rules.maximum, elementwise=np.maximum),
-    OpRow("minimum", "x y", {}, ALL, _broadcast, "min(x, y); one format", _keep_format, meets=True, interval=rules.minimum, elementwise=np.minimum),
+    OpRow("maximum", "x y", {}, ALL, _broadcast, "max(x, y); one format", _keep_format, meets=True, elementwise=np.maximum),
+    OpRow("minimum", "x y", {}, ALL, _broadcast, "min(x, y); one format", _keep_format, meets=True, elementwise=np.minimum),
     OpRow("relu", "x", {"max_value": None, "max_code": None}, ALL, _same_shape, "max(x, 0), min(., max_value); integer: max_code instead of max_value", _keep_format, interval=rules.relu, in_place=True),
     OpRow("leaky_relu", "x", {"alpha": REQUIRED}, FLOAT, _same_shape, "max(x, alpha*x)", interval=rules.leaky_relu, in_place=True, unprepared=True),
     OpRow("prelu", "x alpha", {}, ("float",), _same_shape, "max(x, 0) + alpha*min(x, 0), alpha broadcast against one example", interval=rules.prelu, unprepared=True),
@@ -328,6 +330,7 @@ OPS: dict[str, OpRow] = {row.name: row for row in (
         "input_dtypes": (),         # what the layer takes; () for float32
         "reason": "",               # why it is in float
         "weights": (),              # names of its constants: weights, then array arguments of the call
+        "roles": (),                # what the layer calls its weights: kernel, bias ...
         "state": (),                # what it keeps beside weights: (number of the layer inside, kind, key, constant)
         "call": None,               # how it takes its inputs
         "ties": (),                 # (number of the weight, constant): weights that are a constant which other nodes read, too

@@ -11,6 +11,8 @@
 - A type is ``f32``, another dtype (``int64``, ``bool``, ``string`` ...; beside islands only) or a ``QFormat``, then the shape (``_`` for an unknown size). Node types may be left out: they are then inferred.
 - An attribute is a Python literal or a format. Names with other characters than letters, digits and ``_ . / : $ -`` stand in double
   quotes, as in JSON. ``#`` starts a comment.
+- A node is part of the layer that its name begins with (``%c/product`` of ``%c``, where there is a node ``%c``) unless it says otherwise:
+  ``= conv(%x_q, %k) of %c {...}`` (``Node.layer``).
 - ``training %c/kernel {'trainable': False}`` says how training treats a constant (``Graph.training``).
 - A constant is only declared (its array is handed to ``parse``), or its values follow, or ``random(seed)`` (reals in −1…1, codes
   over the whole range), or ``full(value)``.
@@ -27,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from graffiti.graph import ops
-from graffiti.graph.ir import STAGES, Graph, Node, TensorType
+from graffiti.graph.ir import STAGES, Graph, Node, TensorType, layers_of_names, name_layers
 from graffiti.numerics.formats import QFormat
 
 INLINE = 8  # constants up to this size are written out
@@ -59,10 +61,11 @@ def to_text(graph: Graph, *, inline: int = INLINE) -> str:
         lines.append(f"const {_typed(graph, name)}{values}")
     for name, settings in graph.training.items():
         lines.append(f"training {_name(name)} {_literal(settings, f'how {name!r} is trained')}")
-    for node in graph.nodes:
+    for node, layer in zip(graph.nodes, layers_of_names(graph)):
         outputs = ", ".join(_typed(graph, name) for name in node.outputs)
+        part = f" of {_name(node.layer)}" if node.layer and node.layer != layer else ""
         attrs = ", ".join(f"{key}={_literal(value, f'attribute {key!r} of node {node.name!r}')}" for key, value in node.attrs.items())
-        lines.append(f"{outputs} = {node.op}({', '.join(map(_name, node.inputs))}){f' {{{attrs}}}' if attrs else ''}")
+        lines.append(f"{outputs} = {node.op}({', '.join(map(_name, node.inputs))}){part}{f' {{{attrs}}}' if attrs else ''}")
     lines.append(f"output {', '.join(map(_name, graph.outputs))}".rstrip())
     return "\n".join(lines) + "\n"
 
@@ -163,6 +166,7 @@ def parse(text: str, constants: Mapping[str, np.ndarray] | None = None) -> Graph
             _node(graph, reader)
     if graph is None or not finished:
         raise ValueError("the text of a graph starts with 'integer graph name' and ends with an output line; it is cut off or something else")
+    name_layers(graph)
     return graph
 
 
@@ -331,6 +335,7 @@ def _node(graph: Graph, reader: _Reader) -> None:
         if not reader.take(","):
             reader.expect(")")
             break
+    layer = reader.value()[0] if reader.keyword("of") else ""
     attrs: dict[str, Any] = {}
     rest = reader.rest()
     if rest:
@@ -340,7 +345,7 @@ def _node(graph: Graph, reader: _Reader) -> None:
         if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
             raise reader.error("expected attributes as {key=value, ...}")
         attrs = {str(keyword.arg): _evaluate(keyword.value, reader) for keyword in call.keywords}
-    node = Node(op, tuple(inputs), tuple(name for name, _ in outputs), attrs)
+    node = Node(op, tuple(inputs), tuple(name for name, _ in outputs), attrs, layer)
     types = [type for _, type in outputs]
     if None in types:
         try:

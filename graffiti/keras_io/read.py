@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from graffiti import layers
-from graffiti.graph.ir import Graph, Node, TensorType
+from graffiti.graph.ir import Graph, Node, TensorType, name_layers
 from graffiti.graph.ops import OPS
 from graffiti.keras_io import compat, islands, training
 
@@ -58,6 +58,7 @@ def read_with_tensors(model: keras.Model, *, keep_float: KeepFloat | None = None
             graph.interface["output_masks"] = masks
         # what is computed in float64 (a constant of numpy's makes it so) is float32 here
         graph.interface["output_dtypes"] = [str(tensor.dtype).replace("float64", "float32") for tensor in symbolic.outputs]
+    name_layers(graph)
     tensors = {name: tensor for name, tensor in reader.tensors.items() if name in graph.types}
     return graph, tensors
 
@@ -136,12 +137,15 @@ class Reader:
             if self.keep_float(reading.name, operation):
                 reading.island("kept in float by a rule")
                 continue
-            rule = quantized_rules.find(operation) or float_rules.find(operation)
+            quantized = quantized_rules.find(operation)
+            rule = quantized or float_rules.find(operation)
             if rule is None:
                 reading.island(f"{type(operation).__name__} has no fixed-point form yet")
             else:
                 before = len(self.graph.nodes)
                 rule(reading, operation)
+                for node in self.graph.nodes[before:] if quantized else ():
+                    node.layer = ""  # such a layer knows the names of its nodes, and no more
                 self._keep_exact(reading, before)
                 reading.activity(operation)
             reading.check()
@@ -313,7 +317,7 @@ class Reading:
 
     def emit(self, op: str, inputs: Sequence[str], attrs: dict[str, Any] | None = None, *, name: str | None = None) -> str:
         """One node; the last one of a call has the call's name, which is the default."""
-        return self.graph.insert(op, inputs, name or self.name, attrs).name
+        return self.graph.insert(op, inputs, name or self.name, attrs, layer=self.name).name
 
     def result(self, value: str, output: int = 0) -> None:
         """Say which value an output of the call is."""
@@ -343,6 +347,7 @@ class Reading:
                 *(self._held(role, variable) for role, variable in described.weights),
                 *(self._held(f"argument_{index}", array, key=(self.call.outputs[0], index)) for index, array in enumerate(described.arrays)),
             ),
+            "roles": tuple(role for role, _ in described.weights),
             "call": described.call,
         }
         if described.state:
@@ -354,7 +359,7 @@ class Reading:
         first = self.reader.instances.setdefault(id(live), name)
         if first != name:
             attrs["instance"] = first
-        node = Node("island", tuple(inputs), (name, *(f"{name}:{index}" for index in range(1, len(results)))), attrs)
+        node = Node("island", tuple(inputs), (name, *(f"{name}:{index}" for index in range(1, len(results)))), attrs, self.name)
         graph.nodes.append(node)
         for output, tensor in zip(node.outputs, results):
             graph.types[output] = TensorType(tuple(tensor.shape), dtype=compat.exact_dtype(tensor))

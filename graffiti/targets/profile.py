@@ -149,7 +149,7 @@ _CHECKS: Mapping[str, Any] = {
     "description": documents.text,
     "export": lambda value, where: None if value is None else documents.text(value, where),
     "scheme": documents.text,
-    "ops": lambda value, where: documents.several_of(value, INTEGER_OPS, where),
+    "ops": lambda value, where: INTEGER_OPS if value == "all" else documents.several_of(value, INTEGER_OPS, where),
     "weights": TensorLimits.from_config,
     "activations": TensorLimits.from_config,
     "bias_bits": _bias,

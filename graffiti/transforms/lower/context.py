@@ -40,6 +40,7 @@ class Lowering:
         self.border.update(self.target.inputs)
         self.readers = self.source.users()
         self.producers = self.source.producers()
+        self.layers = {node.name: node.layer for node in self.source.nodes}
 
     def format(self, value: str) -> QFormat | None:
         """Format of what a source value became, ``None`` where it is float."""
@@ -57,7 +58,7 @@ class Lowering:
         """Add a node to the target; ``inputs`` are target values. Returns its value."""
         if name in self.target.types:
             raise ValueError(f"lowering {self.source.name!r} makes {name!r} twice; names in a graph are unique")
-        return self.target.insert(op, inputs, name, attrs).name
+        return self.target.insert(op, inputs, name, attrs, layer=self.layers.get(name)).name
 
     def constant(self, name: str, codes: np.ndarray, format: QFormat | None) -> str:
         """Add a constant to the target."""

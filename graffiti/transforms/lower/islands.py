@@ -7,7 +7,7 @@ from typing import Any
 from graffiti.graph import layer_forms
 from graffiti.graph.ir import Node
 from graffiti.graph.match import only_reader
-from graffiti.graph.ops import PRODUCTS, infer
+from graffiti.graph.ops import OPS, PRODUCTS, infer
 from graffiti.transforms.lower.context import Lowering
 
 
@@ -40,6 +40,7 @@ def lower_float(context: Lowering, node: Node) -> None:
     attrs: dict[str, Any] = {
         "layer": form.serialized(**({"use_bias": last is not node} if node.op in PRODUCTS else {})),
         "output_shapes": (tuple(context.source.shape(last.name)),), "reason": "kept in float by a rule", "weights": weights,
+        "roles": (*OPS[node.op].inputs.split()[1 : 1 + len(form.weights)], *(["bias"] if last is not node else [])),
     }
     for what, values in (("input_dtypes", data), ("output_dtypes", last.outputs)):
         dtypes = tuple(context.source.types[value].dtype for value in values)
@@ -52,7 +53,7 @@ def lower_float(context: Lowering, node: Node) -> None:
 
 
 def _emit(context: Lowering, outputs: tuple[str, ...], inputs: tuple[str, ...], attrs: dict[str, Any]) -> None:
-    node = Node("island", inputs, tuple(outputs), attrs)
+    node = Node("island", inputs, tuple(outputs), attrs, context.layers.get(outputs[0], ""))
     context.target.nodes.append(node)
     for out, type in zip(outputs, infer(context.target, node)):
         context.target.types[out] = type

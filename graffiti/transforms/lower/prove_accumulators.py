@@ -98,7 +98,7 @@ def prove(graph: Graph, bits: int = 32) -> tuple[dict[str, Interval], list[Overf
             if sums[0] < low_end or sums[1] > high_end:
                 overflows.append(Overflow(node.name, node.op, max(-sums[0], sums[1])))
         if OPS[node.op].accumulates and (low.min() < low_end or high.max() > high_end):
-            overflows.append(Overflow(node.name.removesuffix("/product"), node.op, max(-int(low.min()), int(high.max()))))
+            overflows.append(Overflow(node.of_layer, node.op, max(-int(low.min()), int(high.max()))))
             low, high = np.clip(low, low_end, high_end), np.clip(high, low_end, high_end)
         found[node.name] = (low, high)
     return found, overflows

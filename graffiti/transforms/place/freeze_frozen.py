@@ -5,7 +5,6 @@ from __future__ import annotations
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import OPS, PRODUCTS
 from graffiti.graph.passes import Pass, PassResult
-from graffiti.transforms.place.layers import layer_of
 from graffiti.transforms.place.plan import Plan
 
 _CONSTANT_ROLES = ("reciprocal", "alpha")
@@ -46,10 +45,9 @@ class FreezeFrozen(Pass):
             if groups.get(node.attrs["group"], node.name in due) and node.attrs["trainable"]:
                 node.attrs = {**node.attrs, "trainable": False}
                 modified = True
-        names = {node.name for node in graph.nodes}
         for node in graph.nodes:
             if node.op in PRODUCTS and _parameters_still(graph, node, still):
-                self.plan.note(layer_of(node.name, names), "frozen", "trainable=False in the model: its weights and its thresholds stay as they are")
+                self.plan.note(node.of_layer, "frozen", "trainable=False in the model: its weights and its thresholds stay as they are")
         return PassResult(graph, modified)
 
     @staticmethod

@@ -70,7 +70,7 @@ class InsertRescale(Pass):
             return self._constant(graph, node, value, spec, rounding, index, interval)
         attrs = attributes(spec, signed=self.plan.signed(spec, interval), rounding=rounding, role="rescale")
         name = f"{node.name}_rescale_{index}"
-        quantizer = graph.insert("fake_quantize", (value,), name, attrs, before=node)
+        quantizer = graph.insert("fake_quantize", (value,), name, attrs, before=node, layer=name)
         node.inputs = tuple(quantizer.name if v == value else v for v in node.inputs)
         return True
 

@@ -10,16 +10,6 @@ from graffiti.graph.ops import OPS, PRODUCTS
 from graffiti.transforms.prepare.remove_identity import does_nothing
 
 
-def layer_of(name: str, nodes: set[str]) -> str:
-    """The layer that a node belongs to: ``c`` for ``c/product`` where there is a node ``c``, else the node itself."""
-    parts = name.split("/")
-    for length in range(1, len(parts)):
-        prefix = "/".join(parts[:length])
-        if prefix in nodes:
-            return prefix
-    return name
-
-
 def is_leaky_relu(graph: Graph, node: Node) -> bool:
     """Whether a ``maximum`` (or ``minimum``) is that of x and alpha*x, also with quantizers put in."""
     if not OPS[node.op].selects:
@@ -38,10 +28,9 @@ def is_leaky_relu(graph: Graph, node: Node) -> bool:
 
 def layers(graph: Graph) -> dict[str, LayerInfo]:
     """Layer path → what a rule sees of it, in the graph's order."""
-    names = {node.name for node in graph.nodes}
     members: dict[str, list[Node]] = {}
     for node in graph.nodes:
-        members.setdefault(layer_of(node.name, names), []).append(node)
+        members.setdefault(node.of_layer, []).append(node)
     return {path: LayerInfo(path, _classes(graph, nodes), _op(nodes)) for path, nodes in members.items()}
 
 

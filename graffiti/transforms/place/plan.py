@@ -13,7 +13,7 @@ from graffiti.graph.functions import Interval
 from graffiti.graph.intervals import intervals
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import OPS, PRODUCTS
-from graffiti.transforms.place.layers import layer_of, layers
+from graffiti.transforms.place.layers import layers
 
 MAX_NAMES = 12
 
@@ -120,9 +120,8 @@ def make_plan(
     if unknown:
         raise ValueError(f"unsigned_inputs names {', '.join(unknown)}; the graph's inputs are {', '.join(graph.inputs)}")
     chosen = _apply_rules(graph, plan.default, list(rules), plan, dropped or {})
-    names = {node.name for node in graph.nodes}
     for node in graph.nodes:
-        plan.of_node[node.name] = chosen[layer_of(node.name, names)]
+        plan.of_node[node.name] = chosen[node.of_layer]
         if node.op == "softmax" and plan.of_node[node.name] is not None:  # a layer of its own, or the end of one
             plan.note(node.name, "float", "softmax is computed on the dequantized logits")
     for node in inside:
@@ -222,7 +221,6 @@ def _edge_products(graph: Graph, plan: Plan, *, forward: bool) -> set[str]:
 
     Products that mix nothing (a depthwise 1x1 window: an affine map per channel) do not hide the layer behind them.
     """
-    names = {node.name for node in graph.nodes}
     hidden: set[str] = set()  # values on the far side of a compute node
     found: set[str] = set()
     if forward:
@@ -241,8 +239,8 @@ def _edge_products(graph: Graph, plan: Plan, *, forward: bool) -> set[str]:
                 if not _hides(graph, node):
                     reached.update(value for value in node.inputs if not graph.is_constant(value))
     found = {name for name in found if not plan.in_float(graph.node(name))}
-    scopes = {layer_of(name, names) for name in found}
-    return found | {n.name for n in graph.nodes if n.op in PRODUCTS and layer_of(n.name, names) in scopes}
+    scopes = {node.of_layer for node in graph.nodes if node.name in found}
+    return found | {n.name for n in graph.nodes if n.op in PRODUCTS and n.of_layer in scopes}
 
 
 def _hides(graph: Graph, node: Node) -> bool:

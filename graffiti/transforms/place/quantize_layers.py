@@ -46,10 +46,10 @@ class QuantizeLayers(Pass):
         if _quantized(graph, kernel):
             return False
         scheme, spec = self.plan.scheme(product) or self.plan.default, self.plan.weights(product)
-        cluster = product.name.removesuffix("/product")
+        biases = [node for node in graph.consumers(product.name) if node.op == "bias_add" and node.inputs[0] == product.name]
+        cluster = product.of_layer if biases else product.name  # a product without a bias may be one of several in its layer
         q_kernel = self._kernel(graph, product, kernel, f"{cluster}/q_kernel", spec)
         product.inputs = (product.inputs[0], q_kernel, *product.inputs[2:])
-        biases = [node for node in graph.consumers(product.name) if node.op == "bias_add" and node.inputs[0] == product.name]
         for bias_add in biases:
             self._bias(graph, product, bias_add, cluster, scheme, kernel)
         what = f"weights {_text(spec)}"

@@ -42,7 +42,7 @@ class FoldBatchNorm(Pass):
         graph = graph.copy()
         layers = foldable(graph)
         for calls in layers:
-            base = calls[0].kernel.removesuffix("/kernel") if calls[0].kernel.endswith("/kernel") else calls[0].product.name
+            base = calls[0].product.of_layer
             bias = calls[0].bias or self._zeros(graph, calls[0], f"{base}/bias")
             kernel, bias = (self._nodes if self.training else self._values)(graph, calls[0], base, bias)
             for call in calls:
@@ -96,9 +96,8 @@ def _rewire(graph: Graph, call: Cluster, kernel: str, bias: str) -> None:
         graph.remove(norm)
         return
     norm.op, norm.inputs, norm.attrs = "bias_add", (product.output, bias), {}
-    prefix = product.name.removesuffix("/product")
-    if prefix != product.name and norm.name in (prefix, f"{prefix}/affine"):
+    if product.of_layer == norm.of_layer:
         return  # the product was made for this batch norm, which names the cluster (affine_to_depthwise)
-    name = product.name
+    name, norm.layer = product.name, product.of_layer
     graph.rename(name, graph.unique(f"{name}/product"))
     graph.rename(norm.name, name)

@@ -58,7 +58,8 @@ class LeaveInFloat(Pass):
             trainable = not any(graph.training.get(value, {}).get("trainable", True) is False for value in node.inputs[1:])
             layer = layer_forms.form_of(graph, node).serialized(name=node.name.replace("/", "_"), trainable=trainable, dtype="float32")
             node.attrs = {
-                "layer": layer, "output_shapes": (graph.shape(node.output),), "reason": why, "weights": node.inputs[1:], "call": None,
+                "layer": layer, "output_shapes": (graph.shape(node.output),), "reason": why, "weights": node.inputs[1:],
+                "roles": tuple(OPS[node.op].inputs.split()[1:]), "call": None,
             }
             node.op, node.inputs = "island", node.inputs[:1]
             modified = True

@@ -28,7 +28,7 @@ class SplitSeparableConv(Pass):
             x, depthwise_kernel, pointwise_kernel = node.inputs
             window = {key: attr(node, key) for key in ("strides", "padding", "dilation")}
             depthwise = graph.insert(
-                "depthwise_conv", (x, depthwise_kernel), f"{node.name.removesuffix('/product').removesuffix('/linear')}/depthwise", window, before=node,
+                "depthwise_conv", (x, depthwise_kernel), f"{node.of_layer}/depthwise", window, before=node,
             )
             ones = (1,) * len(window["strides"])
             node.op, node.inputs = "conv", (depthwise.output, pointwise_kernel)
