@@ -1,4 +1,4 @@
-// GraffitiAdd, Subtract, Multiply, Maximum, Minimum (with broadcasting), Requantize, Lookup, Quantize, Dequantize, MaxPool, AveragePool.
+// The ops on two operands (binary.inc, with broadcasting), GraffitiRequantize, Lookup, Quantize, Dequantize, MaxPool, AveragePool.
 #include <cstring>
 
 #include "bridge.h"
@@ -10,7 +10,8 @@ namespace graffiti {
 namespace {
 
 // ---- two arrays -----------------------------------------------------------------------------------------------------
-#define GRAFFITI_BINARY(name)                          \
+// int32 of codes; an op that selects keeps the type, which both operands have.
+#define GRAFFITI_REGISTER_0(name)                      \
   REGISTER_OP(name)                                    \
       .Input("x: T")                                   \
       .Input("y: U")                                   \
@@ -18,20 +19,18 @@ namespace {
       .Attr("T: " GRAFFITI_CODES)                      \
       .Attr("U: " GRAFFITI_CODES)                      \
       .Attr(GRAFFITI_TIERS)                            \
-      .SetShapeFn(tf::shape_inference::BroadcastBinaryOpShapeFn)
-GRAFFITI_BINARY("GraffitiAdd").Doc("int32 x + y of codes with one exponent.");
-GRAFFITI_BINARY("GraffitiSubtract").Doc("int32 x - y of codes with one exponent.");
-GRAFFITI_BINARY("GraffitiMultiply").Doc("int32 x * y; the exponents add.");
-#define GRAFFITI_SELECT(name)        \
+      .SetShapeFn(tf::shape_inference::BroadcastBinaryOpShapeFn);
+#define GRAFFITI_REGISTER_1(name)    \
   REGISTER_OP(name)                  \
       .Input("x: T")                 \
       .Input("y: T")                 \
       .Output("z: T")                \
       .Attr("T: " GRAFFITI_CODES)    \
       .Attr(GRAFFITI_TIERS)          \
-      .SetShapeFn(tf::shape_inference::BroadcastBinaryOpShapeFn)
-GRAFFITI_SELECT("GraffitiMaximum").Doc("The larger code; both of one format.");
-GRAFFITI_SELECT("GraffitiMinimum").Doc("The smaller code; both of one format.");
+      .SetShapeFn(tf::shape_inference::BroadcastBinaryOpShapeFn);
+#define GRAFFITI_BINARY_OP(constant, name, number, selects, result) GRAFFITI_REGISTER_##selects("Graffiti" #name)
+#define GRAFFITI_INNER_BINARY_OP(constant, number, result)
+#include "binary.inc"
 
 // Whether `part` stands at the end of `whole` once its leading ones are gone: then it repeats, element i takes i modulo
 // its count.
@@ -105,11 +104,10 @@ class BinaryOp : public tf::OpKernel {
  private:
   int32_t tier_;
 };
-REGISTER_KERNEL_BUILDER(Name("GraffitiAdd").Device(tf::DEVICE_CPU), BinaryOp<GRAFFITI_ADD>);
-REGISTER_KERNEL_BUILDER(Name("GraffitiSubtract").Device(tf::DEVICE_CPU), BinaryOp<GRAFFITI_SUBTRACT>);
-REGISTER_KERNEL_BUILDER(Name("GraffitiMultiply").Device(tf::DEVICE_CPU), BinaryOp<GRAFFITI_MULTIPLY>);
-REGISTER_KERNEL_BUILDER(Name("GraffitiMaximum").Device(tf::DEVICE_CPU), BinaryOp<GRAFFITI_MAXIMUM>);
-REGISTER_KERNEL_BUILDER(Name("GraffitiMinimum").Device(tf::DEVICE_CPU), BinaryOp<GRAFFITI_MINIMUM>);
+#define GRAFFITI_BINARY_OP(constant, name, number, selects, result) \
+  REGISTER_KERNEL_BUILDER(Name("Graffiti" #name).Device(tf::DEVICE_CPU), BinaryOp<GRAFFITI_##constant>);
+#define GRAFFITI_INNER_BINARY_OP(constant, number, result)
+#include "binary.inc"
 
 // ---- one array ------------------------------------------------------------------------------------------------------
 REGISTER_OP("GraffitiRequantize")

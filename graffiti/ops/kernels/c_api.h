@@ -112,11 +112,11 @@ GRAFFITI_API int32_t graffiti_training_conv(int32_t pass, const graffiti_conv_sh
 
 /* Elementwise on two arrays. x and y have `count` elements, or y has `y_count` and is repeated: element i takes y[i % y_count]
  * (a bias over the last axis, a scalar, or y_count == count). The result is s32 (sums and products modulo 2**32), then `to`;
- * with `to` NULL it is stored as s32, and for MAXIMUM and MINIMUM, which need x_type == y_type, as that type. */
+ * with `to` NULL it is stored as s32, and for ops that select, which need x_type == y_type, as that type. */
 enum graffiti_binary {
-  GRAFFITI_ADD = 0, GRAFFITI_SUBTRACT = 1, GRAFFITI_MULTIPLY = 2, GRAFFITI_MAXIMUM = 3,
-  GRAFFITI_REVERSE_SUBTRACT = 4, /* y - x */
-  GRAFFITI_MINIMUM = 5
+#define GRAFFITI_BINARY_OP(constant, name, number, selects, result) GRAFFITI_##constant = number,
+#define GRAFFITI_INNER_BINARY_OP(constant, number, result) GRAFFITI_##constant = number,
+#include "binary.inc"
 };
 GRAFFITI_API int32_t graffiti_elementwise(int32_t operation, int64_t count, int64_t channels, const void* x, int32_t x_type,
                                           const void* y, int32_t y_type, int64_t y_count,

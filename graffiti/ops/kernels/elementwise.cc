@@ -43,11 +43,24 @@ void RequantizeOp::Run(const void* x, void* y, int64_t lo, int64_t hi) const {
 }
 
 int BinaryOp::Init(int binary, int64_t channel_count, int x, int y, const graffiti_requantization* requantization, int tier) {
-  if (binary < GRAFFITI_ADD || binary > GRAFFITI_MINIMUM) return Fail(GRAFFITI_INVALID_ARGUMENT, "there is no elementwise operation %d", binary);
+  const char* name = nullptr;
+  bool selects = false;
+  switch (binary) {
+#define GRAFFITI_BINARY_OP(constant, op_name, number, op_selects, result) \
+  case GRAFFITI_##constant:                                               \
+    name = #op_name;                                                      \
+    selects = op_selects;                                                 \
+    break;
+#define GRAFFITI_INNER_BINARY_OP(constant, number, result) \
+  case GRAFFITI_##constant:                                \
+    name = #constant;                                      \
+    break;
+#include "binary.inc"
+  }
+  if (name == nullptr) return Fail(GRAFFITI_INVALID_ARGUMENT, "there is no elementwise operation %d", binary);
   if (!IsCodeType(x) || !IsCodeType(y)) return Fail(GRAFFITI_INVALID_ARGUMENT, "elementwise ops take integer codes, got %s and %s", TypeName(x), TypeName(y));
-  const bool selects = binary == GRAFFITI_MAXIMUM || binary == GRAFFITI_MINIMUM;
   if (selects && x != y)
-    return Fail(GRAFFITI_INVALID_ARGUMENT, "%s needs one type, got %s and %s", binary == GRAFFITI_MAXIMUM ? "maximum" : "minimum", TypeName(x), TypeName(y));
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "%s needs one type, got %s and %s", name, TypeName(x), TypeName(y));
   if (channel_count < 1) return Fail(GRAFFITI_INVALID_ARGUMENT, "elementwise ops need at least one channel, got %lld", static_cast<long long>(channel_count));
   operation = binary;
   channels = channel_count;
