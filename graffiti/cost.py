@@ -154,7 +154,9 @@ def _of_graph(graph: Graph) -> Cost:
             if not products and _computes(node):
                 uncounted.append(node.name)
             if products:
-                bias_bytes += sum(graph.constants[name].size for name, role in _roles(node) if "bias" in role) * FLOAT_BITS / 8
+                bias_bytes += (
+                    sum(graph.constants[name].size for name, role in _roles(node) if "bias" in role) * FLOAT_BITS / 8
+                )
             for name, op, macs, weights in products:
                 layers.append(LayerCost(f"{node.name}/{name}", op, "forward", macs, (FLOAT_BITS, FLOAT_BITS), weights * FLOAT_BITS / 8))
     return Cost(tuple(layers), _peak(graph), bias_bytes, tuple(uncounted))
@@ -165,7 +167,9 @@ Products = list[tuple[str, str, int, int]]  # (product, op, MACs, weights)
 
 
 def _roles(node: Node) -> list[tuple[str, str]]:
-    """The constants of an island that are weights, and what its layer calls them; files without roles say it in the constants' names."""
+    """The constants of an island that are weights, and what its layer calls them; files without roles say it in the
+    constants' names.
+    """
     weights = node.attrs["weights"]
     return list(zip(weights, attr(node, "roles") or [name.rsplit("/", 1)[-1] for name in weights]))
 

@@ -1,4 +1,6 @@
-"""What CONTRIBUTING says that a new op and a new activation function cost, held against where those that are there stand."""
+"""What CONTRIBUTING says that a new op and a new activation function cost, held against where those that are there
+stand.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ def listed() -> list[str]:
 
 
 def mentions(pattern: re.Pattern) -> set[str]:
-    files = [path for path in (ROOT / "graffiti").rglob("*") if path.suffix in SUFFIXES] + [ROOT / "graffiti/numerics/README.md", ROOT / "tests/c_graphs.py"]
+    files = (
+        [path for path in (ROOT / "graffiti").rglob("*") if path.suffix in SUFFIXES]
+        + [ROOT / "graffiti/numerics/README.md", ROOT / "tests/c_graphs.py"]
+    )
     return {str(path.relative_to(ROOT)) for path in files if pattern.search(path.read_text())}
 
 

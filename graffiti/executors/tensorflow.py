@@ -141,7 +141,8 @@ def _fusions(graph: Graph) -> dict[str, Chain]:
     """Product name → what its op computes along; it clamps nothing but what it rounds."""
     users = graph.users()
     return {
-        node.name: chain_of(graph, node, users=users, declines=lambda chain: chain.clamp is not None) for node in graph.nodes if node.op in PRODUCTS
+        node.name: chain_of(graph, node, users=users, declines=lambda chain: chain.clamp is not None)
+        for node in graph.nodes if node.op in PRODUCTS
     }
 
 

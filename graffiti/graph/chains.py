@@ -1,8 +1,8 @@
 """Chains: a node and what reads its result alone, as far as one kernel computes all of it.
 
-A product, a sum or a product with a constant makes 32-bit accumulators. The bias, the ReLUs and the rounding behind it work on
-each accumulator by itself, so a kernel applies them before it stores anything. ``chain_of`` finds them; a backend says which
-chains it cannot run (``declines``) and gets the longest that it can.
+A product, a sum or a product with a constant makes 32-bit accumulators. The bias, the ReLUs and the rounding behind it
+work on each accumulator by itself, so a kernel applies them before it stores anything. ``chain_of`` finds them; a
+backend says which chains it cannot run (``declines``) and gets the longest that it can.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class Chain:
         last: the value that the chain makes.
         nodes: what it takes in behind the head, in order.
         bias: name of the constant that is added, ``None`` where there is none.
-        clamp: the limits of ReLUs with no rounding behind them, the upper one perhaps ``None``; ``None`` where there are no such ReLUs.
+        clamp: the limits of ReLUs with no rounding behind them, the upper one perhaps ``None``; ``None`` where there
+            are no such ReLUs.
         rounded: the rounding with all ReLUs as its limits; ``None`` where the result has the head's format.
     """
 
@@ -79,8 +80,8 @@ class Chain:
 
         1. A bias: a constant, in front of everything else.
         2. A ReLU: its limits join those in force. None where the two ranges have nothing in common.
-        3. A requantize: the first one. ReLUs in front of it become limits of the rounded codes, since rounding is monotone and keeps
-           0; a maximum must then mean the same code in every channel.
+        3. A requantize: the first one. ReLUs in front of it become limits of the rounded codes, since rounding is
+           monotone and keeps 0; a maximum must then mean the same code in every channel.
         """
         if node.op == "bias_add" and graph.is_constant(node.inputs[1]) and not self.computes:
             return self._grown(node, bias=node.inputs[1])
@@ -110,7 +111,9 @@ def _behind_clamp(rounded: Rounded, clamp: tuple[int, int | None] | None) -> Rou
 
 
 def rounded_by(graph: Graph, node: Node) -> Rounded:
-    """What a node does that rounds codes into a format: a ``requantize``, or an ``average_pool``, which divides as well."""
+    """What a node does that rounds codes into a format: a ``requantize``, or an ``average_pool``, which divides as
+    well.
+    """
     source, target = graph.format(node.inputs[0]), attr(node, "format")
     if source is None:
         raise ValueError(f"node {node.name!r}: {node.op} takes codes, {node.inputs[0]!r} is float; check the lowering")
@@ -120,32 +123,38 @@ def rounded_by(graph: Graph, node: Node) -> Rounded:
 
 
 def chain_of(
-    graph: Graph, head: Node, *, users: Mapping[str, Sequence[Node]] | None = None, declines: Callable[[Chain], bool] = lambda chain: False,
+    graph: Graph, head: Node, *, users: Mapping[str, Sequence[Node]] | None = None,
+    declines: Callable[[Chain], bool] = lambda chain: False,
 ) -> Chain:
     """The longest chain behind a node that a backend runs.
 
-    A node joins where it alone reads the chain's last value, reads it once, and as its first input. A value that leaves the graph
-    ends its chain.
+    A node joins where it alone reads the chain's last value, reads it once, and as its first input. A value that leaves
+    the graph ends its chain.
 
     Args:
         graph: of stage ``integer``.
-        head: the node to begin with. One that a chain could take in itself (a requantize on its own) is its first node at once.
+        head: the node to begin with. One that a chain could take in itself (a requantize on its own) is its first node
+            at once.
         users: ``graph.users()``, where the caller has it.
-        declines: says of a chain that the backend cannot end there. A longer one may still do: a ReLU may need the rounding behind it.
+        declines: says of a chain that the backend cannot end there. A longer one may still do: a ReLU may need the
+            rounding behind it.
 
     Returns:
         The chain; of the head alone where nothing joins.
     """
     users = graph.users() if users is None else users
     best = chain = _begin(graph, head)
-    while (reader := _follower(graph, chain, users)) is not None and (grown := chain.with_node(graph, reader)) is not None:
+    while (
+        (reader := _follower(graph, chain, users)) is not None and (grown := chain.with_node(graph, reader)) is not None
+    ):
         chain = grown
         best = best if declines(chain) else chain
     return best
 
 
 def chains_of(graph: Graph, head: Node, *, users: Mapping[str, Sequence[Node]] | None = None) -> list[Chain]:
-    """The chain behind a node and, where it ends at another bias, ReLU or rounding that joins no chain of that form, the next one.
+    """The chain behind a node and, where it ends at another bias, ReLU or rounding that joins no chain of that form,
+    the next one.
 
     Args:
         graph: of stage ``integer``.
@@ -154,7 +163,10 @@ def chains_of(graph: Graph, head: Node, *, users: Mapping[str, Sequence[Node]] |
     """
     users = graph.users() if users is None else users
     found = [chain_of(graph, head, users=users)]
-    while (reader := _follower(graph, found[-1], users)) is not None and (behind := chain_of(graph, reader, users=users)).computes:
+    while (
+        (reader := _follower(graph, found[-1], users)) is not None
+        and (behind := chain_of(graph, reader, users=users)).computes
+    ):
         found.append(behind)
     return found
 

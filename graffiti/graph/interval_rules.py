@@ -90,7 +90,8 @@ def softmax(graph: Graph, node: Node, attrs: dict[str, Any], inputs: Intervals) 
 
 
 def product(form: Kernel, graph: Graph, node: Node, attrs: dict[str, Any], inputs: Intervals) -> Interval:
-    """Of a kernel that nobody trains: every output is a sum of at most so many terms. A trained kernel may become anything.
+    """Of a kernel that nobody trains: every output is a sum of at most so many terms. A trained kernel may become
+    anything.
 
     Args:
         form: how the op's kernels lie.

@@ -55,8 +55,8 @@ class TensorType:
 class Node:
     """One operation: ``outputs = op(inputs, **attrs)``.
 
-    ``layer`` names the layer of the model that the node is part of: rules and messages speak about layers. Empty where nobody
-    said: then the node is a layer of its own.
+    ``layer`` names the layer of the model that the node is part of: rules and messages speak about layers. Empty where
+    nobody said: then the node is a layer of its own.
     """
 
     op: str
@@ -338,7 +338,8 @@ def _renamed(value, old: str, new: str):
 
 
 def layers_of_names(graph: Graph) -> list[str]:
-    """For each node the layer that its name speaks of: ``c`` for ``c/product`` where there is a node ``c``, else the node itself.
+    """For each node the layer that its name speaks of: ``c`` for ``c/product`` where there is a node ``c``, else the
+    node itself.
 
     Texts and saved models hold names only; inside graffiti ``Node.layer`` counts.
     """

@@ -10,7 +10,8 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """How a product's kernel lies: every index of its axes ``outputs`` is one output channel, over the others it is summed.
+    """How a product's kernel lies: every index of its axes ``outputs`` is one output channel, over the others it is
+    summed.
 
     Attributes:
         outputs: from the end, in the order that numbers the channels.

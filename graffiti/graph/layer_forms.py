@@ -1,8 +1,9 @@
-"""Each op as the layer that computes it on reals: a class's name and its arguments. Names only; Keras is not known here.
+"""Each op as the layer that computes it on reals: a class's name and its arguments. Names only; Keras is not known
+here.
 
-One table for everything that needs a layer for a node: building a model (``keras_io/build.py``, and ``keras_io/clusters.py`` for
-products, whose quantized layer is called ``Quantized<name>``), layers that stay in float (``transforms/prepare``,
-``transforms/lower``), and the class names that rules match (``transforms/place/layers.py``).
+One table for everything that needs a layer for a node: building a model (``keras_io/build.py``, and
+``keras_io/clusters.py`` for products, whose quantized layer is called ``Quantized<name>``), layers that stay in float
+(``transforms/prepare``, ``transforms/lower``), and the class names that rules match (``transforms/place/layers.py``).
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class Row:
     Attributes:
         make: ``(graph, node, attributes) -> LayerForm``.
         also: classes that read as the op beside the one it becomes: names that a rule may call it.
-        plain: of a layer whose arguments are attributes of the node: the class, and argument -> attribute; such a layer reads as the op.
+        plain: of a layer whose arguments are attributes of the node: the class, and argument -> attribute; such a layer
+            reads as the op.
         own: whether that class is in ``graffiti.layers``.
     """
 
@@ -95,7 +97,7 @@ def _per_axis(values, axes: int) -> Any:
     return values[0] if axes == 1 else tuple(values)
 
 
-# ---- products ------------------------------------------------------------------------------------------------------------
+# ---- products --------------------------------------------------------------------------------------------------------
 def _window(graph: Graph, node: Node, attrs: dict[str, Any]) -> dict[str, Any]:
     axes = _axes(graph, node)
     window = {"kernel_size": graph.shape(node.inputs[1])[:-2], "strides": attrs["strides"]}
@@ -137,14 +139,16 @@ def _multiply(graph, node, attrs):
     return LayerForm("ConstantMultiply", {"shape": graph.shape(constant)}, (constant,), own=True)
 
 
-# ---- affine maps and functions -----------------------------------------------------------------------------------------
+# ---- affine maps and functions ---------------------------------------------------------------------------------------
 def _bias_add(graph, node, attrs):
     """On its own: an offset per channel."""
     return LayerForm("Affine", {"scale": 1.0, "offset": graph.constants[node.inputs[1]].tolist()}, own=True)
 
 
 def _rescaling(graph, node, attrs):
-    numbers = {key: graph.constants[attrs[key]].tolist() if isinstance(attrs[key], str) else attrs[key] for key in affine.KEYS}
+    numbers = {
+        key: graph.constants[attrs[key]].tolist() if isinstance(attrs[key], str) else attrs[key] for key in affine.KEYS
+    }
     return LayerForm("Affine", numbers, own=True)
 
 
@@ -163,7 +167,7 @@ def _activation(graph, node, attrs):
     return LayerForm("Elementwise", {"function": attrs["function"], **parameters}, own=True)
 
 
-# ---- pools and moves -----------------------------------------------------------------------------------------------------
+# ---- pools and moves -------------------------------------------------------------------------------------------------
 def _pool(kind: str) -> Make:
     def form(graph, node, attrs):
         axes = _axes(graph, node)
@@ -213,18 +217,27 @@ def _plain(name: str, *also: str, own: bool = False, **names: str) -> Row:
 
 
 LAYER_FORMS: dict[str, Row] = {
-    "conv": Row(_conv), "depthwise_conv": Row(_depthwise_conv), "conv_transpose": Row(_conv_transpose), "dense": Row(_dense, ("EinsumDense",)),
+    "conv": Row(_conv), "depthwise_conv": Row(_depthwise_conv), "conv_transpose": Row(_conv_transpose),
+    "dense": Row(_dense, ("EinsumDense",)),
     "separable_conv": Row(_separable_conv), "multiply": Row(_multiply, ("Rescaling",)), "bias_add": Row(_bias_add),
-    "rescaling": Row(_rescaling, ("Normalization", "Rescaling", "BatchNormalization")), "batch_norm": Row(_batch_norm), "prelu": Row(_prelu),
+    "rescaling": Row(_rescaling, ("Normalization", "Rescaling", "BatchNormalization")), "batch_norm": Row(_batch_norm),
+    "prelu": Row(_prelu),
     "add": _plain("Add"), "subtract": _plain("Subtract"),
     "maximum": _plain("Maximum"), "minimum": _plain("Minimum"), "concat": _plain("Concatenate", axis="axis"),
-    "relu": _plain("ReLU", "Activation", max_value="max_value"), "leaky_relu": _plain("LeakyReLU", negative_slope="alpha"),
+    "relu": _plain("ReLU", "Activation", max_value="max_value"),
+    "leaky_relu": _plain("LeakyReLU", negative_slope="alpha"),
     "softmax": _plain("Softmax", "Activation", axis="axis"), "activation": Row(_activation),
     "max_pool": Row(_pool("Max")),
-    "average_pool": Row(_pool("Average"), ("AveragePooling1D", "AveragePooling2D", "GlobalAveragePooling1D", "GlobalAveragePooling2D")),
-    "mean": Row(_reduction("Average", "mean")), "global_max_pool": Row(_reduction("Max", "max"), ("GlobalMaxPooling1D", "GlobalMaxPooling2D")),
-    "pad": Row(_around("ZeroPadding", "padding", "Pad", "pads")), "crop": Row(_around("Cropping", "cropping", "Crop", "crops")),
-    "slice": _plain("Slice", own=True, slices="slices"), "take": _plain("Take", own=True, axis="axis", indices="indices"),
-    "reshape": _plain("Reshape", "Flatten", target_shape="shape"), "permute": _plain("Permute", dims="dims"), "upsample": Row(_upsample),
+    "average_pool": Row(
+        _pool("Average"), ("AveragePooling1D", "AveragePooling2D", "GlobalAveragePooling1D", "GlobalAveragePooling2D")
+    ),
+    "mean": Row(_reduction("Average", "mean")),
+    "global_max_pool": Row(_reduction("Max", "max"), ("GlobalMaxPooling1D", "GlobalMaxPooling2D")),
+    "pad": Row(_around("ZeroPadding", "padding", "Pad", "pads")),
+    "crop": Row(_around("Cropping", "cropping", "Crop", "crops")),
+    "slice": _plain("Slice", own=True, slices="slices"),
+    "take": _plain("Take", own=True, axis="axis", indices="indices"),
+    "reshape": _plain("Reshape", "Flatten", target_shape="shape"), "permute": _plain("Permute", dims="dims"),
+    "upsample": Row(_upsample),
     "identity": _plain("Identity"),
 }

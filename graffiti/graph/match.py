@@ -8,7 +8,8 @@ from graffiti.graph.ir import Graph, Node
 
 
 def only_reader(graph: Graph, value: str, users: Mapping[str, Sequence[Node]] | None = None) -> Node | None:
-    """The one node that reads ``value``, and reads it once; ``None`` where there is no such node, or where the value leaves the graph.
+    """The one node that reads ``value``, and reads it once; ``None`` where there is no such node, or where the value
+    leaves the graph.
 
     Args:
         graph: where to look.

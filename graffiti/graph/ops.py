@@ -175,8 +175,8 @@ def _float_format(graph: Graph, node: Node) -> None:
 class OpRow:
     """One row: what an op takes, in which stages it may stand, how its output type follows, and of which kinds it is.
 
-    What a pass, an executor or an exporter must know of an op to treat it like others of its kind is a column, or follows from
-    columns: nobody lists names.
+    What a pass, an executor or an exporter must know of an op to treat it like others of its kind is a column, or
+    follows from columns: nobody lists names.
     """
 
     name: str
@@ -189,7 +189,8 @@ class OpRow:
     moves_codes: bool = False                       # output codes are input codes: formats pass through unchanged
     meets: bool = False                             # its inputs are on one grid: their quantizers share a threshold
     interval: Callable | None = None                # see interval_rules; None: what follows from the other columns
-    elementwise: Callable | None = None             # of two operands: the function of numpy that it is, monotone in each
+    # of two operands: the function of numpy that it is, monotone in each
+    elementwise: Callable | None = None
     kernel: Kernel | None = None                    # of a product: how its second input lies
     on_reals: bool = False                          # reads real numbers, in an integer graph too
     in_place: bool = False                          # writes where its input lies, which nobody else reads

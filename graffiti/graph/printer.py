@@ -8,10 +8,12 @@
     %c/product:s32@-15[_,32,32,16] = conv(%x_q, %c/kernel) {strides=(1, 1), padding='same', dilation=(1, 1)}
     output %c
 
-- A type is ``f32``, another dtype (``int64``, ``bool``, ``string`` ...; beside islands only) or a ``QFormat``, then the shape (``_`` for an unknown size). Node types may be left out: they are then inferred.
-- An attribute is a Python literal or a format. Names with other characters than letters, digits and ``_ . / : $ -`` stand in double
-  quotes, as in JSON. ``#`` starts a comment.
-- A node is part of the layer that its name begins with (``%c/product`` of ``%c``, where there is a node ``%c``) unless it says otherwise:
+- A type is ``f32``, another dtype (``int64``, ``bool``, ``string`` ...; beside islands only) or a ``QFormat``, then the
+  shape (``_`` for an unknown size). Node types may be left out: they are then inferred.
+- An attribute is a Python literal or a format. Names with other characters than letters, digits and ``_ . / : $ -``
+  stand in double quotes, as in JSON. ``#`` starts a comment.
+- A node is part of the layer that its name begins with (``%c/product`` of ``%c``, where there is a node ``%c``) unless
+  it says otherwise:
   ``= conv(%x_q, %k) of %c {...}`` (``Node.layer``).
 - ``training %c/kernel {'trainable': False}`` says how training treats a constant (``Graph.training``).
 - A constant is only declared (its array is handed to ``parse``), or its values follow, or ``random(seed)`` (reals in −1…1, codes
@@ -64,8 +66,11 @@ def to_text(graph: Graph, *, inline: int = INLINE) -> str:
     for node, layer in zip(graph.nodes, layers_of_names(graph)):
         outputs = ", ".join(_typed(graph, name) for name in node.outputs)
         part = f" of {_name(node.layer)}" if node.layer and node.layer != layer else ""
-        attrs = ", ".join(f"{key}={_literal(value, f'attribute {key!r} of node {node.name!r}')}" for key, value in node.attrs.items())
-        lines.append(f"{outputs} = {node.op}({', '.join(map(_name, node.inputs))}){part}{f' {{{attrs}}}' if attrs else ''}")
+        attrs = ", ".join(
+            f"{key}={_literal(value, f'attribute {key!r} of node {node.name!r}')}" for key, value in node.attrs.items()
+        )
+        lines.append(f"{outputs} = "
+                     f"{node.op}({', '.join(map(_name, node.inputs))}){part}{f' {{{attrs}}}' if attrs else ''}")
     lines.append(f"output {', '.join(map(_name, graph.outputs))}".rstrip())
     return "\n".join(lines) + "\n"
 

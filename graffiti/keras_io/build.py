@@ -267,7 +267,9 @@ def _average_pool(builder: Builder, node: Node) -> None:
 
 def _training_only(builder: Builder, node: Node) -> None:
     kind = getattr(layers, node.attrs["layer"], None) or getattr(L, node.attrs["layer"])
-    builder.layer(node, kind(**training.restored_config(ops.attr(node, "config")), name=builder.name(node.name), dtype="float32"))
+    builder.layer(
+        node, kind(**training.restored_config(ops.attr(node, "config")), name=builder.name(node.name), dtype="float32")
+    )
 
 
 def _plain(builder: Builder, node: Node) -> None:

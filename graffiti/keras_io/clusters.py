@@ -165,7 +165,9 @@ def build(builder: Builder, cluster: Cluster) -> None:
 
 
 def _layer(builder: Builder, cluster: Cluster, calls: list[Cluster]):
-    """The layer of a cluster: Keras' own where it is plain and called once, else the quantized one of the same arguments."""
+    """The layer of a cluster: Keras' own where it is plain and called once, else the quantized one of the same
+    arguments.
+    """
     form, name = layer_forms.form_of(builder.graph, cluster.product), builder.name(cluster.last.name)
     weights = _weight_settings(builder, cluster)
     frozen, activity = _frozen(weights), weights["kernel"].pop("activity", None)
@@ -173,18 +175,23 @@ def _layer(builder: Builder, cluster: Cluster, calls: list[Cluster]):
     if form.own:
         quantizer = cluster.q_kernel and builder.quantizer(cluster.q_kernel, "quantizer")
         return layers.ConstantMultiply(
-            **form.arguments, quantizer=quantizer, input_bits=None if known is None else known["bits"], trained=ops.attr(cluster.product, "trained"), **named, name=name,
+            **form.arguments, quantizer=quantizer, input_bits=None if known is None else known["bits"],
+            trained=ops.attr(cluster.product, "trained"), **named, name=name,
             trainable=not frozen, weight_settings=_own_settings({"constant": weights["kernel"]}, frozen),
         )
     settings = {**form.arguments, "name": name, "trainable": not frozen, "activity_regularizer": activity}
     if cluster.plain and len(calls) == 1 and not _unusual(cluster):
-        return getattr(L, form.name)(use_bias=cluster.bias_add is not None, dtype="float32", **settings, **_keras_settings(weights, form.name))
+        return getattr(L, form.name)(
+            use_bias=cluster.bias_add is not None, dtype="float32", **settings, **_keras_settings(weights, form.name)
+        )
     own = {**named, **_quantization(builder, cluster, known), "weight_settings": _own_settings(weights, frozen)}
     return getattr(layers, f"Quantized{form.name}")(**own, **settings)
 
 
 def _input_format(builder: Builder, calls: list[Cluster]) -> dict[str, Any] | None:
-    """The attributes of the quantizer whose codes a layer reads; ``None`` where its calls read codes of other bits or signs, or none."""
+    """The attributes of the quantizer whose codes a layer reads; ``None`` where its calls read codes of other bits
+    or signs, or none.
+    """
     formats = [builder.formats.get(call.x) for call in calls]
     kinds = {None if format is None else (format["bits"], format["signed"]) for format in formats}
     return formats[0] if len(kinds) == 1 else None
@@ -192,7 +199,10 @@ def _input_format(builder: Builder, calls: list[Cluster]) -> dict[str, Any] | No
 
 def _value_names(calls: list[Cluster]) -> dict[str, Any]:
     """What the graph calls the nodes of each call, where that is not as usual."""
-    return {"node_names": [call.last.name for call in calls], "value_names": {call.last.name: _unusual(call) for call in calls if _unusual(call)}}
+    return {
+        "node_names": [call.last.name for call in calls],
+        "value_names": {call.last.name: _unusual(call) for call in calls if _unusual(call)}
+    }
 
 
 def _weight_settings(builder: Builder, cluster: Cluster) -> dict[str, dict[str, Any]]:

@@ -360,7 +360,8 @@ def training_only(reading, layer) -> None:
     reading.emit_result("training_only", [reading.x], attrs)
 
 
-_BINARY = {op: row.plain[0] for op, row in LAYER_FORMS.items() if row.plain and OPS[op].binary}  # op -> its layer, and its operation
+# op -> its layer, and its operation
+_BINARY = {op: row.plain[0] for op, row in LAYER_FORMS.items() if row.plain and OPS[op].binary}
 
 LAYER_RULES: dict[type, Rule] = {
     L.Conv1D: _conv, L.Conv2D: _conv,

@@ -147,7 +147,9 @@ def _function_attributes(layer) -> dict[str, Any]:
 
 
 def source_quantizer(graph: Graph, value: str) -> Node | None:
-    """The ``fake_quantize`` node whose codes a value holds, looking through ops that keep them; ``None`` where there is none."""
+    """The ``fake_quantize`` node whose codes a value holds, looking through ops that keep them; ``None`` where there
+    is none.
+    """
     producers = graph.producers()
     while value in producers:
         node = producers[value]
@@ -212,7 +214,10 @@ RULES: dict[type, Callable] = {
     layers.LookupActivation: _lookup,
     layers.Pad: _pad,
     layers.Crop: _crop,
-    **{getattr(layers, row.plain[0]): _plain(op, row.plain[1]) for op, row in LAYER_FORMS.items() if row.own and row.plain},
+    **{
+        getattr(layers, row.plain[0]): _plain(op, row.plain[1]) for op, row in LAYER_FORMS.items()
+        if row.own and row.plain
+    },
     layers.Reduce: _reduce,
     layers.WindowMean: _window_mean,
     layers.Affine: _affine,

@@ -359,7 +359,9 @@ class Reading:
         first = self.reader.instances.setdefault(id(live), name)
         if first != name:
             attrs["instance"] = first
-        node = Node("island", tuple(inputs), (name, *(f"{name}:{index}" for index in range(1, len(results)))), attrs, self.name)
+        node = Node(
+            "island", tuple(inputs), (name, *(f"{name}:{index}" for index in range(1, len(results)))), attrs, self.name
+        )
         graph.nodes.append(node)
         for output, tensor in zip(node.outputs, results):
             graph.types[output] = TensorType(tuple(tensor.shape), dtype=compat.exact_dtype(tensor))

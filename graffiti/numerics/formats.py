@@ -83,17 +83,26 @@ class QFormat:
         return np.dtype(f"{'' if self.signed else 'u'}int{width}")
 
     def limits(self, low: int | None = None, high: int | None = None) -> tuple[int, int]:
-        """The lowest and highest code that a rounding into this format saturates to, where a fused ReLU may ask for less."""
-        return self.qmin if low is None else max(int(low), self.qmin), self.qmax if high is None else min(int(high), self.qmax)
+        """The lowest and highest code that a rounding into this format saturates to, where a fused ReLU may ask for
+        less.
+        """
+        return (
+            self.qmin if low is None else max(int(low), self.qmin),
+            self.qmax if high is None else min(int(high), self.qmax)
+        )
 
     def shift_to(self, target: QFormat, *, most_left: int = MOST_LEFT) -> tuple[int, ...]:
-        """Right shifts that take codes of this format to another's: one, or one per channel, clipped to what still makes a difference.
+        """Right shifts that take codes of this format to another's: one, or one per channel, clipped to what still
+        makes a difference.
 
         Args:
             target: the format of the result.
-            most_left: the longest left shift; a mean, which is divided as well, needs more than the 32 of a single code.
+            most_left: the longest left shift; a mean, which is divided as well, needs more than the 32 of a single
+                code.
         """
-        shift = np.clip(np.asarray(target.exponent, np.int64) - np.asarray(self.exponent, np.int64), -most_left, MOST_RIGHT)
+        shift = np.clip(
+            np.asarray(target.exponent, np.int64) - np.asarray(self.exponent, np.int64), -most_left, MOST_RIGHT
+        )
         return tuple(map(int, np.atleast_1d(shift)))
 
     def replace(self, **changes) -> QFormat:

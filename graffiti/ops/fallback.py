@@ -222,7 +222,8 @@ def bias_add(x, bias) -> tf.Tensor:
 
 
 # ---- elementwise ----------------------------------------------------------------------------------------------------
-ELEMENTWISE: dict[str, tuple[Callable, bool]] = {  # op of two operands -> TensorFlow's function, whether it selects one of them
+# op of two operands -> TensorFlow's function, whether it selects one of them
+ELEMENTWISE: dict[str, tuple[Callable, bool]] = {
     "add": (tf.add, False), "subtract": (tf.subtract, False), "multiply": (tf.multiply, False),
     "maximum": (tf.maximum, True), "minimum": (tf.minimum, True),
 }

@@ -163,7 +163,9 @@ class _Compiler:
 
     # ---- fusion --------------------------------------------------------------------------------------------------------
     def chain(self, node: Node) -> Chain:
-        """What runs in the step of a node: whatever joins it, but for a ReLU of accumulators, exponents for each channel, and a bias behind sums."""
+        """What runs in the step of a node: whatever joins it, but for a ReLU of accumulators, exponents for each
+        channel, and a bias behind sums.
+        """
         def declines(chain: Chain) -> bool:
             added = chain.bias is not None and node.op not in (*PRODUCTS, "bias_add")
             return added or chain.clamp is not None or (chain.rounded is not None and chain.rounded.format.per_channel)
@@ -184,7 +186,11 @@ class _Compiler:
                 made_by = producers.get(value)
                 while made_by is not None and made_by.op in FOLLOWERS:
                     made_by = producers.get(made_by.inputs[0])
-                if made_by is not None and made_by.op in PRODUCTS and only_reader(self.graph, value, self.users) is node and self.dtype(value) == self.dtype(node.name):
+                if (
+                    made_by is not None and made_by.op in PRODUCTS
+                    and only_reader(self.graph, value, self.users) is node
+                    and self.dtype(value) == self.dtype(node.name)
+                ):
                     self.slots[value] = (node.name, first)
                 first += self._shape_of(value)[-1]
 
@@ -215,13 +221,17 @@ class _Compiler:
             x, y = y, x
             operation = "reverse_subtract" if operation == "subtract" else operation
         out_shape = self.shape(node.name)
-        chain = self.chain(node) if self.dtype(node.name) == np.int32 else None  # what is no accumulator is stored as it is
+        # what is no accumulator is stored as it is
+        chain = self.chain(node) if self.dtype(node.name) == np.int32 else None
         name = node.name if chain is None else chain.last
         left = self._broadcast(x, out_shape)
         right = self._repeating(y, out_shape) if self.graph.is_constant(y) else self._broadcast(y, out_shape)
         if OPS[node.op].selects and isinstance(right, np.ndarray):
             right = right.astype(left.dtype)
-        self.writer.binary(operation, left, right, self.define(name), out_shape[-1] if out_shape else 1, None if chain is None else _rounding(chain))
+        self.writer.binary(
+            operation, left, right, self.define(name), out_shape[-1] if out_shape else 1,
+            None if chain is None else _rounding(chain)
+        )
         self.noted(name)
 
     def _repeating(self, name: str, out_shape: tuple[int, ...]) -> np.ndarray:
@@ -262,7 +272,9 @@ class _Compiler:
     def requantize(self, node: Node) -> None:
         chain = self.chain(node)
         name = chain.last
-        self.writer.requantize(self.tensor(node.inputs[0]), self.define(name), (self.shape(name) or (1,))[-1], _needed(chain))
+        self.writer.requantize(
+            self.tensor(node.inputs[0]), self.define(name), (self.shape(name) or (1,))[-1], _needed(chain)
+        )
         self.noted(name)
 
     def lookup(self, node: Node) -> None:
@@ -299,7 +311,9 @@ class _Compiler:
     def average_pool(self, node: Node) -> None:
         chain = self.chain(node)
         name = chain.last
-        self.writer.average_pool(self.tensor(node.inputs[0]), self.define(name), self._window(node), _needed(chain), attr(node, "divide"))
+        self.writer.average_pool(
+            self.tensor(node.inputs[0]), self.define(name), self._window(node), _needed(chain), attr(node, "divide")
+        )
         self.noted(name)
 
     def _window(self, node: Node) -> dict[str, int]:
@@ -472,8 +486,11 @@ def _conv_shape(graph: Graph, node: Node, kernel: np.ndarray, x_shape: tuple[int
 
 
 _RULES: dict[str, Callable[[_Compiler, Node], None]] = {
-    **dict.fromkeys(PRODUCTS, _Compiler.product), **{name: _Compiler.binary for name, row in OPS.items() if row.binary or name == "bias_add"}, "relu": _Compiler.relu, "requantize": _Compiler.requantize,
-    "lookup": _Compiler.lookup, "rescaling": _Compiler.rescaling, "quantize": _Compiler.quantize, "dequantize": _Compiler.dequantize, "max_pool": _Compiler.max_pool,
+    **dict.fromkeys(PRODUCTS, _Compiler.product),
+    **{name: _Compiler.binary for name, row in OPS.items() if row.binary or name == "bias_add"}, "relu": _Compiler.relu,
+    "requantize": _Compiler.requantize,
+    "lookup": _Compiler.lookup, "rescaling": _Compiler.rescaling, "quantize": _Compiler.quantize,
+    "dequantize": _Compiler.dequantize, "max_pool": _Compiler.max_pool,
     "average_pool": _Compiler.average_pool,
     "global_max_pool": _Compiler.global_max_pool, "reshape": _Compiler.reshape, "concat": _Compiler.concat, "pad": _Compiler.pad, "crop": _Compiler.crop, "slice": _Compiler.slice, "take": _Compiler.take,
     "permute": _Compiler.permute, "upsample": _Compiler.upsample,

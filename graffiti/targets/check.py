@@ -20,7 +20,8 @@ from graffiti.numerics.windows import pool_counts
 from graffiti.targets.profile import BORDER, TargetProfile, TensorLimits
 from graffiti.transforms.lower.prove_accumulators import prove
 
-WINDOWS = tuple(name for name, row in OPS.items() if row.integer and (row.window or "size" in row.attrs))  # work on spatial axes
+# work on spatial axes
+WINDOWS = tuple(name for name, row in OPS.items() if row.integer and (row.window or "size" in row.attrs))
 
 
 class TargetError(ValueError):
@@ -184,7 +185,9 @@ def _against(layer: str, op: str, what: str, format: QFormat, limits: TensorLimi
 
 def _rounding(graph: Graph, profile: TargetProfile) -> Iterator[Problem]:
     for node in graph.nodes:
-        allowed = profile.rounding if OPS[node.op].rounds_codes else profile.input_rounding if node.op == "quantize" else None
+        allowed = (
+            profile.rounding if OPS[node.op].rounds_codes else profile.input_rounding if node.op == "quantize" else None
+        )
         if allowed is None or attr(node, "rounding") in allowed:
             continue
         yield Problem(node.name, node.op, f"it rounds {attr(node, 'rounding')}, {profile.name} rounds {' or '.join(allowed) or 'nothing'}", f"use the rounding {' or '.join(allowed) or 'of another target'} in the scheme")

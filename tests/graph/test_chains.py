@@ -40,21 +40,34 @@ def check(net, chain: Chain) -> None:
     np.testing.assert_array_equal(value, values[chain.last])
 
 
-FORMS = {  # lines behind the product → bias, (shift, low, high) of the rounding or (low, high) of what is not rounded, last
+# lines behind the product → bias, (shift, low, high) of the rounding or (low, high) of what is not rounded, last
+FORMS = {
     "relu": (["%y = relu(%p)"], (None, (0, None), "y")),
     "relu6": (["%a = relu(%p) {max_code=900}", "%y = relu(%a) {max_code=1200}"], (None, (0, 900), "y")),
     "bias": (["%y = bias_add(%p, %b)"], ("b", None, "y")),
     "requantize": (["%y = requantize(%p) {format=s8@-2}"], (None, (5, -128, 127), "y")),
-    "bias, requantize": (["%a = bias_add(%p, %b)", "%y = requantize(%a) {format=u8@-1, rounding='floor'}"], ("b", (6, 0, 255), "y")),
+    "bias, requantize": (
+        ["%a = bias_add(%p, %b)", "%y = requantize(%a) {format=u8@-1, rounding='floor'}"], ("b", (6, 0, 255), "y")
+    ),
     "limits of its own": (["%y = requantize(%p) {format=s8@-2, low=-3, high=90}"], (None, (5, -3, 90), "y")),
     "relu in front": (["%a = relu(%p)", "%y = requantize(%a) {format=s8@-2}"], (None, (5, 0, 127), "y")),
-    "relu6 in front": (["%a = relu(%p) {max_code=1003}", "%y = requantize(%a) {format=s8@-2, rounding='half_up'}"], (None, (5, 0, 31), "y")),
-    "two in front": (["%a = relu(%p) {max_code=1003}", "%c = relu(%a) {max_code=640}", "%y = requantize(%c) {format=s8@-2}"], (None, (5, 0, 20), "y")),
+    "relu6 in front": (
+        ["%a = relu(%p) {max_code=1003}", "%y = requantize(%a) {format=s8@-2, rounding='half_up'}"],
+        (None, (5, 0, 31), "y")
+    ),
+    "two in front": (
+        ["%a = relu(%p) {max_code=1003}", "%c = relu(%a) {max_code=640}", "%y = requantize(%c) {format=s8@-2}"],
+        (None, (5, 0, 20), "y")
+    ),
     "relu behind": (["%a = requantize(%p) {format=s8@-2}", "%y = relu(%a) {max_code=50}"], (None, (5, 0, 50), "y")),
     "relus around": (
-        ["%a = bias_add(%p, %b)", "%c = relu(%a)", "%d = requantize(%c) {format=s8@-2}", "%y = relu(%d) {max_code=40}"], ("b", (5, 0, 40), "y")),
+        ["%a = bias_add(%p, %b)", "%c = relu(%a)", "%d = requantize(%c) {format=s8@-2}", "%y = relu(%d) {max_code=40}"],
+        ("b", (5, 0, 40), "y")
+    ),
     "to the left": (["%a = relu(%p) {max_code=9}", "%y = requantize(%a) {format=s8@-9}"], (None, (-2, 0, 36), "y")),
-    "far to the left": (["%a = relu(%p) {max_code=9}", "%y = requantize(%a) {format=s16@-99}"], (None, (-32, 0, 32767), "y")),
+    "far to the left": (
+        ["%a = relu(%p) {max_code=9}", "%y = requantize(%a) {format=s16@-99}"], (None, (-32, 0, 32767), "y")
+    ),
     "far to the right": (["%y = requantize(%p) {format=s8@90}"], (None, (62, -128, 127), "y")),
 }
 
@@ -73,7 +86,9 @@ def test_forms(name):
 
 @pytest.mark.parametrize("kernel, shift", [("w_channels", (5, 6, 7)), ("w_alike", (5, 5, 5))])
 def test_shifts_for_each_channel(kernel, shift):
-    net = graph("%y = requantize(%q) {format=s8@-2}", head=HEAD.replace("%p = dense(%x, %w)", f"%q = dense(%x, %{kernel})"))
+    net = graph(
+        "%y = requantize(%q) {format=s8@-2}", head=HEAD.replace("%p = dense(%x, %w)", f"%q = dense(%x, %{kernel})")
+    )
     chain = chain_of(net, net.node("q"))
     assert chain.rounded.shift == shift
     check(net, chain)
@@ -83,7 +98,10 @@ def test_a_maximum_in_front_of_differing_shifts_ends_the_chain():
     head = HEAD.replace("%p = dense(%x, %w)", "%p = dense(%x, %w_channels)")
     net = graph("%a = relu(%p) {max_code=1003}", "%y = requantize(%a) {format=s8@-2}", head=head)
     first, second = chains_of(net, net.node("p"))
-    assert (first.last, first.clamp, first.rounded) == ("a", (0, 1003), None) and (second.last, second.rounded.shift) == ("y", (5, 6, 7))
+    assert (
+        (first.last, first.clamp, first.rounded) == ("a", (0, 1003), None)
+        and (second.last, second.rounded.shift) == ("y", (5, 6, 7))
+    )
     check(net, first)
     without_maximum = graph("%a = relu(%p)", "%y = requantize(%a) {format=s8@-2}", head=head)
     chain = chain_of(without_maximum, without_maximum.node("p"))
@@ -95,10 +113,14 @@ def test_a_maximum_in_front_of_differing_shifts_ends_the_chain():
     (["%a = requantize(%p) {format=s8@-2}", "%y = requantize(%a) {format=s8@-1}"], "a"),         # a second rounding
     (["%a = relu(%p)", "%y = bias_add(%a, %b)"], "a"),                                          # a bias behind a ReLU
     (["%a = bias_add(%p, %b)", "%y = bias_add(%a, %b)"], "a"),                                   # a second bias
-    (["%a = requantize(%p) {format=s8@-2, high=-5}", "%y = relu(%a)"], "a"),                     # ranges with nothing in common
-    (["%a = requantize(%p) {format=s8@-2}", "%y = reshape(%a) {shape=(3, 1)}"], "a"),            # an op that is no follower
-    (["%a = bias_add(%p, %b)", "%c = relu(%a)", "%d = requantize(%a) {format=s8@-2}", "%y = concat(%d, %d)"], "a"),  # two readers
-    (["%a = bias_add(%p, %b)", "%y = add(%a, %a)"], "a"),                                        # one reader that reads it twice
+    # ranges with nothing in common
+    (["%a = requantize(%p) {format=s8@-2, high=-5}", "%y = relu(%a)"], "a"),
+    # an op that is no follower
+    (["%a = requantize(%p) {format=s8@-2}", "%y = reshape(%a) {shape=(3, 1)}"], "a"),
+    # two readers
+    (["%a = bias_add(%p, %b)", "%c = relu(%a)", "%d = requantize(%a) {format=s8@-2}", "%y = concat(%d, %d)"], "a"),
+    # one reader that reads it twice
+    (["%a = bias_add(%p, %b)", "%y = add(%a, %a)"], "a"),
 ])
 def test_where_it_ends(lines, last):
     net = graph(*lines)
@@ -129,7 +151,10 @@ def test_what_is_declined_may_be_passed_over():
 def test_a_follower_on_its_own_is_the_first_of_its_chain():
     net = graph("%a = requantize(%x) {format=s8@-2}", "%y = relu(%a)")
     chain = chain_of(net, net.node("a"))
-    assert (chain.head.name, chain.rounded.shift, chain.rounded.low, [node.name for node in chain.nodes]) == ("a", (1,), 0, ["y"])
+    assert (
+        (chain.head.name, chain.rounded.shift, chain.rounded.low, [node.name for node in chain.nodes])
+        == ("a", (1,), 0, ["y"])
+    )
     assert chain_of(net, net.node("a"), declines=lambda chain: True).rounded.shift == (1,)
 
 
@@ -145,13 +170,22 @@ output %y
 
 
 def test_chains_one_behind_another():
-    net = graph("%a = bias_add(%p, %b)", "%c = requantize(%a) {format=s8@-2}", "%d = requantize(%c) {format=s8@-1}", "%y = relu(%d)")
+    net = graph(
+        "%a = bias_add(%p, %b)", "%c = requantize(%a) {format=s8@-2}", "%d = requantize(%c) {format=s8@-1}",
+        "%y = relu(%d)"
+    )
     first, second = chains_of(net, net.node("p"))
-    assert (first.last, second.head.name, second.last, second.rounded.shift, second.rounded.low) == ("c", "d", "y", (1,), 0)
+    assert (
+        (first.last, second.head.name, second.last, second.rounded.shift, second.rounded.low)
+        == ("c", "d", "y", (1,), 0)
+    )
 
 
 def test_only_reader():
-    net = graph("%a = relu(%p)", "%c = add(%a, %a)", "%y = add(%c, %w_pad)", head=HEAD + "const %w_pad:s32@-7[1,3] = random(3)\n")
+    net = graph(
+        "%a = relu(%p)", "%c = add(%a, %a)", "%y = add(%c, %w_pad)",
+        head=HEAD + "const %w_pad:s32@-7[1,3] = random(3)\n"
+    )
     users = net.users()
     for table in (None, users):
         assert only_reader(net, "p", table) is net.node("a")

@@ -30,7 +30,7 @@ const %d/kernel:f32[4,5] = random(10)
 %c = bias_add(%c/product, %c/bias)
 %bn = batch_norm(%c, %bn/gamma, %bn/beta, %bn/mean, %bn/variance) {epsilon=0.01}
 %r = relu(%bn)
-%s/product = separable_conv(%r, %s/depthwise_kernel, %s/pointwise_kernel) {strides=(1, 1), padding='same', dilation=(1, 1)}
+%s/product = separable_conv(%r, %s/depthwise_kernel, %s/pointwise_kernel) {strides=(1, 1), dilation=(1, 1)}
 %s/linear = bias_add(%s/product, %s/bias)
 %s = leaky_relu(%s/linear) {alpha=0.25}
 %b2 = batch_norm(%s, %b2/gamma, %b2/beta, %b2/mean, %b2/variance) {epsilon=0.01}
@@ -89,8 +89,13 @@ def scrambled(graph: Graph) -> Graph:
 
 
 def decisions(graph: Graph, scheme: str) -> list:
-    placed, lines = pipelines.place(pipelines.prepare(graph), scheme, [Rule("s", get_static(scheme).replace(leaky_relu_bits=12))])
-    kinds = [(node.op, node.of_layer if node.op in ("conv", "depthwise_conv", "dense", "bias_add") else "") for node in placed.nodes]
+    placed, lines = pipelines.place(
+        pipelines.prepare(graph), scheme, [Rule("s", get_static(scheme).replace(leaky_relu_bits=12))]
+    )
+    kinds = [
+        (node.op, node.of_layer if node.op in ("conv", "depthwise_conv", "dense", "bias_add") else "")
+        for node in placed.nodes
+    ]
     settings = [{key: value for key, value in node.attrs.items() if key != "group"} for node in placed.nodes]
     return [kinds, settings, [line.kind if hasattr(line, "kind") else line.what for line in lines]]
 

@@ -101,7 +101,9 @@ def fuse(graph: Graph, enabled: bool = True) -> list[Step]:
             step.inputs = (pad.inputs[0], *step.inputs[1:])
             step.nodes.insert(0, pad.name)
         if OPS[node.op].accumulates or OPS[node.op].binary or node.op in FOLLOWERS:
-            for chain in chains_of(graph, node, users=users) if enabled else [chain_of(graph, node, declines=lambda chain: True)]:
+            for chain in chains_of(graph, node, users=users) if enabled else [
+                chain_of(graph, node, declines=lambda chain: True)
+            ]:
                 step.stages += [Stage.of(chain)] if chain.computes else []
                 step.nodes += [taken.name for taken in chain.covered if taken is not node]
                 absorbed.update(taken.name for taken in chain.covered)

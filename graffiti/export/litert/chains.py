@@ -26,7 +26,9 @@ LIFT = 128  # steps that make every 8-bit code's accumulator positive
 
 
 def follow(e: Emitter, node: Node) -> tuple[Chain, Rounded] | None:
-    """What reads only a node's accumulator, up to the requantize, and its rounding: ``None`` where no requantize ends it."""
+    """What reads only a node's accumulator, up to the requantize, and its rounding: ``None`` where no requantize
+    ends it.
+    """
     chain = chain_of(e.graph, node, users=e.users, declines=lambda chain: chain.nodes[-1].op != "requantize")
     return None if chain.rounded is None else (chain, chain.rounded)
 
@@ -45,9 +47,14 @@ def try_product(e: Emitter, node: Node) -> list[Node] | None:
     bias = np.zeros(products.output_channels(node, kernel), np.int64)
     if chain.bias is not None:
         bias = np.broadcast_to(graph.constants[chain.bias].astype(np.int64), bias.shape)
-    shift, mode, low, high = np.broadcast_to(np.asarray(rounded.shift, np.int64), bias.shape), rounded.mode, rounded.low, rounded.high
+    shift, mode, low, high = (
+        np.broadcast_to(np.asarray(rounded.shift, np.int64), bias.shape), rounded.mode, rounded.low, rounded.high
+    )
     if mode == "floor" and like.dtype == "int8" and node.op == "depthwise_conv" and len(chain.nodes) == 1:
-        return chain.covered if _average_pool(e, node, rounded, chain.last, kernel, int(shift[0]), like, out_like) else None
+        return (
+            chain.covered if _average_pool(e, node, rounded, chain.last, kernel, int(shift[0]), like, out_like)
+            else None
+        )
     wide, rounds = like.dtype == "int16", shift > 0
     if rounds.any() and not _has_rounding(e, mode, wide) or kernel.min(initial=0) < -128 or kernel.max(initial=0) > 127:
         return None
@@ -81,7 +88,8 @@ def try_product(e: Emitter, node: Node) -> list[Node] | None:
     if rounds.any():
         e.inexact["builtin"].add(chain.last)
     if (wide and rounds.any()) or ((shift > 15) & (bound > EXACT)).any():
-        e.inexact["xnnpack"].add(chain.last)  # 16-bit kernels are builtin everywhere; else float32 of the accumulator rounds first
+        # 16-bit kernels are builtin everywhere; else float32 of the accumulator rounds first
+        e.inexact["xnnpack"].add(chain.last)
     return chain.covered
 
 
@@ -121,7 +129,8 @@ def finish(
 
 
 def _average_pool(
-    e: Emitter, node: Node, rounded: Rounded, value: str, kernel: np.ndarray, shift: int, like: Layout, out_like: Layout,
+    e: Emitter, node: Node, rounded: Rounded, value: str, kernel: np.ndarray, shift: int, like: Layout,
+    out_like: Layout,
 ) -> bool:
     """A pool's product with its rounding down, by a weight and a bias that were proven for every sum; false where there are none."""
     format, out = like.format, out_like.format
@@ -158,8 +167,13 @@ def try_sum(e: Emitter, node: Node) -> list[Node] | None:
     like, other, out_like = e.layout(x), e.layout(y), e.layout(chain.last)
     if like is None or other is None or out_like is None or like != other or like.dtype != "int8" or out_like.dtype != "int8":
         return None
-    shift, mode, low, high = out_like.format.exponents[0] - like.format.exponents[0], rounded.mode, rounded.low, rounded.high
-    if tuple(graph.shape(x)) != tuple(graph.shape(y)) or None in graph.shape(x)[1:] or shift not in range(-7, 9) or (shift > 0 and not _taps_round(e, mode)):
+    shift, mode, low, high = (
+        out_like.format.exponents[0] - like.format.exponents[0], rounded.mode, rounded.low, rounded.high
+    )
+    if (
+        tuple(graph.shape(x)) != tuple(graph.shape(y)) or None in graph.shape(x)[1:] or shift not in range(-7, 9)
+        or (shift > 0 and not _taps_round(e, mode))
+    ):
         return None
     tensors = [e.integers[x], e.integers[y]]
     if shift <= 0 or e.arithmetic == "native" and mode == "half_even":

@@ -1,4 +1,5 @@
-// The ops on two operands (binary.inc, with broadcasting), GraffitiRequantize, Lookup, Quantize, Dequantize, MaxPool, AveragePool.
+// The ops on two operands (binary.inc, with broadcasting), GraffitiRequantize, Lookup, Quantize, Dequantize, MaxPool,
+// AveragePool.
 #include <cstring>
 
 #include "bridge.h"

@@ -22,7 +22,8 @@ def lower_island(context: Lowering, node: Node) -> None:
 def lower_float(context: Lowering, node: Node) -> None:
     """An ordinary op that computes on reals (a rule keeps it in float): the layer that the model has for it, as an island.
 
-    1. A product and the bias behind it: one layer with both. 2. Any op of ``graph/layer_forms.py``: that layer. 3. Others: an error.
+    1. A product and the bias behind it: one layer with both. 2. Any op of ``graph/layer_forms.py``: that layer. 3.
+       Others: an error.
     """
     if node.op not in layer_forms.LAYER_FORMS:
         raise ValueError(f"{node.op} {node.name!r} computes on float values and is no Keras layer by itself; quantize its input")

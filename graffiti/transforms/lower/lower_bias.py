@@ -30,7 +30,8 @@ def lower_quantize_bias(context: Lowering, node: Node) -> None:
     worst = np.abs(codes).max(initial=0)
     if np.any(codes < format.qmin) or np.any(codes > format.qmax):
         raise AccumulatorOverflow(
-            f"the bias of {node.of_layer!r} is {worst:.0f} steps of its accumulator, more than {format.bits} bits hold; its input or "
+            f"the bias of {node.of_layer!r} is {worst:.0f} steps of its accumulator, more than {format.bits} bits "
+            "hold; its input or "
             "kernel threshold is far too small: calibrate again, or keep the layer in float with a rule"
         )
     context.values[node.name] = context.constant(node.name, codes.astype(np.int64), format)

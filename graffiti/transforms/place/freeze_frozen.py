@@ -47,7 +47,10 @@ class FreezeFrozen(Pass):
                 modified = True
         for node in graph.nodes:
             if node.op in PRODUCTS and _parameters_still(graph, node, still):
-                self.plan.note(node.of_layer, "frozen", "trainable=False in the model: its weights and its thresholds stay as they are")
+                self.plan.note(
+                    node.of_layer, "frozen",
+                    "trainable=False in the model: its weights and its thresholds stay as they are"
+                )
         return PassResult(graph, modified)
 
     @staticmethod

@@ -46,7 +46,10 @@ def insert_after(graph: Graph, value: str, name: str, attrs: dict[str, Any], rea
     producer = graph.producer(value)
     first = graph.nodes[0] if producer is None and graph.nodes else None
     inner = producer is not None and producer.of_layer != producer.name
-    node = graph.insert("fake_quantize", (value,), name, attrs, before=first, after=producer, layer=producer.of_layer if producer is not None and inner else name)
+    node = graph.insert(
+        "fake_quantize", (value,), name, attrs, before=first, after=producer,
+        layer=producer.of_layer if producer is not None and inner else name
+    )
     if readers is None:
         graph.replace_uses(value, node.name, except_in=(node,))
     for reader in readers or ():

@@ -46,8 +46,11 @@ class QuantizeLayers(Pass):
         if _quantized(graph, kernel):
             return False
         scheme, spec = self.plan.scheme(product) or self.plan.default, self.plan.weights(product)
-        biases = [node for node in graph.consumers(product.name) if node.op == "bias_add" and node.inputs[0] == product.name]
-        cluster = product.of_layer if biases else product.name  # a product without a bias may be one of several in its layer
+        biases = [
+            node for node in graph.consumers(product.name) if node.op == "bias_add" and node.inputs[0] == product.name
+        ]
+        # a product without a bias may be one of several in its layer
+        cluster = product.of_layer if biases else product.name
         q_kernel = self._kernel(graph, product, kernel, f"{cluster}/q_kernel", spec)
         product.inputs = (product.inputs[0], q_kernel, *product.inputs[2:])
         for bias_add in biases:

@@ -56,7 +56,8 @@ class LeaveInFloat(Pass):
             if why is None or not all(graph.is_constant(value) for value in node.inputs[1:]):
                 continue
             trainable = not any(graph.training.get(value, {}).get("trainable", True) is False for value in node.inputs[1:])
-            layer = layer_forms.form_of(graph, node).serialized(name=node.name.replace("/", "_"), trainable=trainable, dtype="float32")
+            form, name = layer_forms.form_of(graph, node), node.name.replace("/", "_")
+            layer = form.serialized(name=name, trainable=trainable, dtype="float32")
             node.attrs = {
                 "layer": layer, "output_shapes": (graph.shape(node.output),), "reason": why, "weights": node.inputs[1:],
                 "roles": tuple(OPS[node.op].inputs.split()[1:]), "call": None,
