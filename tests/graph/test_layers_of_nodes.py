@@ -18,8 +18,8 @@ const %bn/gamma:f32[4] = full(1.5)
 const %bn/beta:f32[4] = random(3)
 const %bn/mean:f32[4] = random(4)
 const %bn/variance:f32[4] = full(0.5)
-const %s/depthwise_kernel:f32[3,3,4,1] = random(5)
-const %s/pointwise_kernel:f32[1,1,4,4] = random(6)
+const %s/dk:f32[3,3,4,1] = random(5)
+const %s/pk:f32[1,1,4,4] = random(6)
 const %s/bias:f32[4] = random(7)
 const %b2/gamma:f32[4] = full(1.5)
 const %b2/beta:f32[4] = random(8)
@@ -30,7 +30,7 @@ const %d/kernel:f32[4,5] = random(10)
 %c = bias_add(%c/product, %c/bias)
 %bn = batch_norm(%c, %bn/gamma, %bn/beta, %bn/mean, %bn/variance) {epsilon=0.01}
 %r = relu(%bn)
-%s/product = separable_conv(%r, %s/depthwise_kernel, %s/pointwise_kernel) {strides=(1, 1), dilation=(1, 1)}
+%s/product = separable_conv(%r, %s/dk, %s/pk) {strides=(1, 1), padding='same', dilation=(1, 1)}
 %s/linear = bias_add(%s/product, %s/bias)
 %s = leaky_relu(%s/linear) {alpha=0.25}
 %b2 = batch_norm(%s, %b2/gamma, %b2/beta, %b2/mean, %b2/variance) {epsilon=0.01}
