@@ -54,7 +54,7 @@ class Row:
         also: classes that read as the op beside the one it becomes: names that a rule may call it.
         plain: of a layer whose arguments are attributes of the node: the class, and argument -> attribute; such a layer
             reads as the op.
-        own: whether that class is in ``graffiti.layers``.
+        own: whether the layer is always one of ``graffiti.layers``.
     """
 
     make: Make
@@ -79,8 +79,8 @@ def class_names(graph: Graph, node: Node) -> tuple[str, ...]:
     if node.op not in LAYER_FORMS:
         return ()
     row = LAYER_FORMS[node.op]
-    form = row.make(graph, node, attributes(node))
-    return tuple(dict.fromkeys((*(() if form.own else (form.name,)), *row.also)))
+    form = None if row.own else row.make(graph, node, attributes(node))
+    return tuple(dict.fromkeys((*(() if form is None or form.own else (form.name,)), *row.also)))
 
 
 def _listed(value: Any) -> Any:
@@ -219,14 +219,15 @@ def _plain(name: str, *also: str, own: bool = False, **names: str) -> Row:
 LAYER_FORMS: dict[str, Row] = {
     "conv": Row(_conv), "depthwise_conv": Row(_depthwise_conv), "conv_transpose": Row(_conv_transpose),
     "dense": Row(_dense, ("EinsumDense",)),
-    "separable_conv": Row(_separable_conv), "multiply": Row(_multiply, ("Rescaling",)), "bias_add": Row(_bias_add),
-    "rescaling": Row(_rescaling, ("Normalization", "Rescaling", "BatchNormalization")), "batch_norm": Row(_batch_norm),
-    "prelu": Row(_prelu),
+    "separable_conv": Row(_separable_conv), "multiply": Row(_multiply, ("Rescaling",), own=True),
+    "bias_add": Row(_bias_add, own=True),
+    "rescaling": Row(_rescaling, ("Normalization", "Rescaling", "BatchNormalization"), own=True),
+    "batch_norm": Row(_batch_norm), "prelu": Row(_prelu),
     "add": _plain("Add"), "subtract": _plain("Subtract"),
     "maximum": _plain("Maximum"), "minimum": _plain("Minimum"), "concat": _plain("Concatenate", axis="axis"),
     "relu": _plain("ReLU", "Activation", max_value="max_value"),
     "leaky_relu": _plain("LeakyReLU", negative_slope="alpha"),
-    "softmax": _plain("Softmax", "Activation", axis="axis"), "activation": Row(_activation),
+    "softmax": _plain("Softmax", "Activation", axis="axis"), "activation": Row(_activation, own=True),
     "max_pool": Row(_pool("Max")),
     "average_pool": Row(
         _pool("Average"), ("AveragePooling1D", "AveragePooling2D", "GlobalAveragePooling1D", "GlobalAveragePooling2D")
