@@ -256,6 +256,11 @@ class OpRow:
         return self.stores and "low" in self.attrs
 
     @property
+    def pads(self) -> bool:
+        """Whether zeros around its input may be part of its window."""
+        return self.kernel is not None and "dilation" in self.attrs
+
+    @property
     def window(self) -> bool:
         """Whether a window slides over the spatial axes."""
         return "padding" in self.attrs

@@ -367,7 +367,7 @@ class _Compiler:
         readers = self.users.get(node.name, [])
         spatial = pads[:-1] if len(pads) == 3 else [(0, 0), *pads[:-1]]
         if node.name not in self.graph.outputs and readers and len(pads) in (2, 3) and pads[-1] == (0, 0) and node.inputs[0] not in self.pads \
-                and all(r.op in ("conv", "depthwise_conv") and r.inputs[0] == node.name for r in readers):
+                and all(OPS[r.op].pads and r.inputs[0] == node.name for r in readers):
             self.pads[node.name] = (node.inputs[0], spatial)
             return
         x_shape, y_shape = self.shape(node.inputs[0]), self.shape(node.name)

@@ -15,8 +15,6 @@ from graffiti.graph.ops import OPS, attr
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 
-_PAD_INTO = ("conv", "depthwise_conv")
-
 
 @dataclasses.dataclass
 class Stage:
@@ -90,7 +88,7 @@ def fuse(graph: Graph, enabled: bool = True) -> list[Step]:
         if node.name in absorbed:
             continue
         reader = only_reader(graph, node.name, users) if enabled else None
-        if node.op == "pad" and reader is not None and reader.op in _PAD_INTO and reader.inputs[0] == node.name and attr(node, "pads")[-1] == (0, 0):
+        if node.op == "pad" and reader is not None and OPS[reader.op].pads and reader.inputs[0] == node.name and attr(node, "pads")[-1] == (0, 0):
             pad_nodes[node.name] = node
             continue
         step = Step(node.op, node, node.inputs, node.name, nodes=[node.name])
