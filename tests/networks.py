@@ -10,7 +10,7 @@ from graffiti.graph import ops
 from graffiti.graph.float_interpreter import Formats, run_float
 from graffiti.graph.functions import FUNCTIONS
 from graffiti.graph.interpreter import run
-from graffiti.graph.ir import Graph, TensorType
+from graffiti.graph.ir import Graph, TensorType, name_layers
 
 
 class Network:
@@ -26,6 +26,7 @@ class Network:
 
     def output(self, *values: str) -> Graph:
         self.graph.outputs = list(values)
+        name_layers(self.graph)
         return self.graph
 
     def emit(self, op: str, inputs, name: str, **attrs) -> str:

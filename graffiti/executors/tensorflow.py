@@ -138,12 +138,10 @@ class TensorFlowExecutor:
 
 
 def _fusions(graph: Graph) -> dict[str, Chain]:
-    """Product name → what its op computes along; it clamps nothing but what it rounds."""
-    users = graph.users()
-    return {
-        node.name: chain_of(graph, node, users=users, declines=lambda chain: chain.clamp is not None)
-        for node in graph.nodes if node.op in PRODUCTS
-    }
+    """Product name → what its op computes along, where that is anything; it clamps nothing but what it rounds."""
+    users, products = graph.users(), [node for node in graph.nodes if node.op in PRODUCTS]
+    chains = [chain_of(graph, node, users=users, declines=lambda chain: chain.clamp is not None) for node in products]
+    return {chain.head.name: chain for chain in chains if chain.nodes}
 
 
 def _requantization(chain: Chain) -> ops.Requantization | None:

@@ -174,7 +174,9 @@ def chains_of(graph: Graph, head: Node, *, users: Mapping[str, Sequence[Node]] |
 def _follower(graph: Graph, chain: Chain, users: Mapping[str, Sequence[Node]]) -> Node | None:
     """The node that could join a chain at its end."""
     reader = only_reader(graph, chain.last, users)
-    return reader if reader is not None and reader.op in FOLLOWERS and reader.inputs[0] == chain.last else None
+    if reader is None or reader.op not in FOLLOWERS:
+        return None
+    return reader if reader.inputs[0] == chain.last and reader.inputs.count(chain.last) == 1 else None
 
 
 def _begin(graph: Graph, head: Node) -> Chain:

@@ -8,8 +8,7 @@ from graffiti.graph.ir import Graph, Node
 
 
 def only_reader(graph: Graph, value: str, users: Mapping[str, Sequence[Node]] | None = None) -> Node | None:
-    """The one node that reads ``value``, and reads it once; ``None`` where there is no such node, or where the value
-    leaves the graph.
+    """The one node that reads ``value``, once or twice; ``None`` where none or several do, or where it leaves the graph.
 
     Args:
         graph: where to look.
@@ -19,7 +18,7 @@ def only_reader(graph: Graph, value: str, users: Mapping[str, Sequence[Node]] | 
     if value in graph.outputs:
         return None
     readers = graph.consumers(value) if users is None else users.get(value, ())
-    return readers[0] if len(readers) == 1 and readers[0].inputs.count(value) == 1 else None
+    return readers[0] if len(readers) == 1 else None
 
 
 def chain(graph: Graph, value: str, *ops: str | Collection[str]) -> tuple[Node, ...] | None:

@@ -188,7 +188,7 @@ class _Compiler:
                     made_by = producers.get(made_by.inputs[0])
                 if (
                     made_by is not None and made_by.op in PRODUCTS
-                    and only_reader(self.graph, value, self.users) is node
+                    and only_reader(self.graph, value, self.users) is node and node.inputs.count(value) == 1
                     and self.dtype(value) == self.dtype(node.name)
                 ):
                     self.slots[value] = (node.name, first)

@@ -157,7 +157,7 @@ def test_the_graphs_use_every_op():
 def test_products_are_fused_and_stay_equal(rounding, engine):
     graph = printer.parse(RESIDUAL.replace("format=u8@-4, low=0", f"format=u8@-4, rounding='{rounding}', low=0"))
     executor = TensorFlowExecutor(graph, ops=engine[0], tier=engine[1])
-    assert {name: [node.name for node in chain] for name, chain in executor._fused.items()} == {
+    assert {name: [node.name for node in chain.nodes] for name, chain in executor._fused.items()} == {
         "c/product": ["c", "c_q"], "d": ["d_q"], "e": ["e_q"], "g": ["g_q"], "p": ["p_q"], "f/product": ["f", "f_q"]}
     inputs = inputs_of(graph, 2)
     for expected, got in zip(interpreter.run(graph, inputs), executor.run(inputs), strict=True):
