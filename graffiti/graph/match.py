@@ -8,7 +8,7 @@ from graffiti.graph.ir import Graph, Node
 
 
 def only_reader(graph: Graph, value: str, users: Mapping[str, Sequence[Node]] | None = None) -> Node | None:
-    """The one node that reads ``value``, once or twice; ``None`` where none or several do, or where it leaves the graph.
+    """The one node that reads ``value``, perhaps twice; ``None`` where none or several do, or it leaves the graph.
 
     Args:
         graph: where to look.

@@ -88,7 +88,8 @@ def fuse(graph: Graph, enabled: bool = True) -> list[Step]:
         if node.name in absorbed:
             continue
         reader = only_reader(graph, node.name, users) if enabled else None
-        if node.op == "pad" and reader is not None and OPS[reader.op].pads and reader.inputs[0] == node.name and attr(node, "pads")[-1] == (0, 0):
+        merges = reader is not None and OPS[reader.op].pads and reader.inputs[0] == node.name
+        if node.op == "pad" and merges and attr(node, "pads")[-1] == (0, 0):
             pad_nodes[node.name] = node
             continue
         step = Step(node.op, node, node.inputs, node.name, nodes=[node.name])
