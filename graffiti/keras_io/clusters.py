@@ -51,6 +51,11 @@ class Cluster:
         return self.q_kernel is None and self.fold_kernel is None
 
     @property
+    def only_float(self) -> bool:
+        """Whether the product has no quantized form; preparing splits it where it is to have one."""
+        return ops.OPS[self.product.op].kernel is None
+
+    @property
     def parts(self) -> dict[str, Node | None]:
         """Inner nodes by role."""
         roles = {
@@ -180,7 +185,7 @@ def _layer(builder: Builder, cluster: Cluster, calls: list[Cluster]):
             trainable=not frozen, weight_settings=_own_settings({"constant": weights["kernel"]}, frozen),
         )
     settings = {**form.arguments, "name": name, "trainable": not frozen, "activity_regularizer": activity}
-    if cluster.plain and len(calls) == 1 and not _unusual(cluster):
+    if cluster.only_float or (cluster.plain and len(calls) == 1 and not _unusual(cluster)):
         return getattr(L, form.name)(
             use_bias=cluster.bias_add is not None, dtype="float32", **settings, **_keras_settings(weights, form.name)
         )
