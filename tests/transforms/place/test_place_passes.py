@@ -92,7 +92,7 @@ def test_folded_batch_norm_is_quantized_behind_the_fold():
     const %c/variance: f32[3] = full(1)
     %c/folded_kernel = fold_kernel(%c/kernel, %c/gamma, %c/variance) {{epsilon=0.001, channel_axis=-1}}
     %c/folded_bias = fold_bias(%c/bias, %c/gamma, %c/beta, %c/mean, %c/variance) {{epsilon=0.001}}
-    %c/product = conv(%x, %c/folded_kernel) {CONV}
+    %c/product = conv(%x, %c/folded_kernel) of %c {CONV}
     %y = bias_add(%c/product, %c/folded_bias)"""
     result, _, plan = run(QuantizeLayers, body)
     assert "%c/q_kernel = fake_quantize(%c/folded_kernel) s8n weight" in result
