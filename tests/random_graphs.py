@@ -201,7 +201,7 @@ def small_network(shape=(9, 8, 3), seed: int = 0) -> Graph:
 
     def product(op, value, kernel, attrs, name, relu=True):
         k = graph.add_constant(f"{name}/k", rng.integers(-127, 128, kernel).astype(np.int8), QFormat(8, True, -7))
-        value = graph.insert(op, [value, k], f"{name}/product", attrs).output
+        value = graph.insert(op, [value, k], f"{name}/product", attrs, layer=name).output
         return graph.insert("requantize", [value], name, {"format": QFormat(8, not relu, graph.format(value).exponent + 9), "low": 0 if relu else None}).output
 
     window = {"strides": (1, 1), "dilation": (1, 1), "padding": "same"}
