@@ -20,6 +20,7 @@ import random_models
 from absl import app, flags
 
 import graffiti
+from graffiti.export import EXPORTERS
 
 _SHARED = flags.DEFINE_string("shared", "../shared", "folder that holds models/ and data/")
 _MODELS = flags.DEFINE_list("models", list(chip_models.MODELS), "which networks; random stands for the ten of random_models.py")
@@ -28,17 +29,14 @@ _TARGETS = flags.DEFINE_list("targets", ["native", "c:fused", "onnx", "qonnx", "
 _COUNT = flags.DEFINE_integer("count", 500, "inputs for each network")
 
 
-FORMATS = {"c": "net_c", "litert": "net.tflite", "onnx": "net.onnx", "qonnx": "net_q.onnx"}
-
-
 def sizes(ig: graffiti.IntegerGraph) -> dict[str, int]:
     """Bytes of each export; of C the constants of the network (``.weights`` and biases as they lie in flash)."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for format, name in FORMATS.items():
-            path = pathlib.Path(folder) / name
+        for format, row in EXPORTERS.items():
+            path = pathlib.Path(folder) / f"{format}{row.suffix}"
             ig.export(path, format=format)
-            if format != "c":
+            if row.suffix:
                 found[format] = path.stat().st_size
     costs = graffiti.cost(ig)
     return {"c constants": round(costs.weight_bytes + costs.bias_bytes), **found}

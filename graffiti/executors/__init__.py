@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from graffiti.executors import rows, timed
 from graffiti.executors.executor import EVERY, STORED, Executor, Option, Package, Running, Unavailable, known
+from graffiti.export import EXPORTERS
 from graffiti.export.c.targets import TARGETS as BOARDS
 
-_ONNX, _ORT = Package("onnx", "onnx"), Package("onnxruntime", "onnxruntime")
-_LITERT, _MICRO = Package("ai-edge-litert", "ai_edge_litert.interpreter"), Package("tflite-micro", "tflite_micro.python.tflite_micro.runtime")
+_MICRO = Package("tflite-micro", "tflite_micro.python.tflite_micro.runtime")
 _TIERS = ("scalar", "avx2", "avx512vnni")
 
 EXECUTORS: dict[str, Executor] = {row.name: row for row in (
@@ -22,11 +22,15 @@ EXECUTORS: dict[str, Executor] = {row.name: row for row in (
     Executor("c", "the exported C", rows.c, dict.fromkeys(("fused", "unfused", *BOARDS), Option()), lambda: ("fused", "unfused")),
     Executor(
         "litert", "LiteRT", rows.litert, {name: Option((_MICRO,) if name == "micro" else ()) for name in rows.LITERT_FILES},
-        lambda: ("xnnpack",), (_LITERT,), bounds=rows.litert_bounds, timed=timed.litert),
+        lambda: ("xnnpack",), (*EXPORTERS["litert"].packages, Package("ai-edge-litert", "ai_edge_litert.interpreter")),
+        bounds=rows.litert_bounds, timed=timed.litert),
     Executor(
-        "onnx", "ONNX Runtime", rows.onnx, dict.fromkeys(rows.ONNX_FILES, Option()), lambda: ("plain", "optimized"), (_ONNX, _ORT),
+        "onnx", "ONNX Runtime", rows.onnx, dict.fromkeys(rows.ONNX_FILES, Option()), lambda: ("plain", "optimized"),
+        (*EXPORTERS["onnx"].packages, Package("onnxruntime", "onnxruntime")),
         bounds=rows.onnx_bounds, timed=timed.onnx),
-    Executor("qonnx", "the qonnx executor", rows.qonnx, packages=(_ONNX, Package("qonnx", "qonnx.core.onnx_exec"))),
+    Executor(
+        "qonnx", "the qonnx executor", rows.qonnx,
+        packages=(*EXPORTERS["qonnx"].packages, Package("qonnx", "qonnx.core.onnx_exec"))),
 )}
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from graffiti.export.base import Package
 from graffiti.graph.interpreter import Island
 from graffiti.graph.ir import Graph
 
@@ -30,26 +30,6 @@ class Running(Protocol):
 
     def run_all(self, inputs: list[np.ndarray]) -> dict[str, np.ndarray]:
         """The tensors that it has, by their names in the graph: codes where the value has a format, else reals."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Package:
-    """A Python package that an executor needs.
-
-    Attributes:
-        name: what is installed.
-        module: what is imported.
-    """
-
-    name: str
-    module: str
-
-    def check(self) -> None:
-        """Raise ``Unavailable`` where it does not import."""
-        try:
-            importlib.import_module(self.module)
-        except ImportError as error:
-            raise Unavailable(f"the package {self.name} is needed and does not import ({error}); install it") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +84,12 @@ class Executor:
         """The packages of an option."""
         return (*self.packages, *(self.options[option].packages if option in self.options else ()))
 
+    def check(self, option: str = "") -> None:
+        """Raise ``Unavailable`` where a package of an option does not import."""
+        for package in self.needs(option):
+            if why := package.missing():
+                raise Unavailable(why)
+
     def shown(self, option: str = "") -> str:
         """``EVERY`` or ``STORED``, of an option."""
         return (self.options[option].shows if option in self.options else None) or self.shows
@@ -120,8 +106,7 @@ class Executor:
         Raises:
             Unavailable: where a package, a tool or an instruction set is missing, or it cannot take the graph.
         """
-        for package in self.needs(option):
-            package.check()
+        self.check(option)
         return self.start(graph, island, option, threads)
 
     def call(self, graph: Graph, inputs: list[np.ndarray], threads: int) -> Call:
@@ -136,8 +121,7 @@ class Executor:
         """
         if self.timed is None:
             raise Unavailable(f"{self.title} is not timed")
-        for package in self.needs():
-            package.check()
+        self.check()
         return self.timed(graph, inputs, threads)
 
 

@@ -1,9 +1,12 @@
-"""Integer graphs as files for other tools and chips. One exporter per target, listed in ``EXPORTERS``."""
+"""Integer graphs as files for other tools and chips. One exporter per target, listed in ``EXPORTERS``.
+
+``IntegerGraph.export``, the command line, ``tools/`` and the executors that run exported files read that table.
+"""
 
 from __future__ import annotations
 
 from graffiti import documents
-from graffiti.export.base import Exporter, ExportError, Problem
+from graffiti.export.base import Exporter, ExportError, Package, Problem, WriteOption
 from graffiti.export.c.exporter import CExporter
 from graffiti.export.litert.exporter import LiteRTExporter
 from graffiti.export.onnx.exporter import OnnxExporter, QonnxExporter
@@ -22,4 +25,4 @@ def get(format: str) -> Exporter:
     return EXPORTERS[format]
 
 
-__all__ = ["EXPORTERS", "ExportError", "Exporter", "Problem", "get"]
+__all__ = ["EXPORTERS", "ExportError", "Exporter", "Package", "Problem", "WriteOption", "get"]

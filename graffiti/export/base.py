@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
+import importlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from graffiti import targets
 from graffiti.graph.ir import Graph
@@ -21,18 +23,58 @@ class ExportError(ValueError):
         super().__init__(f"graph {graph.name!r} cannot be exported as {format}, {len(self.problems)} layers stand against it:{lines}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Package:
+    """A Python package that an exporter or an executor needs.
+
+    Attributes:
+        name: what is installed.
+        module: what is imported.
+    """
+
+    name: str
+    module: str
+
+    def missing(self) -> str:
+        """Why it does not import and what to do, in a sentence; nothing where it does."""
+        try:
+            importlib.import_module(self.module)
+        except ImportError as error:
+            return f"the package {self.name} is needed and does not import ({error}); pip install {self.name}"
+        return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class WriteOption:
+    """A keyword of an exporter's ``write``, as the command line offers it.
+
+    Attributes:
+        help: one line.
+        kind: what stands behind it there: ``word``, ``size`` (a number from 1 on) or ``data`` (a file of examples).
+    """
+
+    help: str
+    kind: str = "word"
+
+
 class Exporter(abc.ABC):
-    """A target that integer graphs are written for.
+    """A target that integer graphs are written for: one row of ``EXPORTERS``.
 
     Attributes:
         name: the word for ``export(format=...)``.
         description: one line for lists.
         target: the profile (``graffiti/targets``) that a graph is held against before anything is written.
+        suffix: of the file that it writes; nothing where it writes a folder.
+        options: keyword of ``write`` → how the command line offers it.
+        packages: what it needs to write.
     """
 
     name: str
     description: str
     target: str
+    suffix: str = ""
+    options: Mapping[str, WriteOption] = {}
+    packages: Sequence[Package] = ()
 
     @abc.abstractmethod
     def supports(self, graph: Graph) -> list[Problem]:
@@ -65,6 +107,12 @@ class Exporter(abc.ABC):
         problems = self.problems(graph, target)
         if problems:
             raise ExportError(self.name, graph, problems)
+
+    def check_packages(self) -> None:
+        """Raise an ``ImportError`` that says what to install, where a package is missing."""
+        for package in self.packages:
+            if why := package.missing():
+                raise ImportError(f"the export format {self.name!r} cannot be written: {why}")
 
     def check_target(self, graph: Graph) -> None:
         """Hold the graph against the exporter's profile alone; ``write`` does so before it writes anything."""

@@ -136,13 +136,13 @@ def test_a_word_names_its_row(word):
 
 def test_a_missing_package_is_a_reason_to_skip_and_a_fault_is_not():
     graph = c_graphs.CASES["relu"]()
-    package = executors.Package("no-such-thing", "no_such_thing_at_all")
-    with pytest.raises(Unavailable, match="the package no-such-thing is needed"):
-        package.check()
 
     def broken(graph, island, option, threads):
         raise ValueError("a fault of graffiti's")
 
+    row = executors.Executor("x", "x", broken, packages=(executors.Package("no-such-thing", "no_such_thing_at_all"),))
+    with pytest.raises(Unavailable, match="the package no-such-thing is needed .*; pip install no-such-thing"):
+        row.run(graph)
     row = executors.Executor("x", "x", broken)
     with pytest.raises(ValueError, match="a fault of graffiti's"):
         row.run(graph)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import os
 
 import c_graphs
@@ -79,14 +78,6 @@ def test_refuses_exponents_and_sizes():
     with pytest.raises(ValueError, match="to_integer"):
         graph.stage = "float"
         export.get("onnx").supports(graph)
-
-
-def test_says_what_to_install(tmp_path, monkeypatch):
-    real = builtins.__import__
-    monkeypatch.setattr(builtins, "__import__", lambda name, *a, **k: (_ for _ in ()).throw(ImportError("no onnx")) if name == "onnx" else real(name, *a, **k))
-    with pytest.raises(ImportError, match="pip install onnx"):
-        export.get("onnx").write(c_graphs.conv_case(), tmp_path / "net.onnx")
-    assert not list(tmp_path.iterdir())
 
 
 # ---- from Keras ---------------------------------------------------------------------------------------------------------------

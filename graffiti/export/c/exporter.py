@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from graffiti import files
-from graffiti.export.base import Exporter, ExportError, Problem
+from graffiti.export.base import Exporter, ExportError, Problem, WriteOption
 from graffiti.export.c.border import Border, InputPort
 from graffiti.export.c.build_files import FIRMWARE
 from graffiti.export.c.program import Program, build, prepare
@@ -39,6 +39,10 @@ class CExporter(Exporter):
     name = "c"
     target = "c99"
     description = "C99 without dependencies, heap or floats: one .c/.h pair and a small runtime"
+    options = {
+        "test_inputs": WriteOption("inputs stored as test vectors", "data"),
+        "name": WriteOption("prefix of all symbols"),
+    }
 
     def supports(self, graph: Graph) -> list[Problem]:
         """Every layer that has no C form: float islands, float ops inside, unknown sizes, 3-D windows, unsigned 32-bit codes."""

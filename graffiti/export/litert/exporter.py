@@ -7,7 +7,7 @@ import pathlib
 
 from graffiti import files
 from graffiti.export import difference
-from graffiti.export.base import Exporter, ExportError, Problem
+from graffiti.export.base import Exporter, ExportError, Package, Problem, WriteOption
 from graffiti.export.c.border import take_border_off
 from graffiti.export.litert.emitter import ARITHMETICS, KERNELS
 from graffiti.export.litert.program import Program, build
@@ -26,6 +26,12 @@ class LiteRTExporter(Exporter):
     name = "litert"
     target = "litert"
     description = "LiteRT (TensorFlow Lite) flatbuffer, int8, with the graph's own scales"
+    suffix = ".tflite"
+    options = {
+        "border": WriteOption("float (default) or codes in and out"),
+        "arithmetic": WriteOption("int8 (default), native, half_up or float32"),
+    }
+    packages = (Package("ai-edge-litert", "ai_edge_litert.schema_py_generated"),)
 
     def supports(self, graph: Graph) -> list[Problem]:
         """Every layer that LiteRT cannot hold exactly: float islands, unsigned 16-bit tensors, wide accumulators between 16-bit ones, unknown sizes."""
@@ -69,6 +75,7 @@ class LiteRTExporter(Exporter):
             raise ValueError(f"a border is one of {', '.join(BORDERS)}, got {border!r}")
         if arithmetic not in ARITHMETICS:
             raise ValueError(f"the arithmetic is one of {', '.join(ARITHMETICS)}, got {arithmetic!r}")
+        self.check_packages()
         problems: list[Problem] = []
         if border == "codes" and graph.stage == "integer":
             taken = take_border_off(graph)

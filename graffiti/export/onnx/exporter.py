@@ -7,7 +7,7 @@ import pathlib
 
 from graffiti import files
 from graffiti.export import difference
-from graffiti.export.base import Exporter, Problem
+from graffiti.export.base import Exporter, Package, Problem, WriteOption
 from graffiti.export.onnx.model import OnnxGraph, build, problems
 from graffiti.export.onnx.qdq import QdqStyle
 from graffiti.export.onnx.styles import QonnxStyle, Style
@@ -16,9 +16,15 @@ from graffiti.graph.ir import Graph
 SESSIONS = ("default", "plain")
 
 
+ONNX = Package("onnx", "onnx")
+BATCH = WriteOption("a fixed batch size", "size")
+
+
 class _OnnxFile(Exporter):
     """What both have in common."""
 
+    suffix = ".onnx"
+    packages = (ONNX,)
     fixed_sizes = False
 
     def supports(self, graph: Graph) -> list[Problem]:
@@ -39,10 +45,7 @@ class _OnnxFile(Exporter):
         self.check(graph)
         if batch is not None and batch < 1:
             raise ValueError(f"batch is a size of at least 1, or None for the format's default; got {batch}")
-        try:
-            import onnx  # noqa: F401
-        except ImportError as error:
-            raise ImportError(f"the export format {self.name!r} needs the package onnx ({error}); pip install {error.name or 'onnx'}") from error
+        self.check_packages()
         return build(graph, style, batch=batch or (1 if self.fixed_sizes else None), show=show)
 
 
@@ -61,6 +64,12 @@ class OnnxExporter(_OnnxFile):
     name = "onnx"
     target = "onnx"
     description = "ONNX in QDQ form, opset 21, one .onnx file: 8-bit and int4 weights, equal codes in ONNX Runtime"
+    options = {
+        "exact": WriteOption(
+            "runtime (default: exact in ONNX Runtime's default session) or anywhere (wide sums spelled out, slower)"),
+        "weights": WriteOption("auto (default) or int8 (without zero-points, for chips and CPUs with VNNI)"),
+        "batch": BATCH,
+    }
 
     def write(
         self, graph: Graph, path: str | os.PathLike, *, overwrite: bool = False, batch: int | None = None, exact: str = "runtime", weights: str = "auto",
@@ -124,25 +133,15 @@ class QonnxExporter(_OnnxFile):
     name = "qonnx"
     target = "qonnx_fpga"
     description = "QONNX, one .onnx file: Quant nodes with arbitrary bit widths, for FPGA tools"
+    options = {"batch": BATCH}
     fixed_sizes = True
 
     def write(self, graph: Graph, path: str | os.PathLike, *, overwrite: bool = False, batch: int | None = None) -> list[pathlib.Path]:
-        """Write one file, whole or not at all.
+        """Write one file, whole or not at all; raises what ``OnnxExporter.write`` does.
 
         Args:
-            graph: of stage ``integer``.
-            path: a file that does not exist yet, ``<name>.onnx`` by custom.
-            overwrite: replace ``path`` where it exists.
+            graph, path, overwrite: as ``OnnxExporter.write``.
             batch: size of the batch axis; 1 by default, because its tools want fixed shapes.
-
-        Returns:
-            The file.
-
-        Raises:
-            ExportError: lists every layer that stands against it. Nothing is written.
-            FileExistsError: where ``path`` exists and ``overwrite`` is false. Nothing is written.
-            ImportError: where onnx is not installed.
-            ValueError: for another stage, or a batch below 1.
         """
         return self._write(graph, path, QonnxStyle(), overwrite, batch)
 
