@@ -237,7 +237,11 @@ def litert_bounds(graph: Graph, option: str) -> dict[str, tuple[int, str]]:
 
 
 # Option → form of the file (OnnxExporter.write) and whether the session is the default one, which rewrites it, or runs it as it is written.
-ONNX_FILES = {"plain": ("runtime", False), "optimized": ("runtime", True), "anywhere": ("anywhere", False)}
+ONNX_FILES = {
+    "plain": ({"exact": "runtime"}, False), "optimized": ({"exact": "runtime"}, True),
+    "anywhere": ({"exact": "anywhere"}, False),
+    "int8": ({"exact": "runtime", "weights": "int8"}, True),
+}
 
 
 def onnx(graph: Graph, island: Island | None, option: str, threads: int | None):
@@ -245,8 +249,9 @@ def onnx(graph: Graph, island: Island | None, option: str, threads: int | None):
 
     Args:
         graph: as of ``Executor.run``.
-        option: a key of ``ONNX_FILES``; ``""`` for ``plain``. ``optimized`` shows the tensors of codes only: with
-            accumulators shown the runtime would not fuse them.
+        option: a key of ``ONNX_FILES``; ``""`` for ``plain``. ``optimized`` and ``int8`` show the tensors of codes only:
+            with accumulators shown the runtime would not fuse them. ``int8`` runs with ``session.x64quantprecision=1``,
+            which x86 CPUs without VNNI need for its weights.
         island, threads: not used; the exporter takes no Keras layers, the session has one thread.
 
     Raises:
@@ -256,8 +261,8 @@ def onnx(graph: Graph, island: Island | None, option: str, threads: int | None):
     from graffiti.export.onnx.harness import OnnxModel
 
     with unavailable(ExportError):
-        exact, optimize = ONNX_FILES[option or "plain"]
-        return OnnxModel(graph, optimize=optimize, show="codes" if optimize else "all", exact=exact)
+        form, optimize = ONNX_FILES[option or "plain"]
+        return OnnxModel(graph, optimize=optimize, show="codes" if optimize else "all", **form)
 
 
 def onnx_bounds(graph: Graph, option: str) -> dict[str, tuple[int, str]]:
@@ -265,8 +270,8 @@ def onnx_bounds(graph: Graph, option: str) -> dict[str, tuple[int, str]]:
     from graffiti.export.onnx.exporter import OnnxExporter
 
     why = "a product at or before it is written for int8 kernels and computed in float32 here; the export with exact='anywhere' is equal there"
-    exact, optimize = ONNX_FILES[option or "plain"]
-    steps = OnnxExporter().expected_difference(graph, session="default" if optimize else "plain", exact=exact)
+    form, optimize = ONNX_FILES[option or "plain"]
+    steps = OnnxExporter().expected_difference(graph, session="default" if optimize else "plain", exact=form["exact"])
     return {tensor: (most, why) for tensor, most in steps.items()}
 
 

@@ -47,7 +47,8 @@ def verify(
               in LiteRT for Microcontrollers.
             - ``onnx``: exported, in ONNX Runtime: ``onnx:plain`` with optimizations off and every tensor, ``onnx:optimized`` in
               a default session, which rewrites the file, with the tensors of codes; ``onnx:anywhere`` the export
-              with ``exact="anywhere"``, with every tensor.
+              with ``exact="anywhere"``, with every tensor; ``onnx:int8`` the export with ``weights="int8"``, in a
+              session with ``session.x64quantprecision=1``, which x86 CPUs without VNNI need for it.
             - ``qonnx``: in the qonnx executor.
         batch_size: examples at a time; memory grows with it. A network with a fixed batch size keeps its own.
         progress: show a bar.
