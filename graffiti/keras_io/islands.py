@@ -334,7 +334,13 @@ class IslandRunner:
         call(*(keras.Input(batch_shape=self.graph.shape(value), dtype=dtype) for value, dtype in zip(node.inputs, dtypes)))
         self._workshop.fill(node)
         self._seeds[node.name] = compat.seeds(layer)
-        return tf.function(call, autograph=False, reduce_retracing=True)
+        signature = [tf.TensorSpec(self.graph.shape(value), dtype) for value, dtype in zip(node.inputs, dtypes)]
+        function = tf.function(call, input_signature=signature, autograph=False)
+        try:
+            function.get_concrete_function()  # one trace for every batch size, as in ``Model.predict``
+        except Exception:  # whatever a layer raises that must know its batch size; a fault of its own shows in the call
+            return tf.function(call, autograph=False)
+        return function
 
 
 def _tensor(array: np.ndarray, dtype: str):

@@ -269,6 +269,26 @@ def test_what_a_layer_draws_at_inference_is_drawn_again():
     assert np.array_equal(first, second) and np.array_equal(first, third) and not np.array_equal(first, NUMBERS)
 
 
+def test_a_layer_is_traced_once_for_every_batch_size():
+    """One that must know its batch size is traced again."""
+    class Known(L.Layer):
+        def compute_output_spec(self, x):
+            return keras.KerasTensor(x.shape, x.dtype)
+
+        def call(self, x):
+            return x + float(x.shape[0])  # None has no float
+
+    x = keras.Input((6,))
+    for layer, once in ((L.LayerNormalization(), True), (Known(), False)):
+        graph = read(keras.Model(x, layer(x)))
+        runner, (node,) = IslandRunner(graph), [node for node in graph.nodes if node.op == "island"]
+        for size in (4, 1, 3, 2, 4):
+            (got,) = run_float(graph, NUMBERS[:size], island=runner)
+            right = np.asarray(layer(NUMBERS[:size])) if once else NUMBERS[:size] + size
+            np.testing.assert_allclose(got, right, atol=1e-6)
+        assert (runner._functions[node.name].experimental_get_tracing_count() == 1) == once
+
+
 class Counter(L.Layer):
     def build(self, shape):
         self.count = self.add_weight(shape=(), initializer="zeros", trainable=False, name="count")
