@@ -92,28 +92,25 @@ def average_pool(b: Builder, node: Node) -> None:
     calm = max(abs(source.exponents[0]), abs(target.exponents[0])) <= SAFE_EXPONENT
     wide = total << min(left, 64) >= SURE or not calm or attrs["rounding"] in ("half_up", "half_away")
     counts = elements(b.graph, node)
-    whole = _whole(b.graph, node)
-    shift = int(counts.flat[0]).bit_length() - 1 if counts.size == 1 and int(counts.flat[0]) == 1 << (int(counts.flat[0]).bit_length() - 1) else None
-    twice = b.style.pairs and shift is not None
-    if twice:
-        shift, counts = None, counts * 2
-    name = f"{node.output}/sum"
-    if whole and total > EXACT:
-        counts = counts // 2 if twice else counts
+    power = counts.size == 1 and int(counts.flat[0]).bit_count() == 1
+    name, reduced = f"{node.output}/sum", _whole(b.graph, node) and total > EXACT
+    weight = 0  # log2 of the sum's weights
+    if power and not reduced:
+        weight = 1 if b.style.pairs else 1 - int(counts.flat[0]).bit_length()
+    if reduced:
         summed = b.node("ReduceSum", [b.get(x, False, True), b.integers(range(2, 2 + len(window)))], name, keepdims=1)
-        summed_wide = True
     else:
-        channels = int(b.graph.shape(x)[-1] or 1)
-        ones, format = np.ones((channels, 1, *window), np.int8), QFormat(2, True, 1 if twice else -(shift or 0))
-        weight = b.initializer(np.ldexp(ones.astype(np.float32), format.exponents[0]), f"{name}/weights") if b.style.pairs else \
-            b.style.constant(b, f"{name}/weights", ones, format, 0)
-        summed = b.node("Conv", [b.get(x, False), weight], name, kernel_shape=list(window), strides=list(attrs["strides"]), dilations=[1] * len(window), group=channels,
-                        **pads(sizes, window, attrs["strides"], (1,) * len(window), attrs["padding"]))
-        summed_wide = False
-    if summed_wide != wide:
+        ones = np.ones((int(b.graph.shape(x)[-1] or 1), 1, *window), np.int8)
+        kernel = b.initializer(np.full(ones.shape, 2.0**weight, np.float32), f"{name}/weights") if b.style.pairs else \
+            b.style.constant(b, f"{name}/weights", ones, QFormat(2, True, weight), 0)
+        summed = b.node(
+            "Conv", [b.get(x, False), kernel], name, kernel_shape=list(window), strides=list(attrs["strides"]),
+            dilations=[1] * len(window), group=len(ones),
+            **pads(sizes, window, attrs["strides"], (1,) * len(window), attrs["padding"]))
+    if reduced != wide:
         summed = b.node("Cast", [summed], f"{name}/cast", to=b.float_type(wide))
-    if summed_wide or shift is None:
-        divisor = counts.astype(np.float64 if wide else np.float32)
+    divisor = np.ldexp(counts.astype(np.float64 if wide else np.float32), weight)
+    if (divisor != 1).any():
         divisor = divisor.reshape(()) if divisor.size == 1 else divisor.reshape(1, 1, *divisor.shape[:-1])
         summed = b.node("Div", [summed, b.initializer(divisor, f"{node.output}/elements")], f"{node.output}/mean")
     _store(b, node, summed, False, wide, attrs["rounding"] in b.style.native)
