@@ -1,4 +1,5 @@
-"""Integer graphs for the C export's tests: one small graph for every op and case, random networks, and ResNet8's shape."""
+"""Integer graphs that reach every executor (``executors/test_contract.py``): a small one for every op and case, random
+networks, and ResNet8's shape."""
 
 from __future__ import annotations
 
@@ -370,6 +371,16 @@ CASES = {
     "pointwise_in_place": lambda: in_place_case(),
     "packed_dense": lambda: packed_case("dense", (37,), 10),
 }
+
+
+def cover():
+    """The first case of each op: a new op's case is among them by itself."""
+    chosen, covered = [], set()
+    for case, make in CASES.items():
+        if new := {node.op for node in make().nodes} - covered:
+            covered |= new
+            chosen.append(case)
+    return chosen
 
 
 def random_network(seed):

@@ -13,9 +13,11 @@ import c_graphs
 import networks
 import numpy as np
 import pytest
+from contract import assert_equal
 from random_networks import random_network
 
 import graffiti
+from graffiti.executors.rows import Emulated
 from graffiti.export.c import targets
 from graffiti.export.c.emit import EMITTERS
 from graffiti.export.c.exporter import CExporter
@@ -34,16 +36,10 @@ def need(*names):
             pytest.skip(why)
 
 
-def assert_equal(graph, model, inputs):
-    """Every tensor of the C program equals the interpreter's; returns how many integers were compared."""
-    expected = interpreter.run(graph, inputs, values=True, softmax=False)
-    compared = 0
-    for name, codes in model.run_all(inputs).items():
-        if name in expected and expected[name].dtype.kind in "iu":
-            np.testing.assert_array_equal(codes, expected[name], err_msg=f"{graph.name} {name}")
-            compared += codes.size
-    assert compared
-    return compared
+def check(graph, name, flags, inputs):
+    """Every tensor of the C program equals the interpreter's."""
+    emulated = Emulated(graph, EmulatedModel(graph, name, flags))
+    assert_equal(graph, emulated.run_all(inputs), interpreter.run(graph, inputs, values=True), name)
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -51,16 +47,17 @@ def test_every_kernel(name):
     """Each type of weights, in rows longer and shorter than a SIMD register and with rests of every length."""
     need(name)
     graph = c_graphs.every_kernel_case()
-    assert_equal(graph, EmulatedModel(graph, name, ("-O1",)), c_graphs.real_inputs(graph, 4))
+    check(graph, name, ("-O1",), c_graphs.real_inputs(graph, 4))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("level", ["-Os", "-O2", "-O3"])
-def test_every_case_on_every_target(name, level):
+def test_every_level_on_every_target(name, level):
+    """Every op on every target: ``executors/test_contract.py``."""
     need(name)
-    for graph in (c_graphs.every_kernel_case(), *(make() for make in c_graphs.CASES.values()), *map(c_graphs.random_network, range(12))):
-        assert_equal(graph, EmulatedModel(graph, name, (level,)), c_graphs.real_inputs(graph, 4))
+    for graph in (c_graphs.every_kernel_case(), c_graphs.resnet8(), *map(c_graphs.random_network, range(12))):
+        check(graph, name, (level,), c_graphs.real_inputs(graph, 4))
 
 
 @pytest.mark.parametrize("name, instruction", [("cortex-m3", None), ("cortex-m4", "smlad"), ("cortex-m55", "vmladava.s16")])
@@ -137,7 +134,7 @@ def test_ten_random_networks_over_every_op_on_500_inputs(scheme):
         integer = pipelines.lower(networks.calibrate(placed, calibration, seed))
         seen |= {step.op for step in CExporter().plan(integer).steps} | {node.op for node in integer.nodes}
         for name in TARGETS:
-            assert_equal(integer, EmulatedModel(integer, name, ("-O1",)), inputs)
+            check(integer, name, ("-O1",), inputs)
         program = CExporter().plan(integer)
         assert program.arena_bytes <= 1.05 * program.lower_bound
     assert seen >= set(EMITTERS) - {"relu"}, "lowering makes relu a part of the requantize; c_graphs.CASES has it alone"

@@ -1,10 +1,14 @@
-"""The LiteRT export: every layer of the zoo and every op runs in LiteRT, equal to the integer graph or as close as the exporter says."""
+"""The LiteRT file: what is in it, for which kernels, and how close the exporter says they come.
+
+Ops in each of them: ``executors/test_contract.py``.
+"""
 
 from __future__ import annotations
 
 import c_graphs
 import numpy as np
 import pytest
+from contract import assert_equal
 from engines import MICRO
 
 pytest.importorskip("ai_edge_litert")
@@ -20,22 +24,7 @@ from graffiti.graph.ir import Graph, TensorType
 from graffiti.numerics.formats import QFormat
 
 EXPORTER = EXPORTERS["litert"]
-MICRO_LACKS = (  # it dequantizes no kernel with a scale for each channel, and gathers no 16-bit tensors
-    "slices_16", "conv_raw_accumulator", "per_channel_conv", "per_channel_depthwise_conv", "per_channel_conv_transpose", "per_channel_dense", "lookup_u8_to_s16")
-
 S8, U8, S16 = QFormat(8, True, -7), QFormat(8, False, -8), QFormat(16, True, -12)
-REFUSED = {  # case -> a word of the reason
-    "packed_conv_wide_input": "u16",
-    "conv_dilated_valid": "half away", "conv_16_bit_kernel": "accumulator", "conv_wide": "u16", "depthwise_dilated": "accumulator",
-    "depthwise_16_bit_both": "accumulator", "average_pool_half_even": "accumulator", "add_half_away": "half away", "subtract_half_away": "half away",
-    "maximum_u16": "u16", "minimum_u16": "u16", "multiply_map": "half away", "requantize_half_even": "u16", "requantize_half_up": "u16", "requantize_half_away": "half away",
-    "requantize_floor": "u16", "mean_half_away": "half away", "mean_s8_half_away": "half away",
-}
-
-
-def runtimes_of(name: str, *others: str) -> tuple[str, ...]:
-    """The runtimes that take a case."""
-    return others if name in MICRO_LACKS else (*others, *MICRO)
 
 
 def inputs_of(graph: Graph, count: int, seed: int = 0) -> list[np.ndarray]:
@@ -47,33 +36,16 @@ def compare(graph: Graph, runtime: str, arrays, arithmetic: str = "int8") -> dic
     """Tensor → worst difference in steps; each within what the exporter expects."""
     model = LiteRTModel(graph, runtime, arithmetic=arithmetic)
     expected = EXPORTER.expected_difference(graph, runtime=runtime, arithmetic=arithmetic)
-    reference, got = oracle.run(graph, arrays, values=True), model.run_all(arrays)
-    worst = {}
-    for name, array in got.items():
-        assert array.shape == reference[name].shape, name
-        if graph.format(name) is not None:
-            worst[name] = int(np.abs(array - reference[name].astype(np.float64)).max(initial=0))
-            assert worst[name] <= expected.get(name, 0), f"{runtime}: {name} is {worst[name]} steps off, expected at most {expected.get(name, 0)}"
-        elif not expected:
-            np.testing.assert_allclose(array, reference[name], rtol=2e-6, atol=1e-7)  # softmax has its own exp
+    worst = assert_equal(graph, model.run_all(arrays), oracle.run(graph, arrays, values=True), runtime, expected)
     stored = {node.output for node in graph.nodes if node.op in ("quantize", "requantize", "lookup", "max_pool", "concat")}
     assert stored <= set(worst), "tensors that LiteRT stores were not compared"
     return worst
 
 
-@pytest.mark.parametrize("name", [name for name in c_graphs.CASES if name not in REFUSED])
-def test_every_op(name):
-    graph = c_graphs.CASES[name]()
-    for runtime in runtimes_of(name, "xnnpack", "builtin"):
-        compare(graph, runtime, inputs_of(graph, 5))
-    if not EXPORTER.expected_difference(graph):
-        assert not any(compare(graph, "xnnpack", inputs_of(graph, 3, seed=1)).values())
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_litert_cannot_hold_is_refused(name, tmp_path):
-    with pytest.raises(ExportError, match=REFUSED[name]):
-        EXPORTER.write(c_graphs.CASES[name](), tmp_path / "net.tflite")
+def test_what_litert_cannot_hold_is_refused(tmp_path):
+    """What cannot be written, case by case: ``executors/test_contract.py``."""
+    with pytest.raises(ExportError, match="u16"):
+        EXPORTER.write(c_graphs.wide_case(), tmp_path / "net.tflite")
     assert not list(tmp_path.iterdir())
 
 
@@ -206,12 +178,15 @@ def test_native_sums_are_smaller_and_one_step_off():
     assert worst["s_q"] == 1 and worst["b_q"] == worst["c_q"] == 0
 
 
-@pytest.mark.parametrize("name", [name for name in c_graphs.CASES if name not in REFUSED and name != "conv_16_bit_input"])
-def test_every_op_in_float32_is_equal_in_every_kernel(name):
+TAKEN = [name for name in c_graphs.cover() if not EXPORTER.supports(c_graphs.CASES[name]())]
+
+
+@pytest.mark.parametrize("runtime", ["xnnpack", *MICRO])
+@pytest.mark.parametrize("name", TAKEN)
+def test_float32_is_equal_in_every_kernel(name, runtime):
+    """The builtin ones run every case in ``executors/test_contract.py``."""
     graph = c_graphs.CASES[name]()
-    for runtime in runtimes_of(name, "xnnpack", "builtin"):
-        worst = compare(graph, runtime, inputs_of(graph, 3), "float32")
-        assert not any(worst.values()) or name == "multiply_column"
+    assert not any(compare(graph, runtime, inputs_of(graph, 3), "float32").values())
 
 
 def rounding_half_up(graph: Graph) -> Graph:
@@ -236,21 +211,16 @@ def test_half_up_stays_int8_and_is_equal_in_the_builtin_kernels():
     assert not any(compare(even, "builtin", inputs_of(even, 20), "half_up").values())  # what does not round half up is computed in float32
 
 
-@pytest.mark.parametrize("up", [False, True])
-@pytest.mark.parametrize("name", [name for name in c_graphs.CASES if name not in REFUSED])
-def test_every_op_in_half_up_is_equal_in_the_builtin_kernels(name, up):
-    graph = c_graphs.CASES[name]()
-    graph = rounding_half_up(graph) if up else graph
-    if EXPORTER.supports(graph):
-        pytest.skip("LiteRT cannot hold it with this rounding")
+@pytest.mark.parametrize("name", c_graphs.CASES)
+def test_every_op_that_rounds_half_up_is_int8_and_equal_in_the_builtin_kernels(name):
+    graph = rounding_half_up(c_graphs.CASES[name]())
     try:
         program = EXPORTER.program(graph, arithmetic="half_up")
     except ExportError as error:
-        assert "accumulator may reach" in str(error)  # rounding to even is computed in float32, which cannot hold this one
+        assert str(error) and EXPORTER.supports(graph), "refused in half_up alone"
         return
-    assert name in ("multiply_column", "average_pool_half_even") or not program.inexact["builtin"]
-    for runtime in runtimes_of(name, "builtin"):
-        compare(graph, runtime, inputs_of(graph, 5), "half_up")
+    assert name == "multiply_column" or not program.inexact["builtin"]
+    compare(graph, "builtin", inputs_of(graph, 5), "half_up")
 
 
 @pytest.mark.skipif(not MICRO, reason="needs tflite-micro")

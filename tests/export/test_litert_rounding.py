@@ -92,13 +92,14 @@ def test_just_below_a_power_of_two_builtin_products_round_once(op, shift):
 def test_ties_of_builtin_depthwise_products_depend_on_the_channel(channels):
     """Whole groups of eight channels round half up, the channels behind them half away."""
     w = ModelWriter("ties")
-    x, y = w.tensor("x", (None, 1, 1, channels), "int8", scale(0)), w.tensor("y", (None, 1, 1, channels), "int8", scale(1))
+    x, y = (w.tensor(name, (None, 1, 1, channels), "int8", scale(exponent)) for name, exponent in (("x", 0), ("y", 1)))
     k = w.constant("k", np.ones((1, 1, 1, channels), np.int8), Quantization((float(rounding.just_below(1.0)),)))
     b = w.constant("b", np.zeros(channels, np.int32), Quantization((float(rounding.just_below(1.0)),)))
     options = {"padding": 1, "strideH": 1, "strideW": 1, "depthMultiplier": 1}
     w.operator("DEPTHWISE_CONV_2D", [x, k, b], [y], options, version=3, kind="DepthwiseConv2D")
     data, codes = w.finish({"x": x}, {"y": y}), np.arange(-128, 128)
-    got = run(data, [np.repeat(codes.astype(np.int8), channels).reshape(-1, 1, 1, channels)], "builtin").reshape(-1, channels)
+    images = np.repeat(codes.astype(np.int8), channels).reshape(-1, 1, 1, channels)
+    got = run(data, [images], "builtin").reshape(-1, channels)
     for channel in range(channels):
         mode = "half_up" if channel < channels // 8 * 8 else "half_away"
         np.testing.assert_array_equal(got[:, channel], shift_right(codes, 1, mode), err_msg=f"channel {channel}")
@@ -242,4 +243,5 @@ def test_pool_parameters_hold_for_every_sum(count, codes):
             np.testing.assert_array_equal(np.clip(rounding.xnnpack(weight * sums + bias, multiplier), *codes), expected)
         if everywhere or runtime == "builtin":
             for away in (True, False):
-                np.testing.assert_array_equal(np.clip(rounding.builtin(weight * sums + bias, multiplier, away=away), *codes), expected)
+                got = rounding.builtin(weight * sums + bias, multiplier, away=away)
+                np.testing.assert_array_equal(np.clip(got, *codes), expected)

@@ -1,4 +1,4 @@
-"""The QONNX export in the qonnx executor against the numpy interpreter, and through qonnx' own cleanup."""
+"""The QONNX file: its widths, and through qonnx' own cleanup. Its integers: ``executors/test_contract.py``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 import c_graphs
 import numpy as np
 import pytest
-import random_graphs
+from contract import assert_contract
 
 pytest.importorskip("onnx", reason="needs onnx: pip install onnx")
 pytest.importorskip("qonnx", reason="needs qonnx: pip install qonnx")
@@ -19,51 +19,7 @@ from qonnx.util.cleanup import cleanup  # noqa: E402
 
 from graffiti.export.base import ExportError  # noqa: E402
 from graffiti.export.onnx.exporter import QonnxExporter  # noqa: E402
-from graffiti.export.onnx.harness import QonnxModel  # noqa: E402
-from graffiti.graph import interpreter  # noqa: E402
 from graffiti.numerics.formats import QFormat  # noqa: E402
-
-SKIPPED = ("transpose", "global", "requantize_half_a", "add_", "subtract_", "lookup_s", "conv_v", "conv_p", "depthwise_")  # near twins of cases below; -m slow runs them
-CASES = (*(c for c in c_graphs.CASES if not c.startswith(SKIPPED)), "transpose_same_(2, 3)_(3, 4)_(1, 2)", "global_max", "global_max_apart", "add_half_up", "subtract_floor", "depthwise_multiplier")
-
-
-def assert_equal(graph, inputs):
-    """Every tensor of the executor's context equals the interpreter's."""
-    expected = interpreter.run(graph, inputs, values=True)
-    compared = 0
-    for name, codes in QonnxModel(graph).run_all(inputs).items():
-        if graph.producer(name).op == "softmax":
-            continue
-        assert codes.shape == expected[name].shape
-        unequal = np.argwhere(codes != expected[name])
-        assert not len(unequal), f"{graph.name} {name}: {len(unequal)} differ, first {codes[tuple(unequal[0])]}, expected {expected[name][tuple(unequal[0])]}"
-        compared += codes.size
-    assert compared
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_op(case):
-    graph = c_graphs.CASES[case]()
-    assert_equal(graph, c_graphs.real_inputs(graph, 2))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", sorted(set(c_graphs.CASES) - set(CASES)))
-def test_every_other_op(case):
-    test_op(case)
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_random_graph(seed):
-    graph = random_graphs.random_graph(seed)
-    assert_equal(graph, [random_graphs.images(graph, 2, seed)])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1000, 1100))
-def test_many_random_graphs(seed):
-    graph = random_graphs.random_graph(seed) if seed % 2 else c_graphs.random_network(seed)
-    assert_equal(graph, [random_graphs.images(graph, 2, seed)] if seed % 2 else c_graphs.real_inputs(graph, 2, seed))
 
 
 @pytest.mark.parametrize("format", [QFormat(2, True, -1), QFormat(3, False, -2), QFormat(4, True, -3, narrow=True), QFormat(6, True, -5), QFormat(9, True, -8), QFormat(12, False, -12)], ids=str)
@@ -73,7 +29,7 @@ def test_any_width(format):
     weight = QFormat(max(format.bits - 1, 2), True, -format.bits, narrow=True)
     y = builder.conv(x, 4, "c", kernel=builder.constant("c/kernel", (3, 3, 3, 4), weight), out=format.replace(exponent=format.exponent + 2))
     graph = builder.finish(y)
-    assert_equal(graph, c_graphs.real_inputs(graph, 4))
+    assert_contract("qonnx", graph, c_graphs.real_inputs(graph, 4))
     body = QonnxExporter().build(graph).model.graph
     constants = {t.name: onnx.numpy_helper.to_array(t) for t in body.initializer}
     quants = {n.output[0]: n for n in body.node if n.op_type == "Quant"}
