@@ -1,4 +1,4 @@
-"""What the tests of this folder share."""
+"""What tests of Keras models share."""
 
 from __future__ import annotations
 
@@ -24,3 +24,10 @@ def same_graph(got, expected) -> None:
     assert nodes(got) == nodes(expected)
     assert got.constants.keys() == expected.constants.keys()
     assert all(np.array_equal(got.constants[name], expected.constants[name]) for name in expected.constants)
+
+
+def assert_same(got, expected) -> None:
+    """Equal arrays, one by one: two lists, or two dicts by name."""
+    assert len(got) == len(expected)
+    for name in expected if isinstance(expected, dict) else range(len(expected)):
+        np.testing.assert_array_equal(got[name], expected[name], err_msg=str(name))

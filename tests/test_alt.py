@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from model_checks import assert_same
 
 from graffiti.optimizers import ALT, ThresholdAdam, ThresholdSGD, normed_log_gradient
 from graffiti.quantizers import LogThreshold
@@ -40,11 +41,6 @@ def fit(model, steps, start=0, **options):
 
 def everything(model):
     return [v.numpy() for v in (*model.weights, *model.optimizer.variables)]
-
-
-def assert_same(a, b):
-    for x, y in zip(a, b, strict=True):
-        np.testing.assert_array_equal(x, y)
 
 
 def rate(optimizer, step):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
+from model_checks import assert_same
 
 import graffiti
 from graffiti.keras_io.read import read
@@ -36,12 +37,6 @@ def network(name="net", seed=0):
 
 def thresholds(q) -> dict[str, np.ndarray]:
     return {name: quantizer.log2_threshold.numpy() for name, quantizer in graffiti.callbacks.quantizers_of(q).items()}
-
-
-def assert_same(a: dict, b: dict) -> None:
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
 # ---- what quantize takes -----------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import types
 import keras
 import numpy as np
 import pytest
+from model_checks import assert_same
 
 from graffiti import callbacks
 from graffiti.callbacks import FreezeBatchNorm, FreezeThresholds, ThresholdHistory
@@ -46,11 +47,6 @@ def frozen(model):
 
 def everything(model):
     return [v.numpy() for v in (*model.weights, *model.optimizer.variables)]
-
-
-def assert_same(a, b):
-    for x, y in zip(a, b, strict=True):
-        np.testing.assert_array_equal(x, y)
 
 
 def fake_optimizer(gradients, current, average, steps=50, frozen=None):
