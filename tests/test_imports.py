@@ -42,7 +42,7 @@ RULES: dict[str, set[str]] = {
 }
 PLAIN = ("numerics", "graph", "transforms", "export", "runtime", "executors", "interface", "user_data", "config", "schemes",
          "training_config", "training_schemes", "files", "documents", "targets")  # neither TensorFlow nor Keras
-NOT_PLAIN = ("executors/tensorflow.py",)  # a file of a plain package that runs TensorFlow; the others import it inside functions
+NOT_PLAIN = ("executors/tensorflow.py",)  # runs TensorFlow, in a plain package; the others import it inside functions
 FORBIDDEN_EVERYWHERE = ("tensorflow.keras", "keras.src")
 
 
@@ -128,7 +128,8 @@ def test_tools_take_no_private_names():
 
 def test_plain_packages_load_without_tensorflow():
     """The graph half works where TensorFlow and Keras are not installed."""
-    names = [f"graffiti.{m}" for m in ("numerics.reference", "graph.interpreter", "export.c.exporter", "runtime.runner", "executors", "files")]
+    loaded = ("numerics.reference", "graph.interpreter", "export.c.exporter", "runtime.runner", "executors", "files")
+    names = [f"graffiti.{module}" for module in loaded]
     program = (
         "import sys, types, pathlib\n"
         f"package = types.ModuleType('graffiti'); package.__path__ = [{str(PACKAGE)!r}]; sys.modules['graffiti'] = package\n"

@@ -45,8 +45,9 @@ the same accuracy. Where that matters there are two other files:
   away from zero in others, so a layer without a ReLU is *lifted*: its bias adds 128 steps, which makes every accumulator that does not saturate positive, its
   tensor has the zero-point -128, and a ``RESHAPE``, which copies the bytes, gives them the zero-point 0 again. Int8 throughout; what rounds otherwise is computed in
   float32. The same file is equal in LiteRT for Microcontrollers (``verify(..., ["litert:micro"])`` runs it there), as far as that has the operators: it
-  gathers no 16-bit tables. Its ``DEQUANTIZE`` takes the first scale of a kernel for all channels, so a kernel with a scale for each is stored with the scale one where
-  its product is computed in float32, and the channels are scaled behind it.
+  gathers no 16-bit tables. Its ``DEQUANTIZE`` takes the first scale of a kernel for all channels, so a kernel with a
+  scale for each is stored with the scale one where its product is computed in float32, and the channels are scaled
+  behind it.
 - ``arithmetic="float32"`` keeps int8 tensors and weights and lets products and sums run in float32 between them, as in point 4: equal in every kernel, those for
   microcontrollers included.
 

@@ -178,8 +178,8 @@ def bias_tensor(e: Emitter, owner: str, codes: np.ndarray, scales: np.ndarray, w
 def real_product(e: Emitter, node: Node, bias: np.ndarray | None = None) -> None:
     """A product on float tensors, exact because every partial sum is an integer below 2**24 steps.
 
-    A kernel with a scale for each channel is multiplied in steps, and its channels are scaled behind the product: LiteRT for Microcontrollers
-    dequantizes every channel by the first one's scale.
+    A kernel with a scale for each channel is multiplied in steps, and its channels are scaled behind the product:
+    LiteRT for Microcontrollers dequantizes every channel by the first one's scale.
     """
     x, name = node.inputs
     sums = channel_sums(node, e.graph.constants[name])

@@ -32,8 +32,8 @@ def builtin(acc: np.ndarray, multiplier: float, *, away: bool) -> np.ndarray:
     Args:
         acc: accumulators.
         multiplier: the real factor.
-        away: whether the second tie goes away from zero or up. Convolutions and dense layers: up; grouped convolutions: away. Depthwise ones on
-            x86-64: up in whole groups of eight channels, away in the channels behind them.
+        away: whether the second tie goes away from zero or up. Convolutions and dense layers: up; grouped convolutions:
+            away. Depthwise ones on x86-64: up in whole groups of eight channels, away in the channels behind them.
     """
     q, shift = fixed_point(multiplier)
     left, right = max(shift, 0), max(-shift, 0)
@@ -123,12 +123,14 @@ def _sums(count: int, codes: tuple[int, int]) -> np.ndarray:
 def _search(
     sums: np.ndarray, expected: np.ndarray, limits: tuple[int, int], runtime: str, factor: Callable[[int], float], biases: Callable[[int], tuple[int, ...]],
 ) -> tuple[int, int, bool] | None:
-    """The largest weight with a bias that a runtime's kernel gives every sum its expected code with; one that the other's does too comes first.
+    """The largest weight with a bias that a runtime's kernel gives every sum its expected code with.
+
+    One with which the other's does too comes first.
 
     The builtin kernel's ties go up in some channels and away from zero in others: it is right where both are.
     """
     kernels: dict[str, tuple[Callable[..., np.ndarray], ...]] = {
-        "xnnpack": (xnnpack,), "builtin": (functools.partial(builtin, away=True), functools.partial(builtin, away=False))}
+        "xnnpack": (xnnpack,), "builtin": tuple(functools.partial(builtin, away=away) for away in (True, False))}
     asked, other = kernels.pop(runtime), *kernels.values()
 
     def right(roundings: tuple[Callable[..., np.ndarray], ...]) -> bool:
