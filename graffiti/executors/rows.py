@@ -249,9 +249,9 @@ def onnx(graph: Graph, island: Island | None, option: str, threads: int | None):
 
     Args:
         graph: as of ``Executor.run``.
-        option: a key of ``ONNX_FILES``; ``""`` for ``plain``. ``optimized`` and ``int8`` show the tensors of codes only:
-            with accumulators shown the runtime would not fuse them. ``int8`` runs with ``session.x64quantprecision=1``,
-            which x86 CPUs without VNNI need for its weights.
+        option: a key of ``ONNX_FILES``; ``""`` for ``plain``. ``optimized`` and ``int8`` show the tensors of codes:
+            with accumulators shown the runtime would not fuse them. ``int8`` runs with
+            ``session.x64quantprecision=1``, which x86 CPUs without VNNI need for its weights.
         island, threads: not used; the exporter takes no Keras layers, the session has one thread.
 
     Raises:
