@@ -128,14 +128,15 @@ def test_2_no_bias(check):
 
 def test_a_product_made_for_its_batch_norm_takes_its_name(check):
     """What affine_to_depthwise puts in front, with and without reshapes around it."""
+    kernel, bias = "{epsilon=0.001, channel_axis='flat'}", "{epsilon=0.001, momentum=0.9}"
     for last in ("bn", "bn/affine"):
         check(FoldBatchNorm(), f"""
             float graph g
             input %x:f32[_,2,4]
             const %bn/kernel:f32[1,4,1] = full(1)
             {BN.format('bn', 4)}
-            %bn/product = depthwise_conv(%x, %bn/kernel) {{strides=(1,), dilation=(1,)}}
-            %{last} = {norm('bn', '%bn/product')}
+            %bn/product = depthwise_conv(%x, %bn/kernel) of %bn {{strides=(1,), dilation=(1,)}}
+            %{last} = {norm('bn', '%bn/product').replace(') {', ') of %bn {')}
             output %{last}
         """, f"""
             float graph g
@@ -143,10 +144,10 @@ def test_a_product_made_for_its_batch_norm_takes_its_name(check):
             const %bn/kernel:f32[1,4,1] = full(1)
             const %bn/bias:f32[4] = full(0)
             {BN.format('bn', 4)}
-            %bn/folded_kernel = fold_kernel(%bn/kernel, %bn/gamma, %bn/variance) {{epsilon=0.001, channel_axis='flat'}}
-            %bn/folded_bias = fold_bias(%bn/bias, %bn/gamma, %bn/beta, %bn/mean, %bn/variance) {{epsilon=0.001, momentum=0.9}}
-            %bn/product = depthwise_conv(%x, %bn/folded_kernel) {{strides=(1,), dilation=(1,)}}
-            %{last} = bias_add(%bn/product, %bn/folded_bias)
+            %bn/folded_kernel = fold_kernel(%bn/kernel, %bn/gamma, %bn/variance) of %bn {kernel}
+            %bn/folded_bias = fold_bias(%bn/bias, %bn/gamma, %bn/beta, %bn/mean, %bn/variance) of %bn {bias}
+            %bn/product = depthwise_conv(%x, %bn/folded_kernel) of %bn {{strides=(1,), dilation=(1,)}}
+            %{last} = bias_add(%bn/product, %bn/folded_bias) of %bn
             output %{last}
         """)
 
