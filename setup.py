@@ -100,6 +100,8 @@ setup(
             "export/**/*.ld",
             "export/**/*.cmake",
             "export/**/*.in",
+            "html_report/*.css",
+            "html_report/*.in",
         ]
     },
     install_requires=[
@@ -112,7 +114,8 @@ setup(
         "pyyaml>=6",  # recipes and target profiles; JSON needs nothing
     ],
     extras_require={
-        "onnx": ["onnx>=1.16", "onnxruntime>=1.20", "qonnx"],  # opset 21; the exporter writes its own IR version, whatever onnx's is
+        # opset 21; the exporter writes its own IR version, whatever onnx's is
+        "onnx": ["onnx>=1.16", "onnxruntime>=1.20", "qonnx"],
         "litert": ["ai-edge-litert", 'tflite-micro; sys_platform == "linux" and platform_machine == "x86_64"'],
         "hls4ml": ["hls4ml>=1.3"],
         "report": ["matplotlib"],

@@ -27,11 +27,12 @@ from graffiti.graph.ir import Graph
 from graffiti.runtime.runner import Runner
 from graffiti.verification.values import SOFTMAX, SOFTMAX_ERROR, Values
 
-EXPORTED = tuple(name for name, row in executors.EXECUTORS.items() if row.timed is not None)  # engines that run the graph's own export
+# engines that run the graph's own export
+EXPORTED = tuple(name for name, row in executors.EXECUTORS.items() if row.timed is not None)
 DIFFERS = "its answer differs"  # in the reason of an engine that is not timed for that
 
 
-# ---- timing ------------------------------------------------------------------------------------------------------------
+# ---- timing ----------------------------------------------------------------------------------------------------------
 def seconds(functions: dict[str, Call], rounds: int, budget: float = 0.02) -> dict[str, float]:
     """Median time of one call of each; the functions take turns, so that a disturbance hits all.
 
@@ -111,7 +112,7 @@ def inputs(graph: Graph, batch: int, seed: int = 4) -> list[np.ndarray]:
     return arrays
 
 
-# ---- engines -----------------------------------------------------------------------------------------------------------
+# ---- engines ---------------------------------------------------------------------------------------------------------
 def litert_file(path: str, batch: int, threads: int) -> Call:
     """A call of the LiteRT interpreter (XNNPACK) on a file with random inputs of its own types.
 
@@ -132,7 +133,9 @@ def litert_file(path: str, batch: int, threads: int) -> Call:
     for detail in details:
         shape = (batch, *detail["shape"][1:])
         whole = np.issubdtype(detail["dtype"], np.integer)
-        arrays.append((random.integers(-128, 128, shape) if whole else random.normal(size=shape)).astype(detail["dtype"]))
+        arrays.append(
+            (random.integers(-128, 128, shape) if whole else random.normal(size=shape)).astype(detail["dtype"])
+        )
     output = engine.get_output_details()[0]["index"]
 
     def call():
@@ -163,9 +166,10 @@ def keras_float(path: str, images: list[np.ndarray], threads: int) -> Call:
     return lambda: [np.asarray(out) for out in tf.nest.flatten(function(*tensors))]
 
 
-# ---- a network ---------------------------------------------------------------------------------------------------------
+# ---- a network -------------------------------------------------------------------------------------------------------
 def network(
-    graph: Graph, *, threads: int, batches: Sequence[int] = (1, 32), rounds: int = 15, tier: str = "auto", keras: str | None = None,
+    graph: Graph, *, threads: int, batches: Sequence[int] = (1, 32), rounds: int = 15, tier: str = "auto",
+    keras: str | None = None,
     tflite: str | None = None, engines: Sequence[str] = (),
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Time a network on this process's cores; float in, float out.
@@ -208,10 +212,18 @@ def network(
             functions["Keras float32"] = call = keras_float(keras, images, threads)
             got = call()
             if [a.shape for a in got] != [np.shape(a) for a in expected]:
-                raise ValueError(f"{keras} returns arrays of the shapes {[a.shape for a in got]}, the graph {[np.shape(a) for a in expected]}; pass the float model that it was quantized from")
+                raise ValueError(
+                    f"{keras} returns arrays of the shapes {[a.shape for a in got]}, the graph "
+                    f"{[np.shape(a) for a in expected]}; pass the float model that it was quantized from"
+                )
         took = seconds(functions, rounds)
         row.update({f"{name} ms": round(value * 1e3, 3) for name, value in took.items()})
-        row.update({f"{name} / graffiti": round(value / took["graffiti"], 2) for name, value in took.items() if name != "graffiti"})
+        row.update(
+            {
+                f"{name} / graffiti": round(value / took["graffiti"], 2) for name, value in took.items()
+                if name != "graffiti"
+            }
+        )
         rows.append(row)
     return rows, skipped
 
@@ -230,7 +242,8 @@ def _difference(graph: Graph, expected: Sequence[np.ndarray], got: Sequence[np.n
 
 
 def in_processes(thread_counts: Sequence[int], **options: Any) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """``network`` for each thread count, each in a process of its own; ``graph`` among the options is the path of a ``.graffiti`` file.
+    """``network`` for each thread count, each in a process of its own; ``graph`` among the options is the path of a
+    ``.graffiti`` file.
 
     Raises:
         RuntimeError: where a process fails; holds its last words.
@@ -240,7 +253,10 @@ def in_processes(thread_counts: Sequence[int], **options: Any) -> tuple[list[dic
     for threads in thread_counts:
         with tempfile.TemporaryDirectory() as folder:
             answer = pathlib.Path(folder) / "answer.json"
-            command = [sys.executable, "-m", "graffiti.benchmark", json.dumps({**options, "threads": threads, "answer": str(answer)})]
+            command = [
+                sys.executable, "-m", "graffiti.benchmark",
+                json.dumps({**options, "threads": threads, "answer": str(answer)})
+            ]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode or not answer.is_file():
                 words = done.stderr.strip().splitlines() or ["no word"]
@@ -255,7 +271,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """Rows as a Markdown table; the columns are those of all rows."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    return "\n".join([*lines, *("| " + " | ".join(str(row.get(column, "")) for column in columns) + " |" for row in rows)])
+    return "\n".join(
+        [*lines, *("| " + " | ".join(str(row.get(column, "")) for column in columns) + " |" for row in rows)]
+    )
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,7 +1,9 @@
-"""``inspect``: what of a model will not map to a target, layer by layer, with what would fix it; for any stage of a model.
+"""``inspect``: what of a model will not map to a target, layer by layer, with what would fix it; for any stage of a
+model.
 
-A float model is quantized on paper: the target's scheme (or another) is placed and lowered with stand-in thresholds, so that ops, widths, signs,
-sizes and weights are the real ones. A calibrated model and an integer graph are checked whole: shifts, registers and clipping too.
+A float model is quantized on paper: the target's scheme (or another) is placed and lowered with stand-in thresholds, so
+that ops, widths, signs, sizes and weights are the real ones. A calibrated model and an integer graph are checked whole:
+shifts, registers and clipping too.
 """
 
 from __future__ import annotations
@@ -55,26 +57,33 @@ class Inspection:
         return {**dataclasses.asdict(self), "ok": self.ok}
 
     def __str__(self) -> str:
-        lines = [f"{self.model}: a {self.stage} model" + (f" under {self.scheme}" if self.scheme else "") + (f", for the target {self.target}" if self.target else "")]
+        lines = [
+            f"{self.model}: a {self.stage} model" + (f" under {self.scheme}" if self.scheme else "")
+            + (f", for the target {self.target}" if self.target else "")
+        ]
         if self.lines:
             lines.append(str(QuantizationReport(self.lines)))
         for problem in self.problems:
             lines += [f"  {problem.layer} ({problem.op}): {problem.reason}", f"      fix: {problem.fix}"]
         lines += [f"  not known yet: {sentence}" for sentence in self.unchecked]
         if self.target:
-            lines.append(f"{len(self.problems)} things do not map to {self.target}" if self.problems else f"everything maps to {self.target}")
+            lines.append(
+                f"{len(self.problems)} things do not map to {self.target}" if self.problems
+                else f"everything maps to {self.target}"
+            )
         return "\n".join(lines)
 
 
 def inspect(
-    model, target: str | os.PathLike | TargetProfile | None = None, *, scheme: str | Scheme | None = None, rules: Sequence[Rule] | None = None,
+    model, target: str | os.PathLike | TargetProfile | None = None, *, scheme: str | Scheme | None = None,
+    rules: Sequence[Rule] | None = None,
 ) -> Inspection:
     """Say what of a model does not map to a target, and why; nothing is changed or run.
 
     Args:
         model: a float Keras model, one made by ``quantize``, or an ``IntegerGraph``.
-        target: a profile's name (``graffiti.targets.names()``), the path of a YAML or JSON file, or a ``TargetProfile``; ``None``
-            only says what the model holds.
+        target: a profile's name (``graffiti.targets.names()``), the path of a YAML or JSON file, or a
+            ``TargetProfile``; ``None`` only says what the model holds.
         scheme: for a float model the scheme to try; by default the target's, and ``int8`` without one.
         rules: for a float model, exceptions as in ``quantize``.
 
@@ -92,15 +101,24 @@ def inspect(
         if profile is None:
             return Inspection(graph.name, "fakequant", None, None, ())
         if any(node.attrs["log2_threshold"] is None for node in graph.nodes if node.op == "fake_quantize"):
-            return Inspection(graph.name, "fakequant", name, None, _problems(pipelines.sketch(graph), profile, values=False), _UNKNOWN)
-        return Inspection(graph.name, "fakequant", name, None, _problems(pipelines.lower(graph, sum_bits=None), profile))
+            return Inspection(
+                graph.name, "fakequant", name, None, _problems(pipelines.sketch(graph), profile, values=False), _UNKNOWN
+            )
+        return Inspection(
+            graph.name, "fakequant", name, None, _problems(pipelines.lower(graph, sum_bits=None), profile)
+        )
     tried = schemes.get_static(scheme if scheme is not None else profile.scheme if profile is not None else "int8")
     placed, lines = pipelines.place(pipelines.prepare(graph, training=False), tried, rules or ())
     problems = _problems(pipelines.sketch(placed), profile, values=False)
-    return Inspection(graph.name, "float", name, tried.name, problems, _UNKNOWN if profile is not None else (), tuple(lines))
+    return Inspection(
+        graph.name, "float", name, tried.name, problems, _UNKNOWN if profile is not None else (), tuple(lines)
+    )
 
 
-_UNKNOWN = ("shifts, exponents and the width of sums, which depend on the calibrated thresholds; inspect the quantized model again",)
+_UNKNOWN = (
+    "shifts, exponents and the width of sums, which depend on the calibrated thresholds; inspect the quantized "
+    "model again",
+)
 
 
 def _problems(graph: Graph, profile: TargetProfile | None, *, values: bool = True) -> tuple[Problem, ...]:

@@ -1,4 +1,6 @@
-"""How a network is trained in low bits: frozen dataclasses of plain values. The presets are in ``training_schemes.py``."""
+"""How a network is trained in low bits: frozen dataclasses of plain values. The presets are in
+``training_schemes.py``.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ class TensorSpec:
 class TrainingScheme:
     """Low-bit training of a whole network: a quantizer for each kind of tensor, and which products use them.
 
-    Each compute layer is three products: forward ``Y = X·W``, input gradient ``dX = dY·Wᵀ``, weight gradient ``dW = Xᵀ·dY``.
+    Each compute layer is three products: forward ``Y = X·W``, input gradient ``dX = dY·Wᵀ``, weight gradient ``dW =
+    Xᵀ·dY``.
 
     Args:
         weights: W on use; ``None`` leaves it in float, as with all of these.
@@ -90,7 +93,10 @@ class TrainingScheme:
         if unknown:
             raise ValueError(f"kinds of a TrainingScheme are of {', '.join(LAYER_KINDS)}, got {', '.join(unknown)}")
         if self.error_feedback and self.weight_gradients is None:
-            raise ValueError("error_feedback keeps what the rounding of weight_gradients loses: give weight_gradients a TensorSpec too")
+            raise ValueError(
+                "error_feedback keeps what the rounding of weight_gradients loses: give weight_gradients a "
+                "TensorSpec too"
+            )
 
     def replace(self, **changes) -> TrainingScheme:
         """A copy with some fields changed."""
@@ -99,7 +105,11 @@ class TrainingScheme:
     def to_config(self) -> dict[str, Any]:
         """Plain values; ``from_config`` reads them back."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: value.to_config() if isinstance(value, TensorSpec) else list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {
+            name: value.to_config() if isinstance(value, TensorSpec) else list(value) if isinstance(value, tuple)
+            else value
+            for name, value in values.items()
+        }
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> TrainingScheme:

@@ -1,4 +1,5 @@
-"""What users pass as data, read in one place: arrays, dicts, lists and datasets become arrays in the order of a network's inputs.
+"""What users pass as data, read in one place: arrays, dicts, lists and datasets become arrays in the order of a
+network's inputs.
 
 Knows numpy only; datasets are recognised by what they can do, so that nothing is imported for their sake.
 """
@@ -63,12 +64,14 @@ class Inputs:
         """
         values = self._values(x)
         if len(values) != len(self.names):
-            raise ValueError(f"the network has {len(self.names)} inputs ({', '.join(self.names)}), got {len(values)} arrays")
+            raise ValueError(f"the network has {len(self.names)} inputs ({', '.join(self.names)}), got "
+                             f"{len(values)} arrays")
         arrays = [_checked(*each) for each in zip(self.names, self.shapes, self.dtypes, values)]
         lengths = [len(array) for array in arrays]
         if len(set(lengths)) > 1:
             raise ValueError(
-                f"all inputs need the same number of examples, got {', '.join(f'{n} for {name!r}' for n, name in zip(lengths, self.names))}")
+                "all inputs need the same number of examples, got "
+                f"{', '.join(f'{n} for {name!r}' for n, name in zip(lengths, self.names))}")
         return arrays
 
     def _values(self, x: Any) -> list[Any]:
@@ -78,11 +81,13 @@ class Inputs:
                 return [x[name] for name in names]
             if not any(isinstance(part, (Mapping, list, tuple)) for part in x.values()):
                 missing = ", ".join(name for name in names if name not in x)
-                raise ValueError(f"the network has the inputs {', '.join(names)}, missing {missing}; got {', '.join(map(str, x))}")
+                raise ValueError(f"the network has the inputs {', '.join(names)}, missing {missing}; got "
+                                 f"{', '.join(map(str, x))}")
         leaves = flatten(x)
         rank = len(self.shapes[0]) - 1 if self.shapes else 0
         examples = all(is_array(leaf) and len(leaf.shape) == rank for leaf in leaves) or not any(map(is_array, leaves))
-        return [x] if len(names) == 1 and isinstance(x, (list, tuple)) and examples else leaves  # one array for each example, or numbers
+        # one array for each example, or numbers
+        return [x] if len(names) == 1 and isinstance(x, (list, tuple)) and examples else leaves
 
 
 def is_array(x: Any) -> bool:
@@ -115,7 +120,10 @@ def elements(x: Any, bounded: bool = False, endless: str = ENDLESS) -> Iterator[
         TypeError: for something else than data.
     """
     if x is None or not (isinstance(x, Iterable) or hasattr(x, "__getitem__")) or isinstance(x, (str, bytes)):
-        raise TypeError(f"inputs are an array, a dict or list of arrays, or a dataset of batches (tf.data, keras.utils.PyDataset, generator), got {type(x).__name__}")
+        raise TypeError(
+            "inputs are an array, a dict or list of arrays, or a dataset of batches (tf.data, keras.utils.PyDataset, "
+            f"generator), got {type(x).__name__}"
+        )
     if hasattr(x, "num_batches"):  # keras.utils.PyDataset: its items do not end by themselves
         if x.num_batches is None and not bounded:
             raise ValueError(endless)
@@ -127,13 +135,17 @@ def elements(x: Any, bounded: bool = False, endless: str = ENDLESS) -> Iterator[
 
 def flatten(x: Any) -> list[Any]:
     """Nested lists and dicts in Keras' order; arrays and everything else are leaves."""
-    parts = [x[key] for key in sorted(x)] if isinstance(x, Mapping) else list(x) if isinstance(x, (list, tuple)) else None
+    parts = (
+        [x[key] for key in sorted(x)] if isinstance(x, Mapping) else list(x) if isinstance(x, (list, tuple)) else None
+    )
     return [x] if parts is None else list(itertools.chain.from_iterable(map(flatten, parts)))
 
 
 def labels_of(y: Any) -> np.ndarray | None:
     """One array of labels, of any library or as numbers; ``None`` for anything else."""
-    return np.asarray(y) if is_array(y) or (isinstance(y, (list, tuple)) and not any(map(is_array, flatten(y)))) else None
+    return (
+        np.asarray(y) if is_array(y) or (isinstance(y, (list, tuple)) and not any(map(is_array, flatten(y)))) else None
+    )
 
 
 def _checked(name: str, shape: tuple[int | None, ...], dtype: str, x: Any) -> np.ndarray:
@@ -143,17 +155,23 @@ def _checked(name: str, shape: tuple[int | None, ...], dtype: str, x: Any) -> np
     except ValueError as error:
         raise ValueError(f"input {name!r} takes one array, the examples have different shapes ({error})") from error
     if (array.dtype.kind in "OSUT") != (dtype == "string"):
-        raise ValueError(f"input {name!r} takes {'text' if dtype == 'string' else f'{dtype} numbers'}, got dtype {array.dtype}")
+        raise ValueError(
+            f"input {name!r} takes {'text' if dtype == 'string' else f'{dtype} numbers'}, got dtype {array.dtype}"
+        )
     if dtype != "string" and array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
         raise ValueError(f"input {name!r} takes {dtype} numbers, got dtype {array.dtype}")
     if array.ndim != len(shape) or any(size is not None and size != n for size, n in zip(shape[1:], array.shape[1:])):
         hint = "; add the batch axis (x[None]) or dataset.batch(n)" if array.shape == tuple(shape[1:]) else ""
-        raise ValueError(f"input {name!r} has shape ({', '.join(['batch', *map(str, shape[1:])])}), got {array.shape}{hint}")
+        raise ValueError(
+            f"input {name!r} has shape ({', '.join(['batch', *map(str, shape[1:])])}), got {array.shape}{hint}"
+        )
     if dtype.startswith(("int", "uint")) and array.dtype != dtype:
         with np.errstate(invalid="ignore"):
             cast = array.astype(dtype)
         if not np.array_equal(cast, array):  # Keras would cut them off; nobody wants that
-            raise ValueError(f"input {name!r} takes {dtype} values, got {array.dtype} with other ones; convert them first")
+            raise ValueError(
+                f"input {name!r} takes {dtype} values, got {array.dtype} with other ones; convert them first"
+            )
         return cast
     if array.dtype.name == "bfloat16" or dtype in ("float16", "bfloat16"):
         return array.astype(np.float16 if dtype == "float16" else np.float32)

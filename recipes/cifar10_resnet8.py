@@ -2,9 +2,9 @@
 
     python recipes/cifar10_resnet8.py --data_dir=DATA/cifar10_jpeg --model=resnet8.keras --scheme=int8 --out=cifar_int8
 
-DATA/cifar10_jpeg holds TFRecord shards ``train-*`` and ``validation-*`` with ``image/encoded`` and ``image/class/label``.
-Without --model a ResNet8 is trained from scratch first (--float_epochs). Prints a Markdown table and writes
-everything to --out: quantized.keras, retrained.keras, net.graffiti, verification.json, net_c/, results.json.
+DATA/cifar10_jpeg holds TFRecord shards ``train-*`` and ``validation-*`` with ``image/encoded`` and
+``image/class/label``. Without --model a ResNet8 is trained from scratch first (--float_epochs). Prints a Markdown table
+and writes everything to --out: quantized.keras, retrained.keras, net.graffiti, verification.json, net_c/, results.json.
 Float weights retrained for the same extra epochs stand beside ALT, as in the paper.
 """
 
@@ -26,7 +26,9 @@ _OUT = flags.DEFINE_string("out", "cifar10_out", "folder to write; must not exis
 _FLOAT_EPOCHS = flags.DEFINE_integer("float_epochs", 30, "epochs of float training when there is no --model")
 _EPOCHS = flags.DEFINE_integer("epochs", 3, "epochs of ALT retraining, and of the float model beside it")
 _BATCH = flags.DEFINE_integer("batch_size", 128, "training batch")
-_WEIGHT_RATE = flags.DEFINE_float("weight_learning_rate", 1e-4, "Adam's rate for weights, in ALT and in the float retraining")
+_WEIGHT_RATE = flags.DEFINE_float(
+    "weight_learning_rate", 1e-4, "Adam's rate for weights, in ALT and in the float retraining"
+)
 _THRESHOLD_RATE = flags.DEFINE_float("threshold_learning_rate", 1e-2, "Adam's rate for thresholds")
 _CALIBRATION = flags.DEFINE_integer("calibration_images", 200, "images for calibration")
 _LIMIT = flags.DEFINE_integer("limit", None, "use only so many training and validation images (for a quick look)")
@@ -40,7 +42,10 @@ def resnet8() -> keras.Model:
     layers = keras.layers
 
     def conv(x, filters, size, strides=1):
-        return layers.Conv2D(filters, size, strides, "same", kernel_initializer="he_normal", kernel_regularizer=keras.regularizers.L2(1e-4))(x)
+        return layers.Conv2D(
+            filters, size, strides, "same", kernel_initializer="he_normal",
+            kernel_regularizer=keras.regularizers.L2(1e-4)
+        )(x)
 
     inputs = keras.Input((32, 32, 3))
     x = layers.Rescaling(1 / 128, -1)(inputs)
@@ -58,12 +63,18 @@ def batches(examples: data.Examples, seed: int) -> tf.data.Dataset:
     """Shuffled, flipped and shifted by up to four pixels; the order and the noise follow from the seed."""
     def augment(index, image, label):
         image = tf.image.stateless_random_flip_left_right(image, (seed, index))
-        image = tf.image.stateless_random_crop(tf.pad(image, ((4, 4), (4, 4), (0, 0)), "REFLECT"), (32, 32, 3), (seed + 1, index))
+        image = tf.image.stateless_random_crop(
+            tf.pad(image, ((4, 4), (4, 4), (0, 0)), "REFLECT"), (32, 32, 3), (seed + 1, index)
+        )
         return tf.cast(image, tf.float32), label
 
     numbers = tf.data.Dataset.counter()
-    stream = tf.data.Dataset.from_tensor_slices((examples.inputs, examples.labels)).shuffle(len(examples), seed).repeat()
-    stream = tf.data.Dataset.zip(numbers, stream).map(lambda i, pair: augment(i, *pair), num_parallel_calls=2, deterministic=True)
+    stream = tf.data.Dataset.from_tensor_slices(
+        (examples.inputs, examples.labels)
+    ).shuffle(len(examples), seed).repeat()
+    stream = tf.data.Dataset.zip(numbers, stream).map(
+        lambda i, pair: augment(i, *pair), num_parallel_calls=2, deterministic=True
+    )
     return stream.batch(_BATCH.value, drop_remainder=True).prefetch(4)
 
 
@@ -75,9 +86,15 @@ def accuracy(model: keras.Model, examples: data.Examples) -> float:
 
 def fit(model: keras.Model, optimizer, train: data.Examples, epochs: int, callbacks=()) -> None:
     """Cross-entropy training with the recipe's batches."""
-    from_logits = getattr(model.layers[-1], "activation", None) is not keras.activations.softmax and not isinstance(model.layers[-1], keras.layers.Softmax)
+    from_logits = (
+        getattr(model.layers[-1], "activation", None) is not keras.activations.softmax
+        and not isinstance(model.layers[-1], keras.layers.Softmax)
+    )
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits), metrics=["accuracy"])
-    model.fit(batches(train, _SEED.value), epochs=epochs, steps_per_epoch=len(train) // _BATCH.value, callbacks=list(callbacks), shuffle=False, verbose=2)
+    model.fit(
+        batches(train, _SEED.value), epochs=epochs, steps_per_epoch=len(train) // _BATCH.value,
+        callbacks=list(callbacks), shuffle=False, verbose=2
+    )
 
 
 def main(_) -> None:
@@ -88,17 +105,24 @@ def main(_) -> None:
     validation = data.load(_DATA_DIR.value, split="validation", limit=_LIMIT.value)
     steps = len(train) // _BATCH.value
     if not steps:
-        raise app.UsageError(f"{len(train)} training images are fewer than one batch of {_BATCH.value}; give a smaller --batch_size")
+        raise app.UsageError(
+            f"{len(train)} training images are fewer than one batch of {_BATCH.value}; give a smaller --batch_size"
+        )
     out.mkdir()
     if _MODEL.value:
         model = keras.models.load_model(_MODEL.value, compile=False)
     else:
         model = resnet8()
-        fit(model, keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(2e-3, _FLOAT_EPOCHS.value * steps)), train, _FLOAT_EPOCHS.value)
+        fit(
+            model, keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(2e-3, _FLOAT_EPOCHS.value * steps)),
+            train, _FLOAT_EPOCHS.value
+        )
         model.save(out / "float.keras")
     rows = {"float": accuracy(model, validation)}
 
-    calibration = train.inputs[np.random.RandomState(_SEED.value).permutation(len(train))[: _CALIBRATION.value]].astype(np.float32)
+    calibration = train.inputs[
+        np.random.RandomState(_SEED.value).permutation(len(train))[: _CALIBRATION.value]
+    ].astype(np.float32)
     q = graffiti.quantize(model, _SCHEME.value, calibration=calibration)
     print(q.quantization_report)
     q.save(out / "quantized.keras")
@@ -112,7 +136,10 @@ def main(_) -> None:
         fit(again, keras.optimizers.Adam(decay), train, _EPOCHS.value)
         rows[f"float, {_EPOCHS.value} more epochs"] = accuracy(again, validation)
     if _EPOCHS.value:
-        alt = graffiti.ALT(weight_learning_rate=decay, threshold_learning_rate=_THRESHOLD_RATE.value, steps_per_epoch=steps, batch_size=_BATCH.value)
+        alt = graffiti.ALT(
+            weight_learning_rate=decay, threshold_learning_rate=_THRESHOLD_RATE.value, steps_per_epoch=steps,
+            batch_size=_BATCH.value
+        )
         fit(q, alt, train, _EPOCHS.value, graffiti.callbacks.alt())
         q.save(out / "retrained.keras")
         rows[f"ALT {_SCHEME.value}, {_EPOCHS.value} epochs"] = accuracy(q, validation)
@@ -125,9 +152,11 @@ def main(_) -> None:
     report.save(out / "verification.json")
     print(report)
     ig.export(out / "net_c", format="c", test_inputs=validation.inputs[:8].astype(np.float32))
-    results = {"scheme": _SCHEME.value, "model": _MODEL.value and pathlib.Path(_MODEL.value).name, "seed": _SEED.value, "epochs": _EPOCHS.value,
-               "training_images": len(train), "validation_images": len(validation), "accuracy": rows,
-               "unequal_integers": report.mismatches, "compared_integers": report.compared}
+    results = {
+        "scheme": _SCHEME.value, "model": _MODEL.value and pathlib.Path(_MODEL.value).name, "seed": _SEED.value,
+        "epochs": _EPOCHS.value, "training_images": len(train), "validation_images": len(validation), "accuracy": rows,
+        "unequal_integers": report.mismatches, "compared_integers": report.compared
+    }
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     print(f"\n| network | top-1 on {len(validation)} images |\n|---|---|")
     print("\n".join(f"| {name} | {value:.2f} % |" for name, value in rows.items()))

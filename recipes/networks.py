@@ -8,7 +8,9 @@ layers = keras.layers
 
 def _conv(x, filters, size, strides=1, **kwargs):
     return layers.Conv2D(
-        filters, size, strides, "same", use_bias=False, kernel_initializer="he_normal", kernel_regularizer=keras.regularizers.L2(L2), **kwargs)(x)
+        filters, size, strides, "same", use_bias=False, kernel_initializer="he_normal",
+        kernel_regularizer=keras.regularizers.L2(L2), **kwargs
+    )(x)
 
 
 def _conv_bn_relu(x, filters, size, strides=1):
@@ -53,7 +55,11 @@ def mobilenet_v2_small(input_shape=(32, 32, 3), classes: int = 10) -> keras.Mode
     x = _conv_bn_relu(layers.Rescaling(1 / 128, -1)(inputs), 24, 3, 2)
     for filters, strides in ((24, 1), (40, 2), (40, 1), (80, 2), (80, 1)):
         y = _conv_bn_relu(x, 4 * x.shape[-1], 1)
-        y = layers.ReLU()(layers.BatchNormalization()(layers.DepthwiseConv2D(3, strides, "same", use_bias=False, depthwise_initializer="he_normal")(y)))
+        y = layers.ReLU()(
+            layers.BatchNormalization()(
+                layers.DepthwiseConv2D(3, strides, "same", use_bias=False, depthwise_initializer="he_normal")(y)
+            )
+        )
         y = layers.BatchNormalization()(_conv(y, filters, 1))
         x = layers.Add()([x, y]) if strides == 1 and filters == x.shape[-1] else y
     return _head(_conv_bn_relu(x, 320, 1), inputs, classes, "mobilenet_v2_small")

@@ -3,7 +3,8 @@
     python recipes/quickstart.py --out=quickstart_out
 
 Prints a table of accuracies and the number of unequal integers (0). Writes to --out: float.keras, quantized.keras,
-retrained.keras, net.graffiti, verification.json, report.html and net_c/ (C99 with a main.c that checks itself on stored vectors).
+retrained.keras, net.graffiti, verification.json, report.html and net_c/ (C99 with a main.c that checks itself on stored
+vectors).
 """
 
 import subprocess
@@ -29,7 +30,9 @@ def network() -> keras.Model:
     inputs = keras.Input((8, 8, 1))
     x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(16, 3, padding="same", use_bias=False)(inputs)))
     y = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(16, 3, padding="same", use_bias=False)(x)))
-    x = layers.ReLU()(layers.Add()([x, layers.BatchNormalization()(layers.Conv2D(16, 3, padding="same", use_bias=False)(y))]))
+    x = layers.ReLU()(
+        layers.Add()([x, layers.BatchNormalization()(layers.Conv2D(16, 3, padding="same", use_bias=False)(y))])
+    )
     x = layers.ReLU(6.0)(layers.BatchNormalization()(layers.DepthwiseConv2D(3, 2, padding="same", use_bias=False)(x)))
     x = layers.GlobalAveragePooling2D()(layers.ReLU()(layers.Conv2D(32, 1)(x)))
     return keras.Model(inputs, layers.Dense(10, activation="softmax")(x), name="digits")
@@ -76,7 +79,9 @@ def main(_) -> None:
     subprocess.run(["make", "-s", "-C", str(out / "net_c"), "check"], check=True)
 
     print("6. the report", flush=True)
-    graffiti.report(q, test[0], out / "report.html", labels=test[1], float_model=model, history=history, verification=report)
+    graffiti.report(
+        q, test[0], out / "report.html", labels=test[1], float_model=model, history=history, verification=report
+    )
 
     rows = [("float", model.evaluate(*test, verbose=0)[1]), (f"static {_SCHEME.value}", static),
             ("after ALT", q.evaluate(*test, verbose=0)[1]), ("integer graph", ig.evaluate(*test)["accuracy"])]

@@ -16,8 +16,10 @@ from graffiti import files
 
 
 def train(
-    folder: pathlib.Path, title: str, settings: dict[str, Any], epochs: int, prepare: Callable[[], keras.Model], fit: Callable[[keras.Model, int], dict],
-    evaluate: Callable[[keras.Model], dict], stop_after: int | None = None, finish: Callable[[keras.Model], dict] | None = None,
+    folder: pathlib.Path, title: str, settings: dict[str, Any], epochs: int, prepare: Callable[[], keras.Model],
+    fit: Callable[[keras.Model, int], dict],
+    evaluate: Callable[[keras.Model], dict], stop_after: int | None = None,
+    finish: Callable[[keras.Model], dict] | None = None,
 ) -> dict:
     """Train, or go on with what is in the folder.
 
@@ -33,7 +35,8 @@ def train(
         finish: ``model -> numbers`` of the finished run, measured once.
 
     Returns:
-        What results.json holds: the settings, ``history`` with the numbers of each epoch, the last epoch's evaluation, and ``finished``.
+        What results.json holds: the settings, ``history`` with the numbers of each epoch, the last epoch's evaluation,
+            and ``finished``.
 
     Raises:
         UsageError: where the folder holds a run with other settings.
@@ -42,7 +45,10 @@ def train(
     record = json.loads(results.read_text()) if results.exists() else {"history": []}
     settings = {**settings, "epochs": epochs}
     if record["history"] and {key: record.get(key) for key in settings} != settings:
-        raise app.UsageError(f"{results} was made with other settings ({ {key: record.get(key) for key in settings} }); choose another --out")
+        raise app.UsageError(
+            f"{results} was made with other settings ({ {key: record.get(key) for key in settings} }); choose "
+            "another --out"
+        )
     if len(record["history"]) >= epochs and (finish is None or "finished" in record):
         return record
 
@@ -63,7 +69,14 @@ def train(
         with files.atomic_file(checkpoint, overwrite=True) as temporary:
             model.save(temporary)
         write()
-        print("  " + ", ".join(f"{name} {value:.4g}" for name, value in {**numbers, **found}.items() if isinstance(value, (int, float))) + f", {seconds:.0f} s", flush=True)
+        print(
+            "  "
+            + ", ".join(
+                f"{name} {value:.4g}" for name, value in {**numbers, **found}.items() if isinstance(value, (int, float))
+            )
+            + f", {seconds:.0f} s",
+            flush=True
+        )
     if len(record["history"]) >= epochs and finish is not None:
         record["finished"] = finish(model)
         write()

@@ -1,7 +1,9 @@
-"""A small translation task that needs no download: English sentences about dates, times, prices and things, and their German.
+"""A small translation task that needs no download: English sentences about dates, times, prices and things, and their
+German.
 
-What makes it a task and not a table of words: numbers change their order (``forty seven`` → ``sieben und vierzig``), half hours count to the next hour (``half past three`` → ``halb vier``),
-adjectives and articles agree with the gender of a noun that comes later, and the verb of a subordinate clause goes to its end.
+What makes it a task and not a table of words: numbers change their order (``forty seven`` → ``sieben und vierzig``),
+half hours count to the next hour (``half past three`` → ``halb vier``), adjectives and articles agree with the gender
+of a noun that comes later, and the verb of a subordinate clause goes to its end.
 """
 
 from __future__ import annotations
@@ -12,35 +14,54 @@ PAD, START, END = 0, 1, 2
 SPECIAL = ["", "<s>", "</s>"]
 
 _UNITS = (
-    ("one", "eins"), ("two", "zwei"), ("three", "drei"), ("four", "vier"), ("five", "fünf"), ("six", "sechs"), ("seven", "sieben"), ("eight", "acht"), ("nine", "neun"),
-    ("ten", "zehn"), ("eleven", "elf"), ("twelve", "zwölf"), ("thirteen", "dreizehn"), ("fourteen", "vierzehn"), ("fifteen", "fünfzehn"), ("sixteen", "sechzehn"),
+    ("one", "eins"), ("two", "zwei"), ("three", "drei"), ("four", "vier"), ("five", "fünf"), ("six", "sechs"),
+    ("seven", "sieben"), ("eight", "acht"), ("nine", "neun"),
+    ("ten", "zehn"), ("eleven", "elf"), ("twelve", "zwölf"), ("thirteen", "dreizehn"), ("fourteen", "vierzehn"),
+    ("fifteen", "fünfzehn"), ("sixteen", "sechzehn"),
     ("seventeen", "siebzehn"), ("eighteen", "achtzehn"), ("nineteen", "neunzehn"),
 )
 _TENS = (
-    ("twenty", "zwanzig"), ("thirty", "dreißig"), ("forty", "vierzig"), ("fifty", "fünfzig"), ("sixty", "sechzig"), ("seventy", "siebzig"), ("eighty", "achtzig"),
+    ("twenty", "zwanzig"), ("thirty", "dreißig"), ("forty", "vierzig"), ("fifty", "fünfzig"), ("sixty", "sechzig"),
+    ("seventy", "siebzig"), ("eighty", "achtzig"),
     ("ninety", "neunzig"),
 )
 _ORDINALS = (
-    ("first", "ersten"), ("second", "zweiten"), ("third", "dritten"), ("fourth", "vierten"), ("fifth", "fünften"), ("sixth", "sechsten"), ("seventh", "siebten"),
-    ("eighth", "achten"), ("ninth", "neunten"), ("tenth", "zehnten"), ("eleventh", "elften"), ("twelfth", "zwölften"), ("thirteenth", "dreizehnten"),
-    ("fourteenth", "vierzehnten"), ("fifteenth", "fünfzehnten"), ("sixteenth", "sechzehnten"), ("seventeenth", "siebzehnten"), ("eighteenth", "achtzehnten"),
+    ("first", "ersten"), ("second", "zweiten"), ("third", "dritten"), ("fourth", "vierten"), ("fifth", "fünften"),
+    ("sixth", "sechsten"), ("seventh", "siebten"),
+    ("eighth", "achten"), ("ninth", "neunten"), ("tenth", "zehnten"), ("eleventh", "elften"), ("twelfth", "zwölften"),
+    ("thirteenth", "dreizehnten"),
+    ("fourteenth", "vierzehnten"), ("fifteenth", "fünfzehnten"), ("sixteenth", "sechzehnten"),
+    ("seventeenth", "siebzehnten"), ("eighteenth", "achtzehnten"),
     ("nineteenth", "neunzehnten"), ("twentieth", "zwanzigsten"), ("thirtieth", "dreißigsten"),
 )
 _MONTHS = (
-    ("january", "januar"), ("february", "februar"), ("march", "märz"), ("april", "april"), ("may", "mai"), ("june", "juni"), ("july", "juli"), ("august", "august"),
+    ("january", "januar"), ("february", "februar"), ("march", "märz"), ("april", "april"), ("may", "mai"),
+    ("june", "juni"), ("july", "juli"), ("august", "august"),
     ("september", "september"), ("october", "oktober"), ("november", "november"), ("december", "dezember"),
 )
 _NOUNS = (  # English, plural, German, plural, gender
-    ("house", "houses", "haus", "häuser", "n"), ("car", "cars", "auto", "autos", "n"), ("book", "books", "buch", "bücher", "n"), ("table", "tables", "tisch", "tische", "m"),
-    ("chair", "chairs", "stuhl", "stühle", "m"), ("hat", "hats", "hut", "hüte", "m"), ("lamp", "lamps", "lampe", "lampen", "f"), ("bottle", "bottles", "flasche", "flaschen", "f"),
-    ("clock", "clocks", "uhr", "uhren", "f"), ("picture", "pictures", "bild", "bilder", "n"), ("coat", "coats", "mantel", "mäntel", "m"), ("door", "doors", "tür", "türen", "f"),
+    ("house", "houses", "haus", "häuser", "n"), ("car", "cars", "auto", "autos", "n"),
+    ("book", "books", "buch", "bücher", "n"), ("table", "tables", "tisch", "tische", "m"),
+    ("chair", "chairs", "stuhl", "stühle", "m"), ("hat", "hats", "hut", "hüte", "m"),
+    ("lamp", "lamps", "lampe", "lampen", "f"), ("bottle", "bottles", "flasche", "flaschen", "f"),
+    ("clock", "clocks", "uhr", "uhren", "f"), ("picture", "pictures", "bild", "bilder", "n"),
+    ("coat", "coats", "mantel", "mäntel", "m"), ("door", "doors", "tür", "türen", "f"),
 )
-_ADJECTIVES = (("red", "rot"), ("green", "grün"), ("small", "klein"), ("old", "alt"), ("new", "neu"), ("heavy", "schwer"), ("beautiful", "schön"), ("cheap", "billig"))
+_ADJECTIVES = (
+    ("red", "rot"), ("green", "grün"), ("small", "klein"), ("old", "alt"), ("new", "neu"), ("heavy", "schwer"),
+    ("beautiful", "schön"), ("cheap", "billig")
+)
 _ARTICLES = {"m": "der", "f": "die", "n": "das"}
 _ONE = {"m": "einen", "f": "eine", "n": "ein"}
 _ONE_ENDING = {"m": "en", "f": "e", "n": "es"}
-_PEOPLE = (("we", "wir", "haben"), ("they", "sie", "haben"), ("i", "ich", "habe"), ("my friends", "meine freunde", "haben"), ("the neighbours", "die nachbarn", "haben"))
-_VERBS = (("bought", "gekauft"), ("sold", "verkauft"), ("found", "gefunden"), ("seen", "gesehen"), ("painted", "gemalt"), ("lost", "verloren"))
+_PEOPLE = (
+    ("we", "wir", "haben"), ("they", "sie", "haben"), ("i", "ich", "habe"), ("my friends", "meine freunde", "haben"),
+    ("the neighbours", "die nachbarn", "haben")
+)
+_VERBS = (
+    ("bought", "gekauft"), ("sold", "verkauft"), ("found", "gefunden"), ("seen", "gesehen"), ("painted", "gemalt"),
+    ("lost", "verloren")
+)
 
 
 def number(n: int) -> tuple[str, str]:
@@ -102,7 +123,10 @@ def _time(random) -> tuple[str, str]:
         return f"at a quarter to {_UNITS[hour][0]}", f"um viertel vor {then}"
     minutes = int(random.integers(2, 30))
     word, wort = number(minutes)
-    return (f"at {word} minutes past {now}", f"um {wort} minuten nach {jetzt}") if kind == 3 else (f"at {word} minutes to {now}", f"um {wort} minuten vor {jetzt}")
+    return (
+        (f"at {word} minutes past {now}", f"um {wort} minuten nach {jetzt}") if kind == 3
+        else (f"at {word} minutes to {now}", f"um {wort} minuten vor {jetzt}")
+    )
 
 
 def _things(random) -> tuple[str, str]:
@@ -118,7 +142,10 @@ def _price(random) -> tuple[str, str]:
     one, _, eins, _, gender = _NOUNS[random.integers(len(_NOUNS))]
     adjective, wort = _ADJECTIVES[random.integers(len(_ADJECTIVES))]
     (euros, zahl), (cents, rest) = number(int(random.integers(2, 10000))), number(int(random.integers(2, 100)))
-    return f"the {adjective} {one} costs {euros} euros and {cents} cents", f"{_ARTICLES[gender]} {wort}e {eins} kostet {zahl} euro und {rest} cent"
+    return (
+        f"the {adjective} {one} costs {euros} euros and {cents} cents",
+        f"{_ARTICLES[gender]} {wort}e {eins} kostet {zahl} euro und {rest} cent"
+    )
 
 
 def _bought(random) -> tuple[str, str]:

@@ -35,8 +35,10 @@ class Builder:
     def kernel(self, name, shape, bits=8, exponent=-7, low=None, high=None):
         return self.constant(name, shape, QFormat(bits, True, exponent), low, high)
 
-    def conv(self, x, channels, name, *, window=(3, 3), strides=None, padding="same", dilation=None, groups=1, out=None, bias=True, exponent=-7, kernel=None,
-             op="conv", rounding="half_even", low=None, high=None, **attrs):
+    def conv(
+        self, x, channels, name, *, window=(3, 3), strides=None, padding="same", dilation=None, groups=1, out=None,
+        bias=True, exponent=-7, kernel=None, op="conv", rounding="half_even", low=None, high=None, **attrs
+    ):
         """A product with bias and requantize; ``out=None`` picks an exponent that uses the output's range."""
         graph, ones = self.graph, (1,) * len(window)
         inputs = graph.shape(x)[-1]
@@ -51,9 +53,14 @@ class Builder:
         value = self.node(op, f"{name}/product" if bias else name, x, kernel, **attrs)
         if bias:
             accumulator = graph.format(value)
-            value = self.node("bias_add", name, value, self.constant(f"{name}/bias", (channels,), accumulator, -3000, 3000))
+            value = self.node(
+                "bias_add", name, value, self.constant(f"{name}/bias", (channels,), accumulator, -3000, 3000)
+            )
         if out is None:
-            terms = np.prod(shape[:-2], dtype=int) * (shape[-2] if op in ("conv", "dense") else shape[-1] if op == "conv_transpose" else 1)
+            terms = (
+                np.prod(shape[:-2], dtype=int)
+                * (shape[-2] if op in ("conv", "dense") else shape[-1] if op == "conv_transpose" else 1)
+            )
             first = np.max(graph.format(value).exponent)
             out = S8(int(first) + 7 + int(np.ceil(np.log2(terms) / 2)))
         return self.node("requantize", f"{name}_q", value, format=out, rounding=rounding, low=low, high=high)
@@ -113,15 +120,24 @@ def packed_case(op, shape=(5, 4, 7), channels=9, bits=4, format=None):
 
 
 def every_kernel_case():
-    """Products with weights of 4, 8, 16 and 32 bits, whose rows have every length from 1 to 18, and some long ones; depthwise ones too."""
+    """Products with weights of 4, 8, 16 and 32 bits, whose rows have every length from 1 to 18, and some long ones;
+    depthwise ones too.
+    """
     builder = Builder((3, 2, 18))
     outputs = []
     wide = builder.add_input((3, 2, 18), U16(-15), "w")
     for bits in (4, 8, 16):
         for length in (*range(1, 19), 37):
-            x = builder.input if length == 18 else builder.node("crop", f"x{bits}_{length}", builder.input, crops=((0, 0), (0, 0), (0, max(0, 18 - length))))
+            x = (
+                builder.input if length == 18
+                else builder.node(
+                    "crop", f"x{bits}_{length}", builder.input, crops=((0, 0), (0, 0), (0, max(0, 18 - length)))
+                )
+            )
             window = (1, 1) if length < 18 else (2, 1)
-            kernel = builder.kernel(f"k{bits}_{length}", (*window, builder.graph.shape(x)[-1], 5), bits=bits, exponent=1 - bits)
+            kernel = builder.kernel(
+                f"k{bits}_{length}", (*window, builder.graph.shape(x)[-1], 5), bits=bits, exponent=1 - bits
+            )
             outputs.append(builder.conv(x, 5, f"c{bits}_{length}", window=window, kernel=kernel))
         kernel = builder.kernel(f"d{bits}/kernel", (2, 2, 18, 1), bits=bits, exponent=1 - bits)
         outputs.append(builder.conv(builder.input, 18, f"d{bits}", op="depthwise_conv", window=(2, 2), kernel=kernel))
@@ -147,13 +163,18 @@ def raw_accumulator_case():
     builder, x = _unary()
     kernel = builder.constant("c/kernel", (1, 1, 6, 3), QFormat(8, True, (-7, -9, -8)))
     product = builder.node("conv", "c/product", x, kernel, strides=(1, 1), padding="same", dilation=(1, 1))
-    return builder.finish(builder.node("bias_add", "c", product, builder.constant("c/bias", (3,), builder.graph.format(product), -9, 9)))
+    return builder.finish(
+        builder.node("bias_add", "c", product, builder.constant("c/bias", (3,), builder.graph.format(product), -9, 9))
+    )
 
 
 def accumulator16_case():
     """The published form: a 16-bit accumulator and a 16-bit bias at one scale, then ReLU."""
     builder, x = _unary((6, 6, 3))
-    product = builder.node("conv", "c/product", x, builder.kernel("c/kernel", (3, 3, 3, 8)), strides=(2, 2), padding="same", dilation=(1, 1))
+    product = builder.node(
+        "conv", "c/product", x, builder.kernel("c/kernel", (3, 3, 3, 8)), strides=(2, 2), padding="same",
+        dilation=(1, 1)
+    )
     accumulator = builder.node("requantize", "c/accumulator", product, format=S16(-13))
     value = builder.node("bias_add", "c", accumulator, builder.constant("c/q_bias", (8,), S16(-13)))
     value = builder.node("relu", "r", value)
@@ -170,15 +191,26 @@ def pool_case(value=228, uniform=True, rounding="floor", format=None):
     return builder.finish(builder.node("requantize", "p_q", product, format=U8(-7), rounding=rounding))
 
 
-def mean_case(shape=(8, 8, 70), window=(3, 3), strides=(2, 2), padding="same", rounding="half_even", format=None, out=None, **attrs):
+def mean_case(
+    shape=(8, 8, 70), window=(3, 3), strides=(2, 2), padding="same", rounding="half_even", format=None, out=None,
+    **attrs
+):
     """The exact mean of windows."""
     builder, x = _unary(shape, format or U8(-8))
-    return builder.finish(builder.node("average_pool", "p_q", x, pool_size=window, strides=strides, padding=padding, format=out or U8(-9), rounding=rounding, **attrs))
+    return builder.finish(
+        builder.node(
+            "average_pool", "p_q", x, pool_size=window, strides=strides, padding=padding, format=out or U8(-9),
+            rounding=rounding, **attrs
+        )
+    )
 
 
 MEANS = {
     **{f"mean_{r}": (lambda r=r: mean_case(rounding=r)) for r in ROUNDINGS},
-    **{f"mean_s8_{r}": (lambda r=r: mean_case(window=(2, 3), padding="valid", rounding=r, format=S8(-7), out=S8(-7))) for r in ROUNDINGS},
+    **{
+        f"mean_s8_{r}": (lambda r=r: mean_case(window=(2, 3), padding="valid", rounding=r, format=S8(-7), out=S8(-7)))
+        for r in ROUNDINGS
+    },
     "mean_global": lambda: mean_case(window=(8, 8), padding="valid"),
     "mean_global_of_ties": lambda: mean_case((6, 6, 5), (6, 6), (6, 6), "valid", out=U8(-7)),
     "mean_large": lambda: mean_case((40, 36, 3), (40, 36), (1, 1), "valid", format=S8(-7), out=S8(-10)),
@@ -190,29 +222,51 @@ MEANS = {
 
 
 def binary_case(op, other, rounding="half_even", format=None, out=None, first=False):
-    """``op`` of the input and a second input, or a constant of shape ``other``; ``first`` puts the constant in front."""
+    """``op`` of the input and a second input, or a constant of shape ``other``; ``first`` puts the constant in
+    front.
+    """
     builder, x = _unary((5, 4, 6), format)
-    y = builder.add_input((5, 4, 6), builder.graph.format(x), "y") if other is None else builder.constant("k", other, builder.graph.format(x))
+    y = (
+        builder.add_input((5, 4, 6), builder.graph.format(x), "y") if other is None
+        else builder.constant("k", other, builder.graph.format(x))
+    )
     value = builder.node(op, "sum", *((y, x) if first else (x, y)))
     if op in ("maximum", "minimum"):
         return builder.finish(value)
     exponent = builder.graph.format(value).exponent
-    return builder.finish(builder.node("requantize", "sum_q", value, format=out or S8(exponent + (5 if op == "multiply" else 1)), rounding=rounding))
+    return builder.finish(
+        builder.node(
+            "requantize", "sum_q", value, format=out or S8(exponent + (5 if op == "multiply" else 1)), rounding=rounding
+        )
+    )
 
 
 def requantize_case(rounding):
     """From every storage type to others, by shifts to the right and left, of nothing, and beyond the width."""
     builder = Builder((3, 4, 100), S8(-7))
-    sources = {f: builder.add_input((3, 4, 100), f, f"x{i}") for i, f in enumerate((U8(-8), S16(-15), U16(-9), S16(0), S8(0)))}
+    sources = {
+        f: builder.add_input((3, 4, 100), f, f"x{i}") for i, f in enumerate((U8(-8), S16(-15), U16(-9), S16(0), S8(0)))
+    }
     sources[S8(-7)] = builder.input
-    pairs = ((S8(-7), S8(-4)), (S16(-15), U8(-8)), (U8(-8), S16(-12)), (U16(-9), S16(-9)), (S16(0), S8(14)), (S16(0), S8(40)), (S8(0), S16(-6)), (S8(0), S8(-50)))
-    return builder.finish(*(builder.node("requantize", f"r{i}", sources[s], format=t, rounding=rounding) for i, (s, t) in enumerate(pairs)))
+    pairs = (
+        (S8(-7), S8(-4)), (S16(-15), U8(-8)), (U8(-8), S16(-12)), (U16(-9), S16(-9)), (S16(0), S8(14)),
+        (S16(0), S8(40)), (S8(0), S16(-6)), (S8(0), S8(-50))
+    )
+    return builder.finish(
+        *(
+            builder.node("requantize", f"r{i}", sources[s], format=t, rounding=rounding)
+            for i, (s, t) in enumerate(pairs)
+        )
+    )
 
 
 def relu_case():
     builder, x = _unary()
     r = builder.node("relu", "r", x, max_code=90)
-    s = builder.node("requantize", "s", builder.node("relu", "t", builder.node("requantize", "u", x, format=S8(-6))), format=U8(-7), low=3, high=77)
+    s = builder.node(
+        "requantize", "s", builder.node("relu", "t", builder.node("requantize", "u", x, format=S8(-6))), format=U8(-7),
+        low=3, high=77
+    )
     return builder.finish(r, s)
 
 
@@ -262,19 +316,26 @@ def slices_case(format=None):
     row = b.node("slice", "row", b.node("reshape", "flat", x, shape=(240,)), slices=((3, 200, 7),))
     pair = b.node("take", "pair", b.node("reshape", "vector", row, shape=(29,)), axis=1, indices=(28, 0))
     turned = b.node("take", "x_flip", x, axis=2, indices=(5, 4, 3, 2, 1, 0))
-    return b.finish(roll, every, some, backwards, pair, turned if b.graph.format(x).bits > 8 else b.conv(turned, 3, "c"))
+    return b.finish(
+        roll, every, some, backwards, pair, turned if b.graph.format(x).bits > 8 else b.conv(turned, 3, "c")
+    )
 
 
 def pad_into_conv_case():
     b, x = _unary((6, 5, 3))
     p = b.node("pad", "p", b.node("pad", "o", x, pads=((0, 1), (0, 0), (0, 0))), pads=((1, 1), (0, 2), (0, 0)))
     y = b.conv(p, 4, "c", strides=(2, 2), padding="valid")
-    y = b.conv(b.node("pad", "p2", y, pads=((1, 0), (1, 1), (0, 0))), 4, "d", op="depthwise_conv", padding="same", strides=(2, 2))
+    y = b.conv(
+        b.node("pad", "p2", y, pads=((1, 0), (1, 1), (0, 0))), 4, "d", op="depthwise_conv", padding="same",
+        strides=(2, 2)
+    )
     return b.finish(y)
 
 
 def borders_case():
-    """Two formats of one input, moves in front of a quantize and behind a dequantize, an output twice, an input as output."""
+    """Two formats of one input, moves in front of a quantize and behind a dequantize, an output twice, an input as
+    output.
+    """
     builder = Builder((4, 6), S8(-7))
     graph = builder.graph
     reshaped = builder.node("reshape", "x_r", "x", shape=(6, 4))
@@ -283,7 +344,10 @@ def borders_case():
     float_y = builder.node("dequantize", "y", y)
     flat = builder.node("reshape", "y_flat", float_y, shape=(20,))
     soft = builder.node("softmax", "soft", flat)
-    graph.outputs += [soft, float_y, flat, builder.node("dequantize", "z", other), builder.node("dequantize", "x_again", builder.input)]
+    graph.outputs += [
+        soft, float_y, flat, builder.node("dequantize", "z", other),
+        builder.node("dequantize", "x_again", builder.input)
+    ]
     return graph
 
 
@@ -314,18 +378,34 @@ CASES = {
     "conv_padded": pad_into_conv_case,
     "depthwise": lambda: conv_case(op="depthwise_conv", channels=4, format=U8(-8)),
     "depthwise_multiplier": lambda: conv_case(op="depthwise_conv", channels=12, strides=(2, 1), padding="valid"),
-    "depthwise_dilated": lambda: conv_case(shape=(9, 9, 70), op="depthwise_conv", channels=70, dilation=(2, 3), format=S16(-13)),
+    "depthwise_dilated": lambda: conv_case(
+        shape=(9, 9, 70), op="depthwise_conv", channels=70, dilation=(2, 3), format=S16(-13)
+    ),
     "depthwise_16_bit_kernel": lambda: pool_case(uniform=False),
     "depthwise_16_bit_both": lambda: pool_case(uniform=False, format=S16(-14)),
     "depthwise_s8_16_bit_kernel": lambda: pool_case(uniform=False, format=S8(-7)),
     "average_pool": lambda: pool_case(),
     "average_pool_half_even": lambda: pool_case(255, rounding="half_even", format=S16(-13)),
     **MEANS,
-    **{f"transpose_{p}_{s}_{k}_{e}": (lambda p=p, s=s, k=k, e=e: conv_case(shape=(4, 3, 5), op="conv_transpose", padding=p, strides=s, window=k, output_padding=e))
-       for p in ("same", "valid") for s, k, e in (((1, 1), (3, 3), None), ((2, 2), (3, 2), None), ((3, 2), (2, 2), None), ((2, 3), (3, 4), (1, 2)))},
+    **{
+        f"transpose_{p}_{s}_{k}_{e}": (
+            lambda p=p, s=s, k=k, e=e: conv_case(
+                shape=(4, 3, 5), op="conv_transpose", padding=p, strides=s, window=k, output_padding=e
+            )
+        )
+        for p in ("same", "valid")
+        for s, k, e in (
+            ((1, 1), (3, 3), None), ((2, 2), (3, 2), None), ((3, 2), (2, 2), None), ((2, 3), (3, 4), (1, 2))
+        )
+    },
     "dense": lambda: conv_case(shape=(37,), channels=10, op="dense", window=()),
-    "dense_rows": lambda: conv_case(shape=(3, 5, 8), channels=6, op="dense", window=(), format=U8(-8), rounding="half_up"),
-    **{f"per_channel_{op}": (lambda op=op: per_channel_case(op)) for op in ("conv", "depthwise_conv", "conv_transpose", "dense")},
+    "dense_rows": lambda: conv_case(
+        shape=(3, 5, 8), channels=6, op="dense", window=(), format=U8(-8), rounding="half_up"
+    ),
+    **{
+        f"per_channel_{op}": (lambda op=op: per_channel_case(op))
+        for op in ("conv", "depthwise_conv", "conv_transpose", "dense")
+    },
     **{f"{op}_{r}": (lambda op=op, r=r: binary_case(op, None, r)) for op in ("add", "subtract") for r in ROUNDINGS},
     "maximum": lambda: binary_case("maximum", None),
     "minimum": lambda: binary_case("minimum", None),
@@ -391,7 +471,12 @@ def random_network(seed):
     for index in range(14):
         x = live[r.integers(len(live))]
         channels, name = g.shape(x)[-1], f"n{index}"
-        kind = r.choice(["conv", "conv", "depthwise", "group", "transpose", "add", "concat", "pool", "lookup", "pad", "crop", "relu", "multiply"])
+        kind = r.choice(
+            [
+                "conv", "conv", "depthwise", "group", "transpose", "add", "concat", "pool", "lookup", "pad", "crop",
+                "relu", "multiply"
+            ]
+        )
         exponent, format = g.format(x).exponent, g.format(x)
         same = [v for v in live if g.shape(v) == g.shape(x)]
         beside = [v for v in live if g.shape(v)[:-1] == g.shape(x)[:-1]]
@@ -399,11 +484,15 @@ def random_network(seed):
         if kind == "conv":
             stride = int(r.integers(1, 3))
             unsigned = bool(r.integers(2))
-            y = b.conv(x, int(r.integers(1, 9)), name, window=(int(r.integers(1, 4)),) * 2, strides=(stride,) * 2, rounding=rounding,
-                       out=U8(exponent + 1) if unsigned else S8(exponent + 2), low=0 if unsigned else None, padding=["same", "valid"][r.integers(2)]
-                       if min(g.shape(x)[1:3]) > 3 else "same")
+            y = b.conv(
+                x, int(r.integers(1, 9)), name, window=(int(r.integers(1, 4)),) * 2, strides=(stride,) * 2,
+                rounding=rounding, out=U8(exponent + 1) if unsigned else S8(exponent + 2), low=0 if unsigned else None,
+                padding=["same", "valid"][r.integers(2)] if min(g.shape(x)[1:3]) > 3 else "same"
+            )
         elif kind == "depthwise":
-            y = b.conv(x, channels * int(r.integers(1, 3)), name, op="depthwise_conv", rounding=rounding, out=S8(exponent + 1))
+            y = b.conv(
+                x, channels * int(r.integers(1, 3)), name, op="depthwise_conv", rounding=rounding, out=S8(exponent + 1)
+            )
         elif kind == "group" and channels % 2 == 0:
             y = b.conv(x, 6, name, groups=2, dilation=(2, 1), out=S8(exponent + 1))
         elif kind == "transpose" and g.shape(x)[1] <= 12:
@@ -419,7 +508,9 @@ def random_network(seed):
                 y = b.node("requantize", f"{name}/rescale", y, format=format)
             y = b.node("concat", name, x, y, axis=-1)
         elif kind == "pool":
-            y = b.node("max_pool", name, x, pool_size=(2, 2), strides=(2, 2) if g.shape(x)[1] > 3 else (1, 1), padding="same")
+            y = b.node(
+                "max_pool", name, x, pool_size=(2, 2), strides=(2, 2) if g.shape(x)[1] > 3 else (1, 1), padding="same"
+            )
         elif kind == "lookup":
             y = b.node("lookup", name, x, b.constant(f"{name}/table", (256,), S8(-7)), format=S8(-7))
         elif kind == "pad":
@@ -427,7 +518,10 @@ def random_network(seed):
         elif kind == "crop" and min(g.shape(x)[1:3]) > 4:
             y = b.node("crop", name, x, crops=((1, 1), (0, 1), (0, 0)))
         elif kind == "multiply":
-            y = b.node("requantize", f"{name}_q", b.node("multiply", name, x, b.constant(f"{name}/alpha", (channels,), S8(-7))), format=S8(exponent))
+            y = b.node(
+                "requantize", f"{name}_q",
+                b.node("multiply", name, x, b.constant(f"{name}/alpha", (channels,), S8(-7))), format=S8(exponent)
+            )
         else:
             y = b.node("relu", name, x)
         live.append(y)
@@ -436,7 +530,9 @@ def random_network(seed):
 
 
 def resnet8(seed=0):
-    """The shape of the MLPerf Tiny ResNet8 with random weights: 32x32x3, three stages of 16, 32, 64 channels, ten classes."""
+    """The shape of the MLPerf Tiny ResNet8 with random weights: 32x32x3, three stages of 16, 32, 64 channels, ten
+    classes.
+    """
     b = Builder((32, 32, 3), U8(0), seed, "resnet8")
     relu = {"low": 0, "high": 255}
     x = b.conv(b.input, 16, "conv0", out=U8(3), **relu)
@@ -445,10 +541,14 @@ def resnet8(seed=0):
         y = b.conv(y, channels, f"stage{stage}/b", out=S8(3))
         shortcut = b.node("requantize", f"stage{stage}/rescale", x, format=S8(3)) if stride == 1 else b.conv(
             x, channels, f"stage{stage}/shortcut", window=(1, 1), strides=(stride, stride), out=S8(3))
-        x = b.node("requantize", f"stage{stage}_q", b.node("add", f"stage{stage}/add", y, shortcut), format=U8(3), **relu)
+        x = b.node(
+            "requantize", f"stage{stage}_q", b.node("add", f"stage{stage}/add", y, shortcut), format=U8(3), **relu
+        )
     kernel = b.graph.add_constant("pool/reciprocal", np.full((8, 8, 64, 1), 255, np.uint8), U8(-14))
     pooled = b.node("depthwise_conv", "pool", x, kernel, strides=(1, 1), padding="valid", dilation=(1, 1))
-    pooled = b.node("reshape", "flat", b.node("requantize", "pool_q", pooled, format=U8(2), rounding="floor"), shape=(64,))
+    pooled = b.node(
+        "reshape", "flat", b.node("requantize", "pool_q", pooled, format=U8(2), rounding="floor"), shape=(64,)
+    )
     graph = b.finish(b.conv(pooled, 10, "dense", op="dense", window=(), out=S8(4)))
     graph.outputs = [b.node("softmax", "softmax", graph.outputs[0])]
     return graph

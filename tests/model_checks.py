@@ -18,9 +18,17 @@ def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
 def same_graph(got, expected) -> None:
     """Equal nodes up to order and the text of islands, equal constants, equal ends."""
     def nodes(graph):
-        return {n.name: (n.op, n.inputs, n.outputs, {} if n.op == "island" else {k: v for k, v in n.attrs.items() if k != "seed"}) for n in graph.nodes}
+        return {
+            n.name: (
+                n.op, n.inputs, n.outputs, {} if n.op == "island" else {k: v for k, v in n.attrs.items() if k != "seed"}
+            )
+            for n in graph.nodes
+        }
 
-    assert (got.stage, got.name, got.inputs, got.outputs, got.interface) == (expected.stage, expected.name, expected.inputs, expected.outputs, expected.interface)
+    assert (
+        (got.stage, got.name, got.inputs, got.outputs, got.interface)
+        == (expected.stage, expected.name, expected.inputs, expected.outputs, expected.interface)
+    )
     assert nodes(got) == nodes(expected)
     assert got.constants.keys() == expected.constants.keys()
     assert all(np.array_equal(got.constants[name], expected.constants[name]) for name in expected.constants)

@@ -38,42 +38,65 @@ class Network:
     def channels(self, x: str) -> int:
         return self.graph.shape(x)[-1]
 
-    def product(self, op: str, x: str, name: str, kernel_shape, fan_in: int, *, bias: bool = True, norm: bool = False, axis=-1, **attrs) -> str:
+    def product(
+        self, op: str, x: str, name: str, kernel_shape, fan_in: int, *, bias: bool = True, norm: bool = False, axis=-1,
+        **attrs
+    ) -> str:
         kernel = self.constant(f"{name}/kernel", kernel_shape, 1 / math.sqrt(fan_in))
         if not (bias or norm):
             return self.emit(op, (x, kernel), name, **attrs)
-        channels = ops.OPS[op].shape(ops.Node(op, (x, kernel), (name,)), [self.graph.shape(x), kernel_shape], {**attrs})[0][-1]
+        channels = ops.OPS[op].shape(
+            ops.Node(op, (x, kernel), (name,)), [self.graph.shape(x), kernel_shape], {**attrs}
+        )[0][-1]
         bias_name = self.constant(f"{name}/bias", (channels,), 0.2)
         if norm:
             gamma = self.graph.add_constant(f"{name}/gamma", self.random.uniform(-1, 1.5, channels).astype(np.float32))
-            beta, mean = self.constant(f"{name}/beta", (channels,), 0.2), self.constant(f"{name}/mean", (channels,), 0.2)
-            variance = self.graph.add_constant(f"{name}/variance", self.random.uniform(0.3, 2, channels).astype(np.float32))
-            kernel = self.emit("fold_kernel", (kernel, gamma, variance), f"{name}/folded_kernel", epsilon=1e-3, channel_axis=axis)
-            bias_name = self.emit("fold_bias", (bias_name, gamma, beta, mean, variance), f"{name}/folded_bias", epsilon=1e-3)
+            beta, mean = (
+                self.constant(f"{name}/beta", (channels,), 0.2), self.constant(f"{name}/mean", (channels,), 0.2)
+            )
+            variance = self.graph.add_constant(
+                f"{name}/variance", self.random.uniform(0.3, 2, channels).astype(np.float32)
+            )
+            kernel = self.emit(
+                "fold_kernel", (kernel, gamma, variance), f"{name}/folded_kernel", epsilon=1e-3, channel_axis=axis
+            )
+            bias_name = self.emit(
+                "fold_bias", (bias_name, gamma, beta, mean, variance), f"{name}/folded_bias", epsilon=1e-3
+            )
         product = self.emit(op, (x, kernel), f"{name}/product", **attrs)
         return self.emit("bias_add", (product, bias_name), name)
 
     def _window(self, x: str, size: int) -> tuple[int, ...]:
         return (size,) * (len(self.graph.shape(x)) - 2)
 
-    def conv(self, x: str, name: str, filters: int, size: int = 3, *, strides: int = 1, padding="same", dilation: int = 1, groups: int = 1, **options) -> str:
+    def conv(
+        self, x: str, name: str, filters: int, size: int = 3, *, strides: int = 1, padding="same", dilation: int = 1,
+        groups: int = 1, **options
+    ) -> str:
         window, channels = self._window(x, size), self.channels(x) // groups
         rank = len(window)
         return self.product(
-            "conv", x, name, (*window, channels, filters), channels * math.prod(window), strides=(strides,) * rank, padding=padding,
+            "conv", x, name, (*window, channels, filters), channels * math.prod(window), strides=(strides,) * rank,
+            padding=padding,
             dilation=(dilation,) * rank, groups=groups, **options)
 
-    def depthwise(self, x: str, name: str, size: int = 3, *, multiplier: int = 1, strides: int = 1, padding="same", **options) -> str:
+    def depthwise(
+        self, x: str, name: str, size: int = 3, *, multiplier: int = 1, strides: int = 1, padding="same", **options
+    ) -> str:
         window = self._window(x, size)
         rank = len(window)
         return self.product(
-            "depthwise_conv", x, name, (*window, self.channels(x), multiplier), math.prod(window), axis="flat", strides=(strides,) * rank,
+            "depthwise_conv", x, name, (*window, self.channels(x), multiplier), math.prod(window), axis="flat",
+            strides=(strides,) * rank,
             padding=padding, dilation=(1,) * rank, **options)
 
-    def transpose(self, x: str, name: str, filters: int, size: int = 3, *, strides: int = 2, padding="same", **options) -> str:
+    def transpose(
+        self, x: str, name: str, filters: int, size: int = 3, *, strides: int = 2, padding="same", **options
+    ) -> str:
         window = self._window(x, size)
         return self.product(
-            "conv_transpose", x, name, (*window, filters, self.channels(x)), self.channels(x) * math.prod(window), axis=-2,
+            "conv_transpose", x, name, (*window, filters, self.channels(x)), self.channels(x) * math.prod(window),
+            axis=-2,
             strides=(strides,) * len(window), padding=padding, output_padding=None, **options)
 
     def dense(self, x: str, name: str, units: int, **options) -> str:
@@ -88,7 +111,9 @@ class Network:
 
     def average_pool(self, x: str, name: str, size: int = 2, *, strides: int | None = None) -> str:
         window = self._window(x, size)
-        return self.emit("average_pool", (x,), name, pool_size=window, strides=(strides or size,) * len(window), padding="valid")
+        return self.emit(
+            "average_pool", (x,), name, pool_size=window, strides=(strides or size,) * len(window), padding="valid"
+        )
 
     def average_pool_same(self, x: str, name: str, size: int = 3) -> str:
         window = self._window(x, size)
@@ -96,7 +121,9 @@ class Network:
 
     def max_pool(self, x: str, name: str, size: int = 2, *, strides: int | None = None, padding="valid") -> str:
         window = self._window(x, size)
-        return self.emit("max_pool", (x,), name, pool_size=window, strides=(strides or size,) * len(window), padding=padding)
+        return self.emit(
+            "max_pool", (x,), name, pool_size=window, strides=(strides or size,) * len(window), padding=padding
+        )
 
     def add(self, x: str, y: str, name: str) -> str:
         return self.emit("add", (x, y), name)
@@ -115,7 +142,10 @@ class Network:
 
     def island(self, x: str, name: str) -> str:
         shape = self.graph.shape(x)
-        return self.emit("island", (x,), name, layer={"class_name": "LayerNormalization", "config": {}}, output_shapes=(shape,), reason="no integer form")
+        return self.emit(
+            "island", (x,), name, layer={"class_name": "LayerNormalization", "config": {}}, output_shapes=(shape,),
+            reason="no integer form"
+        )
 
 
 def resnet(seed: int = 0, **options) -> Graph:
@@ -151,7 +181,7 @@ def inception_block(seed: int = 0, **options) -> Graph:
     return net.output(net.relu(net.conv(joined, "after", 4, 1, **options), "after_relu"))
 
 
-# ---- text ---------------------------------------------------------------------------------------------------------------
+# ---- text ------------------------------------------------------------------------------------------------------------
 def short(graph: Graph) -> str:
     """The nodes as text; quantizers as ``u8 activation floor group=g``, other attributes left out."""
     lines = []
@@ -160,7 +190,10 @@ def short(graph: Graph) -> str:
         if node.op == "fake_quantize":
             a = node.attrs
             line += f" {'s' if a['signed'] else 'u'}{a['bits']}{'n' if a['narrow'] else ''} {a['role']}"
-            line += f" {a['rounding']}" * (a["rounding"] != "half_even") + f" axis={a['channel_axis']}" * (a["channel_axis"] is not None)
+            line += (
+                f" {a['rounding']}" * (a["rounding"] != "half_even")
+                + f" axis={a['channel_axis']}" * (a["channel_axis"] is not None)
+            )
             line += " fixed" * (not a["trainable"]) + f" group={a['group']}" * (a["group"] is not None)
         lines.append(line)
     return "\n".join([*lines, f"output {', '.join('%' + v for v in graph.outputs)}"])
@@ -171,9 +204,11 @@ def text(block: str) -> str:
     return "\n".join(line.strip() for line in block.strip().splitlines())
 
 
-# ---- thresholds -----------------------------------------------------------------------------------------------------------
+# ---- thresholds ------------------------------------------------------------------------------------------------------
 def calibrate(graph: Graph, inputs, seed: int = 0, *, spread: tuple[float, float] = (-1.3, 0.4), island=None) -> Graph:
-    """Thresholds near the largest magnitude of the float values, some too small so that codes saturate; tables filled in."""
+    """Thresholds near the largest magnitude of the float values, some too small so that codes saturate; tables
+    filled in.
+    """
     random, graph = np.random.default_rng(seed), graph.copy()
     plain = graph.copy()
     for node in plain.nodes:
@@ -186,7 +221,9 @@ def calibrate(graph: Graph, inputs, seed: int = 0, *, spread: tuple[float, float
         if node.op == "fake_quantize":
             groups.setdefault(node.attrs["group"] or node.name, []).append(node)
     for members in groups.values():
-        largest = np.max([_largest(np.abs(seen[node.inputs[0]]), node.attrs["channel_axis"]) for node in members], axis=0)
+        largest = np.max(
+            [_largest(np.abs(seen[node.inputs[0]]), node.attrs["channel_axis"]) for node in members], axis=0
+        )
         exact = members[0].attrs["role"] in ("reciprocal", "alpha")
         shift = 0.0 if exact else random.uniform(*spread, size=np.shape(largest))
         log2 = np.ravel(np.log2(np.maximum(largest, 1e-4)) + shift + (members[0].attrs["calibration"] == "mse") * exact)
@@ -197,7 +234,9 @@ def calibrate(graph: Graph, inputs, seed: int = 0, *, spread: tuple[float, float
             format = Formats(graph).of(node.inputs[0])
             if format is not None:
                 codes = np.arange(format.qmin, format.qmax + 1)
-                values = FUNCTIONS[node.attrs["function"]].values(np.ldexp(codes.astype(np.float64), format.exponent)).astype(np.float32)
+                values = FUNCTIONS[node.attrs["function"]].values(
+                    np.ldexp(codes.astype(np.float64), format.exponent)
+                ).astype(np.float32)
                 node.attrs["values"] = graph.add_constant(f"{node.name}/values", values)
     return graph
 

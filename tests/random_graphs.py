@@ -40,13 +40,20 @@ class Builder:
         rng, graph = self.rng, self.graph
         source = graph.format(value)
         if rng.random() < 0.3:
-            value = self.insert("relu", [value], {"max_code": None if rng.random() < 0.5 else int(rng.integers(100, 10000))})
+            value = self.insert(
+                "relu", [value], {"max_code": None if rng.random() < 0.5 else int(rng.integers(100, 10000))}
+            )
         bits, signed = (16 if rng.random() < 0.2 else 8), bool(rng.integers(2))
         top = max(np.atleast_1d(source.exponent))
         shift = int(rng.integers(3, 10)) if bits == 8 else int(rng.integers(-1, 4))
         format = QFormat(bits, signed, int(top) + shift)
-        out = self.insert("requantize", [value], {"format": format, "rounding": self.mode() if rng.random() < 0.5 else "half_even",
-                                                  "low": 0 if rng.random() < 0.3 else None, "high": int(format.qmax // 2) if rng.random() < 0.3 else None})
+        out = self.insert(
+            "requantize", [value],
+            {
+                "format": format, "rounding": self.mode() if rng.random() < 0.5 else "half_even",
+                "low": 0 if rng.random() < 0.3 else None, "high": int(format.qmax // 2) if rng.random() < 0.3 else None
+            }
+        )
         if rng.random() < 0.3:
             out = self.insert("relu", [out], {"max_code": None if rng.random() < 0.5 else 50})
         return out
@@ -63,10 +70,14 @@ class Builder:
         if op == "dense":
             kernel_shape: tuple = (channels, outputs)
         else:
-            attrs = {"strides": tuple(map(int, rng.integers(1, 3, rank))), "padding": str(rng.choice(["same", "valid"]))}
+            attrs = {
+                "strides": tuple(map(int, rng.integers(1, 3, rank))), "padding": str(rng.choice(["same", "valid"]))
+            }
             kernel_shape = (*window, channels, outputs)
         if op == "conv":
-            groups = int(rng.choice([g for g in range(1, channels + 1) if channels % g == 0])) if rng.random() < 0.3 else 1
+            groups = (
+                int(rng.choice([g for g in range(1, channels + 1) if channels % g == 0])) if rng.random() < 0.3 else 1
+            )
             kernel_shape = (*window, channels // groups, groups * max(1, outputs // groups))
             attrs["groups"] = groups
         if op == "depthwise_conv":
@@ -82,12 +93,18 @@ class Builder:
         kernel = rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max + 1, kernel_shape).astype(dtype)
         if graph.format(x).bits == 16:
             kernel //= 8  # sums stay within 32 bits
-        count = kernel_shape[-2] * kernel_shape[-1] if op == "depthwise_conv" else kernel_shape[-2] if op == "conv_transpose" else kernel_shape[-1]
+        count = (
+            kernel_shape[-2] * kernel_shape[-1] if op == "depthwise_conv" else kernel_shape[-2]
+            if op == "conv_transpose" else kernel_shape[-1]
+        )
         exponent = tuple(map(int, rng.integers(-9, -5, count))) if rng.random() < 0.4 else -7
         k = graph.add_constant("kernel", kernel, QFormat(bits, not unsigned, exponent))
         value = self.insert(op, [x, k], attrs)
         if rng.random() < 0.7:
-            bias = graph.add_constant("bias", rng.integers(-5000, 5000, count).astype(np.int32), QFormat(32, True, graph.format(value).exponent))
+            bias = graph.add_constant(
+                "bias", rng.integers(-5000, 5000, count).astype(np.int32),
+                QFormat(32, True, graph.format(value).exponent)
+            )
             value = self.insert("bias_add", [value, bias])
         return self.to_codes(value)
 
@@ -106,7 +123,10 @@ class Builder:
             part = shape[int(rng.integers(1, len(shape))):] if rng.random() < 0.7 else (1,)
             part = tuple(1 if rng.random() < 0.3 else n for n in part)
             limit = 128 if op == "multiply" else 2**16  # products of two 16-bit codes may leave 32 bits
-            y = graph.add_constant("operand", rng.integers(max(format.qmin, -limit), min(format.qmax + 1, limit), part).astype(format.dtype), format)
+            y = graph.add_constant(
+                "operand",
+                rng.integers(max(format.qmin, -limit), min(format.qmax + 1, limit), part).astype(format.dtype), format
+            )
             operands = [y, x] if op != "multiply" and rng.random() < 0.3 else [x, y]
         else:
             others = [v for v in self.values if graph.shape(v)[1:] == shape[1:]]
@@ -119,16 +139,26 @@ class Builder:
         size = self.graph.shape(x)[1:-1]
         if self.rng.random() < 0.3:
             axes = tuple(range(1, 1 + len(size)))
-            return self.insert("global_max_pool", [x], {"axes": axes if self.rng.random() < 0.7 else axes[:1], "keepdims": True})
+            return self.insert(
+                "global_max_pool", [x], {"axes": axes if self.rng.random() < 0.7 else axes[:1], "keepdims": True}
+            )
         window = tuple(int(self.rng.integers(1, n + 1)) for n in size)
         if self.rng.random() < 0.4:
             source = self.graph.format(x)
             format = source.replace(exponent=source.exponents[0] - int(self.rng.integers(-2, 4)))
             return self.insert("average_pool", [x], {
-                "pool_size": window, "strides": tuple(map(int, self.rng.integers(1, 4, len(size)))), "padding": str(self.rng.choice(["same", "valid"])),
-                "format": format, "rounding": self.mode() if self.rng.random() < 0.5 else "half_even", "divide": bool(self.rng.random() < 0.8),
+                "pool_size": window, "strides": tuple(map(int, self.rng.integers(1, 4, len(size)))),
+                "padding": str(self.rng.choice(["same", "valid"])),
+                "format": format, "rounding": self.mode() if self.rng.random() < 0.5 else "half_even",
+                "divide": bool(self.rng.random() < 0.8),
                 "low": 0 if self.rng.random() < 0.2 else None})
-        return self.insert("max_pool", [x], {"pool_size": window, "strides": tuple(map(int, self.rng.integers(1, 4, len(size)))), "padding": str(self.rng.choice(["same", "valid"]))})
+        return self.insert(
+            "max_pool", [x],
+            {
+                "pool_size": window, "strides": tuple(map(int, self.rng.integers(1, 4, len(size)))),
+                "padding": str(self.rng.choice(["same", "valid"]))
+            }
+        )
 
     def move(self) -> str:
         rng = self.rng
@@ -136,13 +166,18 @@ class Builder:
         size = self.graph.shape(x)[1:]
         kind = str(rng.choice(["pad", "crop", "permute", "upsample", "reshape", "lookup", "relu", "slice", "take"]))
         if kind == "pad":
-            pads = (*((int(rng.integers(0, 3)), int(rng.integers(0, 3))) for _ in size[:-1]), (0, 0) if rng.random() < 0.7 else (1, 2))
+            pads = (
+                *((int(rng.integers(0, 3)), int(rng.integers(0, 3))) for _ in size[:-1]),
+                (0, 0) if rng.random() < 0.7 else (1, 2)
+            )
             return self.insert("pad", [x], {"pads": pads})
         if kind == "crop":
             return self.insert("crop", [x], {"crops": (*((0, 1) for _ in size[:-1]), (0, 0))})
         if kind == "slice":
             starts = [int(rng.integers(0, n)) for n in size]
-            return self.insert("slice", [x], {"slices": tuple((first, None, int(rng.integers(1, 3))) for first in starts)})
+            return self.insert(
+                "slice", [x], {"slices": tuple((first, None, int(rng.integers(1, 3))) for first in starts)}
+            )
         if kind == "take":
             axis = int(rng.integers(1, len(size) + 1))
             count = int(rng.integers(1, size[axis - 1] + 3))
@@ -202,7 +237,10 @@ def small_network(shape=(9, 8, 3), seed: int = 0) -> Graph:
     def product(op, value, kernel, attrs, name, relu=True):
         k = graph.add_constant(f"{name}/k", rng.integers(-127, 128, kernel).astype(np.int8), QFormat(8, True, -7))
         value = graph.insert(op, [value, k], f"{name}/product", attrs, layer=name).output
-        return graph.insert("requantize", [value], name, {"format": QFormat(8, not relu, graph.format(value).exponent + 9), "low": 0 if relu else None}).output
+        return graph.insert(
+            "requantize", [value], name,
+            {"format": QFormat(8, not relu, graph.format(value).exponent + 9), "low": 0 if relu else None}
+        ).output
 
     window = {"strides": (1, 1), "dilation": (1, 1), "padding": "same"}
     a = product("conv", x, (3, 3, shape[-1], 16), window, "a")
@@ -210,7 +248,9 @@ def small_network(shape=(9, 8, 3), seed: int = 0) -> Graph:
     c = product("conv", a, (1, 1, 16, 16), window, "c", relu=False)
     c = graph.insert("requantize", [c], "c/rescaled", {"format": graph.format(b)}).output
     total = graph.insert("add", [b, c], "sum").output
-    value = graph.insert("requantize", [total], "sum_q", {"format": QFormat(8, False, graph.format(b).exponent + 1), "low": 0}).output
+    value = graph.insert(
+        "requantize", [total], "sum_q", {"format": QFormat(8, False, graph.format(b).exponent + 1), "low": 0}
+    ).output
     value = graph.insert("global_max_pool", [value], "pool", {"axes": (1, 2)}).output
     value = product("dense", value, (16, 10), {}, "fc", relu=False)
     graph.outputs = [graph.insert("dequantize", [value], "logits").output]

@@ -55,8 +55,10 @@ def _layer(net: Network, values: list[str], name: str, islands: bool) -> str:
     padding = str(random.choice(["same", "valid"])) if small > 4 else "same"
     filters = int(random.integers(1, 6))
     kind = str(random.choice([
-        "conv", "conv", "conv", "grouped", "dilated", "depthwise", "transpose", "dense", "relu", "relu", "relu6", "leaky", "add", "add",
-        "subtract", "maximum", "concat", "concat", "max_pool", "average", "average_same", "pad", "crop", "permute", "upsample", "reshape",
+        "conv", "conv", "conv", "grouped", "dilated", "depthwise", "transpose", "dense", "relu", "relu", "relu6",
+        "leaky", "add", "add",
+        "subtract", "maximum", "concat", "concat", "max_pool", "average", "average_same", "pad", "crop", "permute",
+        "upsample", "reshape",
         "activation", "activation", "scale", "island", "global_max", "relu_behind_pool",
     ]))
     if kind == "conv":
@@ -66,7 +68,9 @@ def _layer(net: Network, values: list[str], name: str, islands: bool) -> str:
     if kind == "dilated":
         return net.conv(x, name, filters, 2, dilation=2, **options)
     if kind == "depthwise":
-        return net.depthwise(x, name, min(3, small), multiplier=int(random.integers(1, 3)), strides=stride, padding=padding, **options)
+        return net.depthwise(
+            x, name, min(3, small), multiplier=int(random.integers(1, 3)), strides=stride, padding=padding, **options
+        )
     if kind == "transpose" and small < 8:
         return net.transpose(x, name, filters, 3, strides=stride, padding=padding, **options)
     if kind == "dense":
@@ -102,7 +106,9 @@ def _layer(net: Network, values: list[str], name: str, islands: bool) -> str:
     if kind == "activation":
         return net.activation(x, name, str(random.choice(FUNCTIONS)))
     if kind == "scale":
-        constant = net.graph.add_constant(f"{name}/scale", np.float32(random.normal()) * np.ones((1,) * len(net.graph.shape(x)), np.float32))
+        constant = net.graph.add_constant(
+            f"{name}/scale", np.float32(random.normal()) * np.ones((1,) * len(net.graph.shape(x)), np.float32)
+        )
         return net.emit("multiply", (x, constant), name)
     if kind == "island" and islands:
         return net.island(x, name)

@@ -18,8 +18,10 @@ Y = (X @ np.random.default_rng(1).normal(size=(6, 3))).argmax(-1)
 def network():
     keras.utils.set_random_seed(11)
     model = keras.Sequential([
-        keras.Input((6,)), LogThreshold(8, name="in_q"), keras.layers.Dense(16, activation="relu", kernel_regularizer=keras.regularizers.L2(1e-3)),
-        LogThreshold(4, signed=False, name="mid_q"), LogThreshold(6, channel_axis=-1, name="channel_q"), keras.layers.Dense(3), LogThreshold(8, name="out_q"),
+        keras.Input((6,)), LogThreshold(8, name="in_q"),
+        keras.layers.Dense(16, activation="relu", kernel_regularizer=keras.regularizers.L2(1e-3)),
+        LogThreshold(4, signed=False, name="mid_q"), LogThreshold(6, channel_axis=-1, name="channel_q"),
+        keras.layers.Dense(3), LogThreshold(8, name="out_q"),
     ])
     for name, value in (("in_q", 1.2), ("mid_q", -1.0), ("out_q", 0.4)):
         model.get_layer(name).assign_log2(value)
@@ -29,7 +31,10 @@ def network():
 
 def compiled(optimizer=None, eager=False):
     model = network()
-    model.compile(ALT(weight_learning_rate=1e-3) if optimizer is None else optimizer, loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=eager)
+    model.compile(
+        ALT(weight_learning_rate=1e-3) if optimizer is None else optimizer,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=eager
+    )
     return model
 
 
@@ -50,9 +55,13 @@ def rate(optimizer, step):
 def test_published_schedules():
     """C12."""
     alt = ALT()
-    for step, expected in zip((0, 999, 1000, 2999, 3000, 10000), (1e-2, 1e-2, 5e-3, 2.5e-3, 1.25e-3, 9.765625e-6), strict=True):
+    for step, expected in zip(
+        (0, 999, 1000, 2999, 3000, 10000), (1e-2, 1e-2, 5e-3, 2.5e-3, 1.25e-3, 9.765625e-6), strict=True
+    ):
         assert rate(alt.thresholds_optimizer, step) == pytest.approx(expected, rel=1e-5)
-    for step, expected in zip((0, 999, 1000, 2999, 3000, 10000), (1e-6, 1e-6, 1e-6, 1e-6, 9.4e-7, 8.30584e-7), strict=True):
+    for step, expected in zip(
+        (0, 999, 1000, 2999, 3000, 10000), (1e-6, 1e-6, 1e-6, 1e-6, 9.4e-7, 8.30584e-7), strict=True
+    ):
         assert rate(alt.weights_optimizer, step) == pytest.approx(expected, rel=1e-5)
     assert (alt.freeze_start, alt.freeze_interval) == (1000, 50)
     for optimizer in alt.optimizers:
@@ -61,8 +70,14 @@ def test_published_schedules():
 
 def test_batch_size_scales_the_step_counts():
     alt = ALT(batch_size=96)
-    assert rate(alt.thresholds_optimizer, 249) == pytest.approx(1e-2) and rate(alt.thresholds_optimizer, 250) == pytest.approx(5e-3)
-    assert rate(alt.weights_optimizer, 749) == pytest.approx(1e-6) and rate(alt.weights_optimizer, 750) == pytest.approx(9.4e-7)
+    assert (
+        rate(alt.thresholds_optimizer, 249) == pytest.approx(1e-2)
+        and rate(alt.thresholds_optimizer, 250) == pytest.approx(5e-3)
+    )
+    assert (
+        rate(alt.weights_optimizer, 749) == pytest.approx(1e-6)
+        and rate(alt.weights_optimizer, 750) == pytest.approx(9.4e-7)
+    )
     assert (alt.freeze_start, alt.freeze_interval) == (250, 50)
 
 
@@ -83,12 +98,16 @@ def test_rates_and_schedules_can_be_given():
     alt = ALT(weight_learning_rate=1e-4, threshold_learning_rate=keras.optimizers.schedules.CosineDecay(0.02, 10))
     assert rate(alt.weights_optimizer, 3000) == pytest.approx(0.94e-4)
     assert rate(alt.thresholds_optimizer, 10) == 0
-    assert rate(ALT(weight_learning_rate=keras.optimizers.schedules.PolynomialDecay(1e-3, 10)).weights_optimizer, 0) == pytest.approx(1e-3)
+    assert (
+        rate(ALT(weight_learning_rate=keras.optimizers.schedules.PolynomialDecay(1e-3, 10)).weights_optimizer, 0)
+        == pytest.approx(1e-3)
+    )
     assert float(ALT(weights="sgd").weights_optimizer.learning_rate) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (dict(steps_per_epoch=0), "steps_per_epoch"), (dict(batch_size=-1), "batch_size"), (dict(freeze_interval=0), "freeze_interval"),
+    (dict(steps_per_epoch=0), "steps_per_epoch"), (dict(batch_size=-1), "batch_size"),
+    (dict(freeze_interval=0), "freeze_interval"),
     (dict(thresholds=keras.optimizers.Adam()), "ThresholdAdam or ThresholdSGD"),
 ])
 def test_bad_arguments(arguments, message):
@@ -120,8 +139,14 @@ def test_each_variable_goes_to_its_optimizer():
     model = compiled(eager=True)
     fit(model, 1)
     thresholds = {v.path for v in model.optimizer.thresholds_optimizer.thresholds}
-    assert thresholds == {v.path for v in model.trainable_variables if v.path.endswith("log2_threshold")} and len(thresholds) == 4
-    assert {v.path for v in model.optimizer.weights_optimizer._trainable_variables} == {v.path for v in model.trainable_variables} - thresholds
+    assert (
+        thresholds == {v.path for v in model.trainable_variables if v.path.endswith("log2_threshold")}
+        and len(thresholds) == 4
+    )
+    assert (
+        {v.path for v in model.optimizer.weights_optimizer._trainable_variables}
+        == {v.path for v in model.trainable_variables} - thresholds
+    )
 
 
 def test_threshold_adam_is_adam():
@@ -138,7 +163,9 @@ def test_average_is_the_published_one():
     for step, gradient in enumerate(np.random.default_rng(0).normal(size=40)):
         optimizer.apply([tf.constant(gradient, tf.float32)], [variable])
         decay = min(0.5, (1 + step) / (10 + step))
-        expected = float(variable.numpy()) if expected is None else decay * expected + (1 - decay) * float(variable.numpy())
+        expected = (
+            float(variable.numpy()) if expected is None else decay * expected + (1 - decay) * float(variable.numpy())
+        )
         assert optimizer.averages[0].numpy() == pytest.approx(expected, abs=1e-6)
     assert int(optimizer.summed_steps.numpy()) == 40
     optimizer.reset_gradient_sums()
@@ -160,7 +187,12 @@ def test_a_frozen_threshold_does_not_drift(thresholds):
     np.testing.assert_array_equal(channel.log2_threshold.numpy()[:5], before["channel_q"][:5])
     assert (channel.log2_threshold.numpy()[5:] != before["channel_q"][5:]).any()
     assert model.get_layer("in_q").log2_threshold.numpy() != before["in_q"]
-    sums = dict(zip([v.path for v in model.optimizer.thresholds_optimizer.thresholds], model.optimizer.thresholds_optimizer.gradient_sums, strict=True))
+    sums = dict(
+        zip(
+            [v.path for v in model.optimizer.thresholds_optimizer.thresholds],
+            model.optimizer.thresholds_optimizer.gradient_sums, strict=True
+        )
+    )
     assert sums[mid.log2_threshold.path].numpy() == 0 and sums[model.get_layer("in_q").log2_threshold.path].numpy() != 0
 
 
@@ -173,7 +205,8 @@ def test_config_round_trip():
 
 
 @pytest.mark.parametrize("make", [
-    lambda: ALT(weight_learning_rate=1e-3), lambda: ALT(steps_per_epoch=10), lambda: ALT(weights=keras.optimizers.SGD(1e-2, momentum=0.9), thresholds=ThresholdSGD(1e-2)),
+    lambda: ALT(weight_learning_rate=1e-3), lambda: ALT(steps_per_epoch=10),
+    lambda: ALT(weights=keras.optimizers.SGD(1e-2, momentum=0.9), thresholds=ThresholdSGD(1e-2)),
     lambda: ALT(weights=keras.optimizers.Adam(1e-3), thresholds=ThresholdAdam(1e-2)),
 ], ids=["alt", "scaled", "sgd", "numbers"])
 def test_going_on_from_a_file_gives_the_same_bits(make, tmp_path):
@@ -200,7 +233,10 @@ def test_weights_file_holds_the_optimizer_too(tmp_path):
 
 def test_rates_change_under_keras_callbacks():
     model = compiled(ALT(weights=keras.optimizers.Adam(1e-3), thresholds=ThresholdAdam(1e-2)))
-    model.fit(X[:32], Y[:32], validation_data=(X[:32], Y[:32]), epochs=3, verbose=0, callbacks=[keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=1, min_delta=1e9)])
+    model.fit(
+        X[:32], Y[:32], validation_data=(X[:32], Y[:32]), epochs=3, verbose=0,
+        callbacks=[keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=1, min_delta=1e9)]
+    )
     assert float(model.optimizer.weights_optimizer.learning_rate) == pytest.approx(2.5e-4)
     assert float(model.optimizer.thresholds_optimizer.learning_rate) == pytest.approx(2.5e-3)
 

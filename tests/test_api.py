@@ -1,4 +1,6 @@
-"""The public verbs as users call them: forms of data, rules, reports, plain and custom training, saving, going on, new processes."""
+"""The public verbs as users call them: forms of data, rules, reports, plain and custom training, saving, going on,
+new processes.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def network(name="net", seed=0):
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(seed)
     inputs = keras.Input((8, 8, 3), name="image")
-    x = layers.ReLU(name="r1")(layers.BatchNormalization(name="bn")(layers.Conv2D(6, 3, padding="same", name="c1")(inputs)))
+    x = layers.ReLU(name="r1")(
+        layers.BatchNormalization(name="bn")(layers.Conv2D(6, 3, padding="same", name="c1")(inputs))
+    )
     x = layers.Add(name="sum")([x, layers.Conv2D(6, 3, padding="same", activation="relu", name="block_c2")(x)])
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     return zoo.randomize(keras.Model(inputs, layers.Dense(4, activation="softmax", name="head")(x), name=name), seed)
@@ -39,7 +43,7 @@ def thresholds(q) -> dict[str, np.ndarray]:
     return {name: quantizer.log2_threshold.numpy() for name, quantizer in graffiti.callbacks.quantizers_of(q).items()}
 
 
-# ---- what quantize takes -----------------------------------------------------------------------------------------------
+# ---- what quantize takes ---------------------------------------------------------------------------------------------
 class Pairs(keras.utils.PyDataset):
     """Four batches of six."""
 
@@ -58,8 +62,10 @@ def test_every_form_of_calibration_gives_the_same_model():
     model = network()
     reference = graffiti.quantize(model, calibration=IMAGES, progress=False)
     forms = {
-        "list": [IMAGES], "dict": {"image": IMAGES}, "tensor": tf.constant(IMAGES), "float64": IMAGES.astype(np.float64),
-        "tf.data": labelled(), "unlabelled": labelled().map(lambda x, y: x), "named": labelled().map(lambda x, y: ({"image": x}, y)),
+        "list": [IMAGES], "dict": {"image": IMAGES}, "tensor": tf.constant(IMAGES),
+        "float64": IMAGES.astype(np.float64),
+        "tf.data": labelled(), "unlabelled": labelled().map(lambda x, y: x),
+        "named": labelled().map(lambda x, y: ({"image": x}, y)),
         "PyDataset": Pairs(), "generator": (IMAGES[i : i + 5] for i in range(0, 24, 5)),
     }
     for form, data in forms.items():
@@ -119,7 +125,10 @@ def test_structure_of_inputs_and_outputs_is_kept():
         assert_same(got, expected)
     x = keras.Input((6,))
     y = layers.Dense(3)(x)
-    for outputs, kind in (([y, layers.ReLU()(y)], list), ([y], np.ndarray), ({"only": y}, dict), ((y, {"n": [y, layers.Dense(2)(y)]}), (list, tuple)), (y, np.ndarray)):
+    for outputs, kind in (
+        ([y, layers.ReLU()(y)], list), ([y], np.ndarray), ({"only": y}, dict),
+        ((y, {"n": [y, layers.Dense(2)(y)]}), (list, tuple)), (y, np.ndarray)
+    ):
         q = graffiti.quantize(keras.Model(x, outputs), calibration=data[0], progress=False)
         expected, got = q.predict(data[0], verbose=0), graffiti.to_integer(q).predict(data[0], engine="reference")
         assert isinstance(got, kind)
@@ -131,31 +140,46 @@ def test_structure_of_inputs_and_outputs_is_kept():
             np.testing.assert_array_equal(a, b)
 
 
-# ---- what quantize says -------------------------------------------------------------------------------------------------
+# ---- what quantize says ----------------------------------------------------------------------------------------------
 def test_report_names_every_decision():
     q = graffiti.quantize(network(), "int8_per_channel", calibration=IMAGES, progress=False)
     report = q.quantization_report
-    assert isinstance(report, graffiti.QuantizationReport) and all(isinstance(line, graffiti.ReportLine) for line in report)
+    assert (
+        isinstance(report, graffiti.QuantizationReport)
+        and all(isinstance(line, graffiti.ReportLine) for line in report)
+    )
     weights = {line.layer for line in report.of("quantized") if "weights" in line.why}
     assert weights == {"c1", "block_c2", "head"}
     assert all("per channel" in line.why for line in report.of("quantized") if "weights" in line.why)
     assert [line.layer for line in report.of("folded")][:1] == ["c1"] and "batch norm" in report.of("folded")[0].why
     assert [line.layer for line in report.of("shared")] == ["sum"]
-    assert [(line.layer, line.why) for line in report.of("float")] == [("head", "softmax is computed on the dequantized logits")]
+    assert (
+        [(line.layer, line.why) for line in report.of("float")]
+        == [("head", "softmax is computed on the dequantized logits")]
+    )
     assert not report.of("frozen")
     text = str(report)
     assert text.count("\n") == len(report) and all(line.layer in text and line.why in text for line in report)
-    assert set(text.splitlines()[-1].split(", ")) == {f"{len(report.of(kind))} {kind}" for kind in ("quantized", "folded", "shared", "float")}
+    assert (
+        set(text.splitlines()[-1].split(", "))
+        == {f"{len(report.of(kind))} {kind}" for kind in ("quantized", "folded", "shared", "float")}
+    )
 
 
-@pytest.mark.parametrize("match", ["block_c2", r"block.*", lambda info: info.path.endswith("c2") and info.op == "conv"], ids=["path", "regex", "callable"])
+@pytest.mark.parametrize(
+    "match", ["block_c2", r"block.*", lambda info: info.path.endswith("c2") and info.op == "conv"],
+    ids=["path", "regex", "callable"]
+)
 def test_a_layer_can_stay_in_float(match, tmp_path):
     model = network()
     q = graffiti.quantize(model, calibration=IMAGES, rules=[graffiti.Rule(match, None)], progress=False)
     assert "block_c2" in {line.layer for line in q.quantization_report.of("float")}
     assert "block_c2" not in {line.layer for line in q.quantization_report.of("quantized") if "weights" in line.why}
     ig = graffiti.to_integer(q)
-    assert not ig.is_integer_only and any(node.op == "island" and node.name.startswith("block_c2") for node in ig.graph.nodes)
+    assert (
+        not ig.is_integer_only
+        and any(node.op == "island" and node.name.startswith("block_c2") for node in ig.graph.nodes)
+    )
     report = graffiti.verify(q, ig, IMAGES, ["python"], progress=False)
     assert report.ok, str(report)
     q.save(tmp_path / "q.keras")
@@ -166,12 +190,25 @@ def test_a_layer_can_stay_in_float(match, tmp_path):
 
 def test_rules_choose_a_scheme_and_the_first_match_holds():
     w4a4 = graffiti.schemes.get("w4a4").replace(first_layer=None, name="mine")
-    rules = [graffiti.Rule(layers.Dense, "int8_per_channel"), graffiti.Rule("c1|r1", w4a4), graffiti.Rule(".*", "int4"), graffiti.Rule("c1", None)]
+    rules = [
+        graffiti.Rule(layers.Dense, "int8_per_channel"), graffiti.Rule("c1|r1", w4a4), graffiti.Rule(".*", "int4"),
+        graffiti.Rule("c1", None)
+    ]
     q = graffiti.quantize(network(), "int8", calibration=IMAGES, rules=rules, progress=False)
     nodes = {node.name: node.attrs for node in read(q).nodes if node.op == "fake_quantize"}
-    assert (nodes["c1/q_kernel"]["bits"], nodes["r1_q"]["bits"], nodes["block_c2/q_kernel"]["bits"], nodes["image_q"]["bits"]) == (4, 4, 4, 8)
-    assert nodes["head/q_kernel"]["bits"] == 8 and nodes["head/q_kernel"]["channel_axis"] is not None and nodes["c1/q_kernel"]["channel_axis"] is None
-    assert [line.layer for line in q.quantization_report.of("float")] == ["head"]  # its softmax; the last rule came too late for c1
+    assert (
+        (
+            nodes["c1/q_kernel"]["bits"], nodes["r1_q"]["bits"], nodes["block_c2/q_kernel"]["bits"],
+            nodes["image_q"]["bits"]
+        )
+        == (4, 4, 4, 8)
+    )
+    assert (
+        nodes["head/q_kernel"]["bits"] == 8 and nodes["head/q_kernel"]["channel_axis"] is not None
+        and nodes["c1/q_kernel"]["channel_axis"] is None
+    )
+    # its softmax; the last rule came too late for c1
+    assert [line.layer for line in q.quantization_report.of("float")] == ["head"]
     assert graffiti.verify(q, graffiti.to_integer(q), IMAGES, ["python"], progress=False).ok
 
 
@@ -179,7 +216,10 @@ def test_nested_and_shared_layers_by_path():
     model = zoo.make(zoo.two_inputs_two_outputs)
     data = zoo.inputs_of(model, 16)
     int4 = graffiti.schemes.get("int4").replace(last_layer=None)  # inner/dense makes an output
-    q = graffiti.quantize(model, calibration=data, rules=[graffiti.Rule("inner/.*", int4), graffiti.Rule("shared", "int8_per_channel")], progress=False)
+    q = graffiti.quantize(
+        model, calibration=data, rules=[graffiti.Rule("inner/.*", int4), graffiti.Rule("shared", "int8_per_channel")],
+        progress=False
+    )
     nodes = {node.name: node for node in read(q).nodes}
     assert nodes["inner/dense/q_kernel"].attrs["bits"] == 4 and nodes["shared/q_kernel"].attrs["bits"] == 8
     assert nodes["shared/q_kernel"].attrs["channel_axis"] is not None
@@ -214,10 +254,13 @@ def test_a_constant_zero_tensor_is_frozen_and_reported():
     assert graffiti.verify(q, graffiti.to_integer(q), IMAGES, ["python"], progress=False).ok
 
 
-# ---- training, saving, going on ------------------------------------------------------------------------------------------
+# ---- training, saving, going on --------------------------------------------------------------------------------------
 def test_custom_training_loop_trains_weights_and_thresholds():
     q = graffiti.quantize(network(), "int4", calibration=IMAGES, progress=False)
-    optimizer, loss_of = graffiti.ALT(weight_learning_rate=1e-2, threshold_learning_rate=1e-2), keras.losses.SparseCategoricalCrossentropy()
+    optimizer, loss_of = (
+        graffiti.ALT(weight_learning_rate=1e-2, threshold_learning_rate=1e-2),
+        keras.losses.SparseCategoricalCrossentropy()
+    )
     labels = np.arange(24) % 4
     before, weights = thresholds(q), q.get_layer("c1").kernel.numpy()
     losses = []
@@ -257,11 +300,16 @@ np.savez(f"{folder}/result.npz", digest=graffiti.to_integer(q).digest(), **resul
 
 
 def test_new_process_gives_the_same_bits_and_goes_on_to_the_same_bits(tmp_path):
-    """With nothing but ``import graffiti``: equal outputs; then the second epoch of ALT, equal to never having stopped."""
+    """With nothing but ``import graffiti``: equal outputs; then the second epoch of ALT, equal to never having
+    stopped.
+    """
     q = graffiti.quantize(network(), "int4", calibration=IMAGES, progress=False)
     scope: dict = {"np": np, "graffiti": graffiti}
     exec(FIT, scope)
-    q.compile(graffiti.ALT(weight_learning_rate=1e-2, steps_per_epoch=3), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    q.compile(
+        graffiti.ALT(weight_learning_rate=1e-2, steps_per_epoch=3), "sparse_categorical_crossentropy",
+        metrics=["accuracy"]
+    )
     before = [v.numpy() for v in q.variables]
     q.fit(IMAGES, scope["labels"], epochs=1, callbacks=scope["alt_callbacks"](), **scope["options"])
     q.save(tmp_path / "epoch1.keras")
@@ -271,7 +319,10 @@ def test_new_process_gives_the_same_bits_and_goes_on_to_the_same_bits(tmp_path):
     outputs = q.predict(IMAGES, batch_size=8, verbose=0)
 
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(NEW_PROCESS), str(tmp_path)], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(NEW_PROCESS), str(tmp_path)], capture_output=True, text=True,
+        env=environment, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     result = np.load(tmp_path / "result.npz")
     np.testing.assert_array_equal(result["outputs"], outputs)

@@ -35,18 +35,28 @@ def test_an_engine_that_answers_otherwise_is_not_timed(engine, monkeypatch):
     name = row.title
     rows, skipped = benchmark.network(graph, threads=1, batches=[2], rounds=1, engines=[engine])
     assert not skipped and f"{name} / graffiti" in rows[0]
-    off_by_one = dataclasses.replace(row, timed=lambda *args: lambda: [np.asarray(out) + 1 for out in row.timed(*args)()])
+    off_by_one = dataclasses.replace(
+        row, timed=lambda *args: lambda: [np.asarray(out) + 1 for out in row.timed(*args)()]
+    )
     monkeypatch.setitem(executors.EXECUTORS, engine, off_by_one)
     rows, skipped = benchmark.network(graph, threads=1, batches=[2], rounds=1, engines=[engine])
-    assert skipped == {name: f"{benchmark.DIFFERS}: 20 of 20 values of output logits"} and set(rows[0]) == {"threads", "batch", "graffiti ms"}
+    assert (
+        skipped == {name: f"{benchmark.DIFFERS}: 20 of 20 values of output logits"}
+        and set(rows[0]) == {"threads", "batch", "graffiti ms"}
+    )
 
 
 def test_an_engine_that_is_not_installed_is_said_to_be(monkeypatch):
     def absent(*args):
         raise executors.Unavailable("no such engine")
 
-    monkeypatch.setitem(executors.EXECUTORS, "onnx", dataclasses.replace(executors.EXECUTORS["onnx"], packages=(), timed=absent))
-    assert benchmark.network(random_graphs.small_network(), threads=1, batches=[1], rounds=1, engines=["onnx"])[1] == {"ONNX Runtime": "no such engine"}
+    monkeypatch.setitem(
+        executors.EXECUTORS, "onnx", dataclasses.replace(executors.EXECUTORS["onnx"], packages=(), timed=absent)
+    )
+    assert (
+        benchmark.network(random_graphs.small_network(), threads=1, batches=[1], rounds=1, engines=["onnx"])[1]
+        == {"ONNX Runtime": "no such engine"}
+    )
 
 
 def test_a_wrong_runner_is_never_timed(monkeypatch):
@@ -68,4 +78,7 @@ def test_processes_and_their_failures(tmp_path):
 
 
 def test_table():
-    assert benchmark.table([{"a": 1, "b": 2}, {"a": 3, "c": 4}]) == "| a | b | c |\n|---|---|---|\n| 1 | 2 |  |\n| 3 |  | 4 |"
+    assert (
+        benchmark.table([{"a": 1, "b": 2}, {"a": 3, "c": 4}])
+        == "| a | b | c |\n|---|---|---|\n| 1 | 2 |  |\n| 3 |  | 4 |"
+    )

@@ -26,19 +26,29 @@ def network(eager=True, **alt):
     keras.utils.set_random_seed(5)
     x = keras.Input((6,))
     y, e = Quantize(LogThreshold(8), name="x_q")(x)
-    y = QuantizedDense(12, kernel_quantizer=LogThreshold(8, role="weight", channel_axis=-1), batch_norm=dict(epsilon=1e-3, momentum=0.9), input_bits=8, name="first")([y, e])
+    y = QuantizedDense(
+        12, kernel_quantizer=LogThreshold(8, role="weight", channel_axis=-1),
+        batch_norm=dict(epsilon=1e-3, momentum=0.9), input_bits=8, name="first"
+    )([y, e])
     y, e = Quantize(LogThreshold(4, signed=False), name="relu_q")(keras.layers.ReLU()(y))
-    y = QuantizedDense(3, kernel_quantizer=LogThreshold(8, role="weight"), input_bits=4, input_signed=False, name="second")([y, e])
+    y = QuantizedDense(
+        3, kernel_quantizer=LogThreshold(8, role="weight"), input_bits=4, input_signed=False, name="second"
+    )([y, e])
     model = keras.Model(x, Quantize(LogThreshold(8), name="out_q")(y)[0])
     for q in callbacks.quantizers_of(model).values():
         q.assign_log2(0.7)
-    model.compile(ALT(weight_learning_rate=1e-3, **{"freeze_start": 4, "freeze_interval": 3, **alt}), loss=LOSS, run_eagerly=eager)
+    model.compile(
+        ALT(weight_learning_rate=1e-3, **{"freeze_start": 4, "freeze_interval": 3, **alt}), loss=LOSS, run_eagerly=eager
+    )
     return model
 
 
 def fit(model, first, last, given=()):
     """Epochs of 10 batches."""
-    model.fit(X[:160], Y[:160], batch_size=16, shuffle=False, verbose=0, initial_epoch=first, epochs=last, callbacks=list(given))
+    model.fit(
+        X[:160], Y[:160], batch_size=16, shuffle=False, verbose=0, initial_epoch=first, epochs=last,
+        callbacks=list(given)
+    )
 
 
 def frozen(model):
@@ -165,7 +175,10 @@ def test_going_on_gives_the_same_bits(tmp_path, epochs_before, eager):
     checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
     copy = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: history.save(tmp_path / f"{epoch + 1}.json"))
     fit(whole, 0, 3, [*callbacks.alt(history=history), checkpoint, copy])
-    loaded, again = keras.models.load_model(tmp_path / f"{epochs_before}.keras"), ThresholdHistory(4, tmp_path / f"{epochs_before}.json")
+    loaded, again = (
+        keras.models.load_model(tmp_path / f"{epochs_before}.keras"),
+        ThresholdHistory(4, tmp_path / f"{epochs_before}.json")
+    )
     loaded.run_eagerly = eager
     assert any((a != b).any() for a, b in zip(everything(loaded), everything(whole), strict=True))
     fit(loaded, epochs_before, 3, callbacks.alt(history=again))

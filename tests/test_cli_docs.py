@@ -1,4 +1,6 @@
-"""The pages of graffiti/docs: their options, fields and commands are those of the code; the slow test reruns every command."""
+"""The pages of graffiti/docs: their options, fields and commands are those of the code; the slow test reruns every
+command.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ def subparsers() -> dict[str, argparse.ArgumentParser]:
 
 def options(parser: argparse.ArgumentParser) -> set[str]:
     """The first long name of every option."""
-    shown = [action for action in parser._actions if action.option_strings and action.dest != "help" and action.help != argparse.SUPPRESS]  # not absl's own
+    # not absl's own
+    shown = [
+        action for action in parser._actions
+        if action.option_strings and action.dest != "help" and action.help != argparse.SUPPRESS
+    ]
     return {action.option_strings[0] for action in shown if action.option_strings[0] != "--helpfull"}
 
 
@@ -47,7 +53,10 @@ def rows(text: str, heading: str) -> list[list[str]]:
 
 def test_every_command_has_a_page():
     assert {path.stem for path in (DOCS / "cli").glob("*.md")} - {"README"} == set(cli.COMMANDS) == set(subparsers())
-    listed = {name for row in rows((DOCS / "cli" / "README.md").read_text(), "| command | what it does |") for name in re.findall(r"`(\w+)`", row[0])}
+    listed = {
+        name for row in rows((DOCS / "cli" / "README.md").read_text(), "| command | what it does |")
+        for name in re.findall(r"`(\w+)`", row[0])
+    }
     assert listed == set(cli.COMMANDS)
 
 
@@ -65,14 +74,19 @@ def test_options_are_those_of_help(command):
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_commands_on_the_pages_parse(command):
     text = (DOCS / "cli" / f"{command}.md").read_text()
-    commands = re.findall(r"^(?:\$|   ) (graffiti .*)$", text, re.MULTILINE) + re.findall(r"^    (graffiti .*)$", text, re.MULTILINE)
+    commands = (
+        re.findall(r"^(?:\$|   ) (graffiti .*)$", text, re.MULTILINE)
+        + re.findall(r"^    (graffiti .*)$", text, re.MULTILINE)
+    )
     assert commands
     for line in commands:
         assert cli.parse_arguments(shlex.split(line)).command == command
 
 
 def test_commands_on_the_other_pages_parse():
-    """Every command on a page that is no command's own, in a block or between backticks; `…` and alternatives are prose."""
+    """Every command on a page that is no command's own, in a block or between backticks; `…` and alternatives are
+    prose.
+    """
     found = []
     for path in [DOCS.parents[1] / "README.md", *DOCS.glob("*.md")]:
         text = path.read_text()
@@ -93,7 +107,10 @@ def test_target_fields():
     for part, kind in ((tables[1], TargetProfile), (tables[2], TensorLimits)):
         assert set(names_in(rows(heading + part, heading))) == {field.name for field in dataclasses.fields(kind)}
     listed = {row[0].strip("`"): row[2].strip("`") for row in rows(text, "| profile | for | exported as |")}
-    assert listed == {name: targets.get(name).export for name in targets.names()} and set(listed.values()) == set(export.EXPORTERS)
+    assert (
+        listed == {name: targets.get(name).export for name in targets.names()}
+        and set(listed.values()) == set(export.EXPORTERS)
+    )
 
 
 def test_recipe_fields():
@@ -106,12 +123,25 @@ def test_recipe_fields():
         for row in table:
             default = next(field.default for field in dataclasses.fields(kind) if field.name == row[0].strip("`"))
             assert default is None or row[1] == str(default)
-    assert set(re.findall(r"`(\w+)`", next(row[2] for row in rows(text.split("`calibration`:")[1], heading) if row[0] == "`weights`"))) == set(METHODS)
+    assert (
+        set(
+            re.findall(
+                r"`(\w+)`",
+                next(row[2] for row in rows(text.split("`calibration`:")[1], heading) if row[0] == "`weights`")
+            )
+        )
+        == set(METHODS)
+    )
 
 
 def test_files_on_the_pages_are_read(tmp_path):
-    for page, key, read in (("recipes.md", "rules:", recipes.load), ("cli/quantize.md", "rules:", recipes.load), ("targets.md", "ops:", targets.load)):
-        found = [block for block in re.findall(r"```yaml\n(.*?)```", (DOCS / page).read_text(), re.DOTALL) if key in block]
+    for page, key, read in (
+        ("recipes.md", "rules:", recipes.load), ("cli/quantize.md", "rules:", recipes.load),
+        ("targets.md", "ops:", targets.load)
+    ):
+        found = [
+            block for block in re.findall(r"```yaml\n(.*?)```", (DOCS / page).read_text(), re.DOTALL) if key in block
+        ]
         assert found
         for number, block in enumerate(found):
             path = tmp_path / f"{page.replace('/', '_')}{number}.yaml"
@@ -124,5 +154,8 @@ def test_the_output_on_the_pages_is_what_the_commands_print():
     pytest.importorskip("onnxruntime")
     pytest.importorskip("ai_edge_litert")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run([sys.executable, str(ROOT / "tools" / "cli_docs.py"), "--check"], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "cli_docs.py"), "--check"], capture_output=True, text=True,
+        env=environment
+    )
     assert done.returncode == 0, done.stderr[-4000:]

@@ -16,7 +16,8 @@ def network() -> keras.Model:
     inputs = keras.Input((8, 8, 3))
     x = L.Conv2D(4, 3, padding="same", activation="relu", name="conv")(inputs)     # 8*8*4 outputs of 27 terms
     x = L.DepthwiseConv2D(3, strides=2, padding="same", name="depthwise")(x)        # 4*4*4 outputs of 9 terms
-    x = L.Conv2DTranspose(2, 2, strides=2, name="transposed")(x)                    # 4*4*4 inputs that meet 2*2*2 weights
+    # 4*4*4 inputs that meet 2*2*2 weights
+    x = L.Conv2DTranspose(2, 2, strides=2, name="transposed")(x)
     return keras.Model(inputs, L.Dense(5, name="dense")(L.Flatten()(x)))            # 128 -> 5
 
 
@@ -35,40 +36,60 @@ def test_float_model():
 
 
 def test_quantized_model_and_integer_graph_agree():
-    q = graffiti.quantize(network(), "int4", calibration=np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype(np.float32))
+    q = graffiti.quantize(
+        network(), "int4", calibration=np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype(np.float32)
+    )
     model, graph = graffiti.cost(q), graffiti.cost(graffiti.to_integer(q))
     assert model == graph
     assert {row.layer: row.macs for row in graph.layers} == EXPECTED
-    assert {row.layer: row.bits for row in graph.layers} == {"conv": (8, 8), "depthwise": (8, 4), "transposed": (8, 4), "dense": (8, 8)}
-    assert {row.layer: row.weight_bytes for row in graph.layers} == {"conv": 108, "depthwise": 18, "transposed": 16, "dense": 640}
+    assert (
+        {row.layer: row.bits for row in graph.layers}
+        == {"conv": (8, 8), "depthwise": (8, 4), "transposed": (8, 4), "dense": (8, 8)}
+    )
+    assert (
+        {row.layer: row.weight_bytes for row in graph.layers}
+        == {"conv": 108, "depthwise": 18, "transposed": 16, "dense": 640}
+    )
     assert graph.bias_bytes == 4 * 15
 
 
 def test_low_bit_training_counts_three_products():
-    model = graffiti.quantize_training(network(), graffiti.schemes.get("large_gradients_int4").replace(weight_gradient=False))
+    model = graffiti.quantize_training(
+        network(), graffiti.schemes.get("large_gradients_int4").replace(weight_gradient=False)
+    )
     found = graffiti.cost(model)
     assert found.macs == 3 * sum(EXPECTED.values())
     bits = {(row.layer, row.product): row.bits for row in found.layers}
-    assert bits["depthwise", "forward"] == bits["depthwise", "input_gradient"] == (4, 4) and bits["depthwise", "weight_gradient"] == (32, 32)
+    assert (
+        bits["depthwise", "forward"] == bits["depthwise", "input_gradient"] == (4, 4)
+        and bits["depthwise", "weight_gradient"] == (32, 32)
+    )
     assert bits["conv", "forward"] == (32, 32)  # the first layer stays in float
     adaptive = graffiti.cost(graffiti.quantize_training(network(), "adaptive_precision"))
     assert {row.bits for row in adaptive.layers} == {(8, 8)}
-    small = {row.layer: row.bits for row in graffiti.cost(graffiti.quantize_training(network(), "multi_level_scaling")).layers}
+    small = {
+        row.layer: row.bits
+        for row in graffiti.cost(graffiti.quantize_training(network(), "multi_level_scaling")).layers
+    }
     assert small["transposed"] == (4, 4) and small["dense"] == (32, 32)
 
 
 def test_recurrent_and_attention_layers():
     layers = keras.layers
     inputs = keras.Input((6, 5))
-    x = layers.TimeDistributed(layers.Dense(6, name="each"), name="steps")(layers.MultiHeadAttention(2, 4, name="attention")(inputs, inputs))
+    x = layers.TimeDistributed(layers.Dense(6, name="each"), name="steps")(
+        layers.MultiHeadAttention(2, 4, name="attention")(inputs, inputs)
+    )
     x = layers.Bidirectional(layers.LSTM(8, return_sequences=True, name="lstm"), name="both")(x)
     model = keras.Model(inputs, layers.Dense(3, name="last")(layers.GRU(7, name="gru")(x)))
     plain = {row.layer: row.macs for row in graffiti.cost(model).layers}
     cell = {"input": 6 * 6 * 32, "recurrent": 6 * 8 * 32}
-    assert plain == {
-        **{f"attention/{name}": 6 * 5 * 8 for name in ("query", "key", "value", "attention_output")}, "attention/scores": 6 * 6 * 8, "attention/mixture": 6 * 6 * 8,
-        "steps": 6 * 5 * 6, **{f"both/{way}_lstm/{name}": macs for way in ("forward", "backward") for name, macs in cell.items()},
-        "gru/input": 6 * 16 * 21, "gru/recurrent": 6 * 7 * 21, "last": 7 * 3}
+    assert (plain == {
+        **{f"attention/{name}": 6 * 5 * 8 for name in ("query", "key", "value", "attention_output")},
+        "attention/scores": 6 * 6 * 8, "attention/mixture": 6 * 6 * 8,
+        "steps": 6 * 5 * 6,
+        **{f"both/{way}_lstm/{name}": macs for way in ("forward", "backward") for name, macs in cell.items()},
+        "gru/input": 6 * 16 * 21, "gru/recurrent": 6 * 7 * 21, "last": 7 * 3})
     found = graffiti.cost(graffiti.quantize_training(model, "dynamic_fixed_point"))
     assert found.macs == 3 * sum(plain.values())
     assert {row.bits for row in found.layers if row.layer.split("/")[-1] not in ("scores", "mixture")} == {(8, 8)}
@@ -114,10 +135,15 @@ def test_memory_is_the_planned_arena():
     for filters in (16, 32):
         x = L.Conv1D(filters, 3, strides=2, activation="relu")(x)
     model = keras.Model(inputs, L.Dense(4)(L.GlobalAveragePooling1D()(x)))
-    ig = graffiti.to_integer(graffiti.quantize(model, "int8", calibration=np.random.default_rng(0).normal(size=(16, 64, 3)).astype(np.float32)))
+    ig = graffiti.to_integer(
+        graffiti.quantize(
+            model, "int8", calibration=np.random.default_rng(0).normal(size=(16, 64, 3)).astype(np.float32)
+        )
+    )
     found = graffiti.cost(ig).peak_activation_bytes
     assert found == EXPORTERS["c"].plan(ig.graph).arena_bytes
-    assert graffiti.cost(model).peak_activation_bytes == 4 * (31 * 16 + 15 * 32)  # the float network: the second layer's input and output, no accumulators
+    # the float network: the second layer's input and output, no accumulators
+    assert graffiti.cost(model).peak_activation_bytes == 4 * (31 * 16 + 15 * 32)
 
 
 def test_resnet8_is_what_mlperf_tiny_says(shared_dir):

@@ -29,7 +29,9 @@ def test_records(tmp_path):
         with tf.io.TFRecordWriter(str(tmp_path / f"train-0000{shard}-of-00002")) as writer:
             for index in range(3):
                 feature = {
-                    "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[tf.io.encode_png(images[index]).numpy()])),
+                    "image/encoded": tf.train.Feature(
+                        bytes_list=tf.train.BytesList(value=[tf.io.encode_png(images[index]).numpy()])
+                    ),
                     "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[shard * 3 + index])),
                 }
                 writer.write(tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString())

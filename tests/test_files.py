@@ -20,7 +20,9 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
 
 def test_an_existing_path_is_refused_before_anything_is_written(tmp_path):
     (tmp_path / "a.txt").write_text("old")
-    with pytest.raises(FileExistsError, match="exists already; choose another path"), files.atomic_file(tmp_path / "a.txt"):
+    with pytest.raises(
+        FileExistsError, match="exists already; choose another path"
+    ), files.atomic_file(tmp_path / "a.txt"):
         pytest.fail("the block must not run")
     with files.atomic_file(tmp_path / "a.txt", overwrite=True) as temporary:
         temporary.write_text("new")
@@ -35,7 +37,9 @@ def test_a_path_taken_meanwhile_is_not_overwritten(tmp_path):
 
 
 def test_a_missing_parent_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="does not exist; create it first"), files.atomic_file(tmp_path / "b" / "a.txt"):
+    with pytest.raises(
+        FileNotFoundError, match="does not exist; create it first"
+    ), files.atomic_file(tmp_path / "b" / "a.txt"):
         pytest.fail("the block must not run")
 
 

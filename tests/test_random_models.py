@@ -1,4 +1,6 @@
-"""The ten networks of ``tools/random_models.py`` hold every op that graffiti lowers, and go through the whole line to every format."""
+"""The ten networks of ``tools/random_models.py`` hold every op that graffiti lowers, and go through the whole line
+to every format.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,14 @@ def random_models():
 
 def test_they_hold_every_op(random_models):
     ops = {node.op for number in range(random_models.COUNT) for node in read(random_models.network(number)).nodes}
-    assert ops >= {
-        "activation", "add", "average_pool", "batch_norm", "concat", "conv", "conv_transpose", "crop", "dense", "depthwise_conv", "global_max_pool", "leaky_relu", "max_pool",
-        "maximum", "mean", "pad", "permute", "relu", "rescaling", "reshape", "separable_conv", "softmax", "subtract", "upsample"}
+    assert (
+        ops
+        >= {
+            "activation", "add", "average_pool", "batch_norm", "concat", "conv", "conv_transpose", "crop", "dense",
+            "depthwise_conv", "global_max_pool", "leaky_relu", "max_pool", "maximum", "mean", "pad", "permute", "relu",
+            "rescaling", "reshape", "separable_conv", "softmax", "subtract", "upsample"
+        }
+    )
     assert "island" not in ops
 
 

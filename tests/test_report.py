@@ -29,7 +29,9 @@ def net():
 
 def history() -> graffiti.callbacks.ThresholdHistory:
     made = graffiti.callbacks.ThresholdHistory()
-    made.steps, made.values = [0, 50, 100], {"conv2d/kernel": [0.5, 0.25, -0.5], "a per-channel one": [[0.0, 1.0], [0.5, 1.0], [1.0, 1.0]]}
+    made.steps, made.values = (
+        [0, 50, 100], {"conv2d/kernel": [0.5, 0.25, -0.5], "a per-channel one": [[0.0, 1.0], [0.5, 1.0], [1.0, 1.0]]}
+    )
     return made
 
 
@@ -67,15 +69,23 @@ def test_one_file_with_everything_inside(net, page):
     parser = Parser()
     parser.feed(text)
     assert not parser.open and parser.addresses == ["data:,"] and "script" not in parser.tags
-    assert "http" not in text.replace("http://www.w3.org/2000/svg", "") and 'name="viewport"' in text and "@media print" in text
-    for heading in ("Accuracy", "Layers", "Sensitivity", "Thresholds in training", "Histograms", "Cost", "Left in float", "Certificate"):
+    assert (
+        "http" not in text.replace("http://www.w3.org/2000/svg", "") and 'name="viewport"' in text
+        and "@media print" in text
+    )
+    for heading in (
+        "Accuracy", "Layers", "Sensitivity", "Thresholds in training", "Histograms", "Cost", "Left in float",
+        "Certificate"
+    ):
         assert f"<h2>{heading}</h2>" in text
     graph = read(q)
     quantizers = [node for node in graph.nodes if node.op == "fake_quantize"]
     assert text.count("<figure>") == len(quantizers) and parser.tags.count("polyline") == 2
     ig = graffiti.to_integer(q)
     accuracy = float(np.mean(ig.predict(images).argmax(-1) == labels))
-    assert re.search(rf"<td>integer graph</td><td>{accuracy:.2%}</td>", text) and "<td>float</td><td>100.00%</td>" in text
+    assert (
+        re.search(rf"<td>integer graph</td><td>{accuracy:.2%}</td>", text) and "<td>float</td><td>100.00%</td>" in text
+    )
     assert f"integer graph sha256 {ig.digest()[:16]}" in text and "all integers agree" in text
     assert f"{graffiti.cost(ig).macs:,}" in text
 
@@ -113,11 +123,16 @@ def test_clipped_counts_what_lies_outside():
 def test_per_channel_scales_of_a_depthwise_kernel():
     """Its channels are the last two axes together (``channel_axis`` = ``flat``)."""
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((6, 6, 4)), keras.layers.DepthwiseConv2D(3, depth_multiplier=2), keras.layers.Conv2D(3, 1)])
+    model = keras.Sequential(
+        [keras.Input((6, 6, 4)), keras.layers.DepthwiseConv2D(3, depth_multiplier=2), keras.layers.Conv2D(3, 1)]
+    )
     data = np.random.default_rng(0).normal(size=(8, 6, 6, 4)).astype(np.float32)
     q = graffiti.quantize(model, "int8_per_channel", calibration=data, progress=False)
     rows = [row for row in measures.quantizers(read(q), [data], None, None) if row.role == "weight"]
-    assert [len(row.exponents) for row in rows] == [8, 3] and all(row.type == "int8" and row.sqnr > 30 and row.clipped < 0.05 for row in rows)
+    assert (
+        [len(row.exponents) for row in rows] == [8, 3]
+        and all(row.type == "int8" and row.sqnr > 30 and row.clipped < 0.05 for row in rows)
+    )
     assert all(row.low == -127 * 2.0 ** max(row.exponents) == -row.high for row in rows)
 
 
@@ -125,19 +140,29 @@ def test_sensitivity_is_that_of_one_quantizer_alone(net):
     _, q, images, _ = net
     graph = read(q)
     found = measures.sensitivities(graph, [images[:4]], None, progress=False)
-    assert [s.noise for s in found] == sorted((s.noise for s in found), reverse=True) and len(found) == sum(n.op == "fake_quantize" for n in graph.nodes)
+    assert (
+        [s.noise for s in found] == sorted((s.noise for s in found), reverse=True)
+        and len(found) == sum(n.op == "fake_quantize" for n in graph.nodes)
+    )
     first = found[0]
     (base,), (alone,), (all_of_them,) = (
-        run_float(graph, images[:4], active=active) for active in (lambda n: False, lambda n: n.output == first.name, None))
+        run_float(graph, images[:4], active=active)
+        for active in (lambda n: False, lambda n: n.output == first.name, None)
+    )
     assert first.noise == pytest.approx(np.sum((alone - base) ** 2) / np.sum(base**2), rel=1e-3) and first.noise > 0
     assert not np.array_equal(all_of_them, alone)
-    np.testing.assert_array_equal(run_float(graph, images[:4])[0], run_float(graph, images[:4], active=lambda n: True)[0])
+    np.testing.assert_array_equal(
+        run_float(graph, images[:4])[0], run_float(graph, images[:4], active=lambda n: True)[0]
+    )
 
 
 def test_measures():
     x = np.float32([3.0, 4.0])
     assert measures.sqnr(x, x) == np.inf and measures.sqnr(x, x * 0) == 0.0 and measures.sqnr(x * 0, x) == -np.inf
-    assert measures.cosine(x, x) == 1.0 and measures.cosine(x, -x) == -1.0 and measures.cosine(x, 0 * x) == 0.0 and measures.cosine(0 * x, 0 * x) == 1.0
+    assert (
+        measures.cosine(x, x) == 1.0 and measures.cosine(x, -x) == -1.0 and measures.cosine(x, 0 * x) == 0.0
+        and measures.cosine(0 * x, 0 * x) == 1.0
+    )
 
 
 def test_names_are_escaped_and_islands_are_told(tmp_path):
@@ -161,32 +186,49 @@ def test_bad_arguments_are_one_sentence_and_nothing_is_lost(net, tmp_path):
     other = graffiti.verify(None, ig, images, ["python"], progress=False)
     other.digest = "0" * 64
     for arguments, options, error, message in (
-        ((q, images, taken), {}, FileExistsError, "exists already"), ((q, images, tmp_path / "r.pdf"), {}, ValueError, "a report is an .html file"),
-        ((q, images[:0], tmp_path / "r.html"), {}, ValueError, "no data"), ((q, images, tmp_path / "r.html"), {"labels": labels[:3]}, ValueError, "expected 24, got 3"),
-        ((q, images, tmp_path / "r.html"), {"verification": other}, ValueError, "the certificate is of the integer graph 0000"),
+        ((q, images, taken), {}, FileExistsError, "exists already"),
+        ((q, images, tmp_path / "r.pdf"), {}, ValueError, "a report is an .html file"),
+        ((q, images[:0], tmp_path / "r.html"), {}, ValueError, "no data"),
+        ((q, images, tmp_path / "r.html"), {"labels": labels[:3]}, ValueError, "expected 24, got 3"),
+        (
+            (q, images, tmp_path / "r.html"), {"verification": other}, ValueError,
+            "the certificate is of the integer graph 0000"
+        ),
         ((model, images, tmp_path / "r.html"), {}, ValueError, "quantize"),
     ):
         with pytest.raises(error, match=message):
             graffiti.report(*arguments, progress=False, **options)
     assert taken.read_text() == "mine" and [p.name for p in tmp_path.iterdir()] == ["taken.html"]
-    graffiti.report(q, images, taken, overwrite=True, sensitivity=False, verification=graffiti.verify(None, ig, images, ["python"], progress=False), progress=False)
+    graffiti.report(
+        q, images, taken, overwrite=True, sensitivity=False,
+        verification=graffiti.verify(None, ig, images, ["python"], progress=False), progress=False
+    )
     assert taken.read_text().startswith("<!doctype html>")
 
 
-BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+BROWSER = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 @pytest.mark.parametrize("size", ["390,844", "1280,900"])
 def test_a_browser_renders_it_without_console_errors(page, tmp_path, size):
-    """A probe is appended that writes what the layout came to into the title; the console is read from Chromium's log."""
+    """A probe is appended that writes what the layout came to into the title; the console is read from Chromium's
+    log.
+    """
     probe = ("<script>document.title='width '+document.documentElement.scrollWidth+' of '+window.innerWidth+' charts '"
              "+[...document.querySelectorAll('svg')].filter(s=>s.getBoundingClientRect().height>20).length</script>")
     copy = tmp_path / "probe.html"
     copy.write_text(page.read_text() + probe)
     done = subprocess.run(
-        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={size}",
-         "--enable-logging=stderr", "--v=0", "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=120)
+        [
+            BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+            f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={size}", "--enable-logging=stderr", "--v=0",
+            "--dump-dom", copy.as_uri()
+        ],
+        capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "CONSOLE" not in done.stderr, done.stderr
     title = re.search(r"<title>width (\d+) of (\d+) charts (\d+)</title>", done.stdout)

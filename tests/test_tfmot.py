@@ -69,9 +69,16 @@ def _slices(tf_keras):
 
 
 MODELS = {  # what Keras 2 and Keras 3 write or compute otherwise
-    "hard_sigmoid": lambda k: _stack(k, (6,), k.layers.Dense(5, activation="hard_sigmoid"), k.layers.Activation("hard_sigmoid"), k.layers.Dense(2)),
-    "recurrent_hard_sigmoid": lambda k: _stack(k, (4, 3), k.layers.LSTM(5, recurrent_activation="hard_sigmoid", activation="hard_sigmoid")),
-    "bidirectional": lambda k: _stack(k, (4, 3), k.layers.Bidirectional(k.layers.GRU(5, return_sequences=True)), k.layers.TimeDistributed(k.layers.Dense(2))),
+    "hard_sigmoid": lambda k: _stack(
+        k, (6,), k.layers.Dense(5, activation="hard_sigmoid"), k.layers.Activation("hard_sigmoid"), k.layers.Dense(2)
+    ),
+    "recurrent_hard_sigmoid": lambda k: _stack(
+        k, (4, 3), k.layers.LSTM(5, recurrent_activation="hard_sigmoid", activation="hard_sigmoid")
+    ),
+    "bidirectional": lambda k: _stack(
+        k, (4, 3), k.layers.Bidirectional(k.layers.GRU(5, return_sequences=True)),
+        k.layers.TimeDistributed(k.layers.Dense(2))
+    ),
     "prelu": lambda k: _stack(k, (6, 6, 3), k.layers.Conv2D(4, 3), k.layers.PReLU(shared_axes=[1, 2])),
     "thresholded_relu": lambda k: _stack(k, (6,), k.layers.Dense(5), k.layers.ThresholdedReLU(0.5)),
     "layer_normalization": lambda k: _stack(k, (6,), k.layers.LayerNormalization(), k.layers.Dense(5)),
@@ -90,19 +97,29 @@ def test_layers_that_differ_between_the_versions(tf_keras, name):
 def test_hard_sigmoid_still_has_a_table(tf_keras):
     """Outside recurrent layers it is Keras 3's own function of 1.2 times its input, which quantizes."""
     new = graffiti.tfmot.convert(MODELS["hard_sigmoid"](tf_keras))
-    q = graffiti.quantize(new, "int8", calibration=np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32), progress=False)
+    q = graffiti.quantize(
+        new, "int8", calibration=np.random.default_rng(0).standard_normal((64, 6)).astype(np.float32), progress=False
+    )
     assert graffiti.to_integer(q).is_integer_only
 
 
 def test_a_model_that_computes_otherwise_is_refused(tf_keras, monkeypatch):
-    old = _stack(tf_keras, (6,), tf_keras.layers.Dense(5, name="first"), tf_keras.layers.Activation("softsign", name="second"), tf_keras.layers.Dense(2))
-    monkeypatch.setattr(graffiti.tfmot, "_plain", lambda config: {**config, "activation": "tanh"} if config.get("activation") == "softsign" else config)
+    old = _stack(
+        tf_keras, (6,), tf_keras.layers.Dense(5, name="first"), tf_keras.layers.Activation("softsign", name="second"),
+        tf_keras.layers.Dense(2)
+    )
+    monkeypatch.setattr(
+        graffiti.tfmot, "_plain",
+        lambda config: {**config, "activation": "tanh"} if config.get("activation") == "softsign" else config
+    )
     with pytest.raises(ValueError, match=r"layer 'second' \(Activation\) computes otherwise in Keras 3"):
         graffiti.tfmot.convert(old)
 
 
 def test_from_an_h5_file(tf_keras, tmp_path):
-    old = tf_keras.Sequential([tf_keras.Input((6, 6, 1)), tf_keras.layers.Conv2D(2, 3), tf_keras.layers.Flatten(), tf_keras.layers.Dense(2)])
+    old = tf_keras.Sequential(
+        [tf_keras.Input((6, 6, 1)), tf_keras.layers.Conv2D(2, 3), tf_keras.layers.Flatten(), tf_keras.layers.Dense(2)]
+    )
     old.save(tmp_path / "m.h5")
     assert_equal(old, graffiti.tfmot.convert(tmp_path / "m.h5"))
 

@@ -25,9 +25,11 @@ def net():
 
 
 FORMS = {
-    "array": lambda: X, "list of one": lambda: [X], "dict": lambda: {"x": X}, "examples": lambda: list(X), "numbers": lambda: X.tolist(),
+    "array": lambda: X, "list of one": lambda: [X], "dict": lambda: {"x": X}, "examples": lambda: list(X),
+    "numbers": lambda: X.tolist(),
     "tensor": lambda: tf.constant(X), "dataset": lambda: tf.data.Dataset.from_tensor_slices((X, Y)).batch(6),
-    "pairs": lambda: [(X[:6], Y[:6]), (X[6:], Y[6:])], "dicts": lambda: [{"x": X[:6]}, {"x": X[6:]}], "generator": lambda: ((X[i : i + 6], Y) for i in range(0, 24, 6)),
+    "pairs": lambda: [(X[:6], Y[:6]), (X[6:], Y[6:])], "dicts": lambda: [{"x": X[:6]}, {"x": X[6:]}],
+    "generator": lambda: ((X[i : i + 6], Y) for i in range(0, 24, 6)),
 }
 
 
@@ -44,7 +46,10 @@ def test_every_verb_takes_every_form(net, form):
 @pytest.mark.parametrize("bad", [None, 3, "images.npy", object()])
 def test_something_else_is_a_type_error_everywhere(net, bad):
     q, ig = net
-    for verb in (ig.predict, lambda data: graffiti.verify(q, ig, data, progress=False), *([] if bad is None else [lambda data: calibration_data.collect(data, q)])):
+    for verb in (
+        ig.predict, lambda data: graffiti.verify(q, ig, data, progress=False),
+        *([] if bad is None else [lambda data: calibration_data.collect(data, q)])
+    ):
         with pytest.raises(TypeError, match="an array, a dict or list of arrays, or a dataset of batches"):
             verb(bad)
 
@@ -52,7 +57,10 @@ def test_something_else_is_a_type_error_everywhere(net, bad):
 def test_labels_beside_the_data(net):
     q, ig = net
     labels = ig.predict(X).argmax(-1)
-    for data in ((X, labels), ([X], labels), ({"x": X}, labels), [(X[:6], labels[:6]), (X[6:], labels[6:])], tf.data.Dataset.from_tensor_slices((X, labels)).batch(6)):
+    for data in (
+        (X, labels), ([X], labels), ({"x": X}, labels), [(X[:6], labels[:6]), (X[6:], labels[6:])],
+        tf.data.Dataset.from_tensor_slices((X, labels)).batch(6)
+    ):
         assert ig.evaluate(data)["accuracy"] == 1.0
     with pytest.raises(ValueError, match="evaluate needs labels"):
         ig.evaluate(X)

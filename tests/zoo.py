@@ -35,8 +35,10 @@ def bn(x):
 
 def sequential():
     return keras.Sequential([
-        keras.Input((12, 12, 3)), layers.Conv2D(8, 3, padding="same", activation="relu"), layers.BatchNormalization(), layers.MaxPooling2D(),
-        layers.Dropout(0.3), layers.Conv2D(12, 3, strides=2, activation="relu6"), layers.Flatten(), layers.Dense(10, activation="softmax"),
+        keras.Input((12, 12, 3)), layers.Conv2D(8, 3, padding="same", activation="relu"), layers.BatchNormalization(),
+        layers.MaxPooling2D(),
+        layers.Dropout(0.3), layers.Conv2D(12, 3, strides=2, activation="relu6"), layers.Flatten(),
+        layers.Dense(10, activation="softmax"),
     ], name="sequential")
 
 
@@ -117,9 +119,13 @@ def two_inputs_two_outputs():
     shared = layers.Dense(8, activation="relu", name="shared")
     x, y = shared(a), shared(b)
     difference = layers.Subtract()([x, y])
-    inner = keras.Sequential([keras.Input((8,)), layers.Dense(8), layers.BatchNormalization(), layers.ReLU()], name="inner")
+    inner = keras.Sequential(
+        [keras.Input((8,)), layers.Dense(8), layers.BatchNormalization(), layers.ReLU()], name="inner"
+    )
     z = inner(difference)
-    return keras.Model([a, b], {"score": layers.Dense(1)(z), "code": layers.Concatenate()([x, y, z])}, name="two_inputs")
+    return keras.Model(
+        [a, b], {"score": layers.Dense(1)(z), "code": layers.Concatenate()([x, y, z])}, name="two_inputs"
+    )
 
 
 def keras_ops():

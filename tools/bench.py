@@ -1,8 +1,10 @@
-"""Kernels and the program runner: is the answer right, and how fast is it? The answer is checked before anything is timed.
+"""Kernels and the program runner: is the answer right, and how fast is it? The answer is checked before anything is
+timed.
 
     python tools/bench.py                                   # register tiles, layers, ResNet8
     python tools/bench.py --only network --graph net.graffiti --tflite resnet8_int8.tflite --keras resnet8.keras
-                                                            # a network beside LiteRT (XNNPACK) and float Keras, same rounds
+                                                            # a network beside LiteRT (XNNPACK) and float Keras, same
+                                                            rounds
     python tools/bench.py --only tiles,layers,network --json
 """
 
@@ -38,25 +40,30 @@ flags.DEFINE_integer("rounds", 15, "timed rounds; the engines take turns within 
 flags.DEFINE_boolean("json", False, "print one JSON object instead of tables")
 
 
-# ---- graphs with random weights ------------------------------------------------------------------------------------------
+# ---- graphs with random weights --------------------------------------------------------------------------------------
 class Net:
     """Writes an integer graph layer by layer; the shifts are chosen so that codes spread over their range.
 
-    Every activation has the exponent -4 (a kernel's exponent is what makes it so), as where a residual sum shares its scale.
+    Every activation has the exponent -4 (a kernel's exponent is what makes it so), as where a residual sum shares its
+    scale.
     """
 
     def __init__(self, shape: tuple[int, ...], seed: int = 0, signed: bool = True) -> None:
         self.rng = np.random.default_rng(seed)
         self.graph = Graph("integer", ["image"], name="bench")
         self.graph.types["image"] = TensorType((None, *shape))
-        self.value = self.graph.insert("quantize", ["image"], "image_q", {"format": QFormat(8, signed, -7 if signed else -8)}).output
+        self.value = self.graph.insert(
+            "quantize", ["image"], "image_q", {"format": QFormat(8, signed, -7 if signed else -8)}
+        ).output
         self.size = {self.value: 73.0 if signed else 147.0}  # root mean square of the codes of a value, roughly
 
     def channels(self) -> int:
         """Of the last value."""
         return self.graph.shape(self.value)[-1]
 
-    def product(self, name: str, op: str, kernel: tuple[int, ...], attrs: dict, *, relu: bool = True, x: str | None = None) -> str:
+    def product(
+        self, name: str, op: str, kernel: tuple[int, ...], attrs: dict, *, relu: bool = True, x: str | None = None
+    ) -> str:
         """A product, its bias, and the requantization to 8 bits (unsigned behind a ReLU)."""
         graph, x = self.graph, x or self.value
         weights = self.rng.integers(-127, 128, kernel).astype(np.int8)
@@ -64,28 +71,42 @@ class Net:
         taps = int(np.prod(kernel)) // outputs
         size = self.size[x] * 73 * np.sqrt(taps)
         shift = max(0, round(np.log2(size / 60)))
-        k = graph.add_constant(f"{name}/kernel", weights, QFormat(8, True, -4 - shift - graph.format(x).exponent, narrow=True))
+        k = graph.add_constant(
+            f"{name}/kernel", weights, QFormat(8, True, -4 - shift - graph.format(x).exponent, narrow=True)
+        )
         product = graph.insert(op, [x, k], f"{name}/product", attrs)
         e = graph.format(product.output).exponent
-        bias = graph.add_constant(f"{name}/bias", self.rng.integers(-2000, 2000, outputs).astype(np.int32), QFormat(32, True, e))
+        bias = graph.add_constant(
+            f"{name}/bias", self.rng.integers(-2000, 2000, outputs).astype(np.int32), QFormat(32, True, e)
+        )
         total = graph.insert("bias_add", [product.output, bias], name)
-        self.value = graph.insert("requantize", [total.output], f"{name}_q", {"format": QFormat(8, not relu, -4), "low": 0 if relu else None}).output
+        self.value = graph.insert(
+            "requantize", [total.output], f"{name}_q", {"format": QFormat(8, not relu, -4), "low": 0 if relu else None}
+        ).output
         self.size[self.value] = size / 2**shift * (0.7 if relu else 1)
         return self.value
 
     def conv(self, name: str, outputs: int, size: int = 3, stride: int = 1, **options) -> str:
         """A 2-D convolution with same padding."""
         channels = self.graph.shape(options.get("x") or self.value)[-1]
-        return self.product(name, "conv", (size, size, channels, outputs), {"strides": (stride, stride), "dilation": (1, 1), "padding": "same"}, **options)
+        return self.product(
+            name, "conv", (size, size, channels, outputs),
+            {"strides": (stride, stride), "dilation": (1, 1), "padding": "same"}, **options
+        )
 
     def depthwise(self, name: str, size: int = 3, stride: int = 1, padding: str = "same", **options) -> str:
         """A depthwise convolution."""
-        return self.product(name, "depthwise_conv", (size, size, self.channels(), 1), {"strides": (stride, stride), "dilation": (1, 1), "padding": padding}, **options)
+        return self.product(
+            name, "depthwise_conv", (size, size, self.channels(), 1),
+            {"strides": (stride, stride), "dilation": (1, 1), "padding": padding}, **options
+        )
 
     def add(self, name: str, x: str, y: str) -> str:
         """A residual sum with its ReLU."""
         total = self.graph.insert("add", [x, y], name)
-        self.value = self.graph.insert("requantize", [total.output], f"{name}_q", {"format": QFormat(8, False, -4), "low": 0}).output
+        self.value = self.graph.insert(
+            "requantize", [total.output], f"{name}_q", {"format": QFormat(8, False, -4), "low": 0}
+        ).output
         self.size[self.value] = np.hypot(self.size[x], self.size[y]) * 0.7
         return self.value
 
@@ -121,13 +142,16 @@ def layer(kind: str, size: int, channels: int, outputs: int, window: int, stride
 
 
 LAYERS = [  # kind, image, in, out, window, stride, signed input
-    ("conv", 32, 3, 16, 3, 1, True), ("conv", 32, 16, 16, 3, 1, False), ("conv", 16, 32, 32, 3, 1, False), ("conv", 8, 64, 64, 3, 1, False),
-    ("conv", 32, 16, 32, 3, 2, False), ("conv", 28, 128, 128, 3, 1, False), ("conv", 28, 24, 96, 1, 1, True), ("conv", 14, 160, 96, 1, 1, False),
-    ("depthwise", 48, 8, 8, 3, 1, False), ("depthwise", 28, 96, 96, 3, 1, False), ("depthwise", 28, 96, 96, 3, 2, True), ("depthwise", 14, 256, 256, 3, 1, False),
+    ("conv", 32, 3, 16, 3, 1, True), ("conv", 32, 16, 16, 3, 1, False), ("conv", 16, 32, 32, 3, 1, False),
+    ("conv", 8, 64, 64, 3, 1, False),
+    ("conv", 32, 16, 32, 3, 2, False), ("conv", 28, 128, 128, 3, 1, False), ("conv", 28, 24, 96, 1, 1, True),
+    ("conv", 14, 160, 96, 1, 1, False),
+    ("depthwise", 48, 8, 8, 3, 1, False), ("depthwise", 28, 96, 96, 3, 1, False), ("depthwise", 28, 96, 96, 3, 2, True),
+    ("depthwise", 14, 256, 256, 3, 1, False),
 ]
 
 
-# ---- tables ---------------------------------------------------------------------------------------------------------------
+# ---- tables ----------------------------------------------------------------------------------------------------------
 def macs(graph: Graph) -> int:
     """Multiplications of one image."""
     total = 0
@@ -140,7 +164,9 @@ def macs(graph: Graph) -> int:
 
 
 def tiles(rounds: int) -> list[dict]:
-    """Every register tile on a product that stays in the first-level cache; slow here means its accumulators left the registers."""
+    """Every register tile on a product that stays in the first-level cache; slow here means its accumulators left
+    the registers.
+    """
     lib, rows = library.load(), []
     rng = np.random.default_rng(0)
     k = 256
@@ -150,12 +176,17 @@ def tiles(rounds: int) -> list[dict]:
         if library.TIERS[info.tier] not in supported_tiers():
             continue
         m, n = 4 * info.rows, info.columns
-        a, b = (rng.integers(0, 100, shape).astype(library.TYPES[t]) for shape, t in (((m, k), info.a_type), ((k, n), info.b_type)))
+        a, b = (
+            rng.integers(0, 100, shape).astype(library.TYPES[t])
+            for shape, t in (((m, k), info.a_type), ((k, n), info.b_type))
+        )
         c = np.empty((m, n), np.int32)
         lib.call("run_dot_kernel", index, m, n, k, a.ctypes.data, b.ctypes.data, None, None, c.ctypes.data, 1)
         assert np.array_equal(c, a.astype(np.int64) @ b.astype(np.int64)), info.name
         repeat = max(1, int(1e7 / (m * n * k)))
-        call = functools.partial(lib.call, "run_dot_kernel", index, m, n, k, a.ctypes.data, b.ctypes.data, None, None, c.ctypes.data, repeat)
+        call = functools.partial(
+            lib.call, "run_dot_kernel", index, m, n, k, a.ctypes.data, b.ctypes.data, None, None, c.ctypes.data, repeat
+        )
         (took,) = seconds({"": call}, rounds, 0.0).values()
         rows.append({"tile": info.name.decode(), "Gop/s": round(2 * m * n * k * repeat / took / 1e9, 1)})
     return rows
@@ -166,12 +197,19 @@ def layers(rounds: int, tier: str) -> list[dict]:
     rows = []
     for spec in LAYERS:
         graph = layer(*spec)
-        images = np.random.default_rng(2).uniform(0 if not spec[-1] else -1, 1, (8, spec[1], spec[1], spec[2])).astype(np.float32)
+        images = np.random.default_rng(2).uniform(
+            0 if not spec[-1] else -1, 1, (8, spec[1], spec[1], spec[2])
+        ).astype(np.float32)
         runner = checked(graph, tier, 1, images[:2])
         (took,) = seconds({"": functools.partial(runner.run, images)}, rounds, 0.01).values()
         kind, size, inputs, outputs, window, stride, signed = spec
-        rows.append({"layer": f"{kind} {size}x{size}x{inputs} -> {outputs} {window}x{window}/{stride} {'s8' if signed else 'u8'}",
-                     "us/image": round(took / 8 * 1e6, 1), "Gop/s": round(2 * macs(graph) * 8 / took / 1e9, 1)})
+        rows.append(
+            {
+                "layer": f"{kind} {size}x{size}x{inputs} -> {outputs} {window}x{window}/{stride} "
+                         f"{'s8' if signed else 'u8'}",
+                "us/image": round(took / 8 * 1e6, 1), "Gop/s": round(2 * macs(graph) * 8 / took / 1e9, 1)
+            }
+        )
     return rows
 
 
@@ -183,7 +221,8 @@ def networks() -> list[dict]:
             path = str(pathlib.Path(folder) / "resnet8.graffiti")
             IntegerGraph(resnet8()).save(path)
         rows, skipped = benchmark.in_processes(
-            [int(count) for count in FLAGS.threads], graph=path, keras=FLAGS.keras, tflite=FLAGS.tflite, engines=FLAGS.engines,
+            [int(count) for count in FLAGS.threads], graph=path, keras=FLAGS.keras, tflite=FLAGS.tflite,
+            engines=FLAGS.engines,
             batches=[int(batch) for batch in FLAGS.batches], rounds=FLAGS.rounds, tier=FLAGS.tier,
         )
     for engine, why in skipped.items():

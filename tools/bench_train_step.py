@@ -1,8 +1,10 @@
-"""One whole training step (forward, backward, SGD with momentum): float32 Keras, Keras with TensorFlow's fused batch norm, and low bits on int8 kernels.
+"""One whole training step (forward, backward, SGD with momentum): float32 Keras, Keras with TensorFlow's fused batch
+norm, and low bits on int8 kernels.
 
     python tools/bench_train_step.py --threads 1 --networks resnet20,vgg --xla
 
-Every contender is one tf.function on the same batch; the losses of the first steps are compared before anything is timed; contenders take turns; medians.
+Every contender is one tf.function on the same batch; the losses of the first steps are compared before anything is
+timed; contenders take turns; medians.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ import graffiti
 
 _THREADS = flags.DEFINE_integer("threads", 1, "threads of every contender; the process is pinned to as many processors")
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "measured steps of each contender")
-_WARM_UP = flags.DEFINE_integer("warm_up", 12, "steps before the first measurement (adaptive precision updates in the first, as in a first epoch; then, as later, once per epoch)")
+_WARM_UP = flags.DEFINE_integer("warm_up", 12, "steps before the first measurement (adaptive precision updates in the "
+                                               "first, as in a first epoch; then, as later, once per epoch)")
 _NETWORKS = flags.DEFINE_list("networks", ["resnet20", "vgg"], "of resnet20, vgg, resnet50")
 _SCHEME = flags.DEFINE_string("scheme", "adaptive_precision", "the low-bit contender")
 _XLA = flags.DEFINE_bool("xla", False, "also float32 with XLA (slow to compile)")
@@ -34,7 +37,9 @@ class TensorFlowBatchNorm(layers.BatchNormalization):
 
     def call(self, x, training=None, mask=None):
         """Batch statistics; the moving averages follow."""
-        y, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, self.gamma, self.beta, epsilon=self.epsilon, is_training=True)
+        y, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            x, self.gamma, self.beta, epsilon=self.epsilon, is_training=True
+        )
         self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
         self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1 - self.momentum))
         return y
@@ -67,12 +72,17 @@ def resnet50() -> keras.Model:
     return keras.applications.ResNet50(weights=None, classifier_activation=None, input_shape=(224, 224, 3))
 
 
-CASES = {"resnet20": (resnet20, (128, 32, 32, 3), 10), "vgg": (vgg, (64, 32, 32, 3), 10), "resnet50": (resnet50, (8, 224, 224, 3), 1000)}
+CASES = {
+    "resnet20": (resnet20, (128, 32, 32, 3), 10), "vgg": (vgg, (64, 32, 32, 3), 10),
+    "resnet50": (resnet50, (8, 224, 224, 3), 1000)
+}
 
 
 def step_of(model: keras.Model, x, y, *, xla: bool = False):
     """A function that takes one step and returns the loss."""
-    optimizer, loss = keras.optimizers.SGD(0.01, momentum=0.9), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    optimizer, loss = (
+        keras.optimizers.SGD(0.01, momentum=0.9), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
     optimizer.build(model.trainable_variables)
 
     @tf.function(jit_compile=xla)
@@ -99,13 +109,18 @@ def profile(step) -> str:
         for _ in range(3):
             step()
         tf.profiler.experimental.stop()
-        space = xplane_pb2.XSpace.FromString(open(glob.glob(f"{folder}/**/*.xplane.pb", recursive=True)[0], "rb").read())
+        space = xplane_pb2.XSpace.FromString(
+            open(glob.glob(f"{folder}/**/*.xplane.pb", recursive=True)[0], "rb").read()
+        )
     for plane in space.planes:
         if plane.name.startswith("/host:CPU"):
             for line in plane.lines:
                 for event in line.events:
                     name, _, kind = plane.event_metadata[event.metadata_id].name.rpartition(":")
-                    if name and kind.isidentifier() and "PartitionedCall" not in kind and kind not in ("While", "If", "Case", "StatelessIf", "StatelessCase"):
+                    if (
+                        name and kind.isidentifier() and "PartitionedCall" not in kind
+                        and kind not in ("While", "If", "Case", "StatelessIf", "StatelessCase")
+                    ):
                         times[kind] += event.duration_ps * 1e-9 / 3
     return "\n".join(f"| {kind} | {ms:.1f} |" for kind, ms in times.most_common(22))
 
@@ -120,16 +135,31 @@ def main(_) -> None:
         keras.utils.set_random_seed(0)
         model, rng = build(), np.random.default_rng(0)
         x, y = tf.constant(rng.normal(size=shape).astype(np.float32)), tf.constant(rng.integers(0, classes, shape[0]))
-        fused = keras.models.clone_model(model, clone_function=lambda layer: (
-            TensorFlowBatchNorm if type(layer) is layers.BatchNormalization else type(layer)).from_config(layer.get_config()))
+        fused = keras.models.clone_model(
+            model,
+            clone_function=lambda layer: (
+                TensorFlowBatchNorm if type(layer) is layers.BatchNormalization else type(layer)
+            ).from_config(layer.get_config())
+        )
         fused.set_weights(model.get_weights())
-        scheme = graffiti.schemes.training_schemes.get(_SCHEME.value, **({"steps_per_epoch": 2, "interval_cap": 10_000, "widths": (8,)} if _SCHEME.value == "adaptive_precision" else {}))
+        scheme = graffiti.schemes.training_schemes.get(
+            _SCHEME.value,
+            **(
+                {"steps_per_epoch": 2, "interval_cap": 10_000, "widths": (8,)} if _SCHEME.value == "adaptive_precision"
+                else {}
+            )
+        )
         low = graffiti.quantize_training(model, scheme, engine="native")  # adaptive precision held at 8 bits
-        contenders = {"float32": step_of(model, x, y), "float32, fused batch norm": step_of(fused, x, y), f"{scheme.name}, int8 kernels": step_of(low, x, y)}
+        contenders = {
+            "float32": step_of(model, x, y), "float32, fused batch norm": step_of(fused, x, y),
+            f"{scheme.name}, int8 kernels": step_of(low, x, y)
+        }
         if _XLA.value:
             contenders["float32, XLA"] = step_of(keras.models.clone_model(model), x, y, xla=True)
         first = {key: step() for key, step in contenders.items() if "XLA" not in key}
-        assert max(first.values()) - min(first.values()) < 0.05 * max(first.values()), f"the first losses differ: {first}"
+        assert (
+            max(first.values()) - min(first.values()) < 0.05 * max(first.values())
+        ), f"the first losses differ: {first}"
         for step in contenders.values():
             for _ in range(_WARM_UP.value if step is contenders[f"{scheme.name}, int8 kernels"] else 2):
                 step()
@@ -141,9 +171,16 @@ def main(_) -> None:
                 times[key].append(1e3 * (time.perf_counter() - start))
         medians = {key: float(np.median(own)) for key, own in times.items()}
         for key, ms in medians.items():
-            print(f"| {name} | {shape[0]} | {_THREADS.value} | {key} | {ms:.0f} | {medians['float32'] / ms:.2f} | {medians['float32, fused batch norm'] / ms:.2f} |", flush=True)
+            print(
+                f"| {name} | {shape[0]} | {_THREADS.value} | {key} | {ms:.0f} | {medians['float32'] / ms:.2f} | "
+                f"{medians['float32, fused batch norm'] / ms:.2f} |",
+                flush=True
+            )
         if _PROFILE.value:
-            print(f"\n| op of {name} | ms |\n|---|---|\n{profile(contenders[f'{scheme.name}, int8 kernels'])}\n", flush=True)
+            print(
+                f"\n| op of {name} | ms |\n|---|---|\n{profile(contenders[f'{scheme.name}, int8 kernels'])}\n",
+                flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Kernels of low-bit training against TensorFlow's float32: products, whole layer steps, quantization, batch norm. Answers first, then times.
+"""Kernels of low-bit training against TensorFlow's float32: products, whole layer steps, quantization, batch norm.
+Answers first, then times.
 
     python tools/bench_training.py --threads 1 --only products
 
@@ -26,13 +27,20 @@ _ONLY = flags.DEFINE_list("only", ["products", "depthwise", "quantize", "batch_n
 
 # batch, height, width, channels, outputs, window, stride
 LAYERS = [
-    (32, 56, 56, 64, 64, 3, 1), (32, 28, 28, 128, 128, 3, 1), (32, 14, 14, 256, 256, 3, 1), (32, 7, 7, 512, 512, 3, 1), (128, 32, 32, 16, 16, 3, 1),
-    (128, 16, 16, 32, 32, 3, 1), (128, 8, 8, 64, 64, 3, 1), (32, 56, 56, 64, 256, 1, 1), (32, 14, 14, 1024, 256, 1, 1), (128, 32, 32, 16, 32, 3, 2),
+    (32, 56, 56, 64, 64, 3, 1), (32, 28, 28, 128, 128, 3, 1), (32, 14, 14, 256, 256, 3, 1), (32, 7, 7, 512, 512, 3, 1),
+    (128, 32, 32, 16, 16, 3, 1),
+    (128, 16, 16, 32, 32, 3, 1), (128, 8, 8, 64, 64, 3, 1), (32, 56, 56, 64, 256, 1, 1), (32, 14, 14, 1024, 256, 1, 1),
+    (128, 32, 32, 16, 32, 3, 2),
     (512, 1, 1, 2048, 512, 1, 1),
-    (8, 56, 56, 64, 256, 1, 1), (8, 56, 56, 256, 64, 1, 1), (8, 28, 28, 512, 128, 1, 1), (8, 14, 14, 256, 1024, 1, 1), (8, 7, 7, 512, 2048, 1, 1),  # of ResNet-50
+    # of ResNet-50
+    (8, 56, 56, 64, 256, 1, 1), (8, 56, 56, 256, 64, 1, 1), (8, 28, 28, 512, 128, 1, 1), (8, 14, 14, 256, 1024, 1, 1),
+    (8, 7, 7, 512, 2048, 1, 1),
 ]
 # the same with the multiplier in the place of the outputs
-DEPTHWISE = [(64, 32, 32, 96, 1, 3, 1), (64, 32, 32, 144, 1, 3, 2), (64, 16, 16, 192, 1, 3, 1), (64, 8, 8, 384, 1, 3, 1), (64, 112, 112, 32, 1, 3, 1)]
+DEPTHWISE = [
+    (64, 32, 32, 96, 1, 3, 1), (64, 32, 32, 144, 1, 3, 2), (64, 16, 16, 192, 1, 3, 1), (64, 8, 8, 384, 1, 3, 1),
+    (64, 112, 112, 32, 1, 3, 1)
+]
 NORMS = [(128, 32, 32, 16), (128, 16, 16, 32), (128, 8, 8, 64), (64, 32, 32, 64), (8, 56, 56, 256)]
 
 
@@ -56,13 +64,19 @@ def same_padding(size: int, window: int, stride: int) -> tuple[int, int]:
 
 
 def layer_functions(layer, depthwise: bool) -> dict:
-    """By pass: the float32 product and the int8 one, functions without arguments (binding some costs a call up to half a millisecond)."""
+    """By pass: the float32 product and the int8 one, functions without arguments (binding some costs a call up to
+    half a millisecond).
+    """
     n, h, w, c, o, k, s = layer
-    own = [getattr(products, f"{'depthwise_' if depthwise else ''}conv2d{name}") for name in ("", "_input_gradient", "_weight_gradient")]
+    own = [
+        getattr(products, f"{'depthwise_' if depthwise else ''}conv2d{name}")
+        for name in ("", "_input_gradient", "_weight_gradient")
+    ]
     raw = tf.raw_ops
     forward, input_gradient, weight_gradient = (
-        (tf.nn.depthwise_conv2d, raw.DepthwiseConv2dNativeBackpropInput, raw.DepthwiseConv2dNativeBackpropFilter) if depthwise else
-        (tf.nn.conv2d, raw.Conv2DBackpropInput, raw.Conv2DBackpropFilter))
+        (tf.nn.depthwise_conv2d, raw.DepthwiseConv2dNativeBackpropInput, raw.DepthwiseConv2dNativeBackpropFilter)
+        if depthwise else (tf.nn.conv2d, raw.Conv2DBackpropInput, raw.Conv2DBackpropFilter)
+    )
     rng = np.random.default_rng(0)
     x, kernel, dy = (tf.constant(rng.normal(size=shape).astype(np.float32)) for shape in (
         (n, h, w, c), (k, k, c, o), (n, -(-h // s), -(-w // s), c * o if depthwise else o)))
@@ -75,11 +89,21 @@ def layer_functions(layer, depthwise: bool) -> dict:
 
     x_codes, kernel_codes, dy_codes = codes(x), codes(kernel), codes(dy)
     functions = {
-        "forward": (lambda: forward(x, kernel, strides, "SAME"), lambda: own[0](x_codes, kernel_codes, scale, **geometry)),
-        "input gradient": (lambda: input_gradient(input_sizes=x.shape, filter=kernel, out_backprop=dy, strides=strides, padding="SAME"),
-                           lambda: own[1](dy_codes, kernel_codes, scale, input_shape=x.shape, **geometry)),
-        "weight gradient": (lambda: weight_gradient(input=x, filter_sizes=kernel.shape, out_backprop=dy, strides=strides, padding="SAME"),
-                            lambda: own[2](x_codes, dy_codes, scale, kernel_shape=(k, k), **geometry)),
+        "forward": (
+            lambda: forward(x, kernel, strides, "SAME"), lambda: own[0](x_codes, kernel_codes, scale, **geometry)
+        ),
+        "input gradient": (
+            lambda: input_gradient(
+                input_sizes=x.shape, filter=kernel, out_backprop=dy, strides=strides, padding="SAME"
+            ),
+            lambda: own[1](dy_codes, kernel_codes, scale, input_shape=x.shape, **geometry)
+        ),
+        "weight gradient": (
+            lambda: weight_gradient(
+                input=x, filter_sizes=kernel.shape, out_backprop=dy, strides=strides, padding="SAME"
+            ),
+            lambda: own[2](x_codes, dy_codes, scale, kernel_shape=(k, k), **geometry)
+        ),
     }
     passes = [pair[0] for pair in functions.values()]
 
@@ -90,7 +114,10 @@ def layer_functions(layer, depthwise: bool) -> dict:
         xq, wq = codes(x), codes(kernel)
         y = own[0](xq, wq, scale, **geometry)
         dyq = codes(dy, rounding="stochastic", seed=seed)
-        return (y, own[1](dyq, wq, scale, input_shape=x.shape, **geometry), own[2](xq, dyq, scale, kernel_shape=(k, k), **geometry))
+        return (
+            y, own[1](dyq, wq, scale, input_shape=x.shape, **geometry),
+            own[2](xq, dyq, scale, kernel_shape=(k, k), **geometry)
+        )
 
     return {**functions, "step": (float_step, low_bit_step)}
 
@@ -106,27 +133,51 @@ def bench_products(layers=LAYERS, depthwise: bool = False) -> None:
                 a, b = np.asarray(exact[0]()).ravel(), np.asarray(exact[1]()).ravel()
                 cosine = float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
                 assert cosine > 0.999, f"{name} of {layer} is wrong: cosine {cosine} with float32"
-            reference, ms = medians([lambda f=exact[0]: tf.nest.flatten(f())[-1].numpy(), lambda f=exact[1]: tf.nest.flatten(f())[-1].numpy()])
+            reference, ms = medians(
+                [
+                    lambda f=exact[0]: tf.nest.flatten(f())[-1].numpy(),
+                    lambda f=exact[1]: tf.nest.flatten(f())[-1].numpy()
+                ]
+            )
             operations = 2.0 * n * -(-h // s) * -(-w // s) * o * c * k * k * (3 if name == "step" else 1)
             outputs = f"·{o} depthwise" if depthwise else f"→{o}"
-            print(f"| {n}x{h}x{w}x{c}{outputs} {k}x{k}/{s} | {name} | {reference:.2f} | {ms:.2f} | {reference / ms:.2f} | {operations / ms / 1e6:.0f} |", flush=True)
+            print(f"| {n}x{h}x{w}x{c}{outputs} {k}x{k}/{s} | {name} | {reference:.2f} | {ms:.2f} | "
+                  f"{reference / ms:.2f} | {operations / ms / 1e6:.0f} |", flush=True)
 
 
 def bench_quantize() -> None:
     """Bytes read and written per second, against a copy of the same floats."""
     print("\n| elements | pass | ms | GB/s | of the copy's |\n|---|---|---|---|---|")
     for count in (1 << 18, 1 << 21, 1 << 25):
-        x, seed, inverse = tf.constant(np.random.default_rng(0).normal(size=count).astype(np.float32)), tf.constant([1, 2], tf.uint32), tf.constant(20.0)
+        x, seed, inverse = (
+            tf.constant(np.random.default_rng(0).normal(size=count).astype(np.float32)), tf.constant([1, 2], tf.uint32),
+            tf.constant(20.0)
+        )
         for rounding in ("half_even", "stochastic"):
-            native, twin = (quantization.quantize(x[:100_003], inverse, low=-128, high=127, rounding=rounding, seed=seed, engine=e)[0] for e in ("native", "python"))
+            native, twin = (
+                quantization.quantize(
+                    x[:100_003], inverse, low=-128, high=127, rounding=rounding, seed=seed, engine=e
+                )[0]
+                for e in ("native", "python")
+            )
             assert np.array_equal(native, twin), rounding
         copy, near, random, ends = medians([
-            lambda x=x: tf.raw_ops.DeepCopy(x=x), lambda x=x, inverse=inverse: quantization.quantize(x, inverse, low=-128, high=127),
-            lambda x=x, inverse=inverse, seed=seed: quantization.quantize(x, inverse, low=-128, high=127, rounding="stochastic", seed=seed),
+            lambda x=x: tf.raw_ops.DeepCopy(x=x),
+            lambda x=x, inverse=inverse: quantization.quantize(x, inverse, low=-128, high=127),
+            lambda x=x, inverse=inverse, seed=seed: quantization.quantize(
+                x, inverse, low=-128, high=127, rounding="stochastic", seed=seed
+            ),
             lambda x=x: quantization.extremes(x)])
         speed = 8 * count / copy / 1e6
-        for name, ms, size in (("copy of the floats", copy, 8), ("half to even", near, 5), ("stochastic", random, 5), ("extremes alone", ends, 4)):
-            print(f"| {count:,} | {name} | {ms:.3f} | {size * count / ms / 1e6:.1f} | {size * count / ms / 1e6 / speed:.0%} |", flush=True)
+        for name, ms, size in (
+            ("copy of the floats", copy, 8), ("half to even", near, 5), ("stochastic", random, 5),
+            ("extremes alone", ends, 4)
+        ):
+            print(
+                f"| {count:,} | {name} | {ms:.3f} | {size * count / ms / 1e6:.1f} | "
+                f"{size * count / ms / 1e6 / speed:.0%} |",
+                flush=True
+            )
 
 
 def bench_batch_norm() -> None:
@@ -154,7 +205,9 @@ def bench_depthwise() -> None:
     bench_products(DEPTHWISE, depthwise=True)
 
 
-TABLES = {"products": bench_products, "depthwise": bench_depthwise, "quantize": bench_quantize, "batch_norm": bench_batch_norm}
+TABLES = {
+    "products": bench_products, "depthwise": bench_depthwise, "quantize": bench_quantize, "batch_norm": bench_batch_norm
+}
 
 
 def main(_) -> None:

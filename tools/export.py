@@ -4,7 +4,8 @@
     python tools/export.py net.graffiti --format=c --output=net_c --test_inputs=images.npz --limit=4
     python tools/export.py net.graffiti --format=onnx --exact=anywhere --weights=int8 --output=chip.onnx
 
-Takes a quantized ``.keras`` file or a ``.graffiti`` file; ``--help`` lists the formats and their options (``graffiti/docs/cli/export.md``).
+Takes a quantized ``.keras`` file or a ``.graffiti`` file; ``--help`` lists the formats and their options
+(``graffiti/docs/cli/export.md``).
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""LiteRT's own post-training converter beside graffiti's export to LiteRT, from the same float weights: bytes and accuracy.
+"""LiteRT's own post-training converter beside graffiti's export to LiteRT, from the same float weights: bytes and
+accuracy.
 
     python tools/litert_baseline.py --model=resnet8.keras --data_dir=DATA/cifar10_jpeg
     python tools/litert_baseline.py --model=autoencoder_ad.h5
 
-Static int8, per-channel and per-tensor weights, calibrated on the same images as ``recipes/cifar10_resnet8.py``; int8 in and out, run by LiteRT with its
-default kernels. Prints a Markdown table. Without data: sizes only, calibrated on noise.
+Static int8, per-channel and per-tensor weights, calibrated on the same images as ``recipes/cifar10_resnet8.py``; int8
+in and out, run by LiteRT with its default kernels. Prints a Markdown table. Without data: sizes only, calibrated on
+noise.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ import graffiti
 from graffiti import data
 from graffiti.cli.common import load_model
 
-_MODEL = flags.DEFINE_string("model", None, "a float .keras or .h5 network; with --data_dir, a classifier", required=True)
+_MODEL = flags.DEFINE_string(
+    "model", None, "a float .keras or .h5 network; with --data_dir, a classifier", required=True
+)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "folder of TFRecord shards train-* and validation-*")
 _CALIBRATION = flags.DEFINE_integer("calibration_images", 200, "images for calibration")
 _STORED = flags.DEFINE_string("stored", None, "an int8 .tflite of the same network, run beside the others")
@@ -59,11 +63,16 @@ def accuracy(content: bytes, examples: data.Examples, batch: int = 100) -> float
 
 def files(model: keras.Model, images: np.ndarray) -> dict[str, bytes]:
     """The int8 files of LiteRT's converter and of graffiti, from the same float weights and calibration images."""
-    made = {f"LiteRT static int8, per {weights}": convert(model, images, weights == "channel") for weights in ("channel", "tensor")}
+    made = {
+        f"LiteRT static int8, per {weights}": convert(model, images, weights == "channel")
+        for weights in ("channel", "tensor")
+    }
     with tempfile.TemporaryDirectory() as folder:
         for scheme in ("int8_per_channel", "int8"):
             path = pathlib.Path(folder) / f"{scheme}.tflite"
-            graffiti.to_integer(graffiti.quantize(model, scheme, calibration=images, progress=False)).export(path, format="litert", border="codes")
+            graffiti.to_integer(
+                graffiti.quantize(model, scheme, calibration=images, progress=False)
+            ).export(path, format="litert", border="codes")
             made[f"graffiti static `{scheme}`"] = path.read_bytes()
     return made
 
@@ -71,7 +80,9 @@ def files(model: keras.Model, images: np.ndarray) -> dict[str, bytes]:
 def main(_) -> None:
     model = load_model(_MODEL.value)
     if _DATA_DIR.value is None:
-        images = np.random.RandomState(_SEED.value).normal(size=(_CALIBRATION.value, *model.input_shape[1:])).astype(np.float32)
+        images = np.random.RandomState(_SEED.value).normal(
+            size=(_CALIBRATION.value, *model.input_shape[1:])
+        ).astype(np.float32)
         print("\n| network | bytes |\n|---|---|")
         print("\n".join(f"| {name} | {len(content):,} |" for name, content in files(model, images).items()))
         return

@@ -1,4 +1,6 @@
-"""Small random Keras networks over every kind of layer that graffiti lowers: what the exporters must take without a special case."""
+"""Small random Keras networks over every kind of layer that graffiti lowers: what the exporters must take without a
+special case.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ layers = keras.layers
 COUNT = 10
 IMAGE = (12, 10, 3)
 KINDS = (
-    "conv", "conv", "grouped", "dilated", "depthwise", "separable", "transpose", "dense", "norm", "relu", "relu6", "leaky", "add", "subtract", "maximum", "concat",
+    "conv", "conv", "grouped", "dilated", "depthwise", "separable", "transpose", "dense", "norm", "relu", "relu6",
+    "leaky", "add", "subtract", "maximum", "concat",
     "max_pool", "average_pool", "pad", "crop", "permute", "upsample", "reshape", "activation", "scale", "global_pool",
 )
 PAIRS = {"add": layers.Add, "subtract": layers.Subtract, "maximum": layers.Maximum}
@@ -17,7 +20,8 @@ FUNCTIONS = ("sigmoid", "tanh", "gelu", "silu", "softplus", "elu")
 
 
 def network(number: int) -> keras.Model:
-    """Of ``COUNT`` networks the one with this number: 8 to 16 layers in random order and topology. All numbers together hold every one of ``KINDS``.
+    """Of ``COUNT`` networks the one with this number: 8 to 16 layers in random order and topology. All numbers together
+    hold every one of ``KINDS``.
 
     Args:
         number: 0 to ``COUNT - 1``; decides everything.
@@ -36,7 +40,9 @@ def network(number: int) -> keras.Model:
         used |= {id(x)} | ({id(partner)} if kind in PAIRS else set())
     ends = [layers.GlobalAveragePooling2D(name=f"end_{i}")(v) for i, v in enumerate(values) if id(v) not in used]
     x = layers.Dense(6, name="logits")(ends[0] if len(ends) == 1 else layers.Concatenate(name="ends")(ends))
-    model = keras.Model(inputs, layers.Softmax(name="probabilities")(x) if random.random() < 0.5 else x, name=f"random_{number}")
+    model = keras.Model(
+        inputs, layers.Softmax(name="probabilities")(x) if random.random() < 0.5 else x, name=f"random_{number}"
+    )
     for variable in model.weights:
         values = random.normal(size=variable.shape) / np.sqrt(max(1.0, np.prod(variable.shape[:-1])))
         if variable.path.endswith(("gamma", "moving_variance")):
@@ -66,7 +72,9 @@ def _layer(kind: str, x, partner, random, name: str):
     if kind == "dilated" and small > 2:
         return layers.Conv2D(filters, 2, padding=padding, dilation_rate=2, use_bias=bias, name=name)(x)
     if kind == "depthwise":
-        return layers.DepthwiseConv2D(min(3, small), stride, padding, depth_multiplier=int(random.integers(1, 3)), use_bias=bias, name=name)(x)
+        return layers.DepthwiseConv2D(
+            min(3, small), stride, padding, depth_multiplier=int(random.integers(1, 3)), use_bias=bias, name=name
+        )(x)
     if kind == "separable":
         return layers.SeparableConv2D(filters, min(3, small), stride, padding, use_bias=bias, name=name)(x)
     if kind == "transpose":
@@ -104,5 +112,7 @@ def _layer(kind: str, x, partner, random, name: str):
         return layers.Rescaling(float(random.uniform(0.3, 2.0)), float(random.normal()), name=name)(x)
     if kind == "global_pool":
         pool = layers.GlobalMaxPooling2D if random.random() < 0.5 else layers.GlobalAveragePooling2D
-        return layers.Concatenate(name=f"{name}_joined")([x, layers.UpSampling2D((height, width), name=f"{name}_back")(pool(keepdims=True, name=name)(x))])
+        return layers.Concatenate(name=f"{name}_joined")(
+            [x, layers.UpSampling2D((height, width), name=f"{name}_back")(pool(keepdims=True, name=name)(x))]
+        )
     return layers.Conv2D(filters, 1, use_bias=bias, name=name)(x)

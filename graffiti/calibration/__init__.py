@@ -1,1 +1,3 @@
-"""First thresholds from data: ``methods`` (values → threshold), ``data`` (what users pass → arrays), ``calibrate`` (the walk)."""
+"""First thresholds from data: ``methods`` (values → threshold), ``data`` (what users pass → arrays), ``calibrate``
+(the walk).
+"""

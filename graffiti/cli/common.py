@@ -16,7 +16,7 @@ Result = tuple[dict[str, Any], str, int]  # what --json prints, text, exit code
 PATIENCE = 2.0  # seconds without a word
 
 
-# ---- options -----------------------------------------------------------------------------------------------------------
+# ---- options ---------------------------------------------------------------------------------------------------------
 def positive(text: str) -> int:
     """A whole number of at least 1, for ``type=``."""
     try:
@@ -48,11 +48,15 @@ def add_data(parser: argparse.ArgumentParser, flag: str, help: str, *, required:
         help: what the examples are; the file formats are added to it.
         required: whether the command needs it.
     """
-    parser.add_argument(flag, required=required, help=f"{help}: .npy, .npz (images, labels; an array for each input where there are several) or a folder of TFRecords (folder:split)")
+    parser.add_argument(
+        flag, required=required,
+        help=f"{help}: .npy, .npz (images, labels; an array for each input where there are several) or a folder of "
+             "TFRecords (folder:split)"
+    )
     parser.add_argument("--limit", type=positive, help="use at most this many examples")
 
 
-# ---- files in ----------------------------------------------------------------------------------------------------------
+# ---- files in --------------------------------------------------------------------------------------------------------
 def load_model(path: str) -> Any:
     """A Keras model from ``.keras``, or converted from a Keras 2 ``.h5``."""
     import keras
@@ -65,7 +69,9 @@ def load_model(path: str) -> Any:
         raise ValueError(f"{path} is an integer graph; expected the .keras model that it was lowered from")
     try:
         with busy(f"loading {os.path.basename(path)}"):
-            return graffiti.tfmot.convert(path) if path.endswith(".h5") else keras.models.load_model(path, compile=False)
+            return (
+                graffiti.tfmot.convert(path) if path.endswith(".h5") else keras.models.load_model(path, compile=False)
+            )
     except Exception as error:  # whatever a damaged file makes zip, HDF5 or Keras raise
         raise ValueError(f"{path} does not load as a Keras model: {error}") from error
 
@@ -113,11 +119,13 @@ def _input_names(network: Any) -> list[str]:
 def labelled(examples: Any, flag: str) -> Any:
     """The same examples, if they have labels."""
     if examples.labels is None:
-        raise ValueError(f"{flag} needs labels beside the inputs: an .npz with images and labels, or labelled TFRecords")
+        raise ValueError(
+            f"{flag} needs labels beside the inputs: an .npz with images and labels, or labelled TFRecords"
+        )
     return examples
 
 
-# ---- files out ---------------------------------------------------------------------------------------------------------
+# ---- files out -------------------------------------------------------------------------------------------------------
 def check_output(args: argparse.Namespace, suffix: str | None = None) -> None:
     """Before any work is done: that ``--output`` may be written, and ends as it should."""
     from graffiti import files
@@ -135,7 +143,7 @@ def save_model(model: Any, args: argparse.Namespace) -> None:
         model.save(temporary)
 
 
-# ---- signs of life -------------------------------------------------------------------------------------------------------
+# ---- signs of life ---------------------------------------------------------------------------------------------------
 @contextlib.contextmanager
 def busy(label: str, patience: float = PATIENCE) -> Iterator[None]:
     """A running clock on standard error while one long call goes on, from ``patience`` seconds on."""

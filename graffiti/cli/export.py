@@ -23,7 +23,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     folders = [f"{name} (a folder)" if not row.suffix else name for name, row in EXPORTERS.items()]
     parser.add_argument("model", help="a quantized .keras file or a .graffiti file")
     parser.add_argument("--format", default="c", help=f"{', '.join(folders)}, or {GRAPH} for the integer graph itself")
-    parser.add_argument("--target", help="also hold the graph against a target profile: a name or the path of a YAML or JSON file")
+    parser.add_argument("--target", help="also hold the graph against a target profile: a name or the path of a YAML "
+                                         "or JSON file")
     for name, (formats, option) in write_options().items():
         help = f"{', '.join(formats)}: {option.help}"
         if option.kind == "data":
@@ -50,7 +51,10 @@ def run(args: argparse.Namespace) -> common.Result:
 
     formats = [*export.EXPORTERS, GRAPH]
     if args.format not in formats:
-        raise ValueError(f"there is no export format {args.format!r}{documents.nearest(args.format, formats)}; the formats are {', '.join(formats)}")
+        raise ValueError(
+            f"there is no export format {args.format!r}{documents.nearest(args.format, formats)}; the formats are "
+            f"{', '.join(formats)}"
+        )
     files.check_free(args.output, overwrite=args.overwrite)
     suffix = f".{GRAPH}" if args.format == GRAPH else export.get(args.format).suffix
     if not args.output.endswith(suffix):
@@ -70,7 +74,12 @@ def run(args: argparse.Namespace) -> common.Result:
             graph.save(args.output, overwrite=args.overwrite)
             written = [args.output]
         else:
-            written = [str(path) for path in graph.export(args.output, format=args.format, target=args.target, overwrite=args.overwrite, **options)]
+            written = [
+                str(path)
+                for path in graph.export(
+                    args.output, format=args.format, target=args.target, overwrite=args.overwrite, **options
+                )
+            ]
     sizes = {path: os.path.getsize(path) for path in written}
     result = {"format": args.format, "target": args.target, "sha256": graph.digest(), "files": written, "bytes": sizes}
     return result, "\n".join(f"wrote {path} ({size:,} bytes)" for path, size in sizes.items()), 0

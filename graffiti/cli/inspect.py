@@ -14,9 +14,16 @@ HELP = "say what a model holds, what quantize would do with it, and what of it w
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("model", help="a float or quantized .keras file, a Keras 2 .h5 file, or a .graffiti file")
-    parser.add_argument("--target", help="a target profile's name or the path of a YAML or JSON file: list what will not map to it, why, and what would fix it")
+    parser.add_argument(
+        "--target",
+        help="a target profile's name or the path of a YAML or JSON file: list what will not map to it, why, and what "
+             "would fix it"
+    )
     parser.add_argument("--scheme", help="for a float model: the scheme to try; default: the target's, else int8")
-    parser.add_argument("--recipe", help="for a float model: a recipe's name or file, instead of --scheme; its rules and target hold too")
+    parser.add_argument(
+        "--recipe",
+        help="for a float model: a recipe's name or file, instead of --scheme; its rules and target hold too"
+    )
 
 
 def run(args: argparse.Namespace) -> common.Result:
@@ -36,7 +43,10 @@ def run(args: argparse.Namespace) -> common.Result:
         integer = graffiti.IntegerGraph.load(args.model)
         summary: list[str] = []
         integer.summary(summary.append)
-        return _finish(graffiti.inspect(integer, target), {"sha256": integer.digest(), "nodes": len(integer.graph.nodes)}, "\n".join(summary))
+        return _finish(
+            graffiti.inspect(integer, target), {"sha256": integer.digest(), "nodes": len(integer.graph.nodes)},
+            "\n".join(summary)
+        )
     model = common.load_model(args.model)
     with common.busy("inspecting"):
         inspection = graffiti.inspect(model, target, scheme=scheme, rules=rules)
@@ -47,14 +57,19 @@ def run(args: argparse.Namespace) -> common.Result:
         return _finish(inspection, {"scheme": inspection.scheme, "would": lines}, text)
     rows = list(_quantizers(graph))
     text = "\n".join(f"{name:<40} {role:<12} {bits:<5} {shown}" for name, role, bits, shown in rows)
-    return _finish(inspection, {"quantizers": [dict(zip(("name", "role", "format", "threshold"), row)) for row in rows]}, text)
+    return _finish(
+        inspection, {"quantizers": [dict(zip(("name", "role", "format", "threshold"), row)) for row in rows]}, text
+    )
 
 
 def _quantizers(graph):
     for node in graph.nodes:
         if node.op == "fake_quantize":
             log2 = node.attrs["log2_threshold"]
-            shown = "not calibrated" if log2 is None else f"log2_threshold {min(log2):.3f}" + (f" … {max(log2):.3f}" if len(log2) > 1 else "")
+            shown = (
+                "not calibrated" if log2 is None
+                else f"log2_threshold {min(log2):.3f}" + (f" … {max(log2):.3f}" if len(log2) > 1 else "")
+            )
             yield node.name, node.attrs["role"], f"{'s' if node.attrs['signed'] else 'u'}{node.attrs['bits']}", shown
 
 
@@ -64,7 +79,8 @@ def _finish(inspection, holds: dict[str, Any], text: str) -> common.Result:
     if inspection.target is None:
         return result, text, 0
     result.update({
-        "target": inspection.target, "ok": inspection.ok, "problems": [dataclasses.asdict(problem) for problem in inspection.problems],
+        "target": inspection.target, "ok": inspection.ok,
+        "problems": [dataclasses.asdict(problem) for problem in inspection.problems],
         "unchecked": list(inspection.unchecked),
     })
     return result, f"{text}\n\n{dataclasses.replace(inspection, lines=())}", 0 if inspection.ok else 1

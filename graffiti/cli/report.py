@@ -13,10 +13,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("model", help="a quantized .keras file")
     common.add_data(parser, "--data", "inputs, with labels for the accuracies")
-    parser.add_argument("--float_model", help="the float .keras or .h5 file that it was quantized from, to compare with")
+    parser.add_argument(
+        "--float_model", help="the float .keras or .h5 file that it was quantized from, to compare with"
+    )
     parser.add_argument("--history", help="a JSON file that graffiti retrain --history wrote")
-    parser.add_argument("--verification", help="a certificate (.json) that graffiti verify --out wrote; made anew by default")
-    parser.add_argument("--nosensitivity", action="store_true", help="leave the sensitivity out: a run of the network in numpy for each quantizer")
+    parser.add_argument(
+        "--verification", help="a certificate (.json) that graffiti verify --out wrote; made anew by default"
+    )
+    parser.add_argument(
+        "--nosensitivity", action="store_true",
+        help="leave the sensitivity out: a run of the network in numpy for each quantizer"
+    )
     common.add_output(parser, "the .html file to write")
 
 
@@ -30,20 +37,25 @@ def run(args: argparse.Namespace) -> common.Result:
     history = None
     if args.history is not None:
         if not os.path.isfile(args.history):
-            raise FileNotFoundError(f"there is no file {args.history}; expected one written by graffiti retrain --history")
+            raise FileNotFoundError(
+                f"there is no file {args.history}; expected one written by graffiti retrain --history"
+            )
         history = graffiti.callbacks.ThresholdHistory()
         history.load(args.history)
     verification = None
     if args.verification is not None:
         if not os.path.isfile(args.verification):
-            raise FileNotFoundError(f"there is no file {args.verification}; expected one written by graffiti verify --out")
+            raise FileNotFoundError(
+                f"there is no file {args.verification}; expected one written by graffiti verify --out"
+            )
         verification = graffiti.VerificationReport.load(args.verification)
     q = common.load_model(args.model)
     float_model = None if args.float_model is None else common.load_model(args.float_model)
     examples = common.load_data(args.data, args.limit, q)
     with common.busy("report"):
         graffiti.report(
-            q, examples.inputs, path=args.output, labels=examples.labels, float_model=float_model, history=history, verification=verification,
+            q, examples.inputs, path=args.output, labels=examples.labels, float_model=float_model, history=history,
+            verification=verification,
             sensitivity=not args.nosensitivity, overwrite=args.overwrite, progress=False,
         )
     size = os.path.getsize(args.output)

@@ -18,14 +18,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a quantized .keras file")
     common.add_data(parser, "--train", "training inputs and labels")
     parser.add_argument("--validation", help="validation inputs and labels")
-    parser.add_argument("--recipe", help="a recipe's name or file whose alt: options hold where no option below is given")
+    parser.add_argument(
+        "--recipe", help="a recipe's name or file whose alt: options hold where no option below is given"
+    )
     parser.add_argument("--epochs", type=common.positive, help="passes over the data; default: 3")
     parser.add_argument("--batch_size", type=common.positive, help="examples in a step; default: 128")
     parser.add_argument("--weight_learning_rate", type=float, help="default: ALT's")
     parser.add_argument("--threshold_learning_rate", type=float, help="default: ALT's")
-    parser.add_argument("--from_logits", action="store_true", help="the outputs are logits (found out by itself: a model without softmax at its end)")
+    parser.add_argument(
+        "--from_logits", action="store_true",
+        help="the outputs are logits (found out by itself: a model without softmax at its end)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of shuffling and dropout")
-    parser.add_argument("--history", help="also write the thresholds' way through training to this JSON file, for graffiti report")
+    parser.add_argument(
+        "--history", help="also write the thresholds' way through training to this JSON file, for graffiti report"
+    )
     common.add_output(parser, "the .keras file to write")
 
 
@@ -47,14 +54,19 @@ def run(args: argparse.Namespace) -> common.Result:
         raise ValueError(f"{args.model} is a float model; quantize it first with graffiti quantize")
     ends = [node.op for node in graph.nodes if node.name in graph.outputs]
     train = common.labelled(common.load_data(args.train, args.limit, q), "--train")
-    validation = common.labelled(common.load_data(args.validation, None, q), "--validation") if args.validation else None
+    validation = (
+        common.labelled(common.load_data(args.validation, None, q), "--validation") if args.validation else None
+    )
     steps = -(-len(train) // alt.batch_size)
     keras.utils.set_random_seed(args.seed)
     q.compile(
         graffiti.recipes.Recipe(alt=alt).optimizer(steps),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=args.from_logits or "softmax" not in ends), metrics=["accuracy"],
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=args.from_logits or "softmax" not in ends),
+        metrics=["accuracy"],
     )
-    thresholds = graffiti.callbacks.ThresholdHistory(interval=max(1, steps * alt.epochs // 100)) if args.history else None
+    thresholds = (
+        graffiti.callbacks.ThresholdHistory(interval=max(1, steps * alt.epochs // 100)) if args.history else None
+    )
     history = q.fit(
         train.inputs, train.labels, batch_size=alt.batch_size, epochs=alt.epochs,
         callbacks=[*graffiti.callbacks.alt(history=thresholds), _bar(alt.epochs * steps)],
@@ -64,8 +76,14 @@ def run(args: argparse.Namespace) -> common.Result:
     if thresholds is not None:
         thresholds.save(args.history)
     history = {key: [float(v) for v in values] for key, values in history.items()}
-    rows = [f"epoch {epoch + 1}: " + ", ".join(f"{key} {values[epoch]:.4f}" for key, values in history.items()) for epoch in range(alt.epochs)]
-    return {"output": args.output, "alt": dataclasses.asdict(alt), "history": history}, "\n".join([*rows, f"wrote {args.output}"]), 0
+    rows = [
+        f"epoch {epoch + 1}: " + ", ".join(f"{key} {values[epoch]:.4f}" for key, values in history.items())
+        for epoch in range(alt.epochs)
+    ]
+    return (
+        {"output": args.output, "alt": dataclasses.asdict(alt), "history": history},
+        "\n".join([*rows, f"wrote {args.output}"]), 0
+    )
 
 
 def options(args: argparse.Namespace):

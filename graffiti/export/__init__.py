@@ -11,7 +11,9 @@ from graffiti.export.c.exporter import CExporter
 from graffiti.export.litert.exporter import LiteRTExporter
 from graffiti.export.onnx.exporter import OnnxExporter, QonnxExporter
 
-EXPORTERS: dict[str, Exporter] = {exporter.name: exporter for exporter in (CExporter(), LiteRTExporter(), OnnxExporter(), QonnxExporter())}
+EXPORTERS: dict[str, Exporter] = {
+    exporter.name: exporter for exporter in (CExporter(), LiteRTExporter(), OnnxExporter(), QonnxExporter())
+}
 
 
 def get(format: str) -> Exporter:
@@ -21,7 +23,10 @@ def get(format: str) -> Exporter:
         ValueError: where there is none; it lists the ones there are.
     """
     if format not in EXPORTERS:
-        raise ValueError(f"there is no export format {format!r}{documents.nearest(format, EXPORTERS)}; the formats are {', '.join(EXPORTERS)}")
+        raise ValueError(
+            f"there is no export format {format!r}{documents.nearest(format, EXPORTERS)}; the formats are "
+            f"{', '.join(EXPORTERS)}"
+        )
     return EXPORTERS[format]
 
 

@@ -1,7 +1,8 @@
 """How far a runtime's tensors may lie from the graph's, in steps: a bound that holds for every input.
 
-An exporter knows which operators compute otherwise than the graph, and how far each one's own result may be off. What follows gets that
-difference as an input: a product multiplies it by the sum of its weights' magnitudes, a shift divides it, saturation and the format's range cut it.
+An exporter knows which operators compute otherwise than the graph, and how far each one's own result may be off. What
+follows gets that difference as an input: a product multiplies it by the sum of its weights' magnitudes, a shift divides
+it, saturation and the format's range cut it.
 """
 
 from __future__ import annotations
@@ -45,13 +46,19 @@ def _through(graph: Graph, node: Node, given: list[int]) -> int:
     if node.op == "multiply":
         a, b = (_magnitude(graph, value) for value in node.inputs)
         return given[0] * b + given[1] * a + given[0] * given[1]
-    if node.op == "average_pool":  # a mean differs by what its inputs differ at most, and may fall on the other side of a tie
+    # a mean differs by what its inputs differ at most, and may fall on the other side of a tie
+    if node.op == "average_pool":
         left = graph.format(node.inputs[0]).exponents[0] - attr(node, "format").exponents[0]  # type: ignore[union-attr]
-        return math.ceil(math.ldexp(given[0] * (1 if attr(node, "divide") else math.prod(attr(node, "pool_size"))), left))
+        return math.ceil(
+            math.ldexp(given[0] * (1 if attr(node, "divide") else math.prod(attr(node, "pool_size"))), left)
+        )
     if node.op == "requantize":
         source = graph.format(node.inputs[0])
         assert source is not None
-        shift = attr(node, "format").exponents[0] - min(source.exponents) if len(set(source.exponents)) == 1 else attr(node, "format").exponents[0] - max(source.exponents)
+        shift = (
+            attr(node, "format").exponents[0] - min(source.exponents) if len(set(source.exponents)) == 1
+            else attr(node, "format").exponents[0] - max(source.exponents)
+        )
         return math.ceil(math.ldexp(given[0], -shift))
     if node.op == "lookup":
         table = graph.constants[node.inputs[1]].astype(np.int64)

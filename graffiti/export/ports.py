@@ -1,9 +1,9 @@
-"""How the inputs and outputs of a file are typed: as the Keras model's own, which their names and their order are too. QONNX takes float32
-always, because its tools know no other input; C takes codes.
+"""How the inputs and outputs of a file are typed: as the Keras model's own, which their names and their order are too.
+QONNX takes float32 always, because its tools know no other input; C takes codes.
 
-Names are ``graph.inputs`` and ``graph.output_names()``. What a format cannot hold in a name is changed there, each by its own rule: ONNX,
-QONNX and LiteRT take any text; C takes ``input_<name>`` with what is no letter, digit or underscore as ``_`` (``c/names.py``), and its
-``<name>.json`` and header keep the names as they are.
+Names are ``graph.inputs`` and ``graph.output_names()``. What a format cannot hold in a name is changed there, each by
+its own rule: ONNX, QONNX and LiteRT take any text; C takes ``input_<name>`` with what is no letter, digit or underscore
+as ``_`` (``c/names.py``), and its ``<name>.json`` and header keep the names as they are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from graffiti.graph.ir import Graph
 
 
 def input_dtype(graph: Graph, name: str) -> np.dtype:
-    """Of an input in a file: the codes' where the graph takes codes; the model's own where that is integer or boolean; else float32."""
+    """Of an input in a file: the codes' where the graph takes codes; the model's own where that is integer or
+    boolean; else float32.
+    """
     return _dtype(graph, name, graph.interface.get("input_dtypes"), graph.inputs.index(name))
 
 

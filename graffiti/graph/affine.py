@@ -1,7 +1,7 @@
 """The numbers of a ``rescaling``: one, one for each index of the last axis, or an array over one example.
 
-``scale`` and ``offset`` are a number, a tuple along the last axis, or the name of a float32 constant that broadcasts against one
-example (its axes are the value's last ones, the batch not among them).
+``scale`` and ``offset`` are a number, a tuple along the last axis, or the name of a float32 constant that broadcasts
+against one example (its axes are the value's last ones, the batch not among them).
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def is_along_channels(value: np.ndarray, channels: int | None) -> bool:
     return value.size == 1 or (value.size == channels and value.shape[-1] == channels)
 
 
-def attributes_of(graph: Graph, name: str, scale: np.ndarray, offset: np.ndarray, channels: int | None) -> dict[str, object]:
+def attributes_of(
+    graph: Graph, name: str, scale: np.ndarray, offset: np.ndarray, channels: int | None
+) -> dict[str, object]:
     """The attributes of a ``rescaling``: plain numbers where they hold it, else constants of the graph.
 
     Args:

@@ -1,7 +1,7 @@
 """The border of a network: what is computed on the real numbers that come in, before anything is rounded to codes.
 
-``rescaling`` (Normalization, Rescaling, ``x / 255``) behind an input, also with moves or other ones in between, belongs to it: sensor
-columns that differ by orders of magnitude must meet on one scale before one quantizer can serve them.
+``rescaling`` (Normalization, Rescaling, ``x / 255``) behind an input, also with moves or other ones in between, belongs
+to it: sensor columns that differ by orders of magnitude must meet on one scale before one quantizer can serve them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ EXACT_INPUTS = ("uint8", "int8", "bool")  # dtypes whose every value is a code a
 
 
 def real_values(graph: Graph) -> set[str]:
-    """Values that are made of the graph's inputs by moves and affine maps with constant numbers only; the inputs are among them."""
+    """Values that are made of the graph's inputs by moves and affine maps with constant numbers only; the inputs are
+    among them.
+    """
     found = set(graph.inputs)
     for node in graph.nodes:
         if is_affine(graph, node):
@@ -42,8 +44,8 @@ def is_affine(graph: Graph, node: Node) -> bool:
 def nodes(graph: Graph) -> list[Node]:
     """The nodes of the border: affine maps of real values, and the moves between them and the inputs, in order.
 
-    Bytes are codes already, and a chip hands over bytes: where an input is one (``uint8``, ``int8``), an affine map with one number for all
-    elements stays behind the quantizer, unless a map of the border reads it.
+    Bytes are codes already, and a chip hands over bytes: where an input is one (``uint8``, ``int8``), an affine map
+    with one number for all elements stays behind the quantizer, unless a map of the border reads it.
     """
     real = real_values(graph)
     dtypes = dict(zip(graph.inputs, graph.interface.get("input_dtypes") or ()))
@@ -78,7 +80,10 @@ def joins(graph: Graph) -> list[str]:
         if not OPS[node.op].moves_codes:
             continue
         readers = [reader for out in node.outputs for reader in users.get(out, ())]
-        if all(reader.name in leaving for reader in readers) and (readers or any(out in graph.outputs for out in node.outputs)):
+        if (
+            all(reader.name in leaving for reader in readers)
+            and (readers or any(out in graph.outputs for out in node.outputs))
+        ):
             leaving.add(node.name)
     found: dict[str, None] = {}
     for node in graph.nodes:
@@ -97,7 +102,10 @@ def subgraph(graph: Graph) -> Graph:
     inside = nodes(graph)
     read = {value for node in inside for value in node.inputs}
     outputs = [out for node in inside for out in node.outputs]
-    part = Graph("float", [name for name in graph.inputs if name in read], outputs, inside, dict(graph.constants), dict(graph.types), graph.name).copy()
+    part = Graph(
+        "float", [name for name in graph.inputs if name in read], outputs, inside, dict(graph.constants),
+        dict(graph.types), graph.name
+    ).copy()
     part.prune()
     return part
 
@@ -107,7 +115,8 @@ def nonnegative(graph: Graph, examples: Sequence[Any]) -> list[str]:
 
     Args:
         graph: prepared.
-        examples: for each input of the graph what has a ``dtype`` and ``chunks()``: its arrays, chunk by chunk and all alike.
+        examples: for each input of the graph what has a ``dtype`` and ``chunks()``: its arrays, chunk by chunk and all
+            alike.
     """
     from graffiti.graph.float_interpreter import run_float
 

@@ -1,7 +1,8 @@
 """Runs float and fakequant graphs in plain numpy: how transform tests check that a pass keeps the function.
 
-It is the inference form: dropout does nothing, batch norm uses moving statistics. In float64 (the default) fake quantization is
-exact: codes stay far below 2**53. The folded weights are rounded to float32 first, as everywhere (``numerics/fold.py``).
+It is the inference form: dropout does nothing, batch norm uses moving statistics. In float64 (the default) fake
+quantization is exact: codes stay far below 2**53. The folded weights are rounded to float32 first, as everywhere
+(``numerics/fold.py``).
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from graffiti.numerics.windows import pool_counts
 
 
 def run_float(
-    graph: Graph, inputs, *, values: bool = False, dtype=np.float64, island: Island | None = None, active: Callable[[Node], bool] | None = None,
+    graph: Graph, inputs, *, values: bool = False, dtype=np.float64, island: Island | None = None,
+    active: Callable[[Node], bool] | None = None,
 ):
     """Run a float or fakequant graph.
 
@@ -32,7 +34,8 @@ def run_float(
         values: whether to return every tensor.
         dtype: float64 or float32, of all arithmetic.
         island: computes a Keras layer left opaque, as in ``interpreter.run``.
-        active: which quantizers (``fake_quantize`` and ``quantize_bias`` nodes) quantize; the others pass their input on. All by default.
+        active: which quantizers (``fake_quantize`` and ``quantize_bias`` nodes) quantize; the others pass their input
+            on. All by default.
 
     Returns:
         The list of output arrays in ``dtype``; with ``values`` a dict of every input and node output by name.
@@ -47,18 +50,26 @@ def run_float(
 
     def compute(node: Node, arrays: list[np.ndarray]):
         if node.op == "island":
-            return run_island(node, [np.asarray(a, graph.storage(value)) for a, value in zip(arrays, node.inputs)], island)
+            return run_island(
+                node, [np.asarray(a, graph.storage(value)) for a, value in zip(arrays, node.inputs)], island
+            )
         if active is not None and node.op in ("fake_quantize", "quantize_bias") and not active(node):
             return [np.asarray(arrays[0], dtype)]
         if node.op not in RULES:
             raise ValueError(f"node {node.name!r}: there is no float meaning for the op {node.op!r}")
-        moved = OPS[node.op].moves_codes and graph.types[node.inputs[0]].dtype != "float32"  # integers and text stay what they are
-        return [RULES[node.op](_Call(graph, node, attributes(node), formats), *(arrays if moved else (np.asarray(a, dtype) for a in arrays)))]
+        # integers and text stay what they are
+        moved = OPS[node.op].moves_codes and graph.types[node.inputs[0]].dtype != "float32"
+        return [
+            RULES[node.op](
+                _Call(graph, node, attributes(node), formats),
+                *(arrays if moved else (np.asarray(a, dtype) for a in arrays))
+            )
+        ]
 
     return walk(graph, inputs, compute, values=values, dtype=dtype)
 
 
-# ---- formats of fake-quantized values ---------------------------------------------------------------------------------
+# ---- formats of fake-quantized values --------------------------------------------------------------------------------
 class Formats:
     """The format of the codes that a value of a fakequant graph stands for."""
 
@@ -78,7 +89,8 @@ class Formats:
         """As ``of``; an error that names both where there is none."""
         format = self.of(value)
         if format is None:
-            raise ValueError(f"node {reader.name!r} ({reader.op}) needs the exponent of {value!r}, which no quantizer gives; expected a fake_quantize in front")
+            raise ValueError(f"node {reader.name!r} ({reader.op}) needs the exponent of {value!r}, which no quantizer "
+                             "gives; expected a fake_quantize in front")
         return format
 
 
@@ -90,10 +102,16 @@ def quantizer_format(node: Node) -> QFormat:
     """
     thresholds = attr(node, "log2_threshold")
     if thresholds is None or not np.all(np.isfinite(np.asarray(thresholds, np.float64))):
-        raise ValueError(f"the quantizer {node.name!r} has the log2_threshold {thresholds!r}; calibrate first, expected finite values")
+        raise ValueError(
+            f"the quantizer {node.name!r} has the log2_threshold {thresholds!r}; calibrate first, expected "
+            "finite values"
+        )
     bits, signed = int(attr(node, "bits")), bool(attr(node, "signed"))
     exponents = exponent_of_threshold(np.ravel(thresholds), bits, signed).tolist()
-    return QFormat(bits, signed, exponents[0] if attr(node, "channel_axis") is None else tuple(exponents), bool(attr(node, "narrow")))
+    return QFormat(
+        bits, signed, exponents[0] if attr(node, "channel_axis") is None else tuple(exponents),
+        bool(attr(node, "narrow"))
+    )
 
 
 class _Call:
@@ -106,7 +124,7 @@ class _Call:
         return self.attrs[key]
 
 
-# ---- rules -----------------------------------------------------------------------------------------------------------------
+# ---- rules -----------------------------------------------------------------------------------------------------------
 def _fake_quantize(call, x):
     format = quantizer_format(call.node)
     exponent = np.asarray(format.exponent)
@@ -120,7 +138,10 @@ def _fake_quantize(call, x):
 
 def _quantize_bias(call, bias, x, kernel):
     _, x_name, kernel_name = call.node.inputs
-    exponent = np.asarray(call.formats.need(x_name, call.node).exponent) + np.asarray(call.formats.need(kernel_name, call.node).exponent)
+    exponent = (
+        np.asarray(call.formats.need(x_name, call.node).exponent)
+        + np.asarray(call.formats.need(kernel_name, call.node).exponent)
+    )
     return np.ldexp(round_real(np.ldexp(bias.astype(np.float64), -exponent), "half_even"), exponent)
 
 
@@ -175,7 +196,9 @@ RULES: dict[str, Callable[..., np.ndarray]] = {
     "bias_add": lambda c, x, b: x + b,
     "batch_norm": _batch_norm,
     "fold_kernel": lambda c, k, gamma, variance: fold.fold_kernel(k, gamma, variance, c["epsilon"], c["channel_axis"]),
-    "fold_bias": lambda c, bias, gamma, beta, mean, variance: fold.fold_bias(bias, gamma, beta, mean, variance, c["epsilon"]),
+    "fold_bias": lambda c, bias, gamma, beta, mean, variance: fold.fold_bias(
+        bias, gamma, beta, mean, variance, c["epsilon"]
+    ),
     "rescaling": _rescaling,
     "relu": _relu,
     "leaky_relu": lambda c, x: np.maximum(x, 0) + c["alpha"] * np.minimum(x, 0),

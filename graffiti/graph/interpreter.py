@@ -1,7 +1,7 @@
 """Runs an integer graph on ``numerics.reference``: the oracle that every executor and exporter must equal with ``==``.
 
-Values are held in the storage dtype of their format (int8, uint8, int16, int32), float ones in float32. Every stored value is
-checked against its format, so an accumulator that leaves 32 bits is an error here, never a wrapped integer.
+Values are held in the storage dtype of their format (int8, uint8, int16, int32), float ones in float32. Every stored
+value is checked against its format, so an accumulator that leaves 32 bits is an error here, never a wrapped integer.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def run(graph: Graph, inputs, *, values: bool = False, island: Island | None = N
 
     Args:
         graph: of stage ``integer``.
-        inputs: an array (one input), a list in the order of ``graph.inputs``, or a dict by name; ``(batch, ...)``. Float inputs
-            become float32, as in Keras; inputs that have a format take codes.
+        inputs: an array (one input), a list in the order of ``graph.inputs``, or a dict by name; ``(batch, ...)``.
+            Float inputs become float32, as in Keras; inputs that have a format take codes.
         values: whether to return every tensor.
         island: computes a Keras layer left in float: ``island(node, arrays) -> arrays`` (or one array).
         softmax: whether softmax nodes compute; if not, they hand on their input (same order of classes).
@@ -34,10 +34,12 @@ def run(graph: Graph, inputs, *, values: bool = False, island: Island | None = N
         The list of output arrays; with ``values`` a dict of every input and node output by name.
 
     Raises:
-        ValueError: for another stage, wrong inputs, NaN in an input, an island without ``island``, a value outside its format.
+        ValueError: for another stage, wrong inputs, NaN in an input, an island without ``island``, a value outside its
+            format.
     """
     if graph.stage != "integer":
-        raise ValueError(f"the interpreter runs integer graphs, got stage {graph.stage!r}; lower the graph, or use float_interpreter.run_float")
+        raise ValueError(f"the interpreter runs integer graphs, got stage {graph.stage!r}; lower the graph, or use "
+                         "float_interpreter.run_float")
 
     def compute(node: Node, arrays: list[np.ndarray]) -> list[np.ndarray]:
         if node.op == "island":
@@ -45,13 +47,17 @@ def run(graph: Graph, inputs, *, values: bool = False, island: Island | None = N
         if node.op == "softmax" and not softmax:
             return arrays
         if node.op not in RULES:
-            raise ValueError(f"node {node.name!r}: there is no integer meaning for the op {node.op!r}; lowering should have replaced it")
+            raise ValueError(f"node {node.name!r}: there is no integer meaning for the op {node.op!r}; lowering should "
+                             "have replaced it")
         return [RULES[node.op](graph, node, attributes(node), *arrays)]
 
     return walk(graph, inputs, compute, values=values)
 
 
-def walk(graph: Graph, inputs, compute: Callable[[Node, list[np.ndarray]], Sequence[np.ndarray]], *, values: bool = False, dtype=np.float32):
+def walk(
+    graph: Graph, inputs, compute: Callable[[Node, list[np.ndarray]], Sequence[np.ndarray]], *, values: bool = False,
+    dtype=np.float32
+):
     """Evaluate the nodes in order, each as soon as it is reached; values nobody needs any more are dropped.
 
     Args:
@@ -73,7 +79,8 @@ def walk(graph: Graph, inputs, compute: Callable[[Node, list[np.ndarray]], Seque
         arrays = [graph.constants[value] if value in graph.constants else live[value] for value in node.inputs]
         results = compute(node, arrays)
         if len(results) != len(node.outputs):
-            raise ValueError(f"node {node.name!r} ({node.op}) has {len(node.outputs)} outputs, {len(results)} were computed")
+            raise ValueError(f"node {node.name!r} ({node.op}) has {len(node.outputs)} outputs, {len(results)} were "
+                             "computed")
         for out, result in zip(node.outputs, results):
             live[out] = _store(graph, out, result, f"node {node.name!r} ({node.op})", dtype)
         if not values:
@@ -87,7 +94,9 @@ def walk(graph: Graph, inputs, compute: Callable[[Node, list[np.ndarray]], Seque
 
 def fixed_batch(graph: Graph) -> int | None:
     """How many examples the graph takes at a time, where its inputs say so; ``None`` where it takes any number."""
-    return next((size for name in graph.inputs if graph.shape(name) and (size := graph.shape(name)[0]) is not None), None)
+    return next(
+        (size for name in graph.inputs if graph.shape(name) and (size := graph.shape(name)[0]) is not None), None
+    )
 
 
 def cut(graph: Graph, arrays: Sequence[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
@@ -103,7 +112,8 @@ def cut(graph: Graph, arrays: Sequence[np.ndarray], size: int) -> Iterator[list[
     """
     count, fixed = len(arrays[0]), fixed_batch(graph)
     if fixed and count % fixed:
-        raise ValueError(f"the network takes batches of exactly {fixed}; pass a multiple of {fixed} examples, got {count}")
+        raise ValueError(f"the network takes batches of exactly {fixed}; pass a multiple of {fixed} examples, "
+                         f"got {count}")
     size = fixed or size
     for start in range(0, count, size):
         yield [array[start : start + size] for array in arrays]
@@ -118,12 +128,14 @@ def bind_inputs(graph: Graph, inputs) -> dict[str, np.ndarray]:
     if isinstance(inputs, Mapping):
         missing, unknown = [n for n in graph.inputs if n not in inputs], [n for n in inputs if n not in graph.inputs]
         if missing or unknown:
-            raise ValueError(f"the graph {graph.name!r} has the inputs {', '.join(graph.inputs)}; missing: {missing}, unknown: {unknown}")
+            raise ValueError(f"the graph {graph.name!r} has the inputs {', '.join(graph.inputs)}; missing: {missing}, "
+                             f"unknown: {unknown}")
         arrays = [np.asarray(inputs[name]) for name in graph.inputs]
     else:
         arrays = [np.asarray(part) for part in inputs] if isinstance(inputs, (list, tuple)) else [np.asarray(inputs)]
         if len(arrays) != len(graph.inputs):
-            raise ValueError(f"the graph {graph.name!r} has {len(graph.inputs)} inputs ({', '.join(graph.inputs)}), got {len(arrays)} arrays")
+            raise ValueError(f"the graph {graph.name!r} has {len(graph.inputs)} inputs ({', '.join(graph.inputs)}), "
+                             f"got {len(arrays)} arrays")
     batch: tuple[str, int] | None = None
     for name, array in zip(graph.inputs, arrays):
         expected = graph.shape(name)
@@ -133,10 +145,12 @@ def bind_inputs(graph: Graph, inputs) -> dict[str, np.ndarray]:
             if array.dtype.kind not in "OSUT":
                 raise ValueError(f"input {name!r} takes text, got dtype {array.dtype}")
         elif array.dtype.kind not in "fiub" or (graph.format(name) is not None and array.dtype.kind not in "iu"):
-            raise ValueError(f"input {name!r} takes {'numbers' if graph.format(name) is None else 'integer codes'}, got dtype {array.dtype}")
+            raise ValueError(f"input {name!r} takes {'numbers' if graph.format(name) is None else 'integer codes'}, "
+                             f"got dtype {array.dtype}")
         if array.ndim and expected[0] is None:
             if batch is not None and batch[1] != len(array):
-                raise ValueError(f"inputs have one batch size, got {batch[1]} examples for {batch[0]!r} and {len(array)} for {name!r}")
+                raise ValueError(f"inputs have one batch size, got {batch[1]} examples for {batch[0]!r} and "
+                                 f"{len(array)} for {name!r}")
             batch = name, len(array)
     return dict(zip(graph.inputs, arrays))
 
@@ -154,7 +168,8 @@ def run_island(node: Node, arrays: list[np.ndarray], island: Island | None) -> l
     """
     if island is None:
         raise ValueError(
-            f"layer {node.name!r} stayed in float ({node.attrs.get('reason') or 'an island'}) and numpy cannot compute it; "
+            f"layer {node.name!r} stayed in float ({node.attrs.get('reason') or 'an island'}) and numpy cannot "
+            "compute it; "
             "pass island=, a function (node, arrays) -> arrays"
         )
     results = island(node, arrays)
@@ -169,19 +184,22 @@ def _store(graph: Graph, name: str, array: np.ndarray, who: str, dtype) -> np.nd
     if array.size and (array.min() < format.qmin or array.max() > format.qmax):
         raise ValueError(
             f"{who}: the codes of {name!r} run from {array.min()} to {array.max()}, outside {format.bits}-bit "
-            f"{'signed' if format.signed else 'unsigned'} [{format.qmin}, {format.qmax}]; requantize earlier or check the lowering proof"
+            f"{'signed' if format.signed else 'unsigned'} [{format.qmin}, {format.qmax}]; requantize earlier or check "
+            "the lowering proof"
         )
     return array.astype(format.dtype, copy=False)
 
 
-# ---- op → (graph, node, attributes, *arrays) -> array: the call of numerics.reference -------------------------------------
+# ---- op → (graph, node, attributes, *arrays) -> array: the call of numerics.reference --------------------------------
 def _requantize(graph, node, a, x):
     return reference.requantize(x, graph.format(node.inputs[0]), a["format"], a["rounding"], a["low"], a["high"])
 
 
 def _average_pool(graph, node, a, x):
     return reference.average_pool(
-        x, a["pool_size"], a["strides"], a["padding"], graph.format(node.inputs[0]), a["format"], a["rounding"], a["low"], a["high"], a["divide"])
+        x, a["pool_size"], a["strides"], a["padding"], graph.format(node.inputs[0]), a["format"], a["rounding"],
+        a["low"], a["high"], a["divide"]
+    )
 
 
 def _elementwise(op: str) -> Callable[..., np.ndarray]:
@@ -193,7 +211,9 @@ RULES: dict[str, Callable[..., np.ndarray]] = {
     **{name: _elementwise(name) for name, row in OPS.items() if row.binary},
     "conv": lambda g, n, a, x, k: reference.conv(x, k, a["strides"], a["padding"], a["dilation"], a["groups"]),
     "depthwise_conv": lambda g, n, a, x, k: reference.depthwise_conv(x, k, a["strides"], a["padding"], a["dilation"]),
-    "conv_transpose": lambda g, n, a, x, k: reference.conv_transpose(x, k, a["strides"], a["padding"], a["output_padding"]),
+    "conv_transpose": lambda g, n, a, x, k: reference.conv_transpose(
+        x, k, a["strides"], a["padding"], a["output_padding"]
+    ),
     "dense": lambda g, n, a, x, k: reference.dense(x, k),
     "bias_add": lambda g, n, a, x, b: reference.bias_add(x, b),
     "relu": lambda g, n, a, x: reference.relu(x, a["max_code"]),
@@ -210,7 +230,9 @@ RULES: dict[str, Callable[..., np.ndarray]] = {
     "permute": lambda g, n, a, x: reference.permute(x, a["dims"]),
     "upsample": lambda g, n, a, x: reference.upsample(x, a["size"]),
     "rescaling": lambda g, n, a, x: reference.rescaling(x, *affine.numbers(g, n)),
-    "quantize": lambda g, n, a, x: reference.quantize(x, a["format"], a["rounding"], name=f"the tensor {n.inputs[0]!r}"),
+    "quantize": lambda g, n, a, x: reference.quantize(
+        x, a["format"], a["rounding"], name=f"the tensor {n.inputs[0]!r}"
+    ),
     "dequantize": lambda g, n, a, x: reference.dequantize(x, g.format(n.inputs[0])),
     "requantize": _requantize,
     "softmax": lambda g, n, a, x: reference.softmax(x, a["axis"]),

@@ -31,7 +31,8 @@ TRAINING = ("trainable", "regularizer", "constraint", "activity")  # what ``Grap
 class TensorType:
     """Shape (batch first, ``None`` where unknown) and format; ``format`` is ``None`` for values that are no codes.
 
-    Those are float32, but for what integers, booleans or text an island takes or gives: ``dtype`` names them as Keras does.
+    Those are float32, but for what integers, booleans or text an island takes or gives: ``dtype`` names them as Keras
+    does.
     """
 
     shape: tuple[int | None, ...]
@@ -84,8 +85,9 @@ class Node:
 
     @property
     def attached(self) -> tuple[str, ...]:
-        """Constants that belong to the node without being inputs: an island's ``weights`` and ``state``, the table ``values`` of an activation,
-        the ``scale`` and ``offset`` of a rescaling that differ over an example."""
+        """Constants that belong to the node without being inputs: an island's ``weights`` and ``state``, the table
+        ``values`` of an activation, the ``scale`` and ``offset`` of a rescaling that differ over an example.
+        """
         named = (value for key in _ATTACHED if isinstance(value := self.attrs.get(key), str))
         return (*self.attrs.get("weights", ()), *(entry[-1] for entry in self.attrs.get("state", ())), *named)
 
@@ -102,13 +104,14 @@ class Graph:
         constants: name → array. float32 before lowering, integers after (their formats are in ``types``).
         types: name → TensorType, for inputs, constants and every node output.
         name: for messages and exported symbols.
-        interface: how the Keras model takes and returns its tensors (``keras_io``); no meaning for the graph itself. Structures of
-            numbers (``inputs``, ``outputs``), and in order ``input_dtypes``, ``output_names``, ``output_dtypes`` and ``output_masks``:
+        interface: how the Keras model takes and returns its tensors (``keras_io``); no meaning for the graph itself.
+            Structures of numbers (``inputs``, ``outputs``), and in order ``input_dtypes``, ``output_names``,
+            ``output_dtypes`` and ``output_masks``:
             for each output the value that says which parts of it a loss leaves out, or ``None``.
-        training: constant → how training treats this weight, where that is not as usual; no meaning for what the graph computes.
-            ``trainable``: ``False`` for a weight that the user froze (of batch norm statistics: they do not move), ``None`` for a
-            number that is no weight of the model; ``regularizer`` and ``constraint``: Keras' serialized objects.
-            ``activity``, of a kernel: the regularizer of what its layer gives.
+        training: constant → how training treats this weight, where that is not as usual; no meaning for what the graph
+            computes. ``trainable``: ``False`` for a weight that the user froze (of batch norm statistics: they do not
+            move), ``None`` for a number that is no weight of the model; ``regularizer`` and ``constraint``: Keras'
+            serialized objects. ``activity``, of a kernel: the regularizer of what its layer gives.
     """
 
     stage: str
@@ -153,10 +156,14 @@ class Graph:
         raise KeyError(f"graph {self.name!r} has no node {name!r}")
 
     def output_names(self) -> list[str]:
-        """What the outputs are called where they are written or listed, in order, each name once: the keys of a model that returns a
-        dict, else what Keras calls its outputs, else the values' own names."""
+        """What the outputs are called where they are written or listed, in order, each name once: the keys of a model
+        that returns a dict, else what Keras calls its outputs, else the values' own names.
+        """
         structure, names = self.interface.get("outputs"), self.interface.get("output_names")
-        if isinstance(structure, dict) and sorted(map(str, structure.values())) == sorted(str(i) for i in range(len(self.outputs))):
+        if (
+            isinstance(structure, dict)
+            and sorted(map(str, structure.values())) == sorted(str(i) for i in range(len(self.outputs)))
+        ):
             keys = {index: str(key) for key, index in structure.items()}
             names = [keys[index] for index in range(len(self.outputs))]
         if names is None or len(names) != len(self.outputs):
@@ -176,7 +183,10 @@ class Graph:
 
     def _rename_masks(self, old: str, new: str) -> None:
         if old in self.masks():
-            self.interface = {**self.interface, "output_masks": [new if value == old else value for value in self.interface["output_masks"]]}
+            self.interface = {
+                **self.interface,
+                "output_masks": [new if value == old else value for value in self.interface["output_masks"]]
+            }
 
     def is_constant(self, value: str) -> bool:
         """Whether ``value`` is a stored array."""
@@ -279,7 +289,13 @@ class Graph:
             node.inputs = tuple(new if v == old else v for v in node.inputs)
             node.outputs = tuple(new if v == old else v for v in node.outputs)
             if old in node.attached:
-                node.attrs = {**node.attrs, **{key: _renamed(node.attrs[key], old, new) for key in ("weights", "state", *_ATTACHED) if key in node.attrs}}
+                node.attrs = {
+                    **node.attrs,
+                    **{
+                        key: _renamed(node.attrs[key], old, new) for key in ("weights", "state", *_ATTACHED)
+                        if key in node.attrs
+                    }
+                }
         self.inputs = [new if v == old else v for v in self.inputs]
         self.outputs = [new if v == old else v for v in self.outputs]
         self._rename_masks(old, new)
@@ -292,7 +308,10 @@ class Graph:
     def remove(self, node: Node) -> None:
         """Take a node out; nobody may read its outputs any more."""
         for out in node.outputs:
-            if out in self.outputs or out in self.masks() or any(out in other.inputs for other in self.nodes if other is not node):
+            if (
+                out in self.outputs or out in self.masks()
+                or any(out in other.inputs for other in self.nodes if other is not node)
+            ):
                 raise ValueError(f"cannot remove node {node.name!r}: its output {out!r} is still read")
         self.nodes = [other for other in self.nodes if other is not node]
         for out in node.outputs:
@@ -334,7 +353,10 @@ class Graph:
 
 def _renamed(value, old: str, new: str):
     """A name, or names within tuples, with one of them replaced."""
-    return tuple(_renamed(part, old, new) for part in value) if isinstance(value, tuple) else new if value == old else value
+    return (
+        tuple(_renamed(part, old, new) for part in value) if isinstance(value, tuple) else new if value == old
+        else value
+    )
 
 
 def layers_of_names(graph: Graph) -> list[str]:

@@ -78,4 +78,7 @@ def only_rounded(graph: Graph, value: str) -> bool:
     readers = graph.consumers(value)
     if not readers or value in graph.outputs:
         return False
-    return all(reader.op == "fake_quantize" or (reader.op == "relu" and only_rounded(graph, reader.output)) for reader in readers)
+    return all(
+        reader.op == "fake_quantize" or (reader.op == "relu" and only_rounded(graph, reader.output))
+        for reader in readers
+    )

@@ -1,8 +1,8 @@
 """Passes: graph → graph, one idea each, and the pipelines that run them in order.
 
 A pass states which stage it takes, what must hold before (``requires``) and what holds after (``ensures``), and says
-honestly whether it changed anything. It never changes the graph it is given. With ``GRAFFITI_DEBUG=1`` in the environment
-a pipeline checks all of that, and verifies every graph between two passes.
+honestly whether it changed anything. It never changes the graph it is given. With ``GRAFFITI_DEBUG=1`` in the
+environment a pipeline checks all of that, and verifies every graph between two passes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class Note:
 
 @dataclasses.dataclass(frozen=True)
 class PassResult:
-    """What a pass hands back: the new graph, whether it differs from the one that came in, what was left alone and why."""
+    """What a pass hands back: the new graph, whether it differs from the one that came in, what was left alone and
+    why.
+    """
 
     graph: Graph
     modified: bool
@@ -111,7 +113,9 @@ class Pipeline(Pass):
         self.stage = self.passes[0].stage if self.passes else None
         for step in self.passes:
             if any(stage not in (None, *STAGES) for stage in (step.stage, step.result_stage)):
-                raise ValueError(f"a pass works on one of the stages {', '.join(STAGES)}, {step.name} names {step.stage!r}")
+                raise ValueError(
+                    f"a pass works on one of the stages {', '.join(STAGES)}, {step.name} names {step.stage!r}"
+                )
             self.result_stage = step.result_stage or step.stage or self.result_stage
 
     @property

@@ -16,8 +16,8 @@
   it says otherwise:
   ``= conv(%x_q, %k) of %c {...}`` (``Node.layer``).
 - ``training %c/kernel {'trainable': False}`` says how training treats a constant (``Graph.training``).
-- A constant is only declared (its array is handed to ``parse``), or its values follow, or ``random(seed)`` (reals in −1…1, codes
-  over the whole range), or ``full(value)``.
+- A constant is only declared (its array is handed to ``parse``), or its values follow, or ``random(seed)`` (reals in
+  −1…1, codes over the whole range), or ``full(value)``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _TYPE = re.compile(r"(f32|u?int(?:8|16|32|64)|bool|string|[su]\d+n?@(?:-?\d+|\[[
 _HEADER = re.compile(rf"({'|'.join(STAGES)}) graph\b\s*(.*)")
 
 
-# ---- writing -----------------------------------------------------------------------------------------------------------
+# ---- writing ---------------------------------------------------------------------------------------------------------
 def to_text(graph: Graph, *, inline: int = INLINE) -> str:
     """The graph as text; ``parse(to_text(graph), graph.constants)`` gives an equal graph.
 
@@ -118,10 +118,11 @@ def _literal(value: Any, what: str) -> str:
         return f"[{parts}]" if isinstance(value, list) else f"({parts}{',' if len(value) == 1 else ''})"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_literal(k, what)}: {_literal(v, what)}" for k, v in value.items()) + "}"
-    raise TypeError(f"{what} must be a plain Python value or a QFormat to be written as text, got {type(value).__name__}")
+    raise TypeError(f"{what} must be a plain Python value or a QFormat to be written as text, got "
+                    f"{type(value).__name__}")
 
 
-# ---- reading -----------------------------------------------------------------------------------------------------------
+# ---- reading ---------------------------------------------------------------------------------------------------------
 def parse(text: str, constants: Mapping[str, np.ndarray] | None = None) -> Graph:
     """The inverse of ``to_text``.
 
@@ -141,7 +142,8 @@ def parse(text: str, constants: Mapping[str, np.ndarray] | None = None) -> Graph
         if graph is None:
             match = _HEADER.fullmatch(reader.rest())
             if not match:
-                raise reader.error(f"expected a first line like 'integer graph name' with a stage of {', '.join(STAGES)}")
+                raise reader.error("expected a first line like 'integer graph name' with a stage of "
+                                   f"{', '.join(STAGES)}")
             name = match[2].strip()
             graph = Graph(match[1], name=json.loads(name) if name.startswith('"') else name or "model")
         elif finished:
@@ -170,7 +172,8 @@ def parse(text: str, constants: Mapping[str, np.ndarray] | None = None) -> Graph
         else:
             _node(graph, reader)
     if graph is None or not finished:
-        raise ValueError("the text of a graph starts with 'integer graph name' and ends with an output line; it is cut off or something else")
+        raise ValueError("the text of a graph starts with 'integer graph name' and ends with an output line; it is cut "
+                         "off or something else")
     name_layers(graph)
     return graph
 
@@ -241,7 +244,10 @@ class _Reader:
         match = self.match(_TYPE, "a type like f32[_,10] or s8@-7[3,3,8,16]")
         sizes = [size.strip() for size in match[2].split(",") if size.strip()]
         shape, name = tuple(None if size == "_" else int(size) for size in sizes), match[1].replace(" ", "")
-        return TensorType(shape, QFormat.parse(name)) if "@" in name else TensorType(shape, dtype="float32" if name == "f32" else name)
+        return (
+            TensorType(shape, QFormat.parse(name)) if "@" in name
+            else TensorType(shape, dtype="float32" if name == "f32" else name)
+        )
 
     def expression(self, text: str) -> ast.expr:
         try:
@@ -274,7 +280,10 @@ def _evaluate(node: ast.expr, reader: _Reader) -> Any:
     if isinstance(node, ast.List):
         return [_evaluate(part, reader) for part in node.elts]
     if isinstance(node, ast.Dict):
-        return {_evaluate(key, reader): _evaluate(value, reader) for key, value in zip(node.keys, node.values) if key is not None}
+        return {
+            _evaluate(key, reader): _evaluate(value, reader) for key, value in zip(node.keys, node.values)
+            if key is not None
+        }
     if isinstance(node, ast.Name) and node.id in ("inf", "nan"):
         return float(node.id)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
@@ -303,7 +312,10 @@ def _constant(graph: Graph, reader: _Reader, constants: Mapping[str, np.ndarray]
     elif values:
         array = _array(reader.expression(values), type, reader)
     else:
-        raise reader.error(f"constant {name!r} is only declared: hand its array to parse, or write '= [...]', '= random(seed)' or '= full(value)'")
+        raise reader.error(
+            f"constant {name!r} is only declared: hand its array to parse, or write '= [...]', '= random(seed)' or '= "
+            "full(value)'"
+        )
     if array.shape != type.shape:
         raise reader.error(f"constant {name!r} is declared with shape {type.shape}, its values have {array.shape}")
     graph.constants[name] = array
@@ -311,7 +323,10 @@ def _constant(graph: Graph, reader: _Reader, constants: Mapping[str, np.ndarray]
 
 def _array(node: ast.expr, type: TensorType, reader: _Reader) -> np.ndarray:
     dtype, format, shape = _dtype(type), type.format, tuple(int(size or 0) for size in type.shape)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("random", "full") and len(node.args) == 1:
+    if (
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("random", "full")
+        and len(node.args) == 1
+    ):
         argument = _evaluate(node.args[0], reader)
         if node.func.id == "full":
             return np.full(shape, argument, dtype)
@@ -322,7 +337,10 @@ def _array(node: ast.expr, type: TensorType, reader: _Reader) -> np.ndarray:
     values = np.array(_evaluate(node, reader))
     if not values.size:
         return np.zeros(shape, dtype)
-    if format is not None and (values.dtype.kind not in "iu" or values.min() < format.qmin or values.max() > format.qmax):
+    if (
+        format is not None
+        and (values.dtype.kind not in "iu" or values.min() < format.qmin or values.max() > format.qmax)
+    ):
         raise reader.error(f"expected integers from {format.qmin} to {format.qmax}")
     return values.astype(dtype)
 
@@ -356,7 +374,9 @@ def _node(graph: Graph, reader: _Reader) -> None:
         try:
             inferred = ops.infer(graph, node)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise reader.error(f"the type of {node.name!r} does not follow from its inputs ({error!r}); write it out") from error
+            raise reader.error(
+                f"the type of {node.name!r} does not follow from its inputs ({error!r}); write it out"
+            ) from error
         if len(inferred) != len(types):
             raise reader.error(f"{op} has {len(inferred)} outputs, expected as many names")
         types = [given or found for given, found in zip(types, inferred)]

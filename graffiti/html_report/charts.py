@@ -17,12 +17,16 @@ def number(x: float) -> str:
 
 
 def _svg(width: int, height: int, label: str, body: Sequence[str]) -> str:
-    return (f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label, quote=True)}" xmlns="http://www.w3.org/2000/svg">'
+    return (f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label, quote=True)}" '
+            'xmlns="http://www.w3.org/2000/svg">'
             + "".join(body) + "</svg>")
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", color: str = MUTED, size: int = 11) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{color}" font-size="{size}">{html.escape(text)}</text>'
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{color}" '
+        f'font-size="{size}">{html.escape(text)}</text>'
+    )
 
 
 def histogram(counts: np.ndarray, edges: np.ndarray, low: float, high: float, label: str) -> str:
@@ -46,10 +50,12 @@ def histogram(counts: np.ndarray, edges: np.ndarray, low: float, high: float, la
     for count, a, b in zip(counts, edges[:-1], edges[1:]):
         tall = (height - bottom - 10) * np.sqrt(count) / top
         if count:
-            body.append(f'<rect x="{place(a):.2f}" y="{height - bottom - tall:.2f}" width="{max(place(b) - place(a), 0.5):.2f}" height="{tall:.2f}" fill="{FILL}"/>')
+            body.append(f'<rect x="{place(a):.2f}" y="{height - bottom - tall:.2f}" '
+                        f'width="{max(place(b) - place(a), 0.5):.2f}" height="{tall:.2f}" fill="{FILL}"/>')
     body.append(f'<line x1="{left}" x2="{width - left}" y1="{height - bottom}" y2="{height - bottom}" stroke="{INK}"/>')
     for x in (low, high):
-        body.append(f'<line x1="{place(x):.2f}" x2="{place(x):.2f}" y1="6" y2="{height - bottom}" stroke="{LINE}" stroke-width="1.5" stroke-dasharray="4 3"/>')
+        body.append(f'<line x1="{place(x):.2f}" x2="{place(x):.2f}" y1="6" y2="{height - bottom}" stroke="{LINE}" '
+                    'stroke-width="1.5" stroke-dasharray="4 3"/>')
     body += [_text(left, height - 5, number(first)), _text(width - left, height - 5, number(last), "end")]
     return _svg(width, height, label, body)
 
@@ -90,12 +96,20 @@ def lines(xs: Sequence[float], series: Mapping[str, Sequence[float]], label: str
     py = lambda y: 8 + (most - y) / (most - least) * (plot - bottom - 8)  # noqa: E731
     body = []
     for tick in np.linspace(least, most, 5):
-        body.append(f'<line x1="{left}" x2="{width - right}" y1="{py(tick):.1f}" y2="{py(tick):.1f}" stroke="#dde3e8"/>' + _text(left - 6, py(tick) + 4, number(tick), "end"))
+        body.append(
+            f'<line x1="{left}" x2="{width - right}" y1="{py(tick):.1f}" y2="{py(tick):.1f}" stroke="#dde3e8"/>'
+            + _text(left - 6, py(tick) + 4, number(tick), "end")
+        )
     body += [_text(left, plot - 8, number(begin)), _text(width - right, plot - 8, f"step {number(end)}", "end")]
     for i, (name, values) in enumerate(series.items()):
         color, dash = PALETTE[i % len(PALETTE)], ("", "6 3", "2 2")[i // len(PALETTE) % 3]
         points = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in zip(xs, values) if np.isfinite(y))
-        body.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.6" stroke-dasharray="{dash}"/>')
+        body.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.6" '
+                    f'stroke-dasharray="{dash}"/>')
         x, y = left + (i % 2) * (width - left) / 2, plot + 12 + 16 * (i // 2)
-        body.append(f'<line x1="{x:.0f}" x2="{x + 18:.0f}" y1="{y - 4}" y2="{y - 4}" stroke="{color}" stroke-width="2" stroke-dasharray="{dash}"/>' + _text(x + 24, y, name, color=INK))
+        body.append(
+            f'<line x1="{x:.0f}" x2="{x + 18:.0f}" y1="{y - 4}" y2="{y - 4}" stroke="{color}" stroke-width="2" '
+            f'stroke-dasharray="{dash}"/>'
+            + _text(x + 24, y, name, color=INK)
+        )
     return _svg(width, height, label, body)

@@ -30,7 +30,8 @@ class QuantizerRow:
         clipped: part of the elements outside the range.
         sqnr: of this rounding alone, dB; infinite where nothing was lost.
         cosine: between the value and its quantized form.
-        float_sqnr, float_cosine: between the float model's tensor of the same name and the one here; ``None`` where there is none.
+        float_sqnr, float_cosine: between the float model's tensor of the same name and the one here; ``None`` where
+            there is none.
         histogram: ``(counts, edges)`` of the value.
     """
 
@@ -92,7 +93,10 @@ def cosine(x: np.ndarray, y: np.ndarray) -> float:
 
 def is_classifier(graph: Graph) -> bool:
     """Whether there is one output, of several scores for each example."""
-    return len(graph.outputs) == 1 and len(graph.shape(graph.outputs[0])) == 2 and (graph.shape(graph.outputs[0])[-1] or 0) > 1
+    return (
+        len(graph.outputs) == 1 and len(graph.shape(graph.outputs[0])) == 2
+        and (graph.shape(graph.outputs[0])[-1] or 0) > 1
+    )
 
 
 def classes_of(labels: Any, examples: int) -> np.ndarray:
@@ -119,7 +123,14 @@ def accuracies(networks: dict[str, Any], inputs, classes: np.ndarray, batch_size
     found = []
     for name, network in networks.items():
         options = {"verbose": 0} if hasattr(network, "layers") else {}
-        found.append((name, float(np.mean(np.asarray(network.predict(inputs, batch_size=batch_size, **options)).argmax(-1) == classes))))
+        found.append(
+            (
+                name,
+                float(
+                    np.mean(np.asarray(network.predict(inputs, batch_size=batch_size, **options)).argmax(-1) == classes)
+                )
+            )
+        )
     return found
 
 
@@ -130,13 +141,19 @@ def run_values(graph: Graph, inputs: list[np.ndarray], **options) -> dict[str, n
         graph, inputs: what is run on what.
         **options: of ``run_float``.
     """
-    batches = [run_float(graph, batch, values=True, dtype=np.float32, **options) for batch in interpreter.cut(graph, inputs, len(inputs[0]))]
+    batches = [
+        run_float(graph, batch, values=True, dtype=np.float32, **options)
+        for batch in interpreter.cut(graph, inputs, len(inputs[0]))
+    ]
     if len(batches) == 1:
         return batches[0]
     examples = set(graph.inputs)  # what depends on them; the rest is the same in every batch
     for node in graph.nodes:
         examples.update(node.outputs if examples.intersection(node.inputs) else ())
-    return {name: np.concatenate([batch[name] for batch in batches]) if name in examples else array for name, array in batches[0].items()}
+    return {
+        name: np.concatenate([batch[name] for batch in batches]) if name in examples else array
+        for name, array in batches[0].items()
+    }
 
 
 def quantizers(graph: Graph, inputs: list[np.ndarray], island, float_graph: Graph | None) -> list[QuantizerRow]:
@@ -152,7 +169,10 @@ def quantizers(graph: Graph, inputs: list[np.ndarray], island, float_graph: Grap
     """
     values = run_values(graph, inputs, island=island)
     plain: dict[str, np.ndarray] = {}
-    if float_graph is not None and not any(node.op == "island" for node in float_graph.nodes) and len(float_graph.inputs) == len(inputs):
+    if (
+        float_graph is not None and not any(node.op == "island" for node in float_graph.nodes)
+        and len(float_graph.inputs) == len(inputs)
+    ):
         plain = run_values(float_graph, inputs)
     rows = []
     for node in graph.nodes:
@@ -162,7 +182,11 @@ def quantizers(graph: Graph, inputs: list[np.ndarray], island, float_graph: Grap
         x = np.asarray(values[source] if source in values else graph.constants[source], np.float32)
         y = np.asarray(values[node.output], np.float32)
         widest = max(format.exponents)
-        step = np.ldexp(1.0, fold.per_channel(np.asarray(format.exponent), x.shape, node.attrs["channel_axis"]) if format.per_channel else widest)
+        step = np.ldexp(
+            1.0,
+            fold.per_channel(np.asarray(format.exponent), x.shape, node.attrs["channel_axis"]) if format.per_channel
+            else widest
+        )
         other = plain.get(source)
         beside = (None, None) if other is None or other.shape != x.shape else (sqnr(other, y), cosine(other, y))
         counts, edges = np.histogram(x, BINS)
@@ -209,7 +233,9 @@ def _before_softmax(graph: Graph, output: str) -> str:
 
 def left_in_float(q, graph: Graph) -> list[tuple[str, str]]:
     """``(layer, why)`` of everything that computes in float."""
-    lines = {node.name: str(node.attrs.get("reason") or "no integer form") for node in graph.nodes if node.op == "island"}
+    lines = {
+        node.name: str(node.attrs.get("reason") or "no integer form") for node in graph.nodes if node.op == "island"
+    }
     for line in getattr(q, "quantization_report", None) or ():
         if line.what == "float":
             lines[line.layer] = line.why

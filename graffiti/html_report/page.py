@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
+import pathlib
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,19 +19,7 @@ from graffiti.verification.certificate import VerificationReport
 
 MOST_BARS = 40
 
-STYLE = """
-:root{color-scheme:light}*{box-sizing:border-box}
-body{margin:0 auto;max-width:1080px;padding:16px;font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:#1b2733;background:#fff}
-h1{font-size:1.6rem;margin:.2em 0}h2{font-size:1.2rem;margin:2em 0 .4em;border-bottom:1px solid #dde3e8;padding-bottom:.2em}
-p{max-width:70ch}.cards{display:flex;flex-wrap:wrap;gap:10px;margin:14px 0}
-.card{flex:1 1 150px;border:1px solid #dde3e8;border-radius:8px;padding:10px 12px}.card b{display:block;font-size:1.25rem}.card span{color:#52606d;font-size:.85rem}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.88rem;width:100%}th,td{text-align:right;padding:4px 8px;border-bottom:1px solid #e8edf1;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}thead th{background:#f4f7f9}
-.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(250px,1fr));gap:12px}figure{margin:0;border:1px solid #e8edf1;border-radius:8px;padding:8px;break-inside:avoid}
-figcaption{font-size:.82rem;overflow-wrap:anywhere}svg{width:100%;max-width:760px;height:auto;display:block}pre{font-size:.78rem;overflow-x:auto;background:#f4f7f9;padding:10px;border-radius:8px}
-.good{color:#1c6b3c}.bad{color:#b3261e}.note{color:#52606d;font-size:.88rem}
-@media print{body{max-width:none;padding:0;font-size:11pt}pre{white-space:pre-wrap}.scroll{overflow:visible}th,td{white-space:normal;padding:2px 4px}h2{break-after:avoid}}
-"""
+FOLDER = pathlib.Path(__file__).parent
 
 
 @dataclasses.dataclass
@@ -50,12 +40,17 @@ class Content:
 
 def render(content: Content) -> str:
     """The whole file."""
-    sections = [_head(content), _accuracy(content), _layers(content), _sensitivity(content), _trajectories(content), _histograms(content), _cost(content),
-                _left(content), _certificate(content)]
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<link rel="icon" href="data:,">\n<title>{_e(content.name)}: quantization report</title>\n<style>{STYLE}</style>\n</head>\n<body>\n'
-        + "\n".join(section for section in sections if section) + "\n</body>\n</html>\n")
+    parts = (
+        _head, _accuracy, _layers, _sensitivity, _trajectories, _histograms, _cost, _left, _certificate
+    )
+    sections = [part(content) for part in parts]
+    texts = {
+        "title": _e(content.name), "style": (FOLDER / "style.css").read_text(encoding="utf-8"),
+        "body": "\n".join(section for section in sections if section)
+    }
+    page = (FOLDER / "page.html.in").read_text(encoding="utf-8")
+    return re.sub("@(title|style|body)@", lambda match: texts[match.group(1)], page)
+
 
 
 def _e(text: object) -> str:
@@ -80,20 +75,24 @@ def _bytes(count: float | None) -> str:
 def _head(c: Content) -> str:
     v, flash = c.verification, c.cost.weight_bytes + c.cost.bias_bytes
     verdict = {"equal": ("good", "equal, bit for bit"), "bounded": ("good", "within its bounds"), "failed": ("bad", "not proven")}[v.verdict]
-    cards = [(f'<b class="{verdict[0]}">{verdict[1]}</b>', f"{v.mismatches:,} of {v.compared:,} integers differ, {len(v.targets)} executors")]
+    cards = [(f'<b class="{verdict[0]}">{verdict[1]}</b>', f"{v.mismatches:,} of {v.compared:,} integers differ, "
+                                                           f"{len(v.targets)} executors")]
     cards += [(f"<b>{value:.2%}</b>", f"accuracy, {_e(name)}") for name, value in c.accuracies]
     cards += [(f"<b>{_bytes(flash)}</b>", "constants (flash), without code"), (f"<b>{_bytes(c.cost.peak_activation_bytes)}</b>", "activations (RAM), one example, at the least"),
               (f"<b>{c.cost.macs:,}</b>", "MACs an example")]
     inner = "".join(f'<div class="card">{big}<span>{small}</span></div>' for big, small in cards)
-    return f'<h1>{_e(c.name)}</h1><p class="note">{c.examples:,} examples; layers measured on the first {c.measured}.</p><div class="cards">{inner}</div>'
+    return (
+        f'<h1>{_e(c.name)}</h1><p class="note">{c.examples:,} examples; layers measured on the first '
+        f'{c.measured}.</p><div class="cards">{inner}</div>'
+    )
 
 
 def _accuracy(c: Content) -> str:
     if not c.accuracies:
         return ""
     first = c.accuracies[0][1]
-    return "<h2>Accuracy</h2>" + _table(
-        ["network", "top-1", f"against {c.accuracies[0][0]}"], [(name, f"{value:.2%}", "" if i == 0 else f"{100 * (value - first):+.2f} points") for i, (name, value) in enumerate(c.accuracies)])
+    return ("<h2>Accuracy</h2>" + _table(
+        ["network", "top-1", f"against {c.accuracies[0][0]}"], [(name, f"{value:.2%}", "" if i == 0 else f"{100 * (value - first):+.2f} points") for i, (name, value) in enumerate(c.accuracies)]))
 
 
 def _layers(c: Content) -> str:
@@ -106,7 +105,10 @@ def _layers(c: Content) -> str:
             r.name, r.role, r.type, exponents, f"{charts.number(r.low)} … {charts.number(r.high)}",
             f"{charts.number(r.least)} … {charts.number(r.most)}", f"{r.clipped:.3%}", _db(r.sqnr), f"{r.cosine:.5f}",
             *([_db(r.float_sqnr), "" if r.float_cosine is None else f"{r.float_cosine:.5f}"] if compared else [])])
-    note = "SQNR and cosine compare a value with its rounded form; clipped is what lies more than a step outside the range."
+    note = (
+        "SQNR and cosine compare a value with its rounded form; clipped is what lies more than a step outside "
+        "the range."
+    )
     return f'<h2>Layers</h2><p class="note">{note}</p>' + _table(head, rows)
 
 
@@ -118,31 +120,48 @@ def _sensitivity(c: Content) -> str:
         decibels = "exact" if s.noise == 0 else f"{-10 * math.log10(s.noise):.1f} dB"
         rows.append((s.name, math.sqrt(s.noise), decibels + (f", {s.moved:.1%} other class" if s.moved else "")))
     left = len(c.sensitivities) - len(rows)
-    note = ("Error of the outputs (relative, root mean square) where this quantizer alone is at work, the most expensive first."
+    note = ("Error of the outputs (relative, root mean square) where this quantizer alone is at work, the most "
+            "expensive first."
             + (f" {left} smaller ones are left out." if left > 0 else ""))
-    return f'<h2>Sensitivity</h2><p class="note">{note}</p>' + charts.bars(rows, "sensitivity of the outputs to each quantizer")
+    return (f'<h2>Sensitivity</h2><p class="note">{note}</p>' + charts.bars(rows, "sensitivity of the outputs to each "
+                                                                                  "quantizer"))
 
 
 def _trajectories(c: Content) -> str:
     if c.history is None or not c.history.steps:
         return ""
     series = {name: [float(np.mean(value)) for value in values] for name, values in c.history.values.items()}
-    note = "log2 of each clipping threshold while ALT retrained it (the mean over channels where there is one per channel)."
-    return f'<h2>Thresholds in training</h2><p class="note">{note}</p>' + charts.lines(c.history.steps, series, "log2 thresholds over training steps")
+    note = (
+        "log2 of each clipping threshold while ALT retrained it (the mean over channels where there is one per "
+        "channel)."
+    )
+    return (f'<h2>Thresholds in training</h2><p class="note">{note}</p>' + charts.lines(c.history.steps, series, "log2 thresholds over training steps"))
 
 
 def _histograms(c: Content) -> str:
     figures = "".join(
         f"<figure>{charts.histogram(*r.histogram, r.low, r.high, f'histogram of {r.name}')}<figcaption><b>{_e(r.name)}</b>, {_e(r.role)}, "
         f"{r.type}, {charts.number(r.low)} … {charts.number(r.high)}</figcaption></figure>" for r in c.rows)
-    return f'<h2>Histograms</h2><p class="note">Dashed lines: the range that is represented. Heights on a square-root scale.</p><div class="grid">{figures}</div>'
+    return (
+        '<h2>Histograms</h2><p class="note">Dashed lines: the range that is represented. Heights on a square-root '
+        f'scale.</p><div class="grid">{figures}</div>'
+    )
 
 
 def _cost(c: Content) -> str:
-    rows: list[tuple] = [(r.layer, r.op, f"{r.bits[0]}×{r.bits[1]}", f"{r.macs:,}", f"{r.bops:,}", f"{r.weight_bytes:,.0f}") for r in c.cost.layers]
+    rows: list[tuple] = [
+        (r.layer, r.op, f"{r.bits[0]}×{r.bits[1]}", f"{r.macs:,}", f"{r.bops:,}", f"{r.weight_bytes:,.0f}")
+        for r in c.cost.layers
+    ]
     rows.append(("all", "", "", f"{c.cost.macs:,}", f"{c.cost.bops:,}", f"{c.cost.weight_bytes:,.0f}"))
-    note = f"Biases {_bytes(c.cost.bias_bytes)}; activations at the least {_bytes(c.cost.peak_activation_bytes)} for one example, in order of the graph."
-    return "<h2>Cost</h2>" + _table(["layer", "operation", "bits", "MACs", "bit operations", "weight bytes"], rows) + f'<p class="note">{note}</p>'
+    note = (
+        f"Biases {_bytes(c.cost.bias_bytes)}; activations at the least {_bytes(c.cost.peak_activation_bytes)} for "
+        "one example, in order of the graph."
+    )
+    return (
+        "<h2>Cost</h2>" + _table(["layer", "operation", "bits", "MACs", "bit operations", "weight bytes"], rows)
+        + f'<p class="note">{note}</p>'
+    )
 
 
 def _left(c: Content) -> str:

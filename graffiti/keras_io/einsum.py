@@ -1,10 +1,13 @@
-"""The dense products among einsum equations: how to turn ``x`` and the kernel so that one product over the last axis is all there is."""
+"""The dense products among einsum equations: how to turn ``x`` and the kernel so that one product over the last axis
+is all there is.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 
-ELLIPSIS = "ZYXWVUTSRQPONMLKJIHGFEDCBA"  # letters for the axes that ``...`` stands for; Keras' equations are in small ones
+# letters for the axes that ``...`` stands for; Keras' equations are in small ones
+ELLIPSIS = "ZYXWVUTSRQPONMLKJIHGFEDCBA"
 
 
 class NotDense(ValueError):

@@ -1,4 +1,6 @@
-"""Which row of ``graph/functions.py`` a Keras callable, layer or operation means: by identity, never by a name it gives itself."""
+"""Which row of ``graph/functions.py`` a Keras callable, layer or operation means: by identity, never by a name it
+gives itself.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def _names() -> _Names:
 
 
 def _key(name: str) -> str:
-    """One spelling for the name of a function and that of its operation: ``hard_silu``, ``HardSilu``, ``ReLU``, ``Relu``."""
+    """One spelling for the name of a function and that of its operation: ``hard_silu``, ``HardSilu``, ``ReLU``,
+    ``Relu``.
+    """
     return name.replace("_", "").lower()
 
 
@@ -75,11 +79,13 @@ def means_one(operation) -> bool:
 
 
 def find(thing) -> Meaning | None:
-    """What an activation (a function, a layer) or an operation of ``keras.ops`` means; ``None`` where it is no function of the table.
+    """What an activation (a function, a layer) or an operation of ``keras.ops`` means; ``None`` where it is no function
+    of the table.
 
     Args:
-        thing: ``keras.activations.relu``, ``keras.ops.gelu``, ``keras.layers.ReLU(6.0)``, ``keras.layers.Activation(...)``, the
-            operation of a symbolic call. ``None`` is the linear activation, as in Keras.
+        thing: ``keras.activations.relu``, ``keras.ops.gelu``, ``keras.layers.ReLU(6.0)``,
+            ``keras.layers.Activation(...)``, the operation of a symbolic call. ``None`` is the linear activation, as in
+            Keras.
     """
     names = _names()
     if thing is None:

@@ -1,4 +1,6 @@
-"""What the output of one Keras call can be, given its inputs: by the rules that read models and the intervals of graphs."""
+"""What the output of one Keras call can be, given its inputs: by the rules that read models and the intervals of
+graphs.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,7 @@ def of_activation(layer) -> Interval:
     return EVERYTHING if meaning is None else meaning.interval()
 
 
-# ---- by the reader -----------------------------------------------------------------------------------------------------
+# ---- by the reader ---------------------------------------------------------------------------------------------------
 class _Unknown(Exception):
     """The call has no form in a graph."""
 
@@ -83,7 +85,7 @@ class _Reading(Reading):
         raise _Unknown
 
 
-# ---- layers that no graph has ------------------------------------------------------------------------------------------
+# ---- layers that no graph has ----------------------------------------------------------------------------------------
 Rule = Callable[[Any, list[Interval], int], list[Interval]]
 
 
@@ -131,10 +133,15 @@ def _gru(cell, states: list[Interval]) -> Interval:
 
 
 def _bidirectional(layer, inputs: list[Interval], outputs: int) -> list[Interval]:
-    found = _hull([interval for part in (layer.forward_layer, layer.backward_layer) for interval in _wrapped(part, inputs)])
+    found = _hull(
+        [interval for part in (layer.forward_layer, layer.backward_layer) for interval in _wrapped(part, inputs)]
+    )
     if layer.merge_mode in ("sum", "mul"):
         found = (2 * found[0], 2 * found[1]) if layer.merge_mode == "sum" else _multiply(layer, [found, found], 1)[0]
-    return [found] + [EVERYTHING] * (outputs - 1) if layer.merge_mode else [found if index < 2 else EVERYTHING for index in range(outputs)]
+    return (
+        [found] + [EVERYTHING] * (outputs - 1) if layer.merge_mode
+        else [found if index < 2 else EVERYTHING for index in range(outputs)]
+    )
 
 
 def _wrapped(part, inputs: list[Interval]) -> list[Interval]:
@@ -142,7 +149,8 @@ def _wrapped(part, inputs: list[Interval]) -> list[Interval]:
 
 
 _ENDING_IN_ACTIVATION = (  # what is in front of it is trained
-    L.Dense, L.EinsumDense, L.Conv1D, L.Conv2D, L.Conv3D, L.Conv1DTranspose, L.Conv2DTranspose, L.Conv3DTranspose, L.DepthwiseConv1D, L.DepthwiseConv2D,
+    L.Dense, L.EinsumDense, L.Conv1D, L.Conv2D, L.Conv3D, L.Conv1DTranspose, L.Conv2DTranspose, L.Conv3DTranspose,
+    L.DepthwiseConv1D, L.DepthwiseConv2D,
     L.SeparableConv1D, L.SeparableConv2D,
 )
 _CELLS: dict[type, Callable[[Any, list[Interval]], Interval]] = {
@@ -151,7 +159,8 @@ _CELLS: dict[type, Callable[[Any, list[Interval]], Interval]] = {
 }
 _LAYERS: dict[type, Rule] = {
     **dict.fromkeys((
-        L.Average, L.RepeatVector, L.Masking, L.MaxPooling3D, L.AveragePooling3D, L.GlobalMaxPooling3D, L.GlobalAveragePooling3D, L.UpSampling3D,
+        L.Average, L.RepeatVector, L.Masking, L.MaxPooling3D, L.AveragePooling3D, L.GlobalMaxPooling3D,
+        L.GlobalAveragePooling3D, L.UpSampling3D,
         L.Cropping3D, L.ZeroPadding3D, L.SpatialDropout3D,
     ), _with_zero),
     L.Minimum: _minimum, L.Multiply: _multiply,

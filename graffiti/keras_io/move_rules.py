@@ -1,7 +1,8 @@
 """What moves of Keras read as: slices, splits, flips, repetitions, stacks ... in a few general ops.
 
-``slice`` cuts and steps, ``take`` lists indices along one axis, ``reshape``, ``permute`` and ``concat`` do the rest. Nothing here computes,
-so codes pass unchanged. What touches the batch axis, or needs a length that is not known, is an island with the reason.
+``slice`` cuts and steps, ``take`` lists indices along one axis, ``reshape``, ``permute`` and ``concat`` do the rest.
+Nothing here computes, so codes pass unchanged. What touches the batch axis, or needs a length that is not known, is an
+island with the reason.
 """
 
 from __future__ import annotations
@@ -60,8 +61,13 @@ def emit(reading, value: str, moves: Sequence[Move], name: str) -> str:
 
 def useful(moves: Sequence[Move]) -> list[Move]:
     """Without slices of everything and permutations that keep the order."""
-    return [(op, attrs) for op, attrs in moves if not (
-        (op == "slice" and all(each == WHOLE for each in attrs["slices"])) or (op == "permute" and list(attrs["dims"]) == sorted(attrs["dims"])))]
+    return [
+        (op, attrs) for op, attrs in moves
+        if not (
+            (op == "slice" and all(each == WHOLE for each in attrs["slices"]))
+            or (op == "permute" and list(attrs["dims"]) == sorted(attrs["dims"]))
+        )
+    ]
 
 
 def _along(rank: int, axis: int, part: tuple[int, int | None, int]) -> Move:
@@ -106,26 +112,37 @@ def _length(reading, axis: int, what: str) -> int:
 
 
 def _integers(values, what: str) -> np.ndarray:
-    if isinstance(values, keras.KerasTensor) or any(isinstance(v, keras.KerasTensor) for v in (values if isinstance(values, (list, tuple)) else ())):
+    if (
+        isinstance(values, keras.KerasTensor)
+        or any(isinstance(v, keras.KerasTensor) for v in (values if isinstance(values, (list, tuple)) else ()))
+    ):
         raise NoMove(f"{what} by computed numbers")
-    array = np.asarray(keras.ops.convert_to_numpy(values) if not isinstance(values, (int, list, tuple, np.ndarray)) else values)
+    array = np.asarray(
+        keras.ops.convert_to_numpy(values) if not isinstance(values, (int, list, tuple, np.ndarray)) else values
+    )
     if array.dtype.kind not in "iu":
         raise NoMove(f"{what} by other numbers than integers")
     return array
 
 
-# ---- slices ------------------------------------------------------------------------------------------------------------
+# ---- slices ----------------------------------------------------------------------------------------------------------
 def _getitem(reading, operation) -> list[Move]:
     """``x[key]``: slices with steps, integers, ``None`` and an ellipsis; a negative step is a slice and a flip."""
     key = reading.call.args[1] if len(reading.call.args) > 1 else reading.call.kwargs["key"]
     key = list(key) if isinstance(key, tuple) else [key]
     shape = reading.input_shape
-    if any(not isinstance(part, (slice, int, np.integer, type(None), type(Ellipsis))) or isinstance(part, bool) for part in key):
+    if any(
+        not isinstance(part, (slice, int, np.integer, type(None), type(Ellipsis))) or isinstance(part, bool)
+        for part in key
+    ):
         raise NoMove("an index by an array or a computed number")
     named = sum(part is not None and part is not Ellipsis for part in key)
     dots = next((place for place, part in enumerate(key) if part is Ellipsis), len(key))
     key[dots : dots + 1] = [slice(None)] * (len(shape) - named)
-    if key[0] is None or not isinstance(key[0], slice) or key[0].start not in (None, 0) or key[0].stop is not None or key[0].step not in (None, 1):
+    if (
+        key[0] is None or not isinstance(key[0], slice) or key[0].start not in (None, 0) or key[0].stop is not None
+        or key[0].step not in (None, 1)
+    ):
         raise NoMove("a slice of the batch")
     slices, takes, reshaped, axis = [], [], False, 0
     for part in key[1:]:
@@ -165,7 +182,9 @@ def _part(part, size: int | None) -> tuple[tuple[int, int | None, int], Sequence
 
 
 def _slice(reading, operation) -> list[Move]:
-    starts = _integers(reading.call.args[1] if len(reading.call.args) > 1 else reading.call.kwargs["start_indices"], "a slice").reshape(-1)
+    starts = _integers(
+        reading.call.args[1] if len(reading.call.args) > 1 else reading.call.kwargs["start_indices"], "a slice"
+    ).reshape(-1)
     sizes = [int(n) for n in operation.shape]
     if starts[0] != 0 or sizes[0] != -1:
         raise NoMove("a slice of the batch")
@@ -202,7 +221,10 @@ def unstack(reading, operation) -> None:
         rank = len(reading.input_shape)
         axis = _inner_axis(operation.axis, rank, "unstacking")
         size = _length(reading, axis, "unstacking")
-        lists = [[_along(rank, axis, (i, None if i + 1 == size else i + 1, 1)), _reshape(output.shape)] for i, output in enumerate(reading.call.outputs)]
+        lists = [
+            [_along(rank, axis, (i, None if i + 1 == size else i + 1, 1)), _reshape(output.shape)]
+            for i, output in enumerate(reading.call.outputs)
+        ]
     except NoMove as why:
         return reading.island(f"{why} has no fixed-point form")
     _several(reading, lists)
@@ -239,7 +261,7 @@ def _crop_images(reading, operation) -> list[Move]:
     return [("crop", {"crops": (vertical, horizontal, (0, 0))})]
 
 
-# ---- lists of indices ----------------------------------------------------------------------------------------------------
+# ---- lists of indices ------------------------------------------------------------------------------------------------
 def _flip(reading, operation) -> list[Move]:
     rank = len(reading.input_shape)
     if operation.axis is None:
@@ -263,7 +285,13 @@ def _tile(reading, operation) -> list[Move]:
     repeats = [1] * (rank - len(repeats)) + repeats
     if len(repeats) > rank or repeats[0] != 1:
         raise NoMove("a tiling along the batch")
-    return [_take(axis, np.tile(np.arange(_length(reading, axis, "a tiling")), n)) for axis, n in enumerate(repeats) if n != 1] or [("identity", {})]
+    return (
+        [
+            _take(axis, np.tile(np.arange(_length(reading, axis, "a tiling")), n)) for axis, n in enumerate(repeats)
+            if n != 1
+        ]
+        or [("identity", {})]
+    )
 
 
 def _roll(reading, operation) -> list[Move]:
@@ -273,7 +301,9 @@ def _roll(reading, operation) -> list[Move]:
     axes = operation.axis if isinstance(operation.axis, (list, tuple)) else [operation.axis]
     shifts = np.broadcast_to(_integers(operation.shift, "a roll").reshape(-1), (len(axes),))
     axes = [_inner_axis(axis, rank, "a roll") for axis in axes]
-    return [_take(axis, np.roll(np.arange(_length(reading, axis, "a roll")), shift)) for axis, shift in zip(axes, shifts)]
+    return [
+        _take(axis, np.roll(np.arange(_length(reading, axis, "a roll")), shift)) for axis, shift in zip(axes, shifts)
+    ]
 
 
 def _take_operation(reading, operation) -> list[Move]:
@@ -282,7 +312,9 @@ def _take_operation(reading, operation) -> list[Move]:
         raise NoMove("taking along the batch")
     axis = _inner_axis(operation.axis, rank, "taking")
     size = _length(reading, axis, "taking")
-    indices = _integers(reading.call.args[1] if len(reading.call.args) > 1 else reading.call.kwargs["indices"], "taking")
+    indices = _integers(
+        reading.call.args[1] if len(reading.call.args) > 1 else reading.call.kwargs["indices"], "taking"
+    )
     flat = np.where(indices < 0, indices + size, indices).reshape(-1)
     if not flat.size or flat.min() < 0 or flat.max() >= size:
         raise NoMove("taking indices that are not there")
@@ -303,11 +335,13 @@ def _rot90(reading, operation) -> list[Move]:
     dims[first - 1], dims[second - 1] = second, first
     swap: Move = ("permute", {"dims": tuple(dims)})
     back = {axis: _take(axis, range(_length(reading, axis, "a rotation"))[::-1]) for axis in (first, second)}
-    by_turns: dict[int, list[Move]] = {0: [("identity", {})], 1: [back[second], swap], 2: [back[first], back[second]], 3: [back[first], swap]}
+    by_turns: dict[int, list[Move]] = {
+        0: [("identity", {})], 1: [back[second], swap], 2: [back[first], back[second]], 3: [back[first], swap]
+    }
     return by_turns[turns]
 
 
-# ---- axes in another order, and joined -------------------------------------------------------------------------------------
+# ---- axes in another order, and joined -------------------------------------------------------------------------------
 def _permute(rank: int, order: Sequence[int]) -> list[Move]:
     if order[0] != 0:
         raise NoMove("a transpose that moves the batch axis")
@@ -324,7 +358,10 @@ def _swapaxes(reading, operation) -> list[Move]:
 
 def _moveaxis(reading, operation) -> list[Move]:
     rank = len(reading.input_shape)
-    sources, targets = ([axis % rank for axis in ([axes] if isinstance(axes, int) else axes)] for axes in (operation.source, operation.destination))
+    sources, targets = (
+        [axis % rank for axis in ([axes] if isinstance(axes, int) else axes)]
+        for axes in (operation.source, operation.destination)
+    )
     order = [axis for axis in range(rank) if axis not in sources]
     for target, source in sorted(zip(targets, sources)):
         order.insert(target, source)
@@ -341,7 +378,10 @@ def stack(reading, operation) -> None:
         move = _reshape(one)
     except NoMove as why:
         return reading.island(f"{why} has no fixed-point form")
-    parts = {value: emit(reading, value, [move], f"{reading.name}/{number}") for number, value in enumerate(dict.fromkeys(reading.values))}
+    parts = {
+        value: emit(reading, value, [move], f"{reading.name}/{number}")
+        for number, value in enumerate(dict.fromkeys(reading.values))
+    }
     reading.emit_result("concat", [parts[value] for value in reading.values], {"axis": axis})
 
 
@@ -373,8 +413,10 @@ LAYER_MOVES: dict[type, Rule] = {
     keras.layers.CenterCrop: _rule(_center_crop), keras.layers.RepeatVector: _rule(_repeat_vector),
 }
 OPERATION_MOVES: dict[str, Rule] = {
-    "GetItem": _rule(_getitem), "Slice": _rule(_slice), "Split": split, "ArraySplit": split, "Unstack": unstack, "CropImages": _rule(_crop_images),
-    "Flip": _rule(_flip), "Repeat": _rule(_repeat), "Tile": _rule(_tile), "Roll": _rule(_roll), "Take": _rule(_take_operation), "Rot90": _rule(_rot90),
+    "GetItem": _rule(_getitem), "Slice": _rule(_slice), "Split": split, "ArraySplit": split, "Unstack": unstack,
+    "CropImages": _rule(_crop_images),
+    "Flip": _rule(_flip), "Repeat": _rule(_repeat), "Tile": _rule(_tile), "Roll": _rule(_roll),
+    "Take": _rule(_take_operation), "Rot90": _rule(_rot90),
     "Swapaxes": _rule(_swapaxes), "Moveaxis": _rule(_moveaxis), "Stack": stack, "Hstack": join(1), "Dstack": join(2),
     "DepthToSpace": _rule(_blocks), "SpaceToDepth": _rule(_blocks),
 }

@@ -2,8 +2,8 @@
 
 1. What works on the last axis, or element by element, is the inner layer on the whole tensor.
 2. A window over one axis is a window over two, of size 1 along the steps.
-3. A window over an image: the images of all steps one below the other, with as many zeros between them as the window needs, and one window
-   over the whole. Rows that come out between two images are cut away.
+3. A window over an image: the images of all steps one below the other, with as many zeros between them as the window
+   needs, and one window over the whole. Rows that come out between two images are cut away.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from graffiti.numerics.windows import window_output, window_pads
 
 L = keras.layers
 POINTWISE = (
-    L.Dense, L.EinsumDense, L.Activation, L.ReLU, L.LeakyReLU, L.ELU, L.BatchNormalization, L.Rescaling, L.Flatten, L.Reshape, L.Dropout,
+    L.Dense, L.EinsumDense, L.Activation, L.ReLU, L.LeakyReLU, L.ELU, L.BatchNormalization, L.Rescaling, L.Flatten,
+    L.Reshape, L.Dropout,
     L.GaussianDropout, L.AlphaDropout, L.GaussianNoise, L.ActivityRegularization, L.Identity,
 )
 
@@ -61,13 +62,21 @@ class _Frames:
 
 def _frames(reading, window, strides, dilation, padding: str) -> _Frames:
     steps, height, width, channels = reading.input_shape[1:]
-    (top, bottom), (left, right) = (window_pads(n, k, s, d, padding) for n, k, s, d in zip((height, width), window, strides, dilation))
-    out_height, stride, reach = window_output(height, window[0], strides[0], dilation[0], padding), strides[0], (window[0] - 1) * dilation[0] + 1
-    rows = -(-(top + height + bottom) // stride) * stride  # of one image and what is below it: every image begins at a whole stride
+    (top, bottom), (left, right) = (
+        window_pads(n, k, s, d, padding) for n, k, s, d in zip((height, width), window, strides, dilation)
+    )
+    out_height, stride, reach = (
+        window_output(height, window[0], strides[0], dilation[0], padding), strides[0],
+        (window[0] - 1) * dilation[0] + 1
+    )
+    # of one image and what is below it: every image begins at a whole stride
+    rows = -(-(top + height + bottom) // stride) * stride
     below, tail = rows - top - height, max(reach - stride, 0)
     front: list[Move] = []
     if top or below:
-        front += [("reshape", {"shape": (steps, height, width * channels)}), ("pad", {"pads": ((0, 0), (top, below), (0, 0))})]
+        front += [
+            ("reshape", {"shape": (steps, height, width * channels)}), ("pad", {"pads": ((0, 0), (top, below), (0, 0))})
+        ]
     front.append(("reshape", {"shape": (steps * rows, width, channels)}))
     if tail or left or right:
         front.append(("pad", {"pads": ((0, tail), (left, right), (0, 0))}))
@@ -82,7 +91,9 @@ def _frames(reading, window, strides, dilation, padding: str) -> _Frames:
     return _Frames(front, back, bool(top or bottom or left or right))
 
 
-def _product(op: str, kernels: Callable[[Any], dict[str, Any]], attributes: Callable[[Any], dict[str, Any]] = lambda layer: {}) -> Callable:
+def _product(
+    op: str, kernels: Callable[[Any], dict[str, Any]], attributes: Callable[[Any], dict[str, Any]] = lambda layer: {}
+) -> Callable:
     """A product with a window: over one axis, or over an image."""
     def emit_product(reading, layer) -> None:
         from graffiti.keras_io import float_rules
@@ -92,13 +103,19 @@ def _product(op: str, kernels: Callable[[Any], dict[str, Any]], attributes: Call
             x, padding = None, layer.padding
             if padding == "causal":
                 before = (layer.kernel_size[0] - 1) * dilation[0]
-                x, padding = emit(reading, reading.x, [("pad", {"pads": ((0, 0), (before, 0), (0, 0))})], f"{reading.name}/pad"), "valid"
+                x, padding = (
+                    emit(reading, reading.x, [("pad", {"pads": ((0, 0), (before, 0), (0, 0))})], f"{reading.name}/pad"),
+                    "valid"
+                )
             flat = {role: (variable, keras.ops.convert_to_numpy(variable)[None]) for role, variable in parts.items()}
             attrs = {"strides": (1, *strides), "padding": padding, "dilation": (1, *dilation), **attributes(layer)}
             return float_rules.product(reading, layer, op, flat, attrs, x=x)
         frames = _frames(reading, layer.kernel_size, strides, dilation, layer.padding)
         attrs = {"strides": strides, "padding": "valid", "dilation": dilation, **attributes(layer)}
-        float_rules.product(reading, layer, op, parts, attrs, x=emit(reading, reading.x, frames.front, f"{reading.name}/frames"), moves=frames.back)
+        float_rules.product(
+            reading, layer, op, parts, attrs, x=emit(reading, reading.x, frames.front, f"{reading.name}/frames"),
+            moves=frames.back
+        )
     return emit_product
 
 
@@ -106,19 +123,25 @@ def _pool(op: str) -> Callable:
     def emit_pool(reading, layer) -> None:
         size, strides = tuple(layer.pool_size), tuple(layer.strides)
         if len(size) == 1:
-            return reading.emit_result(op, [reading.x], {"pool_size": (1, *size), "strides": (1, *strides), "padding": layer.padding})
+            return reading.emit_result(
+                op, [reading.x], {"pool_size": (1, *size), "strides": (1, *strides), "padding": layer.padding}
+            )
         frames = _frames(reading, size, strides, (1, 1), layer.padding)
         if frames.padded:
             return reading.island("a padded pool at every step has no fixed-point form; pad in front of it")
         x = emit(reading, reading.x, frames.front, f"{reading.name}/frames")
-        pooled = reading.emit(op, [x], {"pool_size": size, "strides": strides, "padding": "valid"}, name=f"{reading.name}/pool")
+        pooled = reading.emit(
+            op, [x], {"pool_size": size, "strides": strides, "padding": "valid"}, name=f"{reading.name}/pool"
+        )
         reading.result(emit(reading, pooled, frames.back, reading.name))
     return emit_pool
 
 
 def _global_pool(op: str) -> Callable:
     def emit_pool(reading, layer) -> None:
-        reading.emit_result(op, [reading.x], {"axes": tuple(range(2, len(reading.input_shape) - 1)), "keepdims": bool(layer.keepdims)})
+        reading.emit_result(
+            op, [reading.x], {"axes": tuple(range(2, len(reading.input_shape) - 1)), "keepdims": bool(layer.keepdims)}
+        )
     return emit_pool
 
 
@@ -143,7 +166,8 @@ def _softmax(reading, layer) -> None:
     axes = layer.axis if isinstance(layer.axis, (list, tuple)) else (layer.axis,)
     if len(axes) != 1:
         return reading.island("softmax over several axes has no fixed-point form")
-    reading.emit_result("softmax", [reading.x], {"axis": int(axes[0]) + (axes[0] >= 0)})  # the inner layer counts without the steps
+    # the inner layer counts without the steps
+    reading.emit_result("softmax", [reading.x], {"axis": int(axes[0]) + (axes[0] >= 0)})
 
 
 def _permute(reading, layer) -> None:
@@ -152,10 +176,15 @@ def _permute(reading, layer) -> None:
 
 _conv = _product("conv", lambda layer: {"kernel": layer.kernel}, lambda layer: {"groups": layer.groups})
 _depthwise = _product("depthwise_conv", lambda layer: {"kernel": layer.kernel})
-_separable = _product("separable_conv", lambda layer: {"depthwise_kernel": layer.depthwise_kernel, "pointwise_kernel": layer.pointwise_kernel})
+_separable = _product(
+    "separable_conv",
+    lambda layer: {"depthwise_kernel": layer.depthwise_kernel, "pointwise_kernel": layer.pointwise_kernel}
+)
 RULES: dict[type, Callable] = {
-    L.Conv1D: _conv, L.Conv2D: _conv, L.DepthwiseConv1D: _depthwise, L.DepthwiseConv2D: _depthwise, L.SeparableConv1D: _separable, L.SeparableConv2D: _separable,
-    L.MaxPooling1D: _pool("max_pool"), L.MaxPooling2D: _pool("max_pool"), L.AveragePooling1D: _pool("average_pool"), L.AveragePooling2D: _pool("average_pool"),
+    L.Conv1D: _conv, L.Conv2D: _conv, L.DepthwiseConv1D: _depthwise, L.DepthwiseConv2D: _depthwise,
+    L.SeparableConv1D: _separable, L.SeparableConv2D: _separable,
+    L.MaxPooling1D: _pool("max_pool"), L.MaxPooling2D: _pool("max_pool"), L.AveragePooling1D: _pool("average_pool"),
+    L.AveragePooling2D: _pool("average_pool"),
     L.GlobalAveragePooling1D: _global_pool("mean"), L.GlobalAveragePooling2D: _global_pool("mean"),
     L.GlobalMaxPooling1D: _global_pool("global_max_pool"), L.GlobalMaxPooling2D: _global_pool("global_max_pool"),
     L.ZeroPadding1D: _around("pad", "pads", "padding"), L.ZeroPadding2D: _around("pad", "pads", "padding"),

@@ -31,7 +31,8 @@ class WindowMean(keras.layers.Layer):
     """
 
     def __init__(
-        self, pool_size, strides, padding: str = "valid", *, input_bits: int | None = None, divide: bool = True, **kwargs,
+        self, pool_size, strides, padding: str = "valid", *, input_bits: int | None = None, divide: bool = True,
+        **kwargs,
     ) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)

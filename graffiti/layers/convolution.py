@@ -28,7 +28,9 @@ class _Convolution(QuantizedProduct):
     def __init__(self, kernel_size, strides=1, padding: str = "valid", dilation_rate=1, **kwargs) -> None:
         super().__init__(**kwargs)
         if padding not in ("valid", "same"):
-            raise ValueError(f"padding is 'valid' or 'same', got {padding!r}; put other padding in front as a Pad layer")
+            raise ValueError(
+                f"padding is 'valid' or 'same', got {padding!r}; put other padding in front as a Pad layer"
+            )
         self.kernel_size, self.strides = _tuple(kernel_size, self.rank), _tuple(strides, self.rank)
         self.dilation_rate, self.padding = _tuple(dilation_rate, self.rank), padding
 
@@ -55,7 +57,9 @@ class _Ordinary(_Convolution):
 
     op = "conv"
 
-    def __init__(self, filters: int, kernel_size, strides=1, padding: str = "valid", dilation_rate=1, groups: int = 1, **kwargs) -> None:
+    def __init__(
+        self, filters: int, kernel_size, strides=1, padding: str = "valid", dilation_rate=1, groups: int = 1, **kwargs
+    ) -> None:
         super().__init__(kernel_size, strides, padding, dilation_rate, **kwargs)
         self.filters, self.groups = int(filters), int(groups)
 
@@ -67,7 +71,8 @@ class _Ordinary(_Convolution):
         """``(*window, in/groups, filters)``."""
         if input_shape[-1] % self.groups or self.filters % self.groups:
             raise ValueError(
-                f"layer {self.name!r}: {self.groups} groups must divide its {input_shape[-1]} input channels and its {self.filters} filters"
+                f"layer {self.name!r}: {self.groups} groups must divide its {input_shape[-1]} input channels and its "
+                f"{self.filters} filters"
             )
         return (*self.kernel_size, input_shape[-1] // self.groups, self.filters)
 
@@ -96,7 +101,9 @@ class _Depthwise(_Convolution):
     op = "depthwise_conv"
     channel_axis = "flat"
 
-    def __init__(self, kernel_size, strides=1, padding: str = "valid", dilation_rate=1, depth_multiplier: int = 1, **kwargs) -> None:
+    def __init__(
+        self, kernel_size, strides=1, padding: str = "valid", dilation_rate=1, depth_multiplier: int = 1, **kwargs
+    ) -> None:
         super().__init__(kernel_size, strides, padding, dilation_rate, **kwargs)
         self.depth_multiplier = int(depth_multiplier)
 
@@ -125,7 +132,9 @@ class _Depthwise(_Convolution):
             sizes = zip(x.shape[1:-1], self.kernel_size, strides, dilation)
             pads = [windows.window_pads(*size, padding) if padding == "same" else (0, 0) for size in sizes]
             x = tf.pad(x, [(0, 0), *pads, (0, 0)])
-            y = tf.nn.depthwise_conv2d(x, kernel, (1, 1, 1, 1), "VALID", dilations=dilation)[:, :: strides[0], :: strides[1]]
+            y = tf.nn.depthwise_conv2d(
+                x, kernel, (1, 1, 1, 1), "VALID", dilations=dilation
+            )[:, :: strides[0], :: strides[1]]
         return tf.squeeze(y, 1) if self.rank == 1 else y
 
     def product_shape(self, input_shape):
@@ -143,7 +152,9 @@ class _Transposed(_Convolution):
     op = "conv_transpose"
     channel_axis = -2
 
-    def __init__(self, filters: int, kernel_size, strides=1, padding: str = "valid", output_padding=None, **kwargs) -> None:
+    def __init__(
+        self, filters: int, kernel_size, strides=1, padding: str = "valid", output_padding=None, **kwargs
+    ) -> None:
         kwargs.pop("dilation_rate", None)
         super().__init__(kernel_size, strides, padding, 1, **kwargs)
         self.filters = int(filters)

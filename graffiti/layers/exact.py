@@ -39,8 +39,9 @@ def round_at(x: tf.Tensor, exponent: tf.Tensor) -> tf.Tensor:
 
 @tf.custom_gradient
 def one_zero(x: tf.Tensor) -> tf.Tensor:
-    """``x`` with 0 in the place of -0, which no code has: what a layer left in float gets is the integer graph's bit for bit.
-    The gradient passes through."""
+    """``x`` with 0 in the place of -0, which no code has: what a layer left in float gets is the integer graph's bit
+    for bit. The gradient passes through.
+    """
     return tf.where(x == 0.0, tf.zeros_like(x), x), lambda upstream: upstream
 
 
@@ -48,8 +49,9 @@ def one_zero(x: tf.Tensor) -> tf.Tensor:
 def round_to_odd(x: tf.Tensor) -> tf.Tensor:
     """float64 → float32 by truncation, with the last bit set where anything was cut.
 
-    Rounding the result to at most 22 bits gives what rounding ``x`` itself would have given, in every rounding mode: the last bit
-    remembers that something was cut, so a tie stays a tie and a near-tie stays on its side. The gradient is that of a cast.
+    Rounding the result to at most 22 bits gives what rounding ``x`` itself would have given, in every rounding mode:
+    the last bit remembers that something was cut, so a tie stays a tie and a near-tie stays on its side. The gradient
+    is that of a cast.
 
     Args:
         x: float64 within the normal range of float32.
@@ -71,9 +73,9 @@ def round_to_odd(x: tf.Tensor) -> tf.Tensor:
 def quotient_to_odd(total: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     """``total / count`` as float32 by round to odd, exactly, however the division is compiled.
 
-    Graph optimizers replace divisions by products with a rounded reciprocal, so the quotient itself is only trusted to be a neighbour of the
-    true one. Which it is, or whether it is met exactly, says the rest ``total - near * count``: both products and the difference are exact
-    in float64.
+    Graph optimizers replace divisions by products with a rounded reciprocal, so the quotient itself is only trusted to
+    be a neighbour of the true one. Which it is, or whether it is met exactly, says the rest ``total - near * count``:
+    both products and the difference are exact in float64.
 
     Args:
         total: float64, whole multiples of a power of two with at most 53 bits.
@@ -82,13 +84,16 @@ def quotient_to_odd(total: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     near = tf.cast(total / count, tf.float32)
     rest = total - tf.cast(near, tf.float64) * count
     bits = tf.bitcast(near, tf.int32)
-    too_large = rest * tf.cast(tf.sign(near), tf.float64) < 0  # in magnitude: the next float towards zero then has the true quotient above it
+    # in magnitude: the next float towards zero then has the true quotient above it
+    too_large = rest * tf.cast(tf.sign(near), tf.float64) < 0
     truncated = bits - tf.cast(too_large, tf.int32)
     odd = tf.bitwise.bitwise_or(truncated, tf.ones_like(truncated))
     return tf.bitcast(tf.where(tf.equal(rest, 0), bits, odd), tf.float32)
 
 
-def fits_float32(kernel_sum: tf.Tensor, bias: tf.Tensor | None, largest: float, exponent: tf.Tensor, kernel_exponent: tf.Tensor) -> tf.Tensor:
+def fits_float32(
+    kernel_sum: tf.Tensor, bias: tf.Tensor | None, largest: float, exponent: tf.Tensor, kernel_exponent: tf.Tensor
+) -> tf.Tensor:
     """Whether every partial sum of every output channel is an integer below ``2**24`` steps, hence exact in float32.
 
     ``max_c(sum|w_c| * largest * 2**exponent + |b_c|) < 2**24 * 2**(exponent + kernel_exponent)``. Each operation rounds

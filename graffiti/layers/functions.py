@@ -1,4 +1,6 @@
-"""The activation functions on tensors: the rows of ``graph/functions.py`` by the Keras function that each names first."""
+"""The activation functions on tensors: the rows of ``graph/functions.py`` by the Keras function that each names
+first.
+"""
 
 from __future__ import annotations
 

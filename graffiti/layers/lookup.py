@@ -21,9 +21,10 @@ EXPONENTS = range(-48, 25)  # every scale a table exists for; steps beyond are f
 class LookupActivation(keras.layers.Layer):
     """An elementwise function of codes, the same bits in every way of running it.
 
-    Forward: ``table[code - qmin]``, the table being float32 of the function in float64 on all input codes. Tables of every
-    exponent are computed once, when the layer is built, so no graph optimizer ever sees the function. Tables of more than 8
-    bits (19 MB of 16) are shared by all layers of one function and format. Backward: the true derivative at ``x``.
+    Forward: ``table[code - qmin]``, the table being float32 of the function in float64 on all input codes. Tables of
+    every exponent are computed once, when the layer is built, so no graph optimizer ever sees the function. Tables of
+    more than 8 bits (19 MB of 16) are shared by all layers of one function and format. Backward: the true derivative at
+    ``x``.
 
     Args:
         function: a name in ``graph/functions.py``.
@@ -37,13 +38,15 @@ class LookupActivation(keras.layers.Layer):
     """
 
     def __init__(
-        self, function: str, bits: int = 8, signed: bool = True, narrow: bool = False, *, parameters: dict[str, Any] | None = None,
+        self, function: str, bits: int = 8, signed: bool = True, narrow: bool = False, *,
+        parameters: dict[str, Any] | None = None,
         node_names: list[str] | None = None, **kwargs,
     ) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         if bits > MAX_BITS:
-            raise ValueError(f"a table has at most {1 << MAX_BITS} entries: layer {self.name!r} wants {bits}-bit input, expected at most {MAX_BITS}")
+            raise ValueError(f"a table has at most {1 << MAX_BITS} entries: layer {self.name!r} wants {bits}-bit "
+                             f"input, expected at most {MAX_BITS}")
         self.supports_masking = True
         self.function, self.node_names = function, list(node_names or [self.name])
         self.parameters, self._function = dict(parameters or {}), activations.get(function, parameters)
@@ -51,7 +54,9 @@ class LookupActivation(keras.layers.Layer):
 
     def build(self, input_shape=None) -> None:
         """Evaluate the function on every code at every scale."""
-        self._tables = _tables(self.function, tuple(sorted(self.parameters.items())), self.format.qmin, self.format.qmax)
+        self._tables = _tables(
+            self.function, tuple(sorted(self.parameters.items())), self.format.qmin, self.format.qmax
+        )
 
     def table_values(self, exponent: int) -> np.ndarray:
         """float32 outputs for every input code, ascending, at one exponent of the input.
@@ -63,7 +68,8 @@ class LookupActivation(keras.layers.Layer):
             self.build()
         if int(exponent) not in EXPONENTS:
             raise ValueError(
-                f"layer {self.name!r}: no table for input exponent {exponent}, expected {EXPONENTS[0]} to {EXPONENTS[-1]}; "
+                f"layer {self.name!r}: no table for input exponent {exponent}, expected {EXPONENTS[0]} to "
+                f"{EXPONENTS[-1]}; "
                 "calibrate its input with typical data"
             )
         return np.asarray(self._tables[int(exponent) - EXPONENTS[0]])
@@ -85,7 +91,8 @@ class LookupActivation(keras.layers.Layer):
                     y = self._function(x)
                 return tape.gradient(y, x, output_gradients=upstream)
 
-            code = tf.clip_by_value(code, 0, self.format.qmax - self.format.qmin)  # dropout lifts values off the grid in training
+            # dropout lifts values off the grid in training
+            code = tf.clip_by_value(code, 0, self.format.qmax - self.format.qmin)
             return tf.gather(table, code), gradient
 
         return lookup(x)
@@ -102,18 +109,23 @@ class LookupActivation(keras.layers.Layer):
         """Plain values."""
         format = self.format
         return {
-            **super().get_config(), "function": self.function, "bits": format.bits, "signed": format.signed, "narrow": format.narrow,
+            **super().get_config(), "function": self.function, "bits": format.bits, "signed": format.signed,
+            "narrow": format.narrow,
             "node_names": list(self.node_names), **({"parameters": self.parameters} if self.parameters else {}),
         }
 
 
 @functools.lru_cache(maxsize=32)
 def _tables(function: str, parameters: tuple[tuple[str, Any], ...], qmin: int, qmax: int):
-    """Of every exponent: a numpy array, which a traced graph holds as a constant; a tensor where that would bloat the graph."""
+    """Of every exponent: a numpy array, which a traced graph holds as a constant; a tensor where that would bloat
+    the graph.
+    """
     codes = np.arange(qmin, qmax + 1, dtype=np.float64)
     with tf.init_scope():  # eagerly, also while a graph is being traced
         of = activations.get(function, dict(parameters))
-        rows = [keras.ops.convert_to_numpy(of(tf.constant(np.ldexp(codes, exponent), tf.float64))) for exponent in EXPONENTS]
+        rows = [
+            keras.ops.convert_to_numpy(of(tf.constant(np.ldexp(codes, exponent), tf.float64))) for exponent in EXPONENTS
+        ]
         with np.errstate(over="ignore"):  # exp of the largest scales is infinite, as it should be
             values = np.stack(rows).astype(np.float32)
         return values if len(codes) <= 1 << SMALL_BITS else tf.constant(values)
@@ -132,7 +144,9 @@ class Elementwise(keras.layers.Layer):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         self.supports_masking = True
-        self.function, self.parameters, self._function = function, dict(parameters or {}), activations.get(function, parameters)
+        self.function, self.parameters, self._function = (
+            function, dict(parameters or {}), activations.get(function, parameters)
+        )
 
     def call(self, x):
         """Apply it."""
@@ -140,4 +154,7 @@ class Elementwise(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Plain values."""
-        return {**super().get_config(), "function": self.function, **({"parameters": self.parameters} if self.parameters else {})}
+        return {
+            **super().get_config(), "function": self.function,
+            **({"parameters": self.parameters} if self.parameters else {})
+        }

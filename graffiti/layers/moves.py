@@ -14,7 +14,9 @@ def _pairs(value) -> tuple[tuple[int, int], ...]:
 
 def _nested(value) -> float | tuple:
     """Nested sequences or an array as tuples of plain floats."""
-    return tuple(map(_nested, value)) if isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value) else float(value)
+    return (
+        tuple(map(_nested, value)) if isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value) else float(value)
+    )
 
 
 @keras.saving.register_keras_serializable(package="graffiti")
@@ -69,7 +71,9 @@ class Slice(keras.layers.Layer):
 
     def __init__(self, slices, **kwargs) -> None:
         super().__init__(**kwargs)
-        self.slices = tuple((int(start), None if stop is None else int(stop), int(step)) for start, stop, step in slices)
+        self.slices = tuple(
+            (int(start), None if stop is None else int(stop), int(step)) for start, stop, step in slices
+        )
 
     def call(self, x):
         """Slice."""
@@ -145,7 +149,9 @@ class Affine(keras.layers.Layer):
     def call(self, x):
         """Scale and shift."""
         x = keras.ops.cast(x, self.compute_dtype)
-        scale, offset = (keras.ops.convert_to_tensor(np.asarray(v, np.float32), x.dtype) for v in (self.scale, self.offset))
+        scale, offset = (
+            keras.ops.convert_to_tensor(np.asarray(v, np.float32), x.dtype) for v in (self.scale, self.offset)
+        )
         return x * scale + offset
 
     def get_config(self) -> dict[str, Any]:

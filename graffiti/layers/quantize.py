@@ -20,24 +20,29 @@ class Quantize(keras.layers.Layer):
 
     Args:
         quantizer: a ``Quantizer``, its name or its config.
-        node_names: names of the graph nodes that this layer's calls are, the layer's name by default. Several calls say which node
-            they are with ``node=``, because Keras may change their order when it clones a model.
+        node_names: names of the graph nodes that this layer's calls are, the layer's name by default. Several calls say
+            which node they are with ``node=``, because Keras may change their order when it clones a model.
         group: the graph's name for the shared threshold, ``None`` where the threshold is the node's own.
         roles: node name → role, for nodes that do not have the quantizer's role.
 
     Returns:
-        ``(fake-quantized x, exponent)``: float32 of the shape of ``x``, and an integer-valued float32 scalar (or one per
-        channel) without a gradient.
+        ``(fake-quantized x, exponent)``: float32 of the shape of ``x``, and an integer-valued float32 scalar (or one
+        per channel) without a gradient.
 
     References: Jain et al., arXiv 1903.08066, section 3.
     """
 
-    def __init__(self, quantizer, *, node_names: list[str] | None = None, group: str | None = None, roles: dict[str, str] | None = None, **kwargs) -> None:
+    def __init__(
+        self, quantizer, *, node_names: list[str] | None = None, group: str | None = None,
+        roles: dict[str, str] | None = None, **kwargs
+    ) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         self.quantizer: Any = quantizers.get(quantizer)
         if self.quantizer is None:
-            raise ValueError(f"layer {self.name!r} needs a quantizer, got None; leave the layer out where nothing is quantized")
+            raise ValueError(
+                f"layer {self.name!r} needs a quantizer, got None; leave the layer out where nothing is quantized"
+            )
         self.node_names = list(node_names or [self.name])
         self.group, self.roles = group, dict(roles or {})
         self.supports_masking = True
@@ -48,7 +53,9 @@ class Quantize(keras.layers.Layer):
             self.quantizer.build(input_shape)
 
     def call(self, x, node: str | None = None, training: bool | None = None):
-        """Fake-quantize ``x``; ``node`` only says which node of the graph this call is. At inference a zero has no sign, like its code."""
+        """Fake-quantize ``x``; ``node`` only says which node of the graph this call is. At inference a zero has no
+        sign, like its code.
+        """
         x = self.quantizer(tf.cast(x, tf.float32))  # uint8 images come in as they are
         return x if training else exact.one_zero(x), tf.stop_gradient(self.quantizer.exponent())
 
@@ -63,5 +70,8 @@ class Quantize(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Plain values."""
-        config = {"quantizer": quantizers.serialize(self.quantizer), "node_names": list(self.node_names), "group": self.group, "roles": dict(self.roles)}
+        config = {
+            "quantizer": quantizers.serialize(self.quantizer), "node_names": list(self.node_names), "group": self.group,
+            "roles": dict(self.roles)
+        }
         return {**super().get_config(), **config}

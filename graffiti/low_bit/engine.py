@@ -1,7 +1,7 @@
 """Who computes a product of quantized tensors: int8 kernels or float products of the codes, to the same bits.
 
-``codes(x)·codes(w)`` is a whole number; both engines compute it exactly, round it once to float32 and multiply by the product of the
-two scales. The emulated engine does so in float32 where no partial sum can leave 2^24, else in float64.
+``codes(x)·codes(w)`` is a whole number; both engines compute it exactly, round it once to float32 and multiply by the
+product of the two scales. The emulated engine does so in float32 where no partial sum can leave 2^24, else in float64.
 Operands without one scale (small floats, several scales) are multiplied as real float32 numbers, in both engines.
 """
 
@@ -43,7 +43,9 @@ def forward(product: Product, x: Quantized, w: Quantized, engine: str) -> tf.Ten
     return _compute(product, "forward", x, w, engine, tf.shape(x.codes), None, x.codes.shape)
 
 
-def input_gradient(product: Product, dy: Quantized, w: Quantized, x_shape: tf.Tensor, static_shape, engine: str) -> tf.Tensor:
+def input_gradient(
+    product: Product, dy: Quantized, w: Quantized, x_shape: tf.Tensor, static_shape, engine: str
+) -> tf.Tensor:
     """``dx = dy·wᵀ`` in float32.
 
     Args:
@@ -66,7 +68,9 @@ def weight_gradient(product: Product, x: Quantized, dy: Quantized, engine: str) 
 
 
 def bias_gradient(dy: Quantized, engine: str) -> tf.Tensor:
-    """The sum of ``dy`` over all but the last axis, in float32: the weight gradient of an input that is one everywhere."""
+    """The sum of ``dy`` over all but the last axis, in float32: the weight gradient of an input that is one
+    everywhere.
+    """
     if not dy.is_integer:
         return tf.reduce_sum(dy.codes, tuple(range(len(dy.codes.shape) - 1)))
     ones = Quantized(tf.ones_like(dy.codes[..., :1], tf.uint8), tf.constant(1.0), 1, 1)

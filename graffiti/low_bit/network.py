@@ -42,7 +42,9 @@ class _Facts:
 def analyse(model: keras.Model) -> dict[int, Place]:
     """Places of all layers of a Functional or Sequential model, nested ones included, by ``id`` of the layer."""
     places: dict[int, Place] = {}
-    outputs = _walk(model, [_Facts(interval=intervals.of_dtype(str(tensor.dtype))) for tensor in model.inputs], "", places)
+    outputs = _walk(
+        model, [_Facts(interval=intervals.of_dtype(str(tensor.dtype))) for tensor in model.inputs], "", places
+    )
     for facts in outputs:
         for source in facts.sources:
             places[source].last = True
@@ -84,7 +86,9 @@ def is_relu(layer) -> bool:
 
 
 def _pair_batch_norms(calls, outputs: set[int], places: dict[int, Place]) -> None:
-    """Batch norms with what one pass can compute with them: a ReLU, the sum with another tensor of the same shape, or both."""
+    """Batch norms with what one pass can compute with them: a ReLU, the sum with another tensor of the same shape,
+    or both.
+    """
     users: dict[int, list] = {}
     count: dict[int, int] = {}
     for call in calls:
@@ -95,7 +99,10 @@ def _pair_batch_norms(calls, outputs: set[int], places: dict[int, Place]) -> Non
     def only_reader(call):
         """The call that alone uses a call's output, where both layers are called once."""
         readers = users.get(id(call.outputs[0]), [])
-        alone = len(readers) == 1 and id(call.outputs[0]) not in outputs and count[id(call.operation)] == count[id(readers[0].operation)] == 1
+        alone = (
+            len(readers) == 1 and id(call.outputs[0]) not in outputs
+            and count[id(call.operation)] == count[id(readers[0].operation)] == 1
+        )
         return readers[0] if alone else None
 
     taken: set[int] = set()
@@ -104,7 +111,10 @@ def _pair_batch_norms(calls, outputs: set[int], places: dict[int, Place]) -> Non
         if type(layer) is not keras.layers.BatchNormalization:
             continue
         place, reader = places[id(layer)], only_reader(call)
-        if reader is not None and type(reader.operation) is keras.layers.Add and id(reader) not in taken and _same_kind(reader.inputs, layer, reader.operation):
+        if (
+            reader is not None and type(reader.operation) is keras.layers.Add and id(reader) not in taken
+            and _same_kind(reader.inputs, layer, reader.operation)
+        ):
             taken.add(id(reader))
             place.residual = reader.operation, [id(x) for x in reader.inputs].index(id(call.outputs[0]))
             reader = only_reader(reader)
@@ -114,4 +124,7 @@ def _pair_batch_norms(calls, outputs: set[int], places: dict[int, Place]) -> Non
 
 def _same_kind(tensors, *layers) -> bool:
     """Whether there are two tensors of one shape, and layers of one dtype policy."""
-    return len(tensors) == 2 and tensors[0].shape == tensors[1].shape and len({layer.dtype_policy.name for layer in layers}) == 1
+    return (
+        len(tensors) == 2 and tensors[0].shape == tensors[1].shape
+        and len({layer.dtype_policy.name for layer in layers}) == 1
+    )

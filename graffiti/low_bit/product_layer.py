@@ -28,8 +28,8 @@ class Settings:
         engine: ``auto``, ``native`` or ``emulated``.
         signed: false where the layer's input cannot be negative.
         seed: of its stochastic rounding.
-        plain_dtype: the dtype policy of the Keras layer, where that is another than ``float32``: low bits take the place of
-            half precision, so the layer itself computes in ``float32``, and ``strip`` gives the policy back.
+        plain_dtype: the dtype policy of the Keras layer, where that is another than ``float32``: low bits take the
+            place of half precision, so the layer itself computes in ``float32``, and ``strip`` gives the policy back.
     """
 
     scheme: TrainingScheme
@@ -49,7 +49,8 @@ class Settings:
         if isinstance(value, Settings):
             return value
         return cls(
-            TrainingScheme.from_config(value["scheme"]), value["engine"], value["signed"], value["seed"], value.get("plain_dtype"),
+            TrainingScheme.from_config(value["scheme"]), value["engine"], value["signed"], value["seed"],
+            value.get("plain_dtype"),
         )
 
     def low_bit_config(self, plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,8 +70,9 @@ class Settings:
 class LowBitProduct(keras.layers.Layer):
     """``y = q(x)·q(w)``, backward ``dx = q(dy)·q(w)ᵀ`` and ``dw = q(x)ᵀ·q(dy)`` with one and the same ``q(dy)``.
 
-    The three quantizers are sub-layers, so that their state is saved with the layer. Each product can be in float on its own
-    (``scheme.forward``, ``input_gradient``, ``weight_gradient``). Then each quantizer's own backward rule follows for ``x`` and ``w``.
+    The three quantizers are sub-layers, so that their state is saved with the layer. Each product can be in float on
+    its own (``scheme.forward``, ``input_gradient``, ``weight_gradient``). Then each quantizer's own backward rule
+    follows for ``x`` and ``w``.
 
     Args:
         settings: see ``Settings``.
@@ -105,14 +107,18 @@ class LowBitProduct(keras.layers.Layer):
         if self.bias_quantizer is not None:
             self.bias_quantizer.build(bias_shape)
         if self.settings.scheme.error_feedback:
-            self.residual = self.add_weight(name="residual", shape=tuple(w_shape), initializer="zeros", trainable=False, aggregation="mean")
+            self.residual = self.add_weight(
+                name="residual", shape=tuple(w_shape), initializer="zeros", trainable=False, aggregation="mean"
+            )
         self.built = True
 
     def constrain(self, variable) -> None:
         """Let every optimizer store the updated ``variable`` in few bits (``scheme.stored_weights``)."""
         if self.stored_weights_quantizer is not None:
             before = variable.constraint
-            variable.constraint = lambda w: self.stored_weights_quantizer.encode(before(w) if before else tf.convert_to_tensor(w), True).real()
+            variable.constraint = lambda w: self.stored_weights_quantizer.encode(
+                before(w) if before else tf.convert_to_tensor(w), True
+            ).real()
 
     def compute(self, product: Product, x, w, training: bool | None, bias=None) -> tf.Tensor:
         """``y``, with the bias added.
@@ -128,9 +134,14 @@ class LowBitProduct(keras.layers.Layer):
         x, w = tf.cast(tf.convert_to_tensor(x), tf.float32), tf.cast(tf.convert_to_tensor(w), tf.float32)
         bias = None if bias is None else tf.cast(tf.convert_to_tensor(bias), tf.float32)
         inside = bias is not None and self.bias_quantizer is not None
-        operands = [(self.activations_quantizer, x), (self.weights_quantizer, w)] + ([(self.bias_quantizer, bias)] if inside else [])
+        operands = (
+            [(self.activations_quantizer, x), (self.weights_quantizer, w)]
+            + ([(self.bias_quantizer, bias)] if inside else [])
+        )
         y = multiply(product, operands, self.settings, training, Backward(
-            lambda dy, consume: consume(as_real(dy)) if self.gradients_quantizer is None else self.gradients_quantizer.use(dy, training, consume),
+            lambda dy, consume: consume(
+                as_real(dy)
+            ) if self.gradients_quantizer is None else self.gradients_quantizer.use(dy, training, consume),
             lambda dw: self.finish_weight_gradient(dw, training, self.gradients_quantizer)), observer=self)
         return y if bias is None or inside else tf.nn.bias_add(y, bias)
 
@@ -162,7 +173,10 @@ class Backward:
     finish: Callable[[tf.Tensor], tf.Tensor]
 
 
-def multiply(product: Product, operands: list, settings: Settings, training: bool, backward: Backward, observer: LowBitProduct | None = None) -> tf.Tensor:
+def multiply(
+    product: Product, operands: list, settings: Settings, training: bool, backward: Backward,
+    observer: LowBitProduct | None = None
+) -> tf.Tensor:
     """``q(x)·q(w)`` (and ``+ q(bias)``) with the gradients of low-bit training.
 
     Args:
@@ -207,10 +221,15 @@ def multiply(product: Product, operands: list, settings: Settings, training: boo
                     dx = engines.input_gradient(product, dyq, wq, x_shape, static_x, engine)
                 else:
                     dx = product.input_gradient(dy, w, x_shape)
-                dw = engines.weight_gradient(product, xq, dyq, engine) if scheme.weight_gradient else product.weight_gradient(x, dy)
+                dw = (
+                    engines.weight_gradient(product, xq, dyq, engine) if scheme.weight_gradient
+                    else product.weight_gradient(x, dy)
+                )
                 return (dx, dw) if count == 2 else (dx, dw, engines.bias_gradient(dyq, engine))
 
-            results = [tf.reshape(result, tf.shape(tensor)) for result, tensor in zip(backward.quantize(dy, consume), tensors)]
+            results = [
+                tf.reshape(result, tf.shape(tensor)) for result, tensor in zip(backward.quantize(dy, consume), tensors)
+            ]
             results[1] = backward.finish(results[1])
             own_gradients = []
             for index, ((quantizer, _), tensor, own) in enumerate(zip(operands, tensors, given)):

@@ -1,4 +1,6 @@
-"""``RecurrentProduct``: a product that is repeated at every time step of a loop, with one state of its quantizers for all of them."""
+"""``RecurrentProduct``: a product that is repeated at every time step of a loop, with one state of its quantizers
+for all of them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ class Given:
 
     Attributes:
         quantized: what ``encode`` gives.
-        value: the float tensor that was quantized; its gradient is the sum over the time steps, finished as the product finishes weight gradients.
+        value: the float tensor that was quantized; its gradient is the sum over the time steps, finished as the product
+            finishes weight gradients.
     """
 
     quantized: Quantized
@@ -45,9 +48,11 @@ class Given:
 class RecurrentProduct(LowBitProduct):
     """``y_t = q(x_t)·q(w)`` for ``t = 0, 1, …``: the kernel is quantized once, ``x`` and ``dy`` at each time step.
 
-    Before the loop ``quantize_outside`` takes the kernel; inside, ``step`` reads the states of the quantizers of ``x_t`` and ``dy_t`` and writes nothing; after the loop ``after``
-    moves the state of ``x`` on, once, by all time steps together. So one step size holds for a whole sequence (Su et al., the LSTM of dynamic fixed point). The quantizer
-    of ``dy`` belongs to the product in front of the loop, which sees the gradients of all time steps at once and moves its state.
+    Before the loop ``quantize_outside`` takes the kernel; inside, ``step`` reads the states of the quantizers of
+    ``x_t`` and ``dy_t`` and writes nothing; after the loop ``after`` moves the state of ``x`` on, once, by all time
+    steps together. So one step size holds for a whole sequence (Su et al., the LSTM of dynamic fixed point). The
+    quantizer of ``dy`` belongs to the product in front of the loop, which sees the gradients of all time steps at once
+    and moves its state.
     """
 
     roles = ("weights", "activations", "bias", "weight_gradients", "stored_weights")
@@ -67,7 +72,10 @@ class RecurrentProduct(LowBitProduct):
             quantizer.prepare(tensor, training)
         parameters = () if quantizer is None else tuple(tf.convert_to_tensor(p) for p in quantizer.parameters())
         still = tf.stop_gradient(tensor)
-        quantized = as_real(still) if quantizer is None else quantizer.encode(still, training, tuple(tf.stop_gradient(p) for p in parameters))
+        quantized = (
+            as_real(still) if quantizer is None
+            else quantizer.encode(still, training, tuple(tf.stop_gradient(p) for p in parameters))
+        )
 
         @tf.custom_gradient
         def value(x, *own):
@@ -81,10 +89,16 @@ class RecurrentProduct(LowBitProduct):
         return Given(quantized, value(tensor, *parameters))
 
     def states(self, gradients) -> tuple[dict, dict]:
-        """The states of the quantizers of ``x_t`` and ``dy_t``, read before the loop: a gradient inside a loop cannot read variables."""
-        return tuple({} if quantizer is None else quantizer.state() for quantizer in (self.activations_quantizer, gradients))
+        """The states of the quantizers of ``x_t`` and ``dy_t``, read before the loop: a gradient inside a loop
+        cannot read variables.
+        """
+        return tuple(
+            {} if quantizer is None else quantizer.state() for quantizer in (self.activations_quantizer, gradients)
+        )
 
-    def step(self, product: Product, x: tf.Tensor, kernel: Given, time: tf.Tensor, gradients, states: tuple[dict, dict]) -> tf.Tensor:
+    def step(
+        self, product: Product, x: tf.Tensor, kernel: Given, time: tf.Tensor, gradients, states: tuple[dict, dict]
+    ) -> tf.Tensor:
         """One time step.
 
         Args:

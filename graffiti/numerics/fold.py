@@ -1,7 +1,8 @@
 """Batch norm folding: only IEEE-exact basic operations, in one order, in float64; one rounding to float32 at the end.
 
-``layers/fold.py`` is the TensorFlow twin of the inference form and gives the same bits. The training form (batch statistics on a kernel
-that was folded with the moving variance) is the float64 reference that the layers' training pass is tested against.
+``layers/fold.py`` is the TensorFlow twin of the inference form and gives the same bits. The training form (batch
+statistics on a kernel that was folded with the moving variance) is the float64 reference that the layers' training pass
+is tested against.
 
 References: Jain et al., arXiv 1903.08066, section 4; section 5 of its specification.
 """
@@ -14,7 +15,8 @@ import numpy as np
 def multiplier(gamma, variance, epsilon: float) -> np.ndarray:
     """``gamma / sqrt(variance + epsilon)`` as ``sign(gamma) * sqrt(gamma*gamma / (variance + epsilon))``, float64.
 
-    This form because graph optimizers rewrite ``x / sqrt(y)``, which rounds differently; they leave a root of a quotient alone.
+    This form because graph optimizers rewrite ``x / sqrt(y)``, which rounds differently; they leave a root of a
+    quotient alone.
 
     Args:
         gamma: ``(channels,)``.
@@ -26,7 +28,8 @@ def multiplier(gamma, variance, epsilon: float) -> np.ndarray:
     """
     gamma, variance = np.asarray(gamma, np.float64), np.asarray(variance, np.float64) + np.float64(epsilon)
     if not (variance > 0).all():
-        raise ValueError(f"batch norm needs variance + epsilon > 0 in every channel, got {variance.min()}; check the moving variance")
+        raise ValueError(f"batch norm needs variance + epsilon > 0 in every channel, got {variance.min()}; check the "
+                         "moving variance")
     return np.sign(gamma) * np.sqrt(gamma * gamma / variance)
 
 
@@ -36,8 +39,8 @@ def per_channel(values, kernel_shape: tuple[int, ...], channel_axis: int | str) 
     Args:
         values: ``(channels,)``.
         kernel_shape: shape of the kernel.
-        channel_axis: the kernel's axis of output channels (conv and dense −1, transposed conv −2), or ``flat``: the last two
-            axes together, in row-major order (depthwise ``(..., in, multiplier)``).
+        channel_axis: the kernel's axis of output channels (conv and dense −1, transposed conv −2), or ``flat``: the
+            last two axes together, in row-major order (depthwise ``(..., in, multiplier)``).
     """
     values = np.asarray(values)
     if channel_axis == "flat":
@@ -46,7 +49,10 @@ def per_channel(values, kernel_shape: tuple[int, ...], channel_axis: int | str) 
         axis = int(channel_axis) % len(kernel_shape)
         expected, shape = kernel_shape[axis], (kernel_shape[axis],) + (1,) * (len(kernel_shape) - 1 - axis)
     if values.shape != (expected,):
-        raise ValueError(f"a kernel {kernel_shape} with channel axis {channel_axis!r} takes {expected} values, one per output channel, got shape {values.shape}")
+        raise ValueError(
+            f"a kernel {kernel_shape} with channel axis {channel_axis!r} takes {expected} values, one per output "
+            f"channel, got shape {values.shape}"
+        )
     return values.reshape(shape)
 
 
@@ -91,7 +97,8 @@ def batch_statistics(product) -> tuple[np.ndarray, np.ndarray]:
 def training_correction(
     gamma, beta, mean, variance, moving_mean, moving_variance, epsilon: float, frozen: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the training graph does to ``Y = product(x, q(kernel * gamma/sqrt(v+eps)))``: ``out = Y * correction + bias``.
+    """What the training graph does to ``Y = product(x, q(kernel * gamma/sqrt(v+eps)))``: ``out = Y * correction +
+    bias``.
 
     With ``f = 1`` where batch norm is frozen, else 0::
 
@@ -120,5 +127,7 @@ def training_correction(
 
 
 def bessel_to_biased(variance, count: int) -> np.ndarray:
-    """A variance divided by ``n-1`` as one divided by ``n``: times ``(n-1)/n`` (fused batch norms return the former)."""
+    """A variance divided by ``n-1`` as one divided by ``n``: times ``(n-1)/n`` (fused batch norms return the
+    former).
+    """
     return np.asarray(variance, np.float64) * (count - 1) / count

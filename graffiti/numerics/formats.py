@@ -38,7 +38,9 @@ class QFormat:
 
     def __post_init__(self) -> None:
         if not MIN_BITS <= self.bits <= MAX_BITS:
-            raise ValueError(f"a format holds {MIN_BITS} to {MAX_BITS} bits, got {self.bits}; choose a width in that range")
+            raise ValueError(
+                f"a format holds {MIN_BITS} to {MAX_BITS} bits, got {self.bits}; choose a width in that range"
+            )
         if self.narrow and not self.signed:
             raise ValueError("narrow means a signed range without its lowest code; an unsigned format cannot be narrow")
         exponent = self.exponent

@@ -1,7 +1,8 @@
 """Convolutions and dense products in whatever dtype the arrays have: the loops that integers and floats share.
 
-``reference.py`` chooses a dtype in which every sum of its integers is exact; ``graph/float_interpreter.py`` uses float32 or
-float64. Layouts are channels-last, kernels as in ``graph/ops.py``. One- and two-dimensional (any rank, in fact).
+``reference.py`` chooses a dtype in which every sum of its integers is exact; ``graph/float_interpreter.py`` uses
+float32 or float64. Layouts are channels-last, kernels as in ``graph/ops.py``. One- and two-dimensional (any rank, in
+fact).
 """
 
 from __future__ import annotations
@@ -29,13 +30,15 @@ def _by_chunks(x: np.ndarray, per_example: int, compute: Callable[[np.ndarray], 
 
 
 def conv(
-    x: np.ndarray, kernel: np.ndarray, strides: Sequence[int], padding: str = "valid", dilation: Sequence[int] | None = None, groups: int = 1,
+    x: np.ndarray, kernel: np.ndarray, strides: Sequence[int], padding: str = "valid",
+    dilation: Sequence[int] | None = None, groups: int = 1,
 ) -> np.ndarray:
     """``y[b, p, o] = sum_{w, i} x[b, p*stride + w*dilation - pad, i] * kernel[w, i, o]``, zeros outside.
 
     Args:
         x: ``(batch, *spatial, in)``.
-        kernel: ``(*window, in/groups, out)``; output channels come in ``groups`` equal blocks, each reading its own input block.
+        kernel: ``(*window, in/groups, out)``; output channels come in ``groups`` equal blocks, each reading its own
+            input block.
         strides, dilation: one integer per spatial axis; dilation 1 by default.
         padding: ``same`` or ``valid``.
         groups: divides both channel counts.
@@ -45,7 +48,10 @@ def conv(
     """
     *window, inputs, outputs = kernel.shape
     if x.shape[-1] != inputs * groups or outputs % groups:
-        raise ValueError(f"a convolution in {groups} groups of a kernel {kernel.shape} expects {inputs * groups} input channels, got {x.shape[-1]}")
+        raise ValueError(
+            f"a convolution in {groups} groups of a kernel {kernel.shape} expects {inputs * groups} input channels, "
+            f"got {x.shape[-1]}"
+        )
     dilation = dilation or (1,) * len(window)
     each = outputs // groups
     count = math.prod(window) * inputs
@@ -64,7 +70,8 @@ def conv(
 
 
 def depthwise_conv(
-    x: np.ndarray, kernel: np.ndarray, strides: Sequence[int], padding: str = "valid", dilation: Sequence[int] | None = None,
+    x: np.ndarray, kernel: np.ndarray, strides: Sequence[int], padding: str = "valid",
+    dilation: Sequence[int] | None = None,
 ) -> np.ndarray:
     """``y[b, p, c*multiplier + m] = sum_w x[b, p*stride + w*dilation - pad, c] * kernel[w, c, m]``.
 
@@ -93,9 +100,11 @@ def depthwise_conv(
 
 
 def conv_transpose(
-    x: np.ndarray, kernel: np.ndarray, strides: Sequence[int], padding: str = "valid", output_padding: Sequence[int] | None = None,
+    x: np.ndarray, kernel: np.ndarray, strides: Sequence[int], padding: str = "valid",
+    output_padding: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """``full[b, p*stride + w, o] += sum_i x[b, p, i] * kernel[w, o, i]``, then cut (or extended) to Keras' output length.
+    """``full[b, p*stride + w, o] += sum_i x[b, p, i] * kernel[w, o, i]``, then cut (or extended) to Keras' output
+    length.
 
     Args:
         x: ``(batch, *spatial, in)``.
@@ -118,7 +127,9 @@ def conv_transpose(
         terms = (part.reshape(math.prod(part.shape[:-1]), inputs) @ matrix).reshape(batch, *sizes, *window, outputs)
         full = np.zeros((batch, *((n - 1) * s + k for n, s, k in zip(sizes, strides, window)), outputs), terms.dtype)
         for position in np.ndindex(*window):
-            reached = (slice(None),) + tuple(slice(k, k + (n - 1) * s + 1, s) for k, n, s in zip(position, sizes, strides))
+            reached = (
+                (slice(None),) + tuple(slice(k, k + (n - 1) * s + 1, s) for k, n, s in zip(position, sizes, strides))
+            )
             full[reached] += terms[(slice(None),) * (len(window) + 1) + position]
         for axis, (k, s, e) in enumerate(zip(window, strides, extra), 1):
             front, back = transpose_pads(k, s, padding, e)
@@ -133,7 +144,9 @@ def conv_transpose(
 def dense(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """``y[..., o] = sum_i x[..., i] * kernel[i, o]``: ``(..., in)`` times ``(in, out)``."""
     if x.shape[-1] != kernel.shape[0]:
-        raise ValueError(f"a dense kernel {kernel.shape} expects {kernel.shape[0]} features on the last axis, got {x.shape[-1]}")
+        raise ValueError(
+            f"a dense kernel {kernel.shape} expects {kernel.shape[0]} features on the last axis, got {x.shape[-1]}"
+        )
     return (x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 

@@ -1,10 +1,12 @@
 """The normative integer ops, in plain numpy: what every kernel, exporter and executor must equal with ``==``.
 
-Slow and simple is right here. Arrays hold codes of any integer dtype. Ops that compute return int64; ops that only move codes keep
-the dtype. What each op means on real numbers is in ``numerics/README.md``. No graph, no Keras, no TensorFlow.
+Slow and simple is right here. Arrays hold codes of any integer dtype. Ops that compute return int64; ops that only move
+codes keep the dtype. What each op means on real numbers is in ``numerics/README.md``. No graph, no Keras, no
+TensorFlow.
 
-Products may be summed by the float unit: ``exact_dtype`` picks float32 or float64 only where every partial sum is an integer
-that the dtype holds (below 2**24 or 2**53), so that any order of summation gives the same, exact integer; else int64.
+Products may be summed by the float unit: ``exact_dtype`` picks float32 or float64 only where every partial sum is an
+integer that the dtype holds (below 2**24 or 2**53), so that any order of summation gives the same, exact integer; else
+int64.
 """
 
 from __future__ import annotations
@@ -119,7 +121,7 @@ def dense(x, kernel) -> np.ndarray:
     return _product(products.dense, "dense", x, kernel, (-1,))
 
 
-# ---- elementwise -------------------------------------------------------------------------------------------------------
+# ---- elementwise -----------------------------------------------------------------------------------------------------
 def bias_add(x, bias) -> np.ndarray:
     """``x + bias`` over the last axis; both at one exponent (per channel: at one exponent channel by channel)."""
     return _codes(x, "bias_add").astype(np.int64) + _codes(bias, "bias_add")
@@ -172,13 +174,14 @@ def lookup(x, table, qmin: int) -> np.ndarray:
     index = _codes(x, "lookup").astype(np.int64) - qmin
     if index.size and not 0 <= index.min() <= index.max() < len(table):
         raise ValueError(
-            f"a table for the codes {qmin} to {qmin + len(table) - 1} was asked for {index.min() + qmin} to {index.max() + qmin}; "
+            f"a table for the codes {qmin} to {qmin + len(table) - 1} was asked for {index.min() + qmin} to "
+            f"{index.max() + qmin}; "
             "requantize to the table's input format first"
         )
     return np.asarray(table).astype(np.int64)[index]
 
 
-# ---- averages: a sum, one division, one rounding -------------------------------------------------------------------------
+# ---- averages: a sum, one division, one rounding ---------------------------------------------------------------------
 def average_pool(
     x, pool_size, strides, padding, from_format: QFormat, to_format: QFormat, rounding: str = "half_even",
     low: int | None = None, high: int | None = None, divide: bool = True,
@@ -200,14 +203,17 @@ def average_pool(
     """
     low, high = to_format.limits(low, high)
     if low > high:
-        raise ValueError(f"average_pool to {to_format} saturates to [{low}, {high}], which holds no code; expected low <= high")
+        raise ValueError(f"average_pool to {to_format} saturates to [{low}, {high}], which holds no code; expected "
+                         "low <= high")
     x = _codes(x, "average_pool").astype(np.int64)
     count = pool_counts(x.shape[1:-1], pool_size, strides, padding) if divide else 1
     total = products.sum_pool(x, pool_size, strides, padding)
-    return np.clip(divide_exactly(total, count, int(to_format.exponents[0] - from_format.exponents[0]), rounding), low, high)
+    return np.clip(
+        divide_exactly(total, count, int(to_format.exponents[0] - from_format.exponents[0]), rounding), low, high
+    )
 
 
-# ---- pools and moves: output codes are input codes ----------------------------------------------------------------------
+# ---- pools and moves: output codes are input codes -------------------------------------------------------------------
 def max_pool(x, pool_size, strides, padding="valid") -> np.ndarray:
     """Maximum over a window, ``(batch, *spatial, channels)``; padding never wins.
 
@@ -248,7 +254,9 @@ def crop(x, crops) -> np.ndarray:
 
 
 def slice_axes(x, slices) -> np.ndarray:
-    """``x[:, start:stop:step, ...]``: one ``(start, stop, step)`` for every axis but the batch, ``stop`` ``None``: to the end."""
+    """``x[:, start:stop:step, ...]``: one ``(start, stop, step)`` for every axis but the batch, ``stop`` ``None``:
+    to the end.
+    """
     return np.asarray(x)[tuple([slice(None)] + [slice(start, stop, step) for start, stop, step in slices])]
 
 
@@ -284,7 +292,7 @@ def upsample(x, size) -> np.ndarray:
     return x
 
 
-# ---- between reals and codes, and between formats --------------------------------------------------------------------------
+# ---- between reals and codes, and between formats --------------------------------------------------------------------
 def rescaling(x, scale, offset) -> np.ndarray:
     """``x * scale + offset`` in float32: the product is rounded, then the sum; never one fused multiply-add.
 
@@ -316,7 +324,10 @@ def quantize(x, format: QFormat, rounding: str = "half_even", *, name: str = "th
     """
     x = np.asarray(x, np.float64)
     if np.isnan(x).any():
-        raise ValueError(f"{name} holds {np.count_nonzero(np.isnan(x))} NaN of {x.size} values; NaN has no code, clean the data first")
+        raise ValueError(
+            f"{name} holds {np.count_nonzero(np.isnan(x))} NaN of {x.size} values; NaN has no code, clean the "
+            "data first"
+        )
     with np.errstate(over="ignore"):  # a real beyond float64's range at this scale saturates like any other
         steps = np.ldexp(x, -np.asarray(format.exponent if exponent is None else exponent, np.int64))
     return np.clip(round_real(steps, rounding), format.qmin, format.qmax).astype(format.dtype)
@@ -337,7 +348,10 @@ def dequantize(codes, format: QFormat, *, exponent=None) -> np.ndarray:
     return np.ldexp(codes, np.asarray(format.exponent if exponent is None else exponent, np.int64)).astype(np.float32)
 
 
-def requantize(codes, from_format: QFormat, to_format: QFormat, rounding="half_even", low: int | None = None, high: int | None = None) -> np.ndarray:
+def requantize(
+    codes, from_format: QFormat, to_format: QFormat, rounding="half_even", low: int | None = None,
+    high: int | None = None
+) -> np.ndarray:
     """``clip(round(codes * 2**(e_from - e_to)), low, high)``: one rounding shift, one saturation.
 
     Args:
@@ -353,7 +367,9 @@ def requantize(codes, from_format: QFormat, to_format: QFormat, rounding="half_e
     """
     low, high = to_format.limits(low, high)
     if low > high:
-        raise ValueError(f"requantize to {to_format} saturates to [{low}, {high}], which holds no code; expected low <= high")
+        raise ValueError(
+            f"requantize to {to_format} saturates to [{low}, {high}], which holds no code; expected low <= high"
+        )
     shift = np.asarray(to_format.exponent, np.int64) - np.asarray(from_format.exponent, np.int64)
     # a left shift by 32 takes every nonzero code out of 32 bits already: more saturates alike and would leave int64
     return np.clip(shift_right(_codes(codes, "requantize"), np.maximum(shift, -32), rounding), low, high)
@@ -369,8 +385,8 @@ def softmax(x, axis: int = -1) -> np.ndarray:
 def reciprocal(count: int, bits: int = 8) -> tuple[int, QFormat]:
     """The quantized ``1/count`` of an average pool: unsigned, threshold ``1/count`` (MAX), half to even.
 
-    ``s = 2**(ceil(log2(1/count)) - bits)``, ``code = min(round(1/count/s), 2**bits - 1)``. A power of two saturates (its threshold is itself), so
-    2x2 gives 255 * 2**-10, a gain of 0.996.
+    ``s = 2**(ceil(log2(1/count)) - bits)``, ``code = min(round(1/count/s), 2**bits - 1)``. A power of two saturates
+    (its threshold is itself), so 2x2 gives 255 * 2**-10, a gain of 0.996.
 
     Args:
         count: elements of the pool's window, at least 1.

@@ -43,8 +43,8 @@ def round_real(x, mode: str) -> np.ndarray:
 def shift_right(code, shift, mode: str) -> np.ndarray:
     """``round(code / 2**shift)`` on int64, exactly; a negative shift multiplies.
 
-    Half a step is added and the rest cut off; a tie then needs one less where it must go down: with ``half_even`` where the quotient
-    is even, with ``half_away`` where the code is negative.
+    Half a step is added and the rest cut off; a tie then needs one less where it must go down: with ``half_even`` where
+    the quotient is even, with ``half_away`` where the code is negative.
 
     Args:
         code: integers of magnitude up to ``2**62``, any shape.
@@ -83,7 +83,8 @@ def divide(code, divisor, shift, mode: str) -> np.ndarray:
     """
     check_rounding(mode)
     code, divisor = np.asarray(code, np.int64), np.asarray(divisor, np.int64)
-    left, right = int(np.clip(-shift, 0, 61)), int(np.clip(shift, 0, 33))  # beyond 33 bits a quotient is less than half in any case
+    # beyond 33 bits a quotient is less than half in any case
+    left, right = int(np.clip(-shift, 0, 61)), int(np.clip(shift, 0, 33))
     bound = 1 << (62 - left)  # a code this large stays beyond 32 bits behind the division
     code, divisor = np.clip(code, -bound, bound) << left, divisor << right
     low = code // divisor

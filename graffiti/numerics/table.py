@@ -16,13 +16,17 @@ MAX_BITS = 16  # 65,536 entries
 
 
 def input_codes(format: QFormat) -> np.ndarray:
-    """Every code of a format in ascending order, int64: ``qmin ... qmax`` (256 of them for 8 bits, 255 narrow, 65,536 for 16).
+    """Every code of a format in ascending order, int64: ``qmin ... qmax`` (256 of them for 8 bits, 255 narrow, 65,536
+    for 16).
 
     Raises:
         ValueError: where the format has more than 16 bits or several exponents.
     """
     if format.bits > MAX_BITS or format.per_channel:
-        raise ValueError(f"a table takes input codes of at most {MAX_BITS} bits at one exponent, got {format}; requantize to {MAX_BITS} bits in front of it")
+        raise ValueError(
+            f"a table takes input codes of at most {MAX_BITS} bits at one exponent, got {format}; requantize to "
+            f"{MAX_BITS} bits in front of it"
+        )
     return np.arange(format.qmin, format.qmax + 1, dtype=np.int64)
 
 
@@ -31,7 +35,9 @@ def input_values(format: QFormat) -> np.ndarray:
     return reference.dequantize(input_codes(format), format)
 
 
-def build(values, input_format: QFormat, output_format: QFormat, rounding: str = "half_even", *, name: str = "the table") -> np.ndarray:
+def build(
+    values, input_format: QFormat, output_format: QFormat, rounding: str = "half_even", *, name: str = "the table"
+) -> np.ndarray:
     """``table[code - qmin] = clip(round(values[code - qmin] / 2**e_out), qmin_out, qmax_out)``.
 
     Args:
@@ -49,7 +55,9 @@ def build(values, input_format: QFormat, output_format: QFormat, rounding: str =
     """
     codes, values = input_codes(input_format), np.asarray(values)
     if values.shape != codes.shape:
-        raise ValueError(f"{name} needs {len(codes)} values, one for each code of {input_format}, got shape {values.shape}")
+        raise ValueError(
+            f"{name} needs {len(codes)} values, one for each code of {input_format}, got shape {values.shape}"
+        )
     if np.isnan(values).any():
         code = int(codes[np.isnan(values)][0])
         raise ValueError(
@@ -59,7 +67,9 @@ def build(values, input_format: QFormat, output_format: QFormat, rounding: str =
     return reference.quantize(values, output_format, rounding, name=name)
 
 
-def evaluate(function: Callable, input_format: QFormat, output_format: QFormat, rounding: str = "half_even") -> np.ndarray:
+def evaluate(
+    function: Callable, input_format: QFormat, output_format: QFormat, rounding: str = "half_even"
+) -> np.ndarray:
     """``build`` of a numpy function evaluated on ``input_values(input_format)``.
 
     Args:

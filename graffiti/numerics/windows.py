@@ -1,4 +1,5 @@
-"""Sliding windows over the spatial axes of channels-last arrays: output lengths, padding, views of all windows; lists of indices as grids.
+"""Sliding windows over the spatial axes of channels-last arrays: output lengths, padding, views of all windows; lists
+of indices as grids.
 
 The lengths follow TensorFlow (``same`` puts the odd zero behind) and Keras (transposed convolutions). numpy only.
 """
@@ -71,7 +72,9 @@ def pool_counts(sizes: Sequence[int], window: Sequence[int], strides: Sequence[i
     return counts.reshape(*counts.shape[1:], 1)
 
 
-def transpose_output(size: int | None, window: int, stride: int, padding: str, output_padding: int | None) -> int | None:
+def transpose_output(
+    size: int | None, window: int, stride: int, padding: str, output_padding: int | None
+) -> int | None:
     """Output length of a transposed convolution along one axis (Keras' rule, dilation 1).
 
     Args:
@@ -144,7 +147,10 @@ def windows(
     steps = x.strides[1:-1]
     return np.lib.stride_tricks.as_strided(
         x, (x.shape[0], *output, *window, x.shape[-1]),
-        (x.strides[0], *(b * s for b, s in zip(steps, strides)), *(b * d for b, d in zip(steps, dilation)), x.strides[-1]),
+        (
+            x.strides[0], *(b * s for b, s in zip(steps, strides)), *(b * d for b, d in zip(steps, dilation)),
+            x.strides[-1]
+        ),
         writeable=False,
     )
 
@@ -166,10 +172,11 @@ def window_slices(
         yield position, view[(slice(None),) * (rank + 1) + position]
 
 
-# ---- lists of indices ----------------------------------------------------------------------------------------------------
+# ---- lists of indices ------------------------------------------------------------------------------------------------
 @dataclasses.dataclass(frozen=True)
 class IndexGrid:
-    """A part of a list of indices that is a grid: the indices ``start ...`` are ``first + i * steps[0] + j * steps[1]``, ``j`` fastest.
+    """A part of a list of indices that is a grid: the indices ``start ...`` are ``first + i * steps[0] + j *
+    steps[1]``, ``j`` fastest.
 
     Attributes:
         start: place of the part in the list.
@@ -206,7 +213,9 @@ def index_grids(indices: Sequence[int]) -> list[IndexGrid]:
                 if place < len(indices)
             ) and start + (outer + 1) * inner <= len(indices):
                 outer += 1
-        grids.append(IndexGrid(start, int(indices[start]), (outer, inner), (int(outer_step) if outer > 1 else 0, int(step))))
+        grids.append(
+            IndexGrid(start, int(indices[start]), (outer, inner), (int(outer_step) if outer > 1 else 0, int(step)))
+        )
         start += outer * inner
     return grids
 
@@ -214,6 +223,9 @@ def index_grids(indices: Sequence[int]) -> list[IndexGrid]:
 def _run(indices: Sequence[int], start: int) -> int:
     """How many indices from ``start`` on are an arithmetic progression."""
     count = min(2, len(indices) - start)
-    while start + count < len(indices) and indices[start + count] - indices[start + count - 1] == indices[start + 1] - indices[start]:
+    while (
+        start + count < len(indices)
+        and indices[start + count] - indices[start + count - 1] == indices[start + 1] - indices[start]
+    ):
         count += 1
     return count

@@ -78,7 +78,9 @@ def divide(codes: tf.Tensor, divisor, shift: int, mode: str) -> tf.Tensor:
     above, tie = rest > divisor - rest, tf.equal(rest, divisor - rest)
     if mode == "floor":
         return low
-    up = {"half_even": lambda: tf.equal(low % 2, 1), "half_up": lambda: tf.ones_like(tie), "half_away": lambda: codes >= 0}[mode]()
+    up = {
+        "half_even": lambda: tf.equal(low % 2, 1), "half_up": lambda: tf.ones_like(tie), "half_away": lambda: codes >= 0
+    }[mode]()
     return low + tf.cast(above | (tie & up), tf.int64)
 
 
@@ -149,8 +151,12 @@ def depthwise_conv2d(x, kernel, *, strides=(1, 1), padding="valid", dilation=(1,
     pads = pads_of(x, (height, width), strides, dilation, padding)
     x = tf.pad(tf.cast(x, tf.int32), [(0, 0), *pads, (0, 0)])
     values = tf.get_static_value(kernel)
-    if values is not None and values.size and (values == values.flat[0]).all() and multiplier == 1 and tuple(dilation) == (1, 1):
-        return sum_pool(x, pool_size=(height, width), strides=strides) * int(values.flat[0])  # a pool by its published reciprocal
+    if (
+        values is not None and values.size and (values == values.flat[0]).all() and multiplier == 1
+        and tuple(dilation) == (1, 1)
+    ):
+        # a pool by its published reciprocal
+        return sum_pool(x, pool_size=(height, width), strides=strides) * int(values.flat[0])
     kernel = tf.cast(kernel, tf.int32)
     total = None
     for row, column, part in _taps(x, (height, width), strides, dilation):
@@ -296,7 +302,8 @@ def _along(x: tf.Tensor, axis: int, part: slice) -> tf.Tensor:
 
 
 def average_pool(
-    x, *, pool_size, strides, padding="valid", divide_by_count: bool = True, shift: int, low: int, high: int, dtype, rounding: str = "half_even",
+    x, *, pool_size, strides, padding="valid", divide_by_count: bool = True, shift: int, low: int, high: int, dtype,
+    rounding: str = "half_even",
 ) -> tf.Tensor:
     """The exact mean of each window's part inside the image,
     ``saturate(round(sum / (elements * 2**shift)), low, high)``.

@@ -1,4 +1,6 @@
-"""Quantization of float tensors for low-bit training, with the tensor's extremes from the same pass; native or pure TensorFlow, to the same bits."""
+"""Quantization of float tensors for low-bit training, with the tensor's extremes from the same pass; native or pure
+TensorFlow, to the same bits.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,14 @@ def code_type(low: int, high: int) -> tf.DType:
     raise ValueError(f"codes of low-bit training fit int8, uint8 or int16, got the range {low}…{high}")
 
 
-def quantize(x: tf.Tensor, inverse_step: tf.Tensor, *, low: int, high: int, rounding: str = "half_even", seed: tf.Tensor | None = None, engine: str = "auto"):
+def quantize(
+    x: tf.Tensor, inverse_step: tf.Tensor, *, low: int, high: int, rounding: str = "half_even",
+    seed: tf.Tensor | None = None, engine: str = "auto"
+):
     """``clip(r(x * inverse_step), low, high)`` and ``(min(x), max(x))``.
 
-    ``r`` is half to even, or ``floor(v + u)`` with ``u`` from the counter-based generator (``numerics/noise.py``), index = flat position. Product and sum are
-    each rounded to float32.
+    ``r`` is half to even, or ``floor(v + u)`` with ``u`` from the counter-based generator (``numerics/noise.py``),
+    index = flat position. Product and sum are each rounded to float32.
 
     Args:
         x: float32, any shape.
@@ -39,8 +44,8 @@ def quantize(x: tf.Tensor, inverse_step: tf.Tensor, *, low: int, high: int, roun
         engine: ``auto``, ``native`` or ``python``.
 
     Returns:
-        ``(codes, extremes)``: codes in ``code_type(low, high)``, unspecified where ``x`` holds a NaN or Inf; extremes float32 ``[2]``, both NaN in that case,
-        zeros for an empty tensor.
+        ``(codes, extremes)``: codes in ``code_type(low, high)``, unspecified where ``x`` holds a NaN or Inf; extremes
+        float32 ``[2]``, both NaN in that case, zeros for an empty tensor.
 
     Raises:
         ValueError: where the range or the rounding is none of these, or ``stochastic`` comes without a seed.
@@ -52,7 +57,9 @@ def quantize(x: tf.Tensor, inverse_step: tf.Tensor, *, low: int, high: int, roun
         raise ValueError("stochastic rounding takes a seed of two uint32, got none")
     if loader.engine_of(engine) == "native":
         seed = tf.constant((0, 0), tf.uint32) if seed is None else tf.cast(seed, tf.uint32)
-        return loader.load().graffiti_training_quantize(x, inverse_step, seed, low=low, high=high, stochastic=rounding == "stochastic", codes_type=dtype)
+        return loader.load().graffiti_training_quantize(
+            x, inverse_step, seed, low=low, high=high, stochastic=rounding == "stochastic", codes_type=dtype
+        )
     v = x * inverse_step
     v = tf.round(v) if rounding == "half_even" else tf.floor(v + noise.uniform(tf.shape(x), seed))
     return tf.cast(tf.clip_by_value(v, float(low), float(high)), dtype), extremes(x, engine="python")

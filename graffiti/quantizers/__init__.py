@@ -60,4 +60,6 @@ def name_of(quantizer: Quantizer) -> str:
     for name, cls in ALL_QUANTIZERS.items():
         if type(quantizer) is cls:
             return name
-    raise ValueError(f"{type(quantizer).__name__} is not in ALL_QUANTIZERS; add a row in graffiti/quantizers/__init__.py")
+    raise ValueError(
+        f"{type(quantizer).__name__} is not in ALL_QUANTIZERS; add a row in graffiti/quantizers/__init__.py"
+    )

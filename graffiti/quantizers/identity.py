@@ -10,7 +10,9 @@ from graffiti.quantizers.base import Quantizer
 
 @keras.saving.register_keras_serializable(package="graffiti")
 class Identity(Quantizer):
-    """``q(x) = x``, gradient 1; no threshold, no format (``qformat()`` is ``None``, ``exponent()`` 0, ``scale()`` 1)."""
+    """``q(x) = x``, gradient 1; no threshold, no format (``qformat()`` is ``None``, ``exponent()`` 0, ``scale()``
+    1).
+    """
 
     def build(self, input_shape) -> None:
         """Nothing to create."""
@@ -21,7 +23,9 @@ class Identity(Quantizer):
 
     def assign_log2(self, log2_threshold, *, frozen=None) -> None:
         """There is no threshold to set."""
-        raise ValueError(f"quantizer {self.name!r} leaves its tensor in float and has no threshold; use another quantizer")
+        raise ValueError(
+            f"quantizer {self.name!r} leaves its tensor in float and has no threshold; use another quantizer"
+        )
 
     def exponent(self) -> tf.Tensor:
         """0."""

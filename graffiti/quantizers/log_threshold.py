@@ -23,7 +23,10 @@ def fused_gradient() -> bool:
     compiles with XLA by itself, and not with ``GRAFFITI_XLA=1`` in the environment. The results are the same for
     finite inputs.
     """
-    return os.environ.get("GRAFFITI_XLA", "0") != "1" and all(device.device_type == "CPU" for device in tf.config.list_physical_devices())
+    return (
+        os.environ.get("GRAFFITI_XLA", "0") != "1"
+        and all(device.device_type == "CPU" for device in tf.config.list_physical_devices())
+    )
 
 
 def code_range(bits: int, signed: bool, narrow: bool) -> tuple[int, int]:
@@ -99,7 +102,9 @@ def log_threshold_quantize(
     log2_threshold = tf.cast(tf.convert_to_tensor(log2_threshold), tf.float32)
     low, high = code_range(bits, signed, narrow)
     shape = channel_shape(tuple(x.shape), channel_axis)
-    other_axes = [axis for axis in range(len(shape)) if axis not in channel_axes(len(shape), channel_axis)] if shape else None
+    other_axes = (
+        [axis for axis in range(len(shape)) if axis not in channel_axes(len(shape), channel_axis)] if shape else None
+    )
     train_threshold = frozen is not True
     mask = None if frozen is None or isinstance(frozen, bool) else tf.convert_to_tensor(frozen)
 
@@ -118,7 +123,9 @@ def log_threshold_quantize(
         def gradient(upstream):
             if channel_axis is None and fused_gradient():
                 def keep(values):
-                    return tf.raw_ops.QuantizeAndDequantizeV4Grad(gradients=values, input=x, input_min=first, input_max=last).input_backprop
+                    return tf.raw_ops.QuantizeAndDequantizeV4Grad(
+                        gradients=values, input=x, input_min=first, input_max=last
+                    ).input_backprop
             else:
                 inside = (x >= first) & (x <= last)
 

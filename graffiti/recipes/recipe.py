@@ -1,4 +1,6 @@
-"""``Recipe``: everything that decides a run but the model and the data, as frozen plain values that go to YAML and back."""
+"""``Recipe``: everything that decides a run but the model and the data, as frozen plain values that go to YAML and
+back.
+"""
 
 from __future__ import annotations
 
@@ -104,14 +106,20 @@ class Recipe:
 
         Args:
             model: a float Keras model; it is not changed.
-            data: calibration inputs, as in ``graffiti.quantize``; ``calibration.examples`` of them where they are arrays.
+            data: calibration inputs, as in ``graffiti.quantize``; ``calibration.examples`` of them where they are
+                arrays.
             progress: show a bar.
         """
         import graffiti
 
         data = _take(data, self.calibration.examples)
-        q = graffiti.quantize(model, self.scheme, calibration=data, rules=self.rules, target=self.target, progress=progress)
-        methods = {key: getattr(self.calibration, key) for key in ("weights", "activations") if getattr(self.calibration, key) is not None}
+        q = graffiti.quantize(
+            model, self.scheme, calibration=data, rules=self.rules, target=self.target, progress=progress
+        )
+        methods = {
+            key: getattr(self.calibration, key) for key in ("weights", "activations")
+            if getattr(self.calibration, key) is not None
+        }
         if methods:
             graffiti.calibrate(q, data, progress=progress, **methods)
         return q
@@ -139,7 +147,10 @@ class Recipe:
             config["rules"] = [_rule_config(rule) for rule in self.rules]
         for key in ("calibration", "alt"):
             options = getattr(self, key)
-            changed = {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if getattr(options, f.name) != f.default}
+            changed = {
+                f.name: getattr(options, f.name) for f in dataclasses.fields(options)
+                if getattr(options, f.name) != f.default
+            }
             if changed:
                 config[key] = changed
         if self.target is not None:
@@ -185,12 +196,15 @@ class Recipe:
         path = files.check_free(path, overwrite=overwrite)
         if path.suffix not in documents.SUFFIXES:
             raise ValueError(f"a recipe's file ends in {', '.join(documents.SUFFIXES)}, got {path}")
-        text = json.dumps(self.to_config(), indent=1, ensure_ascii=False) + "\n" if path.suffix == ".json" else self.to_yaml()
+        text = (
+            json.dumps(self.to_config(), indent=1, ensure_ascii=False) + "\n" if path.suffix == ".json"
+            else self.to_yaml()
+        )
         with files.atomic_file(path, overwrite=overwrite) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
-# ---- schemes and rules -------------------------------------------------------------------------------------------------
+# ---- schemes and rules -----------------------------------------------------------------------------------------------
 _SPEC_FIELDS = [field.name for field in dataclasses.fields(QuantizerSpec)]
 _SCHEME_FIELDS = [field.name for field in dataclasses.fields(Scheme)]
 _SPECS = ("weights", "activations", "first_layer", "last_layer", "inputs", "outputs")
@@ -200,15 +214,24 @@ def _scheme(value: Any, where: str) -> str | Scheme:
     """A preset's name; or ``base`` (a preset) with the fields that differ; or all fields of a scheme."""
     if isinstance(value, str):
         if value not in schemes.SCHEMES:
-            raise ValueError(f"{where} is one of {', '.join(schemes.SCHEMES)}, or fields of a scheme, got {value!r}{documents.nearest(value, schemes.SCHEMES)}")
+            raise ValueError(
+                f"{where} is one of {', '.join(schemes.SCHEMES)}, or fields of a scheme, got "
+                f"{value!r}{documents.nearest(value, schemes.SCHEMES)}"
+            )
         return value
     content = documents.check_keys(value, ["base", *_SCHEME_FIELDS], where)
     base_name = content.pop("base", None)
-    base = None if base_name is None else schemes.SCHEMES[documents.one_of(base_name, schemes.SCHEMES, f"base of {where}")]
+    base = (
+        None if base_name is None else schemes.SCHEMES[documents.one_of(base_name, schemes.SCHEMES, f"base of {where}")]
+    )
     if base is None and not {"weights", "activations"} <= set(content):
-        raise ValueError(f"{where} needs a base (one of {', '.join(schemes.SCHEMES)}), or weights and activations of its own")
+        raise ValueError(
+            f"{where} needs a base (one of {', '.join(schemes.SCHEMES)}), or weights and activations of its own"
+        )
     if content.get("gradients") is not None:
-        raise ValueError(f"gradients of {where} are for low-bit training; a recipe quantizes a trained network, leave them out")
+        raise ValueError(
+            f"gradients of {where} are for low-bit training; a recipe quantizes a trained network, leave them out"
+        )
     if "rounding" in content:
         documents.one_of(content["rounding"], ROUNDING_MODES, f"rounding of {where}")
     if "name" in content:
@@ -270,7 +293,9 @@ def _scheme_config(scheme: Any) -> Any:
 
 def _rule_config(rule: Rule) -> dict[str, Any]:
     if not isinstance(rule.match, str):
-        raise ValueError(f"a recipe's file holds rules by regular expression; the rule {rule} matches by a class or a function")
+        raise ValueError(
+            f"a recipe's file holds rules by regular expression; the rule {rule} matches by a class or a function"
+        )
     return {"match": rule.match, "scheme": None if rule.scheme is None else _scheme_config(rule.scheme)}
 
 

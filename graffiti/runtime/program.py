@@ -1,7 +1,8 @@
-"""Compile an integer graph to a flat program: products fused with bias, ReLU and requantization, pads merged, concats in place.
+"""Compile an integer graph to a flat program: products fused with bias, ReLU and requantization, pads merged, concats
+in place.
 
-``compile_graph(graph)`` returns a ``Program``: bytes for the native runner and what its inputs, outputs and values are called. Knows
-no hardware: packing for an instruction set happens when the bytes are loaded.
+``compile_graph(graph)`` returns a ``Program``: bytes for the native runner and what its inputs, outputs and values are
+called. Knows no hardware: packing for an instruction set happens when the bytes are loaded.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Program:
         blob: for ``graffiti_create_program``; the same on every tier.
         inputs: of the program, in order.
         outputs: of the program, in order.
-        values: what a debug run returns, each with its number in the blob; several names may share one number (reshape).
+        values: what a debug run returns, each with its number in the blob; several names may share one number
+            (reshape).
     """
 
     blob: bytes
@@ -80,13 +82,17 @@ def compile_graph(graph: Graph) -> Program:
     """Compile a graph of stage ``integer``.
 
     Raises:
-        ValueError: for another stage, or a node that the native runner cannot run (``runner.Runner`` splits such graphs).
+        ValueError: for another stage, or a node that the native runner cannot run (``runner.Runner`` splits such
+            graphs).
     """
     if graph.stage != "integer":
         raise ValueError(f"a program is made from a graph of stage 'integer', got {graph.stage!r}; lower it first")
     for node in graph.nodes:
         if (reason := unsupported(graph, node)) is not None:
-            raise ValueError(f"node {node.name!r} ({node.op}): {reason}; run the graph through runtime.runner.Runner, which splits it there")
+            raise ValueError(
+                f"node {node.name!r} ({node.op}): {reason}; run the graph through runtime.runner.Runner, which splits "
+                "it there"
+            )
     return _Compiler(graph).compile()
 
 
@@ -99,7 +105,8 @@ class _Compiler:
         self.numbers: dict[str, int] = {}             # value name → number in the debug run
         self.done: set[str] = set()                   # nodes that run in another's step
         self.pads: dict[str, tuple[str, list]] = {}   # a pad merged into its readers → its input and its pads
-        self.slots: dict[str, tuple[str, int]] = {}   # a value computed right into a concat → the concat and its first channel
+        # a value computed right into a concat → the concat and its first channel
+        self.slots: dict[str, tuple[str, int]] = {}
 
     def compile(self) -> Program:
         graph = self.graph
@@ -121,7 +128,7 @@ class _Compiler:
         values = tuple((self.spec(name), number) for name, number in self.numbers.items())
         return Program(self.writer.finish(), tuple(self.spec(name) for name in graph.inputs), tuple(outputs), values)
 
-    # ---- values --------------------------------------------------------------------------------------------------------
+    # ---- values ------------------------------------------------------------------------------------------------------
     def dtype(self, name: str) -> np.dtype:
         format = self.graph.format(name)
         return np.dtype(np.float32) if format is None else format.dtype
@@ -146,7 +153,9 @@ class _Compiler:
             array = np.asarray(self.graph.constants[name])
             shape = array.shape[1:]
             if array.ndim == 0 or array.shape[0] != 1:
-                raise ValueError(f"constant {name!r} has shape {array.shape}; where a tensor is expected its batch axis has size 1")
+                raise ValueError(
+                    f"constant {name!r} has shape {array.shape}; where a tensor is expected its batch axis has size 1"
+                )
             self.tensors[name] = self.writer.tensor(self.dtype(name), shape)
             self.writer.constant(self.tensors[name], array.astype(self.dtype(name)))
         return self.tensors[name]
@@ -161,7 +170,7 @@ class _Compiler:
         tensor = self.tensors[name]
         self.numbers[name] = self.writer.value(view or View(tensor, 0, 1, tensor.elements, tensor.elements))
 
-    # ---- fusion --------------------------------------------------------------------------------------------------------
+    # ---- fusion ------------------------------------------------------------------------------------------------------
     def chain(self, node: Node) -> Chain:
         """What runs in the step of a node: whatever joins it, but for a ReLU of accumulators, exponents for each
         channel, and a bias behind sums.
@@ -175,7 +184,9 @@ class _Compiler:
         return chain
 
     def _find_slots(self) -> None:
-        """Products that only a concat of channels reads are written right into it (where the chain behind them ends there)."""
+        """Products that only a concat of channels reads are written right into it (where the chain behind them ends
+        there).
+        """
         producers = self.graph.producers()
         for node in self.graph.nodes:
             rank = len(self.graph.shape(node.name))
@@ -194,7 +205,7 @@ class _Compiler:
                     self.slots[value] = (node.name, first)
                 first += self._shape_of(value)[-1]
 
-    # ---- products ------------------------------------------------------------------------------------------------------
+    # ---- products ----------------------------------------------------------------------------------------------------
     def product(self, node: Node) -> None:
         graph = self.graph
         kernel = np.asarray(graph.constants[node.inputs[1]])
@@ -213,7 +224,7 @@ class _Compiler:
         self.writer.conv(tensor, view, shape, kernel, bias, _rounding(chain))
         self.noted(name, view)
 
-    # ---- elementwise ---------------------------------------------------------------------------------------------------
+    # ---- elementwise -------------------------------------------------------------------------------------------------
     def binary(self, node: Node) -> None:
         operation = "add" if node.op == "bias_add" else node.op
         x, y = node.inputs
@@ -289,14 +300,19 @@ class _Compiler:
         for value in numbers:
             differs = [len(shape) - value.ndim + axis for axis, size in enumerate(value.shape) if size > 1]
             period = max(period, shape[min(differs, default=len(shape)) :], key=len)
-        scale, offset = (np.broadcast_to(value, (1,) * (len(shape) - len(period)) + period).reshape(-1) for value in numbers)
+        scale, offset = (
+            np.broadcast_to(value, (1,) * (len(shape) - len(period)) + period).reshape(-1) for value in numbers
+        )
         self.writer.rescale(self.tensor(node.inputs[0]), self.define(node.name), scale, offset)
         self.noted(node.name)
 
     def quantize(self, node: Node) -> None:
         format: QFormat = attr(node, "format")
         exponent = int(format.exponent)  # type: ignore[arg-type]  # one: see unsupported
-        self.writer.quantize(self.tensor(node.inputs[0]), self.define(node.name), exponent, attr(node, "rounding"), format.qmin, format.qmax)
+        self.writer.quantize(
+            self.tensor(node.inputs[0]), self.define(node.name), exponent, attr(node, "rounding"), format.qmin,
+            format.qmax
+        )
         self.noted(node.name)
 
     def dequantize(self, node: Node) -> None:
@@ -304,7 +320,7 @@ class _Compiler:
         self.writer.dequantize(self.tensor(node.inputs[0]), self.define(node.name), exponents, len(exponents))
         self.noted(node.name)
 
-    # ---- pools ---------------------------------------------------------------------------------------------------------
+    # ---- pools -------------------------------------------------------------------------------------------------------
     def max_pool(self, node: Node) -> None:
         self._max_pool(node, self._window(node))
 
@@ -324,7 +340,10 @@ class _Compiler:
         return _pool_shape(_two(x[:-1]), x[-1], _two(y[:-1]), _two(window), _two(strides), _two(fronts, 0))
 
     def global_max_pool(self, node: Node) -> None:
-        shape, axes = self.shape(node.inputs[0]), sorted(a % (len(self.shape(node.inputs[0])) + 1) - 1 for a in attr(node, "axes"))
+        shape, axes = (
+            self.shape(node.inputs[0]),
+            sorted(a % (len(self.shape(node.inputs[0])) + 1) - 1 for a in attr(node, "axes"))
+        )
         x = self.tensor(node.inputs[0])
         if axes != list(range(axes[0], axes[-1] + 1)):  # bring the reduced axes together
             order = [*axes, *(a for a in range(len(shape)) if a not in axes)]
@@ -332,14 +351,16 @@ class _Compiler:
             sizes = [shape[a] for a in order]
             self.writer.move(x, together, sizes, [strides[a] for a in order], _strides(sizes))
             x, shape, axes = together, tuple(sizes), list(range(len(axes)))
-        outer, window, inner = math.prod(shape[: axes[0]]), math.prod(shape[a] for a in axes), math.prod(shape[axes[-1] + 1 :])
+        outer, window, inner = (
+            math.prod(shape[: axes[0]]), math.prod(shape[a] for a in axes), math.prod(shape[axes[-1] + 1 :])
+        )
         self._max_pool(node, _pool_shape((outer * window, 1), inner, (outer, 1), (window, 1), (window, 1), (0, 0)), x)
 
     def _max_pool(self, node: Node, shape: dict[str, int], x: Tensor | None = None) -> None:
         self.writer.max_pool(x or self.tensor(node.inputs[0]), self.define(node.name), shape)
         self.noted(node.name)
 
-    # ---- moves ---------------------------------------------------------------------------------------------------------
+    # ---- moves -------------------------------------------------------------------------------------------------------
     def reshape(self, node: Node) -> None:
         source = node.inputs[0]
         self.tensors[node.name] = self.tensor(source)
@@ -366,33 +387,41 @@ class _Compiler:
         pads = [tuple(pair) for pair in attr(node, "pads")]
         readers = self.users.get(node.name, [])
         spatial = pads[:-1] if len(pads) == 3 else [(0, 0), *pads[:-1]]
-        if node.name not in self.graph.outputs and readers and len(pads) in (2, 3) and pads[-1] == (0, 0) and node.inputs[0] not in self.pads \
-                and all(OPS[r.op].pads and r.inputs[0] == node.name for r in readers):
+        if (node.name not in self.graph.outputs and readers and len(pads) in (2, 3) and pads[-1] == (0, 0) and node.inputs[0] not in self.pads \
+                and all(OPS[r.op].pads and r.inputs[0] == node.name for r in readers)):
             self.pads[node.name] = (node.inputs[0], spatial)
             return
         x_shape, y_shape = self.shape(node.inputs[0]), self.shape(node.name)
         strides = _strides(y_shape)
         x, y = self.tensor(node.inputs[0]), self.define(node.name)
         self.writer.zero(y)
-        self.writer.move(x, y, x_shape, _strides(x_shape), strides, 0, sum(before * s for (before, _), s in zip(pads, strides)))
+        self.writer.move(
+            x, y, x_shape, _strides(x_shape), strides, 0, sum(before * s for (before, _), s in zip(pads, strides))
+        )
         self.noted(node.name)
 
     def crop(self, node: Node) -> None:
         x_shape, y_shape = self.shape(node.inputs[0]), self.shape(node.name)
         strides = _strides(x_shape)
         first = sum(before * s for (before, _), s in zip(attr(node, "crops"), strides))
-        self.writer.move(self.tensor(node.inputs[0]), self.define(node.name), y_shape, strides, _strides(y_shape), first)
+        self.writer.move(
+            self.tensor(node.inputs[0]), self.define(node.name), y_shape, strides, _strides(y_shape), first
+        )
         self.noted(node.name)
 
     def slice(self, node: Node) -> None:
         strides, y_shape, slices = _strides(self.shape(node.inputs[0])), self.shape(node.name), attr(node, "slices")
         first = sum(start * stride for (start, _, _), stride in zip(slices, strides))
         x, y = self.tensor(node.inputs[0]), self.define(node.name)
-        self.writer.move(x, y, y_shape, [step * stride for (_, _, step), stride in zip(slices, strides)], _strides(y_shape), first)
+        self.writer.move(
+            x, y, y_shape, [step * stride for (_, _, step), stride in zip(slices, strides)], _strides(y_shape), first
+        )
         self.noted(node.name)
 
     def take(self, node: Node) -> None:
-        shape, strides, y_strides = self.shape(node.inputs[0]), _strides(self.shape(node.inputs[0])), _strides(self.shape(node.name))
+        shape, strides, y_strides = (
+            self.shape(node.inputs[0]), _strides(self.shape(node.inputs[0])), _strides(self.shape(node.name))
+        )
         axis = attr(node, "axis") % (len(shape) + 1) - 1
         x, y, step, y_step = self.tensor(node.inputs[0]), self.define(node.name), strides[axis], y_strides[axis]
         for grid in index_grids(attr(node, "indices")):
@@ -404,7 +433,10 @@ class _Compiler:
 
     def permute(self, node: Node) -> None:
         strides, y_shape = _strides(self.shape(node.inputs[0])), self.shape(node.name)
-        self.writer.move(self.tensor(node.inputs[0]), self.define(node.name), y_shape, [strides[d - 1] for d in attr(node, "dims")], _strides(y_shape))
+        self.writer.move(
+            self.tensor(node.inputs[0]), self.define(node.name), y_shape, [strides[d - 1] for d in attr(node, "dims")],
+            _strides(y_shape)
+        )
         self.noted(node.name)
 
     def upsample(self, node: Node) -> None:
@@ -433,8 +465,10 @@ def _rounding(chain: Chain) -> Rounding | None:
 def _pool_shape(size, channels: int, out, window, strides, fronts) -> dict[str, int]:
     """The words of ``graffiti_pool_shape``; pairs are (vertical, horizontal)."""
     return {
-        "height": size[0], "width": size[1], "channels": channels, "out_height": out[0], "out_width": out[1], "pool_height": window[0],
-        "pool_width": window[1], "stride_h": strides[0], "stride_w": strides[1], "pad_top": fronts[0], "pad_left": fronts[1],
+        "height": size[0], "width": size[1], "channels": channels, "out_height": out[0], "out_width": out[1],
+        "pool_height": window[0],
+        "pool_width": window[1], "stride_h": strides[0], "stride_w": strides[1], "pad_top": fronts[0],
+        "pad_left": fronts[1],
     }
 
 
@@ -451,17 +485,24 @@ def _two(values, front: int = 1) -> tuple[int, int]:
     return values if len(values) == 2 else (front, *values)
 
 
-def _conv_shape(graph: Graph, node: Node, kernel: np.ndarray, x_shape: tuple[int, ...], pads) -> tuple[dict[str, int], np.ndarray]:
+def _conv_shape(
+    graph: Graph, node: Node, kernel: np.ndarray, x_shape: tuple[int, ...], pads
+) -> tuple[dict[str, int], np.ndarray]:
     """The words of ``graffiti_conv_shape`` for a product, and its kernel as ``(height, width, in/groups, out)``."""
     y_shape = tuple(graph.shape(node.name)[1:])
-    shape = {"stride_h": 1, "stride_w": 1, "dilation_h": 1, "dilation_w": 1, "pad_top": 0, "pad_left": 0, "groups": 1, "spread_h": 1, "spread_w": 1}
+    shape = {
+        "stride_h": 1, "stride_w": 1, "dilation_h": 1, "dilation_w": 1, "pad_top": 0, "pad_left": 0, "groups": 1,
+        "spread_h": 1, "spread_w": 1
+    }
     if node.op == "dense":
         rows = math.prod(x_shape[:-1])
         shape |= {"height": 1, "width": rows, "channels": x_shape[-1], "out_height": 1, "out_width": rows}
         kernel = kernel.reshape(1, 1, *kernel.shape)
     else:
         size, out = _two(x_shape[:-1]), _two(y_shape[:-1])
-        shape |= {"height": size[0], "width": size[1], "channels": x_shape[-1], "out_height": out[0], "out_width": out[1]}
+        shape |= {
+            "height": size[0], "width": size[1], "channels": x_shape[-1], "out_height": out[0], "out_width": out[1]
+        }
         if kernel.ndim == 3:
             kernel = kernel[None]
         strides = _two(attr(node, "strides"))
@@ -470,15 +511,23 @@ def _conv_shape(graph: Graph, node: Node, kernel: np.ndarray, x_shape: tuple[int
             kernel = np.ascontiguousarray(kernel[::-1, ::-1].swapaxes(2, 3))
             extra = attr(node, "output_padding") or (None,) * len(x_shape[:-1])
             steps = attr(node, "strides")
-            cut = [transpose_pads(k, s, attr(node, "padding"), e)[0] for k, s, e in zip(window[-len(steps):], steps, extra)]
+            cut = [
+                transpose_pads(k, s, attr(node, "padding"), e)[0] for k, s, e in zip(window[-len(steps):], steps, extra)
+            ]
             front = [k - 1 - c for k, c in zip(window, _two(cut, 0))]
             shape |= {"spread_h": strides[0], "spread_w": strides[1], "pad_top": front[0], "pad_left": front[1]}
         else:
             dilation = _two(attr(node, "dilation"))
             padded = [n + a + b for n, (a, b) in zip(size, pads)]
-            front = [window_pads(n, k, s, d, attr(node, "padding"))[0] + pad[0] for n, k, s, d, pad in zip(padded, window, strides, dilation, pads)]
+            front = [
+                window_pads(n, k, s, d, attr(node, "padding"))[0] + pad[0]
+                for n, k, s, d, pad in zip(padded, window, strides, dilation, pads)
+            ]
             groups = x_shape[-1] if node.op == "depthwise_conv" else attr(node, "groups")
-            shape |= {"stride_h": strides[0], "stride_w": strides[1], "dilation_h": dilation[0], "dilation_w": dilation[1], "pad_top": front[0], "pad_left": front[1], "groups": groups}
+            shape |= {
+                "stride_h": strides[0], "stride_w": strides[1], "dilation_h": dilation[0], "dilation_w": dilation[1],
+                "pad_top": front[0], "pad_left": front[1], "groups": groups
+            }
             if node.op == "depthwise_conv":
                 kernel = kernel.reshape(*window, 1, -1)
     shape |= {"kernel_height": kernel.shape[0], "kernel_width": kernel.shape[1], "out_channels": kernel.shape[3]}
@@ -492,6 +541,7 @@ _RULES: dict[str, Callable[[_Compiler, Node], None]] = {
     "lookup": _Compiler.lookup, "rescaling": _Compiler.rescaling, "quantize": _Compiler.quantize,
     "dequantize": _Compiler.dequantize, "max_pool": _Compiler.max_pool,
     "average_pool": _Compiler.average_pool,
-    "global_max_pool": _Compiler.global_max_pool, "reshape": _Compiler.reshape, "concat": _Compiler.concat, "pad": _Compiler.pad, "crop": _Compiler.crop, "slice": _Compiler.slice, "take": _Compiler.take,
+    "global_max_pool": _Compiler.global_max_pool, "reshape": _Compiler.reshape, "concat": _Compiler.concat,
+    "pad": _Compiler.pad, "crop": _Compiler.crop, "slice": _Compiler.slice, "take": _Compiler.take,
     "permute": _Compiler.permute, "upsample": _Compiler.upsample,
 }

@@ -14,7 +14,8 @@ from graffiti import documents
 from graffiti.graph.ops import OPS
 from graffiti.numerics.rounding import ROUNDING_MODES
 
-BORDER = ("rescaling", "quantize", "dequantize", "softmax", "island")  # between reals and codes: not what a target computes in integers
+# between reals and codes: not what a target computes in integers
+BORDER = ("rescaling", "quantize", "dequantize", "softmax", "island")
 INTEGER_OPS = tuple(name for name, row in OPS.items() if "integer" in row.stages and name not in BORDER)
 SIGNS = ("signed", "unsigned", "both")
 AVERAGES = ("any", "powers_of_two")
@@ -44,7 +45,9 @@ class TensorLimits:
     @classmethod
     def from_config(cls, config: Any, where: str) -> TensorLimits:
         """From plain values, checked; ``where`` names them in messages."""
-        content = documents.check_keys(config, [field.name for field in dataclasses.fields(cls)], where, required=("bits",))
+        content = documents.check_keys(
+            config, [field.name for field in dataclasses.fields(cls)], where, required=("bits",)
+        )
         content["bits"] = documents.span(content["bits"], f"bits of {where}")
         for bits in content["bits"]:
             documents.whole(bits, f"bits of {where}", 1, 32)
@@ -71,7 +74,8 @@ class TargetProfile:
         weights: codes of kernels and of constant factors.
         activations: codes of stored values.
         bias_bits: narrowest and widest code of a bias.
-        accumulator_bits: the widest value that may leave a product; below 32 every product is rounded to it before anything else.
+        accumulator_bits: the widest value that may leave a product; below 32 every product is rounded to it before
+            anything else.
         sum_bits: the register that products and sums are added in; lowering proves that none overflows it.
         rounding: rounding modes of requantization.
         input_rounding: rounding modes where floats become codes.
@@ -83,7 +87,8 @@ class TargetProfile:
         averages: which windows an average may divide by: ``any``, or ``powers_of_two`` (a shift).
         softmax: where a float softmax may stand: ``none``, ``output`` or ``anywhere``.
         float_layers: whether layers kept in float are allowed.
-        sizes: ``fixed``: every size but the batch is known; ``windows``: those of windows' inputs and outputs, reshapes and crops; or ``any``.
+        sizes: ``fixed``: every size but the batch is known; ``windows``: those of windows' inputs and outputs, reshapes
+            and crops; or ``any``.
     """
 
     name: str
@@ -124,12 +129,17 @@ class TargetProfile:
             ValueError: names the key, what is expected there and what it got.
         """
         known = [field.name for field in dataclasses.fields(cls)]
-        content = documents.check_keys(config, known, where, required=("name", "description", "ops", "weights", "activations"))
+        content = documents.check_keys(
+            config, known, where, required=("name", "description", "ops", "weights", "activations")
+        )
         for key, value in content.items():
             content[key] = _CHECKS[key](value, f"{key} of {where}")
         profile = cls(**content)
         if profile.accumulator_bits > profile.sum_bits:
-            raise ValueError(f"accumulator_bits of {where} is at most its sum_bits, got {profile.accumulator_bits} and {profile.sum_bits}")
+            raise ValueError(
+                f"accumulator_bits of {where} is at most its sum_bits, got {profile.accumulator_bits} and "
+                f"{profile.sum_bits}"
+            )
         return profile
 
 

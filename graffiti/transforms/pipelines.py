@@ -47,7 +47,8 @@ def prepare_pipeline(*, training: bool = True) -> Pipeline:
     return Pipeline("prepare", [
         CanonicalActivation(),              # before RemoveIdentity: a linear activation becomes an identity
         RemoveDead(),                       # before every "read once" below: a dead reader would stop it
-        RemoveIdentity(),                   # before the patterns: it stands between conv and batch norm, concat and concat
+        # before the patterns: it stands between conv and batch norm, concat and concat
+        RemoveIdentity(),
         SinkTraining(),                     # likewise; after RemoveIdentity, which hides a batch norm from it
         BatchNormAtBorder(),                # before MergeRescaling, which joins it with its neighbours
         MergeRescaling(),
@@ -55,7 +56,8 @@ def prepare_pipeline(*, training: bool = True) -> Pipeline:
         SplitSeparableConv(),               # before AffineToDepthwise: batch norm folds into its pointwise product
         MeanToAveragePool(),                # before CanonicalAveragePool, which looks at its pools
         CanonicalAveragePool(),
-        AffineToDepthwise(),                # before FoldBatchNorm: batch norms that nothing absorbs get a product to fold into
+        # before FoldBatchNorm: batch norms that nothing absorbs get a product to fold into
+        AffineToDepthwise(),
         FoldBatchNorm(training=training),
         UnfuseLeakyRelu(),
         LeaveInFloat(),                     # after all rewriting: what is left has no fixed-point form
@@ -67,8 +69,8 @@ def prepare(graph: Graph, *, training: bool = True, notes: list[Note] | None = N
 
     Args:
         graph: stage ``float``; it stays as it is.
-        training: fold batch norm by ``fold_kernel`` and ``fold_bias`` nodes, which keep its parameters trainable; else into
-            the constants.
+        training: fold batch norm by ``fold_kernel`` and ``fold_bias`` nodes, which keep its parameters trainable; else
+            into the constants.
         notes: a list that gets what was left alone and why.
 
     Returns:
@@ -88,7 +90,8 @@ def prepare(graph: Graph, *, training: bool = True, notes: list[Note] | None = N
 
 
 def place(
-    graph: Graph, scheme: str | Scheme, rules: Iterable[Rule] = (), unsigned_inputs: Collection[str] = (), dropped: Mapping[str, LayerInfo] | None = None,
+    graph: Graph, scheme: str | Scheme, rules: Iterable[Rule] = (), unsigned_inputs: Collection[str] = (),
+    dropped: Mapping[str, LayerInfo] | None = None,
 ) -> tuple[Graph, list[ReportLine]]:
     """Float → fakequant: quantizers put in and thresholds shared, not calibrated yet.
 
@@ -116,7 +119,8 @@ def place(
         QuantizeLayers(plan),
         QuantizeInputs(plan),       # before rescale points: add and concat of inputs need them on a grid
         QuantizeLeakyRelu(plan),    # before activations: its inputs are 16 bits, not 8
-        QuantizeAveragePool(plan),  # behind layers, which would take a published pool for one; before activations: its output is rounded down
+        # behind layers, which would take a published pool for one; before activations: its output is rounded down
+        QuantizeAveragePool(plan),
         QuantizeActivations(plan),  # what is left
         InsertRescale(plan),        # needs every input of add and concat on some grid
         ChooseSigns(plan),          # needs the rescale points; before sharing, which refuses mixed signs
@@ -142,7 +146,9 @@ def lower(graph: Graph, *, sum_bits: int | None = 32) -> Graph:
         AccumulatorOverflow: names the layers whose accumulator could leave its register.
     """
     if graph.stage != "fakequant":
-        raise ValueError(f"lower takes a fakequant graph, got a {graph.stage} graph; place quantizers and calibrate first")
+        raise ValueError(
+            f"lower takes a fakequant graph, got a {graph.stage} graph; place quantizers and calibrate first"
+        )
     pipeline = Pipeline("lower", (
         SpliceIdentity(),
         FoldConstants(),      # before conversion: quantizers take constants
@@ -154,11 +160,14 @@ def lower(graph: Graph, *, sum_bits: int | None = 32) -> Graph:
 
 
 def sketch(graph: Graph) -> Graph:
-    """Fakequant → the integer graph it will be, with stand-ins for thresholds that are not calibrated and without the proof.
+    """Fakequant → the integer graph it will be, with stand-ins for thresholds that are not calibrated and without the
+    proof.
 
     What a target needs to know before calibration (ops, widths, signs, sizes, weights) is as in ``lower``.
 
     Args:
         graph: stage ``fakequant``.
     """
-    return lower(Pipeline("sketch", (SpliceIdentity(), FoldConstants(), SketchThresholds()))(graph).graph, sum_bits=None)
+    return lower(
+        Pipeline("sketch", (SpliceIdentity(), FoldConstants(), SketchThresholds()))(graph).graph, sum_bits=None
+    )

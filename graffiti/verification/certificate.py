@@ -114,7 +114,8 @@ def _with_places(result: dict[str, Any]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """A statement of the certificate: where a target's own arithmetic may differ, and by how much at most, for any input.
+    """A statement of the certificate: where a target's own arithmetic may differ, and by how much at most, for any
+    input.
 
     Attributes:
         target, tensor: as in ``TensorResult``.
@@ -147,9 +148,10 @@ class VerificationReport:
         formats: ``weights`` / ``activations`` / ``accumulators`` → format → number of tensors.
         environment: versions, machine, CPU tiers.
         timestamp: as given; empty unless asked for, so that equal runs give equal files.
-        floats: one ``FloatResult`` per target and output that is computed in float: a softmax of codes, or layers left in float.
-        by_codes: target → outputs that it does not compute: all codes that they are made of were compared, the scale, moves or
-            softmax behind them are not part of it.
+        floats: one ``FloatResult`` per target and output that is computed in float: a softmax of codes, or layers left
+            in float.
+        by_codes: target → outputs that it does not compute: all codes that they are made of were compared, the scale,
+            moves or softmax behind them are not part of it.
     """
 
     model: str
@@ -176,7 +178,9 @@ class VerificationReport:
 
     @property
     def mismatches(self) -> int:
-        """Unequal integers over all targets and tensors, and values of float outputs that lie farther off than their limit."""
+        """Unequal integers over all targets and tensors, and values of float outputs that lie farther off than their
+        limit.
+        """
         return sum(result.unequal for result in self.everything)
 
     @property
@@ -196,7 +200,9 @@ class VerificationReport:
 
     @property
     def verdict(self) -> str:
-        """``equal``; ``bounded``: what differs is named in ``bounds``, stays within, and 99.9 % of the examples keep their class; else ``failed``."""
+        """``equal``; ``bounded``: what differs is named in ``bounds``, stays within, and 99.9 % of the examples keep
+        their class; else ``failed``.
+        """
         if self.ok:
             return "equal"
         kept = all(count >= TOP1_SHARE * self.examples for count in self.top1.values())
@@ -217,10 +223,14 @@ class VerificationReport:
     def to_config(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
-            "model": self.model, "sha256": self.digest, "model_sha256": self.model_digest, "data_sha256": self.data_digest, "timestamp": self.timestamp,
-            "environment": self.environment, "formats": self.formats, "examples": self.examples, "compared": self.compared,
-            "mismatches": self.mismatches, "ok": self.ok, "verdict": self.verdict, "skipped": self.skipped, "top1": self.top1, "ends": self.ends,
-            "bounds": [dataclasses.asdict(bound) for bound in self.bounds], "results": [dataclasses.asdict(result) for result in self.results],
+            "model": self.model, "sha256": self.digest, "model_sha256": self.model_digest,
+            "data_sha256": self.data_digest, "timestamp": self.timestamp,
+            "environment": self.environment, "formats": self.formats, "examples": self.examples,
+            "compared": self.compared,
+            "mismatches": self.mismatches, "ok": self.ok, "verdict": self.verdict, "skipped": self.skipped,
+            "top1": self.top1, "ends": self.ends,
+            "bounds": [dataclasses.asdict(bound) for bound in self.bounds],
+            "results": [dataclasses.asdict(result) for result in self.results],
             "floats": [dataclasses.asdict(result) for result in self.floats], "by_codes": self.by_codes,
             "inputs": {str(example): values for example, values in self.inputs.items()},
         }
@@ -236,15 +246,18 @@ class VerificationReport:
             results = [TensorResult(**_with_places(result)) for result in config["results"]]
             floats = [FloatResult(**_with_places(result)) for result in config.get("floats", ())]
             report = cls(
-                config["model"], config["sha256"], config["examples"], results, dict(config["skipped"]), [Bound(**b) for b in config["bounds"]],
-                config["ends"], config["top1"], {int(example): values for example, values in config["inputs"].items()}, config["model_sha256"],
+                config["model"], config["sha256"], config["examples"], results, dict(config["skipped"]),
+                [Bound(**b) for b in config["bounds"]],
+                config["ends"], config["top1"], {int(example): values for example, values in config["inputs"].items()},
+                config["model_sha256"],
                 config["data_sha256"], config["formats"], config["environment"], config["timestamp"], floats,
                 dict(config.get("by_codes", {})))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"this is no certificate of graffiti.verify: {type(error).__name__} {error}") from error
         for key in ("compared", "mismatches", "ok", "verdict"):
             if config.get(key) != (value := getattr(report, key)):
-                raise ValueError(f"the certificate says {key} = {config.get(key)!r}, and its results give {value!r}; it was changed by hand")
+                raise ValueError(f"the certificate says {key} = {config.get(key)!r}, and its results give {value!r}; "
+                                 "it was changed by hand")
         return report
 
     def save(self, path: str | os.PathLike, *, overwrite: bool = False) -> None:
@@ -269,9 +282,17 @@ class VerificationReport:
         if self.model_digest:
             lines.append(f"Keras model sha256 {self.model_digest[:16]}, data sha256 {self.data_digest[:16]}")
         if self.environment:
-            lines.append(", ".join(f"{name} {value if isinstance(value, str) else '/'.join(value)}" for name, value in self.environment.items()))
+            lines.append(
+                ", ".join(
+                    f"{name} {value if isinstance(value, str) else '/'.join(value)}"
+                    for name, value in self.environment.items()
+                )
+            )
         lines += [f"made {self.timestamp}"] if self.timestamp else []
-        lines.append(f"{'target':<20} {'tensors':>8} {'integers compared':>18} {'unequal':>9} {'worst':>6}" + (f" {'same class':>11}" if self.top1 else ""))
+        lines.append(
+            f"{'target':<20} {'tensors':>8} {'integers compared':>18} {'unequal':>9} {'worst':>6}"
+            + (f" {'same class':>11}" if self.top1 else "")
+        )
         for target in self.targets:
             of_target = [result for result in self.results if result.target == target]
             lines.append(
@@ -281,14 +302,22 @@ class VerificationReport:
             )
         lines += [f"{target:<20} skipped: {why}" for target, why in self.skipped.items()]
         for result in (r for r in self.results if r.unequal):
-            lines.append(f"  {result.target} {result.tensor}: {result.unequal} of {result.compared} differ, at most {result.worst} steps")
+            lines.append(f"  {result.target} {result.tensor}: {result.unequal} of {result.compared} differ, at most "
+                         f"{result.worst} steps")
             lines += [f"    at {place}: expected {expected}, got {got}" for place, expected, got in result.offenders]
         lines += self._float_lines()
-        lines += [f"  {b.target} {b.tensor}: may differ by {b.steps} step{'s' * (b.steps != 1)} for some input: {b.why}" for b in self.bounds]
+        lines += [
+            f"  {b.target} {b.tensor}: may differ by {b.steps} step{'s' * (b.steps != 1)} for some input: {b.why}"
+            for b in self.bounds
+        ]
         in_float = sum(result.unequal for result in self.floats)
-        failure = f"{self.mismatches - in_float} unequal integers, {len(self.skipped)} targets skipped" if self.compared else "nothing was compared"
+        failure = (
+            f"{self.mismatches - in_float} unequal integers, {len(self.skipped)} targets skipped" if self.compared
+            else "nothing was compared"
+        )
         failure += f", {in_float} unequal values of outputs computed in float" if in_float else ""
-        endings = {"equal": "all integers agree", "bounded": f"{self.mismatches} unequal integers, all within the stated bounds", "failed": f"NOT proven: {failure}"}
+        endings = {"equal": "all integers agree", "bounded": f"{self.mismatches} unequal integers, all within the "
+                                                             "stated bounds", "failed": f"NOT proven: {failure}"}
         lines.append(endings[self.verdict])
         return "\n".join(lines)
 
@@ -297,7 +326,9 @@ class VerificationReport:
         lines = []
         for result in (r for r in self.floats if r.unequal):
             lines.append(
-                f"  {result.target} {result.output}: {result.what}, {result.unequal} of {result.compared} values differ, at most by {result.worst:.6g}")
+                f"  {result.target} {result.output}: {result.what}, {result.unequal} of {result.compared} values "
+                f"differ, at most by {result.worst:.6g}"
+            )
             lines += [f"    at {place}: expected {expected}, got {got}" for place, expected, got in result.offenders]
         for output in dict.fromkeys(result.output for result in self.floats):
             equal = [result for result in self.floats if result.output == output and not result.unequal]
@@ -307,5 +338,7 @@ class VerificationReport:
                 lines.append(f"  {output}: {widest.what}, {widest.compared} values on {len(equal)} targets, {apart}")
         for output in dict.fromkeys(output for outputs in self.by_codes.values() for output in outputs):
             targets = [target for target, outputs in self.by_codes.items() if output in outputs]
-            lines.append(f"  {output}: not computed by {', '.join(targets)}; all codes that it is made of were compared")
+            lines.append(
+                f"  {output}: not computed by {', '.join(targets)}; all codes that it is made of were compared"
+            )
         return lines

@@ -36,12 +36,15 @@ def runner(q, graph: Graph) -> Callable[[list[np.ndarray]], dict[str, np.ndarray
     read, tensors = read_with_tensors(q)
     if read.stage != "fakequant":
         raise ValueError(
-            f"verify compares a model made by graffiti.quantize, and {q.name!r} is not quantized; pass the model that was lowered, or None")
+            f"verify compares a model made by graffiti.quantize, and {q.name!r} is not quantized; pass the model that "
+            "was lowered, or None")
     names = [name for name in tensors if name in graph.types and name not in graph.inputs and name not in graph.outputs]
     inputs, lowered = ([(name, g.shape(name)) for name in g.inputs] for g in (read, graph))
     if inputs != lowered or len(q.outputs) != len(graph.outputs) or not (names or graph.outputs):
         raise ValueError(
-            f"model {q.name!r} is not the one that the integer graph {graph.name!r} was lowered from: inputs {inputs} and {lowered}")
+            f"model {q.name!r} is not the one that the integer graph {graph.name!r} was lowered from: inputs {inputs} "
+            f"and {lowered}"
+        )
     probe = keras.Model(q.inputs, [*(tensors[name] for name in names), *q.outputs])
     names += graph.outputs
 

@@ -20,11 +20,12 @@ class Values:
     """A graph's values by what they are made of.
 
     Attributes:
-        kinds: value → ``exact``: codes, inputs, and reals that follow from them without a rounding of their own (compared with
-            ``==``); ``softmax``: computed from exact values by a softmax, in float, by each runtime's own exponential; ``float``:
+        kinds: value → ``exact``: codes, inputs, and reals that follow from them without a rounding of their own
+            (compared with ``==``); ``softmax``: computed from exact values by a softmax, in float, by each runtime's
+            own exponential; ``float``:
             computed by a Keras layer left in float, or from such a result.
-        ends: output, or a real value right before it → the codes that it is made of by a scale, moves and a softmax; none behind a
-            Keras layer left in float.
+        ends: output, or a real value right before it → the codes that it is made of by a scale, moves and a softmax;
+            none behind a Keras layer left in float.
     """
 
     graph: Graph
@@ -48,7 +49,9 @@ class Values:
         return found
 
     def uncompared(self, output: str, compared: Collection[str]) -> bool:
-        """Whether an output does not follow from what was compared: neither it itself nor all the codes that it is made of."""
+        """Whether an output does not follow from what was compared: neither it itself nor all the codes that it is
+        made of.
+        """
         if output in compared:
             return False
         node = self.graph.producers().get(output)
@@ -87,7 +90,9 @@ def _moves(op: str) -> bool:
     return op in ("dequantize", "softmax") or OPS[op].moves_codes
 
 
-def comparable(format: QFormat | None, expected: np.ndarray, got: np.ndarray, *, keras: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def comparable(
+    format: QFormat | None, expected: np.ndarray, got: np.ndarray, *, keras: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Both sides as integers; reals bit by bit, where the two zeros are one and so is every NaN.
 
     Args:
@@ -97,7 +102,9 @@ def comparable(format: QFormat | None, expected: np.ndarray, got: np.ndarray, *,
         keras: whether ``got`` is what Keras holds: reals of float32 for codes.
     """
     if format is not None:
-        return (as_keras_holds(expected, format), np.asarray(got, np.float64) / format.scale) if keras else (expected, got)
+        return (
+            (as_keras_holds(expected, format), np.asarray(got, np.float64) / format.scale) if keras else (expected, got)
+        )
     return _bits(expected), _bits(got)
 
 

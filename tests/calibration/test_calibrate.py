@@ -28,7 +28,9 @@ def weight(bits=4, **options):
 
 
 def network(accumulator=False):
-    """Input → Quantize → conv → ReLU → Quantize → flatten → dense → Quantize, with weights that make every part matter."""
+    """Input → Quantize → conv → ReLU → Quantize → flatten → dense → Quantize, with weights that make every part
+    matter.
+    """
     keras.utils.set_random_seed(3)
     x = keras.Input((6, 6, 2), name="x")
     y, e = Quantize(activation(), name="x_q")(x)
@@ -69,12 +71,21 @@ def test_thresholds_are_those_of_the_definition_with_upstream_active(accumulator
     conv, dense = model.get_layer("conv"), model.get_layer("dense")
     kernel = conv.kernel.numpy()
     assert model.get_layer("x_q").quantizer.log2_threshold.numpy() == log2(np.abs(DATA).max())
-    np.testing.assert_array_equal(conv.kernel_quantizer.log2_threshold.numpy(), log2([methods.three_sigma(kernel[..., c].ravel()) for c in range(5)]))
+    np.testing.assert_array_equal(
+        conv.kernel_quantizer.log2_threshold.numpy(),
+        log2([methods.three_sigma(kernel[..., c].ravel()) for c in range(5)])
+    )
     assert dense.kernel_quantizer.log2_threshold.numpy() == log2(methods.three_sigma(dense.kernel.numpy().ravel()))
     # the final network, upstream active: its inner tensors are what the downstream quantizers must have seen
     relu = through(model, "relu_q")
-    assert model.get_layer("relu_q").quantizer.log2_threshold.numpy() == log2(methods.mean_squared_error(relu.ravel(), bits=4, signed=False))
-    assert model.get_layer("out_q").quantizer.log2_threshold.numpy() == log2(methods.kl_j(through(model, "out_q").ravel(), bits=4))
+    assert (
+        model.get_layer("relu_q").quantizer.log2_threshold.numpy()
+        == log2(methods.mean_squared_error(relu.ravel(), bits=4, signed=False))
+    )
+    assert (
+        model.get_layer("out_q").quantizer.log2_threshold.numpy()
+        == log2(methods.kl_j(through(model, "out_q").ravel(), bits=4))
+    )
     if accumulator:
         seen = list(conv.calibration_inputs(model.get_layer("x_q")(DATA)))[1][1]
         largest = max(float(np.abs(np.asarray(a)).max()) for a in seen)
@@ -93,8 +104,14 @@ def test_result_depends_on_data_only():
 def test_methods_can_be_chosen():
     model = network()
     calibrate(model, DATA, weights="max", activations="percentile", progress=False)
-    assert model.get_layer("dense").kernel_quantizer.log2_threshold.numpy() == log2(np.abs(model.get_layer("dense").kernel.numpy()).max())
-    assert model.get_layer("x_q").quantizer.log2_threshold.numpy() == pytest.approx(np.log2(np.percentile(np.abs(DATA), 99.9)))
+    assert (
+        model.get_layer("dense").kernel_quantizer.log2_threshold.numpy()
+        == log2(np.abs(model.get_layer("dense").kernel.numpy()).max())
+    )
+    assert (
+        model.get_layer("x_q").quantizer.log2_threshold.numpy()
+        == pytest.approx(np.log2(np.percentile(np.abs(DATA), 99.9)))
+    )
     with pytest.raises(ValueError, match="kl_j"):
         calibrate(model, DATA, weights="entropy")
 
@@ -172,7 +189,10 @@ def test_a_percentile_of_a_sparse_tensor_is_not_zero():
 
 
 @pytest.mark.parametrize(("spoil", "message"), [
-    (lambda m: m.get_layer("dense").kernel.assign(np.full(m.get_layer("dense").kernel.shape, np.nan)), "dense.*NaN or Inf"),
+    (
+        lambda m: m.get_layer("dense").kernel.assign(np.full(m.get_layer("dense").kernel.shape, np.nan)),
+        "dense.*NaN or Inf"
+    ),
     (lambda m: m.get_layer("conv").bias.assign(np.full(5, np.inf)), "relu_q.*NaN or Inf"),
 ])
 def test_a_failure_on_the_way_changes_nothing(spoil, message):
@@ -221,12 +241,15 @@ def test_a_dead_channel_keeps_a_scale_that_its_bias_can_have():
 def test_an_accumulator_shared_by_two_calls_sees_both():
     """The larger of the two calls decides, whichever comes last."""
     layer = QuantizedDense(
-        3, kernel_quantizer=LogThreshold(8, True, role="weight"), accumulator_quantizer=LogThreshold(16, True, role="accumulator"),
+        3, kernel_quantizer=LogThreshold(8, True, role="weight"),
+        accumulator_quantizer=LogThreshold(16, True, role="accumulator"),
         use_bias=False, input_bits=8, node_names=["large", "small"],
     )
     large, small = keras.Input((4,)), keras.Input((4,))
     quantize = Quantize(LogThreshold(8, True))
-    model = keras.Model([large, small], [layer(list(quantize(large)), node="large"), layer(list(quantize(small)), node="small")])
+    model = keras.Model(
+        [large, small], [layer(list(quantize(large)), node="large"), layer(list(quantize(small)), node="small")]
+    )
     layer.kernel.assign(np.ones((4, 3), np.float32))
     x = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
     calibrate(model, [x * 100, x], progress=False)

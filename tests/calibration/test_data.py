@@ -38,9 +38,12 @@ def batches():
 
 
 @pytest.mark.parametrize("make", [
-    lambda: X, lambda: tf.constant(X), lambda: [X], lambda: {"x": X}, lambda: X.astype(np.float64), lambda: list(X), lambda: X.tolist(),
-    lambda: batches(), lambda: batches().map(lambda x, z: x), lambda: batches().map(lambda x, z: (x,)), lambda: batches().map(lambda x, z: (x, z, z)),
-    lambda: batches().map(lambda x, z: ({"x": x}, z)), lambda: Pairs(), lambda: (X[i:i + 7] for i in range(0, 20, 7)), lambda: ((x, None) for x in (X[:9], X[9:])),
+    lambda: X, lambda: tf.constant(X), lambda: [X], lambda: {"x": X}, lambda: X.astype(np.float64), lambda: list(X),
+    lambda: X.tolist(),
+    lambda: batches(), lambda: batches().map(lambda x, z: x), lambda: batches().map(lambda x, z: (x,)),
+    lambda: batches().map(lambda x, z: (x, z, z)),
+    lambda: batches().map(lambda x, z: ({"x": x}, z)), lambda: Pairs(), lambda: (X[i:i + 7] for i in range(0, 20, 7)),
+    lambda: ((x, None) for x in (X[:9], X[9:])),
     lambda: [(X[:9], Z[:9]), (X[9:], Z[9:])], lambda: [{"x": X[:9]}, {"x": X[9:]}],
 ])
 def test_forms_of_one_input(one, make):
@@ -50,7 +53,8 @@ def test_forms_of_one_input(one, make):
 
 
 @pytest.mark.parametrize("make", [
-    lambda: [((X[:9], Z[:9]), 0), ((X[9:], Z[9:]), 0)], lambda: [X, Z], lambda: (X, Z), lambda: {"z": Z, "x": X}, lambda: batches().map(lambda x, z: ((x, z), z)), lambda: batches().map(lambda x, z: ({"x": x, "z": z}, z)),
+    lambda: [((X[:9], Z[:9]), 0), ((X[9:], Z[9:]), 0)], lambda: [X, Z], lambda: (X, Z), lambda: {"z": Z, "x": X},
+    lambda: batches().map(lambda x, z: ((x, z), z)), lambda: batches().map(lambda x, z: ({"x": x, "z": z}, z)),
     lambda: (({"x": X[i:i + 5], "z": Z[i:i + 5]}, 0) for i in range(0, 20, 5)),
 ])
 def test_forms_of_two_inputs(two, make):
@@ -109,7 +113,10 @@ def test_something_else_than_data(one):
 
 
 def test_unusable_data_of_two_inputs(two):
-    for bad, message in ((X, "2 inputs"), ([X], "2 inputs"), ([X, Z[:5]], "same number"), ({"x": X}, "has the inputs x, z, missing z; got x"), ([X, Z, Z], "got 3 arrays")):
+    for bad, message in (
+        (X, "2 inputs"), ([X], "2 inputs"), ([X, Z[:5]], "same number"),
+        ({"x": X}, "has the inputs x, z, missing z; got x"), ([X, Z, Z], "got 3 arrays")
+    ):
         with pytest.raises(ValueError, match=message):
             collect(bad, two)
 

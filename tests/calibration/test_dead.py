@@ -1,4 +1,6 @@
-"""Calibration that sees nothing, or next to nothing: the network lowers all the same, equal, and the report says what happened."""
+"""Calibration that sees nothing, or next to nothing: the network lowers all the same, equal, and the report says
+what happened.
+"""
 
 from __future__ import annotations
 
@@ -60,8 +62,14 @@ def two_branches():
     return keras.Model(x, L.Add()([a, b])), ROWS
 
 
-@pytest.mark.parametrize("scheme", ["int8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("int8_per_channel", "w4a4", "graffitist_int8"))])
-@pytest.mark.parametrize("make", [blank, rarely_on, dead_relu, dead_kernel, pruned_channel, hard_swish_of_next_to_nothing, two_branches], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "scheme",
+    ["int8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("int8_per_channel", "w4a4", "graffitist_int8"))]
+)
+@pytest.mark.parametrize(
+    "make", [blank, rarely_on, dead_relu, dead_kernel, pruned_channel, hard_swish_of_next_to_nothing, two_branches],
+    ids=lambda f: f.__name__
+)
 def test_it_lowers_and_equals(make, scheme):
     keras.utils.set_random_seed(1)
     model, data = make()
@@ -73,13 +81,17 @@ def test_it_lowers_and_equals(make, scheme):
     said = [line for line in q.quantization_report if line.what == "frozen"]
     assert said or make in (rarely_on, hard_swish_of_next_to_nothing, pruned_channel)
     bias = np.abs(model.predict(data, verbose=0)).max()
-    assert np.abs(q.predict(data, verbose=0) - model.predict(data, verbose=0)).max() <= 0.1 * bias  # the biases are still there
+    # the biases are still there
+    assert np.abs(q.predict(data, verbose=0) - model.predict(data, verbose=0)).max() <= 0.1 * bias
 
 
 def test_a_held_threshold_is_told():
     model, data = dead_relu()
     q = graffiti.quantize(model, "int8", calibration=data, progress=False)
-    assert any("so that the bias of" in line.why and "calibrate with data that reaches it" in line.why for line in q.quantization_report)
+    assert any(
+        "so that the bias of" in line.why and "calibrate with data that reaches it" in line.why
+        for line in q.quantization_report
+    )
 
 
 def test_a_negative_variance_names_the_layer():

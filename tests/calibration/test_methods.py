@@ -24,7 +24,10 @@ def test_weight_thresholds():
     assert math.log2(methods.three_sigma(C5)) == pytest.approx(0.8147079, abs=1e-6)
 
 
-@pytest.mark.parametrize(("bits", "signed", "threshold"), [(3, True, 2.4218940), (4, True, 2.7448132), (4, False, 2.9293385), (8, True, 2.9985354)])
+@pytest.mark.parametrize(
+    ("bits", "signed", "threshold"),
+    [(3, True, 2.4218940), (4, True, 2.7448132), (4, False, 2.9293385), (8, True, 2.9985354)]
+)
 def test_kl_j_published(bits, signed, threshold):
     """C6; the sign of the values does not matter."""
     assert kl_j(C6, bits=bits, signed=signed) == pytest.approx(threshold, abs=1e-6)
@@ -65,8 +68,13 @@ def test_kl_j_distances_published():
 @pytest.mark.parametrize(("bits", "signed"), [(3, True), (4, False), (5, True), (6, True)])
 def test_kl_j_equals_the_specification(seed, bits, signed):
     rng = np.random.default_rng(seed)
-    values = [rng.normal(size=20000), rng.laplace(size=9000), 0.3 + rng.gamma(2.0, size=12000), np.maximum(rng.normal(size=30000), 0)][seed]
-    assert kl_j(values, bits=bits, signed=signed) == pytest.approx(kl_j_by_the_letter(values, bits, signed)[0], rel=1e-12)
+    values = [
+        rng.normal(size=20000), rng.laplace(size=9000), 0.3 + rng.gamma(2.0, size=12000),
+        np.maximum(rng.normal(size=30000), 0)
+    ][seed]
+    assert (
+        kl_j(values, bits=bits, signed=signed) == pytest.approx(kl_j_by_the_letter(values, bits, signed)[0], rel=1e-12)
+    )
 
 
 def test_kl_j_is_fast_enough():
@@ -82,7 +90,10 @@ def test_kl_j_of_equal_values_is_their_size():
 
 
 @pytest.mark.parametrize("rounding", ["half_even", "floor"])
-@pytest.mark.parametrize(("bits", "signed", "narrow"), [(2, True, False), (4, True, True), (4, False, False), (8, True, False), (8, False, False), (16, True, False)])
+@pytest.mark.parametrize(
+    ("bits", "signed", "narrow"),
+    [(2, True, False), (4, True, True), (4, False, False), (8, True, False), (8, False, False), (16, True, False)]
+)
 def test_mse_is_the_best_power_of_two(bits, signed, narrow, rounding):
     """Against the fake-quantizer itself over a wide range of exponents."""
     for seed, spread in ((0, 1.0), (1, 7.3), (2, 0.02)):
@@ -92,7 +103,16 @@ def test_mse_is_the_best_power_of_two(bits, signed, narrow, rounding):
         found = mean_squared_error(x, bits=bits, signed=signed, narrow=narrow, rounding=rounding)
         exponents = range(math.ceil(math.log2(np.abs(x).max())) - bits - 3, math.ceil(math.log2(np.abs(x).max())) + 3)
         errors = {
-            e: float(np.sum((log_threshold_quantize(tf.constant(x), float(e), bits=bits, signed=signed, narrow=narrow, rounding=rounding).numpy().astype(np.float64) - x) ** 2))
+            e: float(
+                np.sum(
+                    (
+                        log_threshold_quantize(
+                            tf.constant(x), float(e), bits=bits, signed=signed, narrow=narrow, rounding=rounding
+                        ).numpy().astype(np.float64)
+                        - x
+                    ) ** 2
+                )
+            )
             for e in exponents
         }
         assert errors[math.ceil(math.log2(found))] == min(errors.values())

@@ -54,7 +54,10 @@ def test_each_reader_drops_once():
 def test_blocks_give_the_threshold_of_the_whole(name):
     x = np.random.default_rng(0).standard_normal(70_001).astype(np.float32)
     method = methods.get(name)
-    want = {"max": np.abs(x).max(), "3sd": abs(x.mean(dtype=float)) + 3 * x.std(dtype=float), "percentile": np.percentile(np.abs(x), 99.9)}
+    want = {
+        "max": np.abs(x).max(), "3sd": abs(x.mean(dtype=float)) + 3 * x.std(dtype=float),
+        "percentile": np.percentile(np.abs(x), 99.9)
+    }
     for bits, signed in ((8, True), (4, False)):
         whole = method(x, bits=bits, signed=signed)
         parts = method(Flat([spilled(x[:30_000], 7, 1000)[0], x[30_000:]]), bits=bits, signed=signed)
@@ -75,7 +78,12 @@ def test_the_budget_does_not_change_thresholds(monkeypatch):
             monkeypatch.setattr(values.Spool.__init__, "__defaults__", (budget,))
             batches = (x[k : k + 32] for k in range(0, 150, 32))
             q = graffiti.quantize(model, scheme, calibration=batches, progress=False)
-            found.append({name: layer.log2_threshold.numpy().tolist() for name, layer in graffiti.callbacks.quantizers_of(q).items()})
+            found.append(
+                {
+                    name: layer.log2_threshold.numpy().tolist()
+                    for name, layer in graffiti.callbacks.quantizers_of(q).items()
+                }
+            )
         assert found[0] == found[1]
 
 

@@ -1,4 +1,6 @@
-"""Average pools in whole models: how far from the exact mean, equal on every executor, equal in Keras on any input, trained like a mean."""
+"""Average pools in whole models: how far from the exact mean, equal on every executor, equal in Keras on any input,
+trained like a mean.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def data(shape, signed: bool, count: int = 32) -> np.ndarray:
 
 
 def errors(model: keras.Model, scheme: str, x: np.ndarray) -> tuple[float, float, float]:
-    """Mean error in steps, and the signal-to-noise ratios of the codes and of the exact mean rounded to the same grid, in dB."""
+    """Mean error in steps, and the signal-to-noise ratios of the codes and of the exact mean rounded to the same
+    grid, in dB.
+    """
     ig = graffiti.to_integer(graffiti.quantize(model, scheme, calibration=x, progress=False))
     values = interpreter.run(ig.graph, x, values=True)
     node = [node for node in ig.graph.nodes if node.op in ("average_pool", "requantize")][-1]
@@ -99,7 +103,10 @@ def test_a_window_of_65536_needs_no_more_than_24_bits():
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-@pytest.mark.parametrize("window, strides, padding", [((3, 3), (1, 1), "same"), ((2, 3), (2, 3), "valid"), ((6, 6), (6, 6), "valid"), ((4, 4), (1, 1), "same")])
+@pytest.mark.parametrize(
+    "window, strides, padding",
+    [((3, 3), (1, 1), "same"), ((2, 3), (2, 3), "valid"), ((6, 6), (6, 6), "valid"), ((4, 4), (1, 1), "same")]
+)
 def test_the_layer_rounds_like_the_reference_at_every_scale(bits, window, strides, padding):
     """Behind it any quantizer gives the integer op's codes: ties, near-ties, large sums."""
     rng = np.random.default_rng(bits)
@@ -117,7 +124,9 @@ def test_the_layer_rounds_like_the_reference_at_every_scale(bits, window, stride
 
 
 def test_the_layer_in_a_graph_of_ops_and_under_xla():
-    """Graph optimizers turn a division by a constant into a product with its rounded reciprocal; the result must not notice."""
+    """Graph optimizers turn a division by a constant into a product with its rounded reciprocal; the result must not
+    notice.
+    """
     x = tf.constant(np.random.default_rng(0).integers(-128, 128, (16, 6, 6, 8)).astype(np.float32))
     layer = own.WindowMean((6, 6), (6, 6), "valid", input_bits=8)
     eager = layer(x).numpy()

@@ -1,4 +1,6 @@
-"""Networks with float layers in them, from the Keras model to the integer graph: equal on every engine, or one sentence."""
+"""Networks with float layers in them, from the Keras model to the integer graph: equal on every engine, or one
+sentence.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,11 @@ def quantized(model: keras.Model, x, **options) -> tuple[keras.Model, graffiti.I
     """The quantized model and its integer graph, which predict the same on every engine."""
     q = graffiti.quantize(model, "int8", calibration=x, progress=False, **options)
     ig = graffiti.to_integer(q)
-    text = isinstance(x, dict) and any(part.dtype.kind == "U" for part in x.values())  # Keras' predict takes no arrays of text
-    right = keras.tree.flatten(q({name: keras.ops.convert_to_tensor(part) for name, part in x.items()}) if text else q.predict(x, verbose=0))
+    # Keras' predict takes no arrays of text
+    text = isinstance(x, dict) and any(part.dtype.kind == "U" for part in x.values())
+    right = keras.tree.flatten(
+        q({name: keras.ops.convert_to_tensor(part) for name, part in x.items()}) if text else q.predict(x, verbose=0)
+    )
     right = [keras.ops.convert_to_numpy(part) for part in right]
     for engine in ENGINES:
         got = keras.tree.flatten(ig.predict(x, engine=engine))
@@ -51,10 +56,15 @@ def test_augmentation_is_dropped_with_a_line():
 def test_only_what_does_nothing_is_dropped():
     x = keras.KerasTensor((None, 8, 8, 3))
     idle = [
-        L.RandomFlip(), L.RandomRotation(0.2), L.RandomZoom(0.2), L.RandomContrast(0.3), L.RandomTranslation(0.1, 0.1), L.RandomBrightness(0.2),
-        L.RandomShear(0.1), L.RandomHue(0.2), L.RandomSaturation(0.2), L.RandomErasing(0.5), L.RandomGrayscale(0.5), L.RandomCrop(8, 8),
+        L.RandomFlip(), L.RandomRotation(0.2), L.RandomZoom(0.2), L.RandomContrast(0.3), L.RandomTranslation(0.1, 0.1),
+        L.RandomBrightness(0.2),
+        L.RandomShear(0.1), L.RandomHue(0.2), L.RandomSaturation(0.2), L.RandomErasing(0.5), L.RandomGrayscale(0.5),
+        L.RandomCrop(8, 8),
     ]
-    busy = [L.Resizing(4, 4), L.CenterCrop(4, 4), L.RandomCrop(6, 6), L.Equalization(), L.AutoContrast(), L.Solarization(addition_factor=0.5, threshold_factor=0.5)]
+    busy = [
+        L.Resizing(4, 4), L.CenterCrop(4, 4), L.RandomCrop(6, 6), L.Equalization(), L.AutoContrast(),
+        L.Solarization(addition_factor=0.5, threshold_factor=0.5)
+    ]
     assert [compat.is_idle(layer, x) for layer in idle] == [True] * len(idle)
     assert not any(compat.is_idle(layer, x) and not _identity(layer) for layer in busy)
 
@@ -70,12 +80,15 @@ def test_models_in_which_nothing_is_quantized():
     i = keras.Input((6, 3))
     x = np.random.default_rng(0).normal(size=(8, 6, 3)).astype(np.float32)
     for outputs, rules in (
-        (L.LSTM(4)(i), None), (i, None), (L.Softmax()(i), None), (L.Dense(2, name="d")(i), [graffiti.Rule("d", None)]), ([L.Identity()(i), L.GRU(2)(i)], None),
+        (L.LSTM(4)(i), None), (i, None), (L.Softmax()(i), None), (L.Dense(2, name="d")(i), [graffiti.Rule("d", None)]),
+        ([L.Identity()(i), L.GRU(2)(i)], None),
     ):
         model = keras.Model(i, outputs)
         q, ig = quantized(model, x, rules=rules)
         assert not ig.is_integer_only
-        for mine, theirs in zip(keras.tree.flatten(ig.predict(x)), keras.tree.flatten(model.predict(x, verbose=0)), strict=True):
+        for mine, theirs in zip(
+            keras.tree.flatten(ig.predict(x)), keras.tree.flatten(model.predict(x, verbose=0)), strict=True
+        ):
             np.testing.assert_allclose(mine, theirs, atol=1e-6)
 
 
@@ -116,7 +129,9 @@ def test_text_and_numbers():
     lookup.adapt(np.array([["a"], ["b"], ["a"]]))
     y = L.Concatenate()([L.Flatten()(L.Embedding(10, 4)(lookup(word))), number])
     model = keras.Model([word, number], L.Dense(2)(y))
-    x = {"word": np.array([["a"], ["b"]] * 8), "number": np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)}
+    x = {
+        "word": np.array([["a"], ["b"]] * 8), "number": np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+    }
     _, ig = quantized(model, x)
     tensors = {name: keras.ops.convert_to_tensor(value) for name, value in x.items()}
     assert sqnr(keras.ops.convert_to_numpy(model(tensors)), ig.predict(x)) > 25
@@ -139,7 +154,10 @@ def test_moved_integers_stay_exact(dtype: str):
     _, ig = quantized(model, x)
     outputs = ig.predict(x)
     assert sqnr(model.predict(x, verbose=0)[0], outputs[0]) > 25
-    assert [out.dtype for out in outputs] == [out.dtype for out in model.predict(x, verbose=0)] and outputs[2].dtype == dtype and np.array_equal(outputs[2].reshape(-1, 4), x)
+    assert (
+        [out.dtype for out in outputs] == [out.dtype for out in model.predict(x, verbose=0)]
+        and outputs[2].dtype == dtype and np.array_equal(outputs[2].reshape(-1, 4), x)
+    )
 
 
 def test_an_axis_folded_into_the_batch_and_out_again():
@@ -162,7 +180,10 @@ def test_stateful_layers_carry_their_state_and_begin_where_the_model_was():
             model.predict(x[:2], batch_size=2, verbose=0)
         state = keras.ops.convert_to_numpy(model.get_layer("gru").states[0])
         q = graffiti.quantize(model, "int8", calibration=x, progress=False)
-        assert np.array_equal(keras.ops.convert_to_numpy(q.get_layer("gru").states[0]), state) and np.any(state) == bool(start)
+        assert (
+            np.array_equal(keras.ops.convert_to_numpy(q.get_layer("gru").states[0]), state)
+            and np.any(state) == bool(start)
+        )
         graffiti.calibrate(q, x, progress=False)
         ig = graffiti.to_integer(q)
         with compat.kept_state(q):
@@ -174,7 +195,10 @@ def test_stateful_layers_carry_their_state_and_begin_where_the_model_was():
         assert np.array_equal(keras.ops.convert_to_numpy(q.get_layer("gru").states[0]), moved)
     ig.reset_states()
     model.get_layer("gru").reset_states()
-    np.testing.assert_array_equal(ig.predict(x[:2]), graffiti.to_integer(graffiti.quantize(model, "int8", calibration=x, progress=False)).predict(x[:2]))
+    np.testing.assert_array_equal(
+        ig.predict(x[:2]),
+        graffiti.to_integer(graffiti.quantize(model, "int8", calibration=x, progress=False)).predict(x[:2])
+    )
 
 
 def test_subclassed_models():
@@ -210,12 +234,19 @@ def test_subclassed_models():
     named({"a": x, "b": x})
     assert sqnr(keras.ops.convert_to_numpy(built(x)), quantized(built, x)[1].predict(x)) > 25
     q = graffiti.quantize(named, "int8", calibration={"a": x, "b": x}, progress=False)
-    assert sqnr(keras.ops.convert_to_numpy(named({"a": x, "b": x})["sum"]), graffiti.to_integer(q).predict({"a": x, "b": x})["sum"]) > 25
+    assert (
+        sqnr(
+            keras.ops.convert_to_numpy(named({"a": x, "b": x})["sum"]),
+            graffiti.to_integer(q).predict({"a": x, "b": x})["sum"]
+        )
+        > 25
+    )
     q = graffiti.quantize(two, "int8", calibration=[x, x], progress=False)
     assert sqnr(keras.ops.convert_to_numpy(two(x, right=x)), graffiti.to_integer(q).predict([x, x])) > 25
     bad = Untraceable(name="bad")
     bad(x)
-    with pytest.raises(ValueError, match="'forgotten' cannot be traced on symbolic inputs .*'right'"):  # Keras keeps the first shape only
+    # Keras keeps the first shape only
+    with pytest.raises(ValueError, match="'forgotten' cannot be traced on symbolic inputs .*'right'"):
         graffiti.quantize(forgotten, "int8", calibration=[x, x], progress=False)
     with pytest.raises(ValueError, match="'bad' (cannot be traced on symbolic inputs|does not know its input shape)"):
         graffiti.quantize(bad, "int8", calibration=x, progress=False)
@@ -230,7 +261,9 @@ def test_rules_that_name_inputs_and_dropped_layers():
     wide = wide.replace(activations=wide.activations.replace(bits=12), name="wide")
     rules = [graffiti.Rule("drop", None), graffiti.Rule(L.GaussianNoise, None), graffiti.Rule("x", wide)]
     q, ig = quantized(model, x, rules=rules)
-    assert {"drop", "noise"} <= {layer.name for layer in q.layers} and not q.quantization_report.of("dropped"), "they act in training"
+    assert (
+        {"drop", "noise"} <= {layer.name for layer in q.layers} and not q.quantization_report.of("dropped")
+    ), "they act in training"
     assert ig.graph.format("x_q").bits == 12 and ig.graph.format("second_q").bits == 8
     with pytest.raises(ValueError, match="names the input 'x', which computes nothing.*'first"):
         graffiti.quantize(model, "int8", calibration=x, rules=[graffiti.Rule("x", None)], progress=False)

@@ -1,4 +1,6 @@
-"""Activations of more than 8 bits in front of tanh, sigmoid, gelu: tables of up to 65,536 entries, the same everywhere."""
+"""Activations of more than 8 bits in front of tanh, sigmoid, gelu: tables of up to 65,536 entries, the same
+everywhere.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +39,15 @@ def test_equal_in_every_executor(bits: int, tmp_path):
         targets += more if __import__("importlib.util").util.find_spec(package) else []
     report = graffiti.verify(q, ig, data, targets=targets)
     assert report.mismatches == 0 and report.verdict == "equal", str(report)
-    assert np.abs(q.predict(data, verbose=0) - model.predict(data, verbose=0)).max() < 0.05, "finer steps than 8 bits have"
+    assert (
+        np.abs(q.predict(data, verbose=0) - model.predict(data, verbose=0)).max() < 0.05
+    ), "finer steps than 8 bits have"
     ig.save(tmp_path / "net.graffiti")
     assert np.array_equal(graffiti.IntegerGraph.load(tmp_path / "net.graffiti").predict(data), ig.predict(data))
     q.save(tmp_path / "net.keras")
-    assert np.array_equal(keras.models.load_model(tmp_path / "net.keras").predict(data, verbose=0), q.predict(data, verbose=0))
+    assert np.array_equal(
+        keras.models.load_model(tmp_path / "net.keras").predict(data, verbose=0), q.predict(data, verbose=0)
+    )
 
 
 def test_equal_in_c():

@@ -255,7 +255,9 @@ def test_program_op_refuses_what_does_not_fit():
     graph = printer.parse(SERIES)
     blob = compile_graph(graph).blob
     x, shapes = tf.zeros([2, 17, 3]), [(51, 6), (15, 7), (30, 16)]
-    good = dict(output_types=["int32", "int32", "int8"], output_shapes=[compile_graph(graph).outputs[i].shape for i in range(3)])
+    good = dict(
+        output_types=["int32", "int32", "int8"], output_shapes=[compile_graph(graph).outputs[i].shape for i in range(3)]
+    )
     assert [y.shape[0] for y in ops.run_program(blob, [x], **good)] == [2, 2, 2]
     error = (tf.errors.InvalidArgumentError, ValueError)
     with pytest.raises(error):

@@ -12,7 +12,8 @@ from graffiti.export.c.names import KEYWORDS, Names, comment, identifier, model_
 
 
 @pytest.mark.parametrize("text, expected", [
-    ("conv2d_1", "conv2d_1"), ("block/conv", "block_conv"), ("modèle", "modele"), ("模型", "value"), ("3x3", "n3x3"), ("__init__", "init"), ("", "value"),
+    ("conv2d_1", "conv2d_1"), ("block/conv", "block_conv"), ("modèle", "modele"), ("模型", "value"), ("3x3", "n3x3"),
+    ("__init__", "init"), ("", "value"),
     ("a--b", "a_b"), ("naïve 模 net", "naive_net"),
 ])
 def test_identifier(text, expected):
@@ -20,7 +21,8 @@ def test_identifier(text, expected):
 
 
 @pytest.mark.parametrize("text, expected", [
-    ("resnet8", "resnet8"), ("int", "model_int"), ("main", "model_main"), ("String", "model_String"), ("graffiti", "model_graffiti"), ("8bit", "n8bit"), ("网", "model"),
+    ("resnet8", "resnet8"), ("int", "model_int"), ("main", "model_main"), ("String", "model_String"),
+    ("graffiti", "model_graffiti"), ("8bit", "n8bit"), ("网", "model"),
 ])
 def test_model_identifier(text, expected):
     assert model_identifier(text) == expected
@@ -28,7 +30,10 @@ def test_model_identifier(text, expected):
 
 def test_names_are_unique_without_regard_to_case():
     names = Names("net_", reserved=["net_run"])
-    assert [names.unique(t) for t in ("a/b", "a b", "A_B", "run", "run")] == ["net_a_b", "net_a_b_2", "net_A_B_3", "net_run_2", "net_run_3"]
+    assert (
+        [names.unique(t) for t in ("a/b", "a b", "A_B", "run", "run")]
+        == ["net_a_b", "net_a_b_2", "net_A_B_3", "net_run_2", "net_run_3"]
+    )
     assert Names().unique("while") not in KEYWORDS
 
 

@@ -60,13 +60,17 @@ def test_every_level_on_every_target(name, level):
         check(graph, name, (level,), c_graphs.real_inputs(graph, 4))
 
 
-@pytest.mark.parametrize("name, instruction", [("cortex-m3", None), ("cortex-m4", "smlad"), ("cortex-m55", "vmladava.s16")])
+@pytest.mark.parametrize(
+    "name, instruction", [("cortex-m3", None), ("cortex-m4", "smlad"), ("cortex-m55", "vmladava.s16")]
+)
 def test_simd_is_used_where_the_core_has_it(name, instruction, tmp_path):
     need(name)
     CExporter().write(c_graphs.conv_case(), tmp_path / "net")
     command = [TARGETS[name].compiler, *TARGETS[name].flags, "-std=c99", "-O2", "-S", "graffiti_runtime.c", "-o", "-"]
     for flags, pattern in (([], instruction), (["-DGRAFFITI_PORTABLE"], None)):
-        text = subprocess.run([*command, *flags], cwd=tmp_path / "net", capture_output=True, text=True, check=True).stdout
+        text = subprocess.run(
+            [*command, *flags], cwd=tmp_path / "net", capture_output=True, text=True, check=True
+        ).stdout
         assert bool(re.search(pattern or r"\t(smlad|vmladava)", text)) == (pattern is not None)
 
 
@@ -74,14 +78,21 @@ def test_the_firmware_checks_its_vectors_and_says_so_by_its_exit_code(tmp_path):
     need("cortex-m4")
     graph = c_graphs.resnet8()
     CExporter().write(graph, tmp_path / "net", test_inputs=c_graphs.real_inputs(graph, 2))
-    for spoil, code, said in ((False, 0, "resnet8: 2 test vectors, 20 integers, 0 mismatches"), (True, 1, " 1 mismatches")):
+    for spoil, code, said in (
+        (False, 0, "resnet8: 2 test vectors, 20 integers, 0 mismatches"), (True, 1, " 1 mismatches")
+    ):
         if spoil:
             vectors = tmp_path / "net" / "vectors.h"
             head, middle, tail = vectors.read_text().partition("vector_output[VECTOR_COUNT]")
             expected = int(tail.split("{")[2].split(",")[0])
-            vectors.write_text(head + middle + tail.replace(f" {expected},", f" {expected - 1 if expected > -128 else 0},", 1))
+            vectors.write_text(
+                head + middle + tail.replace(f" {expected},", f" {expected - 1 if expected > -128 else 0},", 1)
+            )
         targets.build(tmp_path / "net", "cortex-m4", tmp_path / "firmware.elf")
-        done = subprocess.run(targets.command_of("cortex-m4", tmp_path / "firmware.elf"), capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+        done = subprocess.run(
+            targets.command_of("cortex-m4", tmp_path / "firmware.elf"), capture_output=True, text=True,
+            stdin=subprocess.DEVNULL, timeout=60
+        )
         assert done.returncode == code and said in done.stdout + done.stderr
 
 
@@ -94,7 +105,10 @@ def test_cmake_builds_and_checks_without_a_warning(cpu, tmp_path):
     graph = c_graphs.conv_case()
     CExporter().write(graph, tmp_path / "net", test_inputs=c_graphs.real_inputs(graph, 2))
     toolchain = ["-DCMAKE_TOOLCHAIN_FILE=firmware/arm-none-eabi.cmake", f"-DCPU={cpu}"] if cpu else []
-    for command in (["cmake", "-S", ".", "-B", "build", *toolchain], ["cmake", "--build", "build"], ["ctest", "--test-dir", "build", "--output-on-failure"]):
+    for command in (
+        ["cmake", "-S", ".", "-B", "build", *toolchain], ["cmake", "--build", "build"],
+        ["ctest", "--test-dir", "build", "--output-on-failure"]
+    ):
         done = subprocess.run(command, cwd=tmp_path / "net", capture_output=True, text=True)
         assert done.returncode == 0 and "warning" not in done.stdout + done.stderr, done.stdout + done.stderr
     assert "1 tests failed" not in done.stdout and "100% tests passed, 0 tests failed out of 1" in done.stdout
@@ -103,10 +117,15 @@ def test_cmake_builds_and_checks_without_a_warning(cpu, tmp_path):
 def test_a_target_whose_tools_are_missing_is_refused_in_one_sentence(monkeypatch):
     monkeypatch.setenv("PATH", "")
     graph = c_graphs.conv_case()
-    sentence = "the target c:cortex-m4 needs arm-none-eabi-gcc and qemu-system-arm, not found on this machine; install gcc-arm-none-eabi, libnewlib"
+    sentence = (
+        "the target c:cortex-m4 needs arm-none-eabi-gcc and qemu-system-arm, not found on this machine; install "
+        "gcc-arm-none-eabi, libnewlib"
+    )
     with pytest.raises(RuntimeError, match=sentence):
         EmulatedModel(graph, "cortex-m4")
-    report = graffiti.verify(None, IntegerGraph(graph), c_graphs.real_inputs(graph, 2), ["native", "c:cortex-m4"], progress=False)
+    report = graffiti.verify(
+        None, IntegerGraph(graph), c_graphs.real_inputs(graph, 2), ["native", "c:cortex-m4"], progress=False
+    )
     assert not report.ok and report.skipped["c:cortex-m4"].startswith(sentence)
     with pytest.raises(ValueError, match="emulated on cortex-m3, cortex-m4"):
         EmulatedModel(graph, "z80")
@@ -117,7 +136,9 @@ def test_a_target_whose_tools_are_missing_is_refused_in_one_sentence(monkeypatch
 def test_verify_takes_the_targets():
     need("aarch64", "riscv64")
     graph = c_graphs.conv_case()
-    report = graffiti.verify(None, IntegerGraph(graph), c_graphs.real_inputs(graph, 3), ["c:aarch64", "c:riscv64"], progress=False)
+    report = graffiti.verify(
+        None, IntegerGraph(graph), c_graphs.real_inputs(graph, 3), ["c:aarch64", "c:riscv64"], progress=False
+    )
     assert report.ok and report.targets == ["c:aarch64", "c:riscv64"] and report.examples == 3
 
 
@@ -130,7 +151,10 @@ def test_ten_random_networks_over_every_op_on_500_inputs(scheme):
         graph = random_network(seed, islands=False)
         placed, _ = pipelines.place(graph, scheme, unsigned_inputs=graph.inputs[: seed % 2])
         random = np.random.default_rng(seed)
-        calibration, inputs = ([random.normal(size=(n, *graph.shape(name)[1:])).astype(np.float32) for name in graph.inputs] for n in (8, 500))
+        calibration, inputs = (
+            [random.normal(size=(n, *graph.shape(name)[1:])).astype(np.float32) for name in graph.inputs]
+            for n in (8, 500)
+        )
         integer = pipelines.lower(networks.calibrate(placed, calibration, seed))
         seen |= {step.op for step in CExporter().plan(integer).steps} | {node.op for node in integer.nodes}
         for name in TARGETS:

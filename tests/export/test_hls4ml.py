@@ -12,7 +12,8 @@ hls4ml = pytest.importorskip("hls4ml")
 pytest.importorskip("qonnx")
 layers = keras.layers
 
-# hls4ml reads the float input in its own fixed point before the first Quant sees it: enough fraction bits that no tie is moved.
+# hls4ml reads the float input in its own fixed point before the first Quant sees it: enough fraction bits that no tie
+# is moved.
 PRECISION = "fixed<48,20>"
 
 
@@ -28,7 +29,9 @@ def cnn() -> keras.Model:
     return keras.Model(inputs, layers.Dense(5)(layers.Flatten()(x)), name="cnn")
 
 
-@pytest.mark.parametrize(("make", "scheme"), [(mlp, "int8"), (mlp, "w4a4"), (cnn, "int8")], ids=["mlp-int8", "mlp-w4a4", "cnn-int8"])
+@pytest.mark.parametrize(
+    ("make", "scheme"), [(mlp, "int8"), (mlp, "w4a4"), (cnn, "int8")], ids=["mlp-int8", "mlp-w4a4", "cnn-int8"]
+)
 def test_the_simulation_of_hls4ml_is_equal(make, scheme, tmp_path, capfd):
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.transformation.channels_last import ConvertToChannelsLastAndClean
@@ -46,9 +49,13 @@ def test_the_simulation_of_hls4ml_is_equal(make, scheme, tmp_path, capfd):
     if data.ndim == 4:
         wrapper = wrapper.transform(ConvertToChannelsLastAndClean())
     wrapper = cleanup_model(wrapper.transform(GemmToMatMul()))
-    config = hls4ml.utils.config.config_from_onnx_model(wrapper, granularity="name", backend="Vitis", default_precision=PRECISION)
+    config = hls4ml.utils.config.config_from_onnx_model(
+        wrapper, granularity="name", backend="Vitis", default_precision=PRECISION
+    )
     converted = hls4ml.converters.convert_from_onnx_model(
-        wrapper, output_dir=str(tmp_path / "hls"), io_type="io_stream" if data.ndim == 4 else "io_parallel", backend="Vitis", hls_config=config)
+        wrapper, output_dir=str(tmp_path / "hls"), io_type="io_stream" if data.ndim == 4 else "io_parallel",
+        backend="Vitis", hls_config=config
+    )
     converted.compile()
     want = ig.predict(data)
     assert np.count_nonzero(converted.predict(data).reshape(want.shape) != want) == 0

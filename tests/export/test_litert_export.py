@@ -90,7 +90,9 @@ def test_the_file_is_whole_deterministic_and_not_overwritten(tmp_path):
 
 
 def residual() -> Graph:
-    """Two convolutions that meet in a sum: ReLU, ReLU6, signed and unsigned, one scale per channel, a pool and a dense layer."""
+    """Two convolutions that meet in a sum: ReLU, ReLU6, signed and unsigned, one scale per channel, a pool and a
+    dense layer.
+    """
     b = c_graphs.Builder((8, 8, 3), S8, name="résidu")
     x = b.conv(b.input, 8, "a", out=QFormat(8, False, -5), low=0, high=192)
     kernel = b.constant("b/kernel", (3, 3, 8, 8), QFormat(8, True, (-7, -8, -6, -7, -9, -7, -7, -8), True))
@@ -125,7 +127,13 @@ def test_what_is_in_the_file():
     np.testing.assert_array_equal(codes, graph.constants["a/bias"])
     names = {getattr(schema().BuiltinOperator, n): n for n in vars(schema().BuiltinOperator) if n.isupper()}
     kinds = [names[model.operatorCodes[op.opcodeIndex].builtinCode] for op in sub.operators]
-    assert kinds == ["QUANTIZE", "CONV_2D", "CONV_2D", "CONV_2D", "CONCATENATION", "DEPTHWISE_CONV_2D", "DEPTHWISE_CONV_2D", "RESHAPE", "FULLY_CONNECTED", "DEQUANTIZE", "SOFTMAX"]
+    assert (
+        kinds
+        == [
+            "QUANTIZE", "CONV_2D", "CONV_2D", "CONV_2D", "CONCATENATION", "DEPTHWISE_CONV_2D", "DEPTHWISE_CONV_2D",
+            "RESHAPE", "FULLY_CONNECTED", "DEQUANTIZE", "SOFTMAX"
+        ]
+    )
     fused = [op.builtinOptions.fusedActivationFunction for op in sub.operators[1:4]]
     activation = schema().ActivationFunctionType
     assert fused == [activation.RELU6, activation.RELU, activation.RELU]
@@ -146,7 +154,9 @@ def test_one_file_for_every_batch_size(runtime):
         np.testing.assert_array_equal(all_at_once, exact)
 
 
-@pytest.mark.parametrize("runtime, arithmetic", [("xnnpack", "int8"), *((runtime, "half_up") for runtime in ("builtin", *MICRO))])
+@pytest.mark.parametrize(
+    "runtime, arithmetic", [("xnnpack", "int8"), *((runtime, "half_up") for runtime in ("builtin", *MICRO))]
+)
 def test_codes_in_and_out(runtime, arithmetic):
     graph = rounding_half_up(residual()) if arithmetic == "half_up" else residual()
     program = EXPORTER.program(graph, border="codes", arithmetic=arithmetic)
@@ -200,15 +210,26 @@ def rounding_half_up(graph: Graph) -> Graph:
 def test_half_up_stays_int8_and_is_equal_in_the_builtin_kernels():
     graph = rounding_half_up(residual())
     program = EXPORTER.program(graph, arithmetic="half_up")
-    assert program.operators.count("CONV_2D") == 3 and program.operators.count("DEPTHWISE_CONV_2D") == 2 and "FULLY_CONNECTED" in program.operators
-    assert program.layouts["b_q"].dtype == "int8" and EXPORTER.expected_difference(graph, runtime="builtin", arithmetic="half_up") == {}
+    assert (
+        program.operators.count("CONV_2D") == 3 and program.operators.count("DEPTHWISE_CONV_2D") == 2
+        and "FULLY_CONNECTED" in program.operators
+    )
+    assert (
+        program.layouts["b_q"].dtype == "int8"
+        and EXPORTER.expected_difference(graph, runtime="builtin", arithmetic="half_up") == {}
+    )
     assert not any(compare(graph, "builtin", inputs_of(graph, 40), "half_up").values())
     assert not any(compare(graph, "builtin", inputs_of(graph, 20, seed=1), "half_up").values())
-    assert "a_q" in EXPORTER.expected_difference(graph, arithmetic="half_up")  # XNNPACK rounds to even, and the exporter says so
+    # XNNPACK rounds to even, and the exporter says so
+    assert "a_q" in EXPORTER.expected_difference(graph, arithmetic="half_up")
     compare(graph, "xnnpack", inputs_of(graph, 20), "half_up")
-    assert EXPORTER.expected_difference(graph) == {} and not any(compare(graph, "xnnpack", inputs_of(graph, 20)).values())  # in float32 there
+    # in float32 there
+    assert (
+        EXPORTER.expected_difference(graph) == {} and not any(compare(graph, "xnnpack", inputs_of(graph, 20)).values())
+    )
     even = residual()
-    assert not any(compare(even, "builtin", inputs_of(even, 20), "half_up").values())  # what does not round half up is computed in float32
+    # what does not round half up is computed in float32
+    assert not any(compare(even, "builtin", inputs_of(even, 20), "half_up").values())
 
 
 @pytest.mark.parametrize("name", c_graphs.CASES)
@@ -225,19 +246,27 @@ def test_every_op_that_rounds_half_up_is_int8_and_equal_in_the_builtin_kernels(n
 
 @pytest.mark.skipif(not MICRO, reason="needs tflite-micro")
 def test_what_microcontrollers_lack_is_one_sentence():
-    with pytest.raises(RuntimeError, match="LiteRT for Microcontrollers does not take the file: it lacks an operator or a type"):
+    with pytest.raises(
+        RuntimeError, match="LiteRT for Microcontrollers does not take the file: it lacks an operator or a type"
+    ):
         LiteRTModel(c_graphs.CASES["lookup_u8_to_s16"](), "micro", arithmetic="half_up")
 
 
-@pytest.mark.parametrize("op, options", [("depthwise_conv", {}), ("conv", {"groups": 2}), ("conv", {})], ids=["depthwise", "grouped", "conv"])
+@pytest.mark.parametrize(
+    "op, options", [("depthwise_conv", {}), ("conv", {"groups": 2}), ("conv", {})], ids=["depthwise", "grouped", "conv"]
+)
 @pytest.mark.parametrize("exponent", [-7, (-7, -9, -3, -8)], ids=["tensor", "channel"])
 def test_linear_layers_are_lifted(op, options, exponent):
-    """Some kernels take negative ties away from zero: every accumulator of an output that is not saturated is positive there."""
+    """Some kernels take negative ties away from zero: every accumulator of an output that is not saturated is
+    positive there.
+    """
     for low in (None, 0):
         b = c_graphs.Builder((6, 6, 4), S8)
         shape = (3, 3, 4, 1) if op == "depthwise_conv" else (3, 3, 4 // options.get("groups", 1), 4)
         kernel = b.constant("a/kernel", shape, QFormat(8, True, exponent, True))
-        graph = rounding_half_up(b.finish(b.conv(b.input, 4, "a", op=op, kernel=kernel, out=QFormat(8, True, -4), low=low, **options)))
+        graph = rounding_half_up(
+            b.finish(b.conv(b.input, 4, "a", op=op, kernel=kernel, out=QFormat(8, True, -4), low=low, **options))
+        )
         operators = EXPORTER.program(graph, arithmetic="half_up").operators
         assert "FLOOR" not in operators and operators.count("RESHAPE") == (low is None)
         for runtime in ("builtin", *MICRO):
@@ -254,7 +283,9 @@ def test_sums_and_requantizes_of_all_codes(rounding, shift):
     graph = b.finish(*(b.node("requantize", f"{n}_q", value, format=out, rounding=rounding) for n, value in (
         ("add", b.node("add", "add", x, y)), ("subtract", b.node("subtract", "subtract", x, y)), ("one", x))))
     codes = np.stack(np.meshgrid(np.arange(-128, 128), np.arange(-128, 128)), -1).reshape(-1, 2, 1).astype(np.float32)
-    for runtime, arithmetic in (("xnnpack", "int8"), ("builtin", "half_up"), *([("builtin", "int8")] if rounding != "half_even" else [])):
+    for runtime, arithmetic in (
+        ("xnnpack", "int8"), ("builtin", "half_up"), *([("builtin", "int8")] if rounding != "half_even" else [])
+    ):
         expected = EXPORTER.expected_difference(graph, runtime=runtime, arithmetic=arithmetic)
         assert not expected or "x_q" in expected  # from the float border, whose ties these inputs do not hit
         worst = compare(graph, runtime, [codes], arithmetic)
@@ -268,7 +299,8 @@ def test_float32_keeps_int8_weights_and_tensors():
     constants = [t for t in model.subgraphs[0].tensors if model.buffers[t.buffer].data is not None]
     codes = {t.name.decode() for t in constants if t.type == schema().TensorType.INT8}
     assert {"a/kernel", "b/kernel", "c/kernel", "d/kernel"} <= codes and program.layouts["b_q"].dtype == "int8"
-    assert max(np.prod(t.shape) for t in constants if t.type == schema().TensorType.FLOAT32) == 8 * 8 * 8  # the pool's reciprocal, of 8 bits unsigned
+    # the pool's reciprocal, of 8 bits unsigned
+    assert max(np.prod(t.shape) for t in constants if t.type == schema().TensorType.FLOAT32) == 8 * 8 * 8
     assert EXPORTER.expected_difference(graph, runtime="builtin", arithmetic="float32") == {}
     assert not any(compare(graph, "builtin", inputs_of(graph, 40), "float32").values())
     with pytest.raises(ValueError, match="float32"):
@@ -295,8 +327,12 @@ def test_sixteen_bit_activations():
 def test_sixteen_bit_products(op, per_channel):
     b = c_graphs.Builder((5, 4, 4), S16)
     shape = {"conv": (3, 3, 4, 8), "depthwise_conv": (3, 3, 4, 2), "conv_transpose": (3, 3, 8, 4), "dense": (4, 8)}[op]
-    kernel = b.constant("a/kernel", shape, QFormat(8, True, (-7, -8, -6, -7, -9, -7, -7, -8) if per_channel else -7, True))
-    graph = b.finish(b.conv(b.input, 8, "a", op=op, kernel=kernel, window=() if op == "dense" else (3, 3), out=QFormat(16, True, -9)))
+    kernel = b.constant(
+        "a/kernel", shape, QFormat(8, True, (-7, -8, -6, -7, -9, -7, -7, -8) if per_channel else -7, True)
+    )
+    graph = b.finish(
+        b.conv(b.input, 8, "a", op=op, kernel=kernel, window=() if op == "dense" else (3, 3), out=QFormat(16, True, -9))
+    )
     assert "FLOOR" not in EXPORTER.program(graph).operators and EXPORTER.expected_difference(graph)["a_q"] == 1
     compare(graph, "xnnpack", inputs_of(graph, 20))
 
@@ -311,7 +347,10 @@ def test_a_relu_with_a_limit_in_front_of_the_requantize(per_channel):
     graph = b.finish(b.node("requantize", "a_q", r, format=QFormat(8, False, -8)))
     for runtime in ("xnnpack", "builtin"):
         compare(graph, runtime, inputs_of(graph, 20, seed=1))
-    assert oracle.run(graph, inputs_of(graph, 20, seed=1), values=True)["a_q"].reshape(-1, 3).max(0).tolist() == ([78, 39, 156] if per_channel else [78] * 3)
+    assert (
+        oracle.run(graph, inputs_of(graph, 20, seed=1), values=True)["a_q"].reshape(-1, 3).max(0).tolist()
+        == ([78, 39, 156] if per_channel else [78] * 3)
+    )
 
 
 def test_names_of_any_script_and_of_each_other():
@@ -323,7 +362,9 @@ def test_names_of_any_script_and_of_each_other():
 
 
 def test_leaky_relu_tries_every_code():
-    """A 31-bit product in float32: its requantize is proven for all 2**16 codes, and differs nowhere or by the step that is named."""
+    """A 31-bit product in float32: its requantize is proven for all 2**16 codes, and differs nowhere or by the step
+    that is named.
+    """
     b = c_graphs.Builder((3, 4, 8), S8)
     graph = b.graph
     product = b.node("dense", "a/product", b.input, b.kernel("a/kernel", (8, 6)))
@@ -365,7 +406,9 @@ def test_every_width_saturates_at_its_own_ends(bits):
         b = c_graphs.Builder((5, 5, 4), S8)
         format = QFormat(bits, signed, 3 - bits)
         y = b.conv(b.input, 6, "a", out=format)
-        graph = b.finish(y, b.node("requantize", "again", b.input, format=format), b.node("relu", "r", y, max_code=format.qmax - 1))
+        graph = b.finish(
+            y, b.node("requantize", "again", b.input, format=format), b.node("relu", "r", y, max_code=format.qmax - 1)
+        )
         arrays = inputs_of(graph, 20, seed=1)
         assert not any(compare(graph, "xnnpack", arrays).values())
         codes = oracle.run(graph, arrays, values=True)["a_q"]

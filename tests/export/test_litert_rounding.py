@@ -1,4 +1,6 @@
-"""LiteRT's own rounding, measured over every residue: the table in ``graffiti.export.litert`` holds, and is no worse and no better."""
+"""LiteRT's own rounding, measured over every residue: the table in ``graffiti.export.litert`` holds, and is no worse
+and no better.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,10 @@ def product(op: str, shift: int, bias: int, kernel_scale: float = 1.0, batch: in
     w = ModelWriter("product")
     shape = (batch, *SHAPES[op][1:])
     kernel = {"FULLY_CONNECTED": (1, 2), "CONV_2D": (1, 1, 1, 2), "DEPTHWISE_CONV_2D": (1, 1, 2, 1)}[op]
-    x, k = w.tensor("x", shape, "int8", scale(0)), w.constant("k", np.array([127, 1], np.int8).reshape(kernel), Quantization((kernel_scale,)))
+    x, k = (
+        w.tensor("x", shape, "int8", scale(0)),
+        w.constant("k", np.array([127, 1], np.int8).reshape(kernel), Quantization((kernel_scale,)))
+    )
     y = w.tensor("y", (batch, 1) if op == "FULLY_CONNECTED" else (batch, 1, 1, 1), "int8", scale(shift))
     b = w.constant("b", np.array([bias], np.int32), Quantization((kernel_scale,)))
     options = {} if op == "FULLY_CONNECTED" else {"padding": 1, "strideH": 1, "strideW": 1}
@@ -79,7 +84,10 @@ def test_products_over_all_residues(op, shift):
 def test_just_below_a_power_of_two_builtin_products_round_once(op, shift):
     """Half up over all residues; depthwise ones half away, which is the same where codes are not negative."""
     below = float(rounding.just_below(1.0))
-    assert below == 1 - 2.0**-24 and rounding.just_below(np.float32([0.5, 4.0]), np.array([True, False])).tolist() == [0.5 - 2.0**-25, 4.0]
+    assert (
+        below == 1 - 2.0**-24
+        and rounding.just_below(np.float32([0.5, 4.0]), np.array([True, False])).tolist() == [0.5 - 2.0**-25, 4.0]
+    )
     for bias in (0, 16384, -16384, 2**15 + 1):
         acc = 127 * A + B + bias
         got = run(product(op, shift, bias, below), [PAIRS.reshape(SHAPES[op])], "builtin")
@@ -112,7 +120,9 @@ def test_just_below_a_power_of_two_microcontrollers_round_once_and_half_away(op,
     micro = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
     for bias in (0, 16384, -16384, 2**15 + 1):
         acc = 127 * A + B + bias
-        model = micro.Interpreter.from_bytes(product(op, shift, bias, float(rounding.just_below(1.0)), len(PAIRS)), arena_size=1 << 20)
+        model = micro.Interpreter.from_bytes(
+            product(op, shift, bias, float(rounding.just_below(1.0)), len(PAIRS)), arena_size=1 << 20
+        )
         model.set_input(PAIRS.reshape(SHAPES[op]), 0)
         model.invoke()
         got = model.get_output(0).astype(np.int64).ravel()
@@ -217,7 +227,10 @@ def test_16_bit_convolutions_round_half_up():
     for shift in (0, 2, 8):
         w = ModelWriter("wide")
         a, y = w.tensor("x", (None, 1, 1, 2), "int16", scale(0)), w.tensor("y", (None, 1, 1, 1), "int16", scale(shift))
-        k, b = w.constant("k", np.array([127, 1], np.int8).reshape(1, 1, 1, 2), scale(0)), w.constant("b", np.zeros(1, np.int64), scale(0))
+        k, b = (
+            w.constant("k", np.array([127, 1], np.int8).reshape(1, 1, 1, 2), scale(0)),
+            w.constant("b", np.zeros(1, np.int64), scale(0))
+        )
         w.operator("CONV_2D", [a, k, b], [y], {"padding": 1, "strideH": 1, "strideW": 1}, version=4, kind="Conv2D")
         got = run(w.finish({"x": a}, {"y": y}), [x], "xnnpack")
         np.testing.assert_array_equal(got, np.clip(shift_right(acc, shift, "half_up"), -(2**15), 2**15 - 1))
@@ -232,7 +245,8 @@ def test_pool_parameters_hold_for_every_sum(count, codes):
         if (count, codes, shift) == (4, (-128, 127), 10):  # 255 has no pair there: such a pool is computed in float32
             assert found is None
             continue
-        if runtime == "builtin" and codes[0] < 0 and found is None:  # its second rounding takes negative ties away from zero: in float32 then
+        # its second rounding takes negative ties away from zero: in float32 then
+        if runtime == "builtin" and codes[0] < 0 and found is None:
             continue
         assert found is not None
         weight, bias, everywhere = found

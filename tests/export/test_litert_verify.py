@@ -29,13 +29,18 @@ def expected_difference(ig, runtime):
 
 
 def check_expected(ig, result):
-    """Codes within their bound; reals at the border are compared by their bits and equal where nothing differs at all."""
+    """Codes within their bound; reals at the border are compared by their bits and equal where nothing differs at
+    all.
+    """
     expected = expected_difference(ig, result.target.partition(":")[2])
     if ig.graph.format(result.tensor) is not None or not expected:
         assert result.worst <= expected.get(result.tensor, 0), str(result)
 
 
-@pytest.mark.parametrize("factory", [zoo.mobilenet, zoo.inception, zoo.leaky, zoo.moves, zoo.two_inputs_two_outputs], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "factory", [zoo.mobilenet, zoo.inception, zoo.leaky, zoo.moves, zoo.two_inputs_two_outputs],
+    ids=lambda f: f.__name__
+)
 def test_xnnpack_equals_the_integer_graph(factory):
     model, q, ig = integer(factory, "int8_per_channel" if factory in (zoo.mobilenet, zoo.moves) else "int8")
     data = zoo.inputs_of(model, 24, seed=1)
@@ -65,7 +70,9 @@ def test_a_runtime_is_named_and_differences_are_counted():
         graffiti.verify(None, ig, data, ["litert:gpu"], progress=False)
 
 
-@pytest.mark.parametrize("factory, scheme", [(zoo.mobilenet, "int8_half_up_per_channel"), (zoo.resnet, None)], ids=["mobilenet", "resnet"])
+@pytest.mark.parametrize(
+    "factory, scheme", [(zoo.mobilenet, "int8_half_up_per_channel"), (zoo.resnet, None)], ids=["mobilenet", "resnet"]
+)
 def test_half_up_networks_are_equal_without_delegates(factory, scheme):
     model = zoo.make(factory)
     q = graffiti.quantize(model, scheme, target="litert_builtin", calibration=zoo.inputs_of(model, 16), progress=False)
@@ -73,7 +80,10 @@ def test_half_up_networks_are_equal_without_delegates(factory, scheme):
     targets = ["litert:half_up", *(f"litert:{runtime}" for runtime in MICRO)]
     report = graffiti.verify(q, ig, zoo.inputs_of(model, 24, seed=1), targets, progress=False)
     assert report.ok and report.targets == ["keras", *targets] and not report.bounds, str(report)
-    assert report.environment.get("tflite-micro", "none") != "unknown" and ("tflite-micro" in report.environment) == ("litert:micro" in targets)
+    assert (
+        report.environment.get("tflite-micro", "none") != "unknown"
+        and ("tflite-micro" in report.environment) == ("litert:micro" in targets)
+    )
 
 
 def test_an_island_is_skipped_with_its_reason():

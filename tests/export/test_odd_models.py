@@ -43,7 +43,13 @@ def image_of_any_size() -> keras.Model:
 
 
 @pytest.mark.parametrize("format", TARGETS)
-@pytest.mark.parametrize("make", [one_tensor_is_two_outputs, an_inner_tensor_is_an_output, the_input_is_an_output, names_beyond_ascii, image_of_any_size])
+@pytest.mark.parametrize(
+    "make",
+    [
+        one_tensor_is_two_outputs, an_inner_tensor_is_an_output, the_input_is_an_output, names_beyond_ascii,
+        image_of_any_size
+    ]
+)
 def test_handled_or_refused(make, format, tmp_path):
     if format in PACKAGES:
         pytest.importorskip(PACKAGES[format])

@@ -47,7 +47,10 @@ def test_written_whole_or_not_at_all(format, tmp_path, monkeypatch):
 def test_fixed_batch():
     model = export.get("onnx").build(c_graphs.conv_case(), batch=4).model
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 4
-    assert export.get("onnx").build(c_graphs.conv_case()).model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert (
+        export.get("onnx").build(c_graphs.conv_case()).model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+        == "batch"
+    )
 
 
 @pytest.mark.parametrize("format", ["onnx", "qonnx"])
@@ -56,7 +59,10 @@ def test_refuses_everything_at_once(format, tmp_path):
     builder = c_graphs.Builder((6,))
     graph = builder.graph
     real = builder.node("dequantize", "real", builder.input)
-    island = graph.insert("island", [real], "norm", {"layer": {}, "output_shapes": ((None, 6),), "reason": "LayerNormalization"}, type=TensorType((None, 6)))
+    island = graph.insert(
+        "island", [real], "norm", {"layer": {}, "output_shapes": ((None, 6),), "reason": "LayerNormalization"},
+        type=TensorType((None, 6))
+    )
     soft = builder.node("softmax", "soft", island.name)
     back = builder.node("quantize", "back", soft, format=QFormat(8, True, -7))
     product = builder.node("dense", "computed", builder.input, builder.node("reshape", "square", back, shape=(6,)))
@@ -80,7 +86,7 @@ def test_refuses_exponents_and_sizes():
         export.get("onnx").supports(graph)
 
 
-# ---- from Keras ---------------------------------------------------------------------------------------------------------------
+# ---- from Keras ------------------------------------------------------------------------------------------------------
 def lowered(factory, scheme):
     model = zoo.make(factory)
     q = graffiti.quantize(model, scheme, calibration=zoo.inputs_of(model, 16), progress=False)
@@ -102,9 +108,14 @@ def assert_verified(factory, scheme):
 MODELS = [factory for factory in zoo.ZOO if factory is not zoo.islands]
 
 
-@pytest.mark.parametrize(("factory", "scheme"), [(zoo.sequential, "w4a4"), (zoo.mobilenet, "int8_per_channel"), (zoo.leaky, "graffitist_int8"),
-                                                (zoo.moves, "int8"), (zoo.tables, "int8"), (zoo.two_inputs_two_outputs, "int4")],
-                         ids=lambda v: v if isinstance(v, str) else v.__name__)
+@pytest.mark.parametrize(
+    ("factory", "scheme"),
+    [
+        (zoo.sequential, "w4a4"), (zoo.mobilenet, "int8_per_channel"), (zoo.leaky, "graffitist_int8"),
+        (zoo.moves, "int8"), (zoo.tables, "int8"), (zoo.two_inputs_two_outputs, "int4")
+    ],
+    ids=lambda v: v if isinstance(v, str) else v.__name__
+)
 def test_zoo_is_equal(factory, scheme):
     assert_verified(factory, scheme)
 
@@ -131,7 +142,10 @@ def test_the_file_takes_what_keras_takes(tmp_path):
     (path,) = ig.export(tmp_path / "net.onnx", format="onnx")
     session = onnxruntime.InferenceSession(str(path), session_options(True), providers=["CPUExecutionProvider"])
     assert [i.name for i in session.get_inputs()] == ["a", "b"]
-    assert [o.name for o in session.get_outputs()] == ig.graph.output_names() and set(ig.graph.output_names()) == {"score", "code"}
+    assert (
+        [o.name for o in session.get_outputs()] == ig.graph.output_names()
+        and set(ig.graph.output_names()) == {"score", "code"}
+    )
     got = session.run(None, {"a": a, "b": b})
     for mine, theirs in zip(keras.tree.flatten(ig.predict([a, b])), sorted(got, key=lambda v: -v.shape[1])):
         np.testing.assert_array_equal(mine, theirs)

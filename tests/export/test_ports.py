@@ -22,12 +22,17 @@ def two_outputs():
     """A dict of outputs behind two inputs that are used in the other order than the model takes them."""
     a, b = keras.Input((4,), name="wind speed"), keras.Input((4,), name="b")
     joined = L.Concatenate()([b, a])
-    return keras.Model([a, b], {"score": L.Dense(2, name="small", activation="sigmoid")(joined), "box": L.Dense(4, name="score")(joined)})
+    return keras.Model(
+        [a, b],
+        {"score": L.Dense(2, name="small", activation="sigmoid")(joined), "box": L.Dense(4, name="score")(joined)}
+    )
 
 
 def data(count=24):
     random = np.random.default_rng(0)
-    return [random.standard_normal((count, 4)).astype(np.float32), random.standard_normal((count, 4)).astype(np.float32) + 3]
+    return [
+        random.standard_normal((count, 4)).astype(np.float32), random.standard_normal((count, 4)).astype(np.float32) + 3
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +79,10 @@ def test_litert(lowered, tmp_path):
     assert [d["name"] for d in model.get_input_details()] == ["wind speed", "b"]
     assert [d["name"] for d in model.get_output_details()] == lowered.graph.output_names()
     signature = model.get_signature_runner()
-    assert set(signature.get_output_details()) == {"score", "box"} and set(signature.get_input_details()) == {"wind speed", "b"}
+    assert (
+        set(signature.get_output_details()) == {"score", "box"}
+        and set(signature.get_input_details()) == {"wind speed", "b"}
+    )
     got = signature(**dict(zip(("wind speed", "b"), data())))
     for name, want in expected(lowered).items():
         np.testing.assert_array_equal(got[name], want)
@@ -83,9 +91,15 @@ def test_litert(lowered, tmp_path):
 def test_c(lowered, tmp_path):
     lowered.export(tmp_path / "net", format="c", name="net")
     prototype = re.search(r"void net_run\((.*?)\);", (tmp_path / "net" / "net.h").read_text()).group(1)
-    assert re.findall(r"\*(\w+)", prototype) == ["input_wind_speed", "input_b", *(f"output_{name}" for name in lowered.graph.output_names())]
+    assert (
+        re.findall(r"\*(\w+)", prototype)
+        == ["input_wind_speed", "input_b", *(f"output_{name}" for name in lowered.graph.output_names())]
+    )
     manifest = json.loads((tmp_path / "net" / "net.json").read_text())
-    assert [p["name"] for p in manifest["inputs"]] == ["wind speed", "b"] and [p["name"] for p in manifest["outputs"]] == lowered.graph.output_names()
+    assert (
+        [p["name"] for p in manifest["inputs"]] == ["wind speed", "b"]
+        and [p["name"] for p in manifest["outputs"]] == lowered.graph.output_names()
+    )
     got = dict(zip(lowered.graph.output_names(), (lambda m: m.dequantize(m.run(data())))(CModel(tmp_path / "net"))))
     for name, want in expected(lowered).items():
         np.testing.assert_array_equal(got[name], want)
@@ -113,11 +127,15 @@ def test_integer_inputs(dtype, tmp_path):
     (path,) = ig.export(tmp_path / "net.tflite", format="litert")
     interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter(str(path))
     assert interpreter.get_input_details()[0]["dtype"] == np.dtype(dtype)
-    np.testing.assert_array_equal(interpreter.get_signature_runner()(bytes=x)[ig.graph.output_names()[0]], ig.predict(x))
+    np.testing.assert_array_equal(
+        interpreter.get_signature_runner()(bytes=x)[ig.graph.output_names()[0]], ig.predict(x)
+    )
 
 
 def test_integer_outputs(tmp_path):
-    """A float value that the model gives out as integers is cast; codes stay codes; a value given out twice has each one's dtype."""
+    """A float value that the model gives out as integers is cast; codes stay codes; a value given out twice has each
+    one's dtype.
+    """
     onnxruntime = pytest.importorskip("onnxruntime")
     builder = c_graphs.Builder((5,), c_graphs.S8(0))
     graph = builder.finish(builder.node("relu", "r", builder.input))
@@ -127,18 +145,23 @@ def test_integer_outputs(tmp_path):
     path = tmp_path / "net.onnx"
     graffiti.IntegerGraph(graph).export(path, format="onnx")
     session = onnxruntime.InferenceSession(str(path))
-    assert [(o.name, o.type) for o in session.get_outputs()] == [("r", "tensor(int32)"), ("float", "tensor(float)"), ("x_1", "tensor(int8)")]
+    assert (
+        [(o.name, o.type) for o in session.get_outputs()]
+        == [("r", "tensor(int32)"), ("float", "tensor(float)"), ("x_1", "tensor(int8)")]
+    )
     x = np.random.default_rng(2).integers(-128, 128, (4, 5)).astype(np.float32)
     for got in session.run(None, {"x": x}):
         np.testing.assert_array_equal(got, np.maximum(x, 0))
-    interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter(str(graffiti.IntegerGraph(graph).export(tmp_path / "net.tflite", format="litert")[0]))
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter(
+        str(graffiti.IntegerGraph(graph).export(tmp_path / "net.tflite", format="litert")[0])
+    )
     got = interpreter.get_signature_runner()(x=x)
     assert {name: array.dtype for name, array in got.items()} == {"r": np.int32, "float": np.float32, "x": np.int8}
     for array in got.values():
         np.testing.assert_array_equal(array, np.maximum(x, 0))
 
 
-# ---- C: outputs that are inputs, batch sizes ------------------------------------------------------------------------------------
+# ---- C: outputs that are inputs, batch sizes -------------------------------------------------------------------------
 def test_c_leaves_out_what_the_caller_has(tmp_path):
     a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
     unused = keras.Input((2,), name="unused")
@@ -175,7 +198,9 @@ def test_litert_of_a_returned_input(tmp_path):
 
 
 def test_c_vectors_of_a_fixed_batch(tmp_path):
-    """The C function takes one example: a model that was built for another batch size gives as many vectors as there are examples."""
+    """The C function takes one example: a model that was built for another batch size gives as many vectors as there
+    are examples.
+    """
     i = keras.Input(batch_shape=(2, 6), name="x")
     model = keras.Model(i, L.Dense(3)(L.Reshape((6,))(L.Reshape((2, 3))(i))))
     x = np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
@@ -183,4 +208,6 @@ def test_c_vectors_of_a_fixed_batch(tmp_path):
     ig.export(tmp_path / "net", format="c", name="net", test_inputs=x[:5])
     assert "#define VECTOR_COUNT 5" in (tmp_path / "net" / "vectors.h").read_text()
     c = CModel(tmp_path / "net")
-    np.testing.assert_array_equal(c.dequantize(c.run(x))[0], np.concatenate([ig.predict(x[k : k + 2]) for k in range(0, 8, 2)]))
+    np.testing.assert_array_equal(
+        c.dequantize(c.run(x))[0], np.concatenate([ig.predict(x[k : k + 2]) for k in range(0, 8, 2)])
+    )

@@ -22,12 +22,22 @@ from graffiti.export.onnx.exporter import QonnxExporter  # noqa: E402
 from graffiti.numerics.formats import QFormat  # noqa: E402
 
 
-@pytest.mark.parametrize("format", [QFormat(2, True, -1), QFormat(3, False, -2), QFormat(4, True, -3, narrow=True), QFormat(6, True, -5), QFormat(9, True, -8), QFormat(12, False, -12)], ids=str)
+@pytest.mark.parametrize(
+    "format",
+    [
+        QFormat(2, True, -1), QFormat(3, False, -2), QFormat(4, True, -3, narrow=True), QFormat(6, True, -5),
+        QFormat(9, True, -8), QFormat(12, False, -12)
+    ],
+    ids=str
+)
 def test_any_width(format):
     """The bit widths in the file are the formats' own, and the results are equal."""
     builder, x = c_graphs._unary((6, 5, 3), format)
     weight = QFormat(max(format.bits - 1, 2), True, -format.bits, narrow=True)
-    y = builder.conv(x, 4, "c", kernel=builder.constant("c/kernel", (3, 3, 3, 4), weight), out=format.replace(exponent=format.exponent + 2))
+    y = builder.conv(
+        x, 4, "c", kernel=builder.constant("c/kernel", (3, 3, 3, 4), weight),
+        out=format.replace(exponent=format.exponent + 2)
+    )
     graph = builder.finish(y)
     assert_contract("qonnx", graph, c_graphs.real_inputs(graph, 4))
     body = QonnxExporter().build(graph).model.graph
@@ -37,13 +47,23 @@ def test_any_width(format):
         attrs = {a.name: onnx.helper.get_attribute_value(a) for a in quants[name].attribute}
         assert constants[quants[name].input[3]].shape == () and constants[quants[name].input[3]] == expected.bits
         assert constants[quants[name].input[1]] == 2.0**expected.exponent
-        assert (attrs["signed"], attrs["narrow"], attrs["rounding_mode"]) == (expected.signed, expected.narrow, b"ROUND")
+        assert (
+            (attrs["signed"], attrs["narrow"], attrs["rounding_mode"]) == (expected.signed, expected.narrow, b"ROUND")
+        )
 
 
-@pytest.mark.parametrize("make", [c_graphs.resnet8, c_graphs.moves_case, c_graphs.borders_case, lambda: c_graphs.per_channel_case("conv"), lambda: c_graphs.random_network(4)],
-                         ids=["resnet8", "moves", "borders", "per_channel", "random"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        c_graphs.resnet8, c_graphs.moves_case, c_graphs.borders_case, lambda: c_graphs.per_channel_case("conv"),
+        lambda: c_graphs.random_network(4)
+    ],
+    ids=["resnet8", "moves", "borders", "per_channel", "random"]
+)
 def test_cleanup_is_clean(make, tmp_path):
-    """``qonnx-cleanup`` runs without a warning, changes no result, finds nothing more the second time, and keeps every Quant."""
+    """``qonnx-cleanup`` runs without a warning, changes no result, finds nothing more the second time, and keeps
+    every Quant.
+    """
     graph = make()
     (path,) = QonnxExporter().write(graph, tmp_path / "net.onnx", batch=3)
     with warnings.catch_warnings():
@@ -72,5 +92,7 @@ def test_batch_is_one_by_default_and_all_shapes_are_fixed(tmp_path):
     assert {o.domain: o.version for o in model.model.opset_import} == {"": 18, "qonnx.custom_op.general": 1}
     builder, _ = c_graphs._unary((None, None, 3))
     with pytest.raises(ExportError, match="unknown sizes"):
-        QonnxExporter().write(builder.finish(builder.conv(builder.input, 4, "c", out=c_graphs.S8(-3))), tmp_path / "other.onnx")
+        QonnxExporter().write(
+            builder.finish(builder.conv(builder.input, 4, "c", out=c_graphs.S8(-3))), tmp_path / "other.onnx"
+        )
     assert not (tmp_path / "other.onnx").exists()

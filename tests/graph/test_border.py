@@ -1,4 +1,6 @@
-"""The border: affine maps of real numbers in front of the first quantizers, and joins of what leaves; every executor, to the bit."""
+"""The border: affine maps of real numbers in front of the first quantizers, and joins of what leaves; every
+executor, to the bit.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ def inputs(count: int = 5) -> list[np.ndarray]:
 
 
 def rounds_twice():
-    """``offset = -round(x * scale)``: zero where the product is rounded before the sum, its rounding error where they are fused."""
+    """``offset = -round(x * scale)``: zero where the product is rounded before the sum, its rounding error where
+    they are fused.
+    """
     x = np.random.default_rng(3).normal(0, 100, (1, 64)).astype(np.float32)
     product = x[0] * np.float32(0.1)
     graph = parse("""integer graph twice
@@ -102,7 +106,9 @@ def test_the_native_runner_is_equal(tier):
     for graph, x in ((parse(MOVES), inputs(70)), rounds_twice()):
         expected, runner = interpreter.run(graph, x, values=True), Runner(graph, tier=tier)
         got = runner.run_all(x)
-        assert runner.is_native and set(got) >= {node.name for node in graph.nodes if node.op in ("rescaling", "quantize")}
+        assert (
+            runner.is_native and set(got) >= {node.name for node in graph.nodes if node.op in ("rescaling", "quantize")}
+        )
         for name, array in got.items():
             assert np.array_equal(array, expected[name]), name
 
@@ -128,7 +134,10 @@ def test_c_helpers_are_equal(flags):
             if name in expected:
                 assert np.array_equal(array, expected[name]), name
         ports = CExporter().border(graph).inputs
-        assert all(np.array_equal(a, port.codes(x[graph.inputs.index(port.source)] if isinstance(x, list) else x)) for a, port in zip(model.quantize(x), ports))
+        assert all(
+            np.array_equal(a, port.codes(x[graph.inputs.index(port.source)] if isinstance(x, list) else x))
+            for a, port in zip(model.quantize(x), ports)
+        )
 
 
 def test_c_takes_what_an_affine_map_makes_of_a_value_that_others_read_as_it_is():
@@ -143,7 +152,9 @@ def test_c_takes_what_an_affine_map_makes_of_a_value_that_others_read_as_it_is()
     ports = take_border_off(graph).inputs
     assert [(port.value, port.source, len(port.affine)) for port in ports] == [("x_q", "x", 0), ("y_q", "x", 1)]
     x = np.random.default_rng(1).normal(size=(9, 3))
-    assert all(np.array_equal(a, b) for a, b in zip(CModel(graph).dequantize(CModel(graph).run(x)), interpreter.run(graph, x)))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(CModel(graph).dequantize(CModel(graph).run(x)), interpreter.run(graph, x))
+    )
 
 
 @pytest.mark.parametrize("move, map, fine", [
@@ -180,7 +191,9 @@ def test_onnx_and_qonnx_are_equal():
 
     for graph, x in ((parse(MOVES), inputs()), rounds_twice()):
         expected = interpreter.run(graph, x, values=True)
-        models = [OnnxModel(graph, optimize=optimize, show=show) for optimize, show in ((False, "all"), (True, "codes"))]
+        models = [
+            OnnxModel(graph, optimize=optimize, show=show) for optimize, show in ((False, "all"), (True, "codes"))
+        ]
         for model in [*models, QonnxModel(graph)]:
             got = model.run_all(x)
             assert "y" in got or "a1_q" in got or "a1" in got or "y_q" in got
@@ -193,9 +206,12 @@ def test_litert_is_equal(runtime, arithmetic):
     pytest.importorskip("ai_edge_litert")
     from graffiti.export.litert.runner import LiteRTModel
 
-    text = MOVES.replace(", rounding='half_away'", "").replace(", rounding='half_up'", "")  # LiteRT refuses these two by name
+    # LiteRT refuses these two by name
+    text = MOVES.replace(", rounding='half_away'", "").replace(", rounding='half_up'", "")
     for graph, x in ((parse(text), inputs()), rounds_twice()):
-        expected, program = interpreter.run(graph, x, values=True), LiteRTExporter().program(graph, arithmetic=arithmetic)
+        expected, program = (
+            interpreter.run(graph, x, values=True), LiteRTExporter().program(graph, arithmetic=arithmetic)
+        )
         assert not program.inexact[runtime]
         got = LiteRTModel(graph, runtime, arithmetic=arithmetic).run_all(x)
         assert {"y_q"} <= set(got) or {"a1_q", "n_q", "w_q", "a3_q"} <= set(got)
@@ -204,7 +220,10 @@ def test_litert_is_equal(runtime, arithmetic):
 
 
 @pytest.mark.parametrize("body, message", [
-    ("%q = quantize(%x) {format=s8@-4}\n%d = dequantize(%q)\n%y = rescaling(%d) {scale=2.0, offset=0.0}", "'d' is computed by the network"),
+    (
+        "%q = quantize(%x) {format=s8@-4}\n%d = dequantize(%q)\n%y = rescaling(%d) {scale=2.0, offset=0.0}",
+        "'d' is computed by the network"
+    ),
     ("%q = quantize(%x) {format=s8@-4}\n%y = rescaling(%q) {scale=2.0, offset=0.0}", "'q' holds codes"),
     ("%y = rescaling(%x) {scale=(1.0, 2.0), offset=0.0}", r"scale has shape \(2,\), which does not broadcast"),
     ("%y = rescaling(%x) {scale='k', offset=0.0}", r"scale has shape \(2, 3\), which does not broadcast"),
@@ -216,7 +235,7 @@ def test_the_verifier_says_what_is_wrong(body, message):
         verify_graph(graph)
 
 
-# ---- joins ------------------------------------------------------------------------------------------------------------------
+# ---- joins -----------------------------------------------------------------------------------------------------------
 JOIN = """
 integer graph join
 input %x:f32[_,4,3]
@@ -241,16 +260,27 @@ def test_parts_of_an_output_are_joined_as_reals_and_leave_c_one_by_one():
     for tier in supported_tiers():
         assert np.array_equal(Runner(graph, tier=tier).run(x)[0], expected["y"])
     ports = take_border_off(graph).outputs
-    assert [(port.value, port.source, port.part) for port in ports] == [("x_q", "y", "b"), ("small", "y", "s"), ("x_q", "z", None)]
+    assert (
+        [(port.value, port.source, port.part) for port in ports]
+        == [("x_q", "y", "b"), ("small", "y", "s"), ("x_q", "z", None)]
+    )
     model = CModel(graph)
     first, second, third = model.run(x)
-    assert np.array_equal(first, expected["x_q"]) and np.array_equal(second, expected["small"]) and np.array_equal(third, first)
+    assert (
+        np.array_equal(first, expected["x_q"]) and np.array_equal(second, expected["small"])
+        and np.array_equal(third, first)
+    )
     assert [port.get("part") for port in model.outputs] == ["b", "s", None]
     assert np.array_equal(model.dequantize([first, second, third])[1], expected["s"])
 
 
 @pytest.mark.parametrize("module, make", [
-    ("onnxruntime", lambda graph: __import__("graffiti.export.onnx.harness", fromlist=["x"]).OnnxModel(graph, optimize=True, show="codes")),
+    (
+        "onnxruntime",
+        lambda graph: __import__(
+            "graffiti.export.onnx.harness", fromlist=["x"]
+        ).OnnxModel(graph, optimize=True, show="codes")
+    ),
     ("qonnx", lambda graph: __import__("graffiti.export.onnx.harness", fromlist=["x"]).QonnxModel(graph)),
     ("ai_edge_litert", lambda graph: __import__("graffiti.export.litert.runner", fromlist=["x"]).LiteRTModel(graph)),
 ])

@@ -1,4 +1,6 @@
-"""The float interpreter against Keras, fake quantization against the published numbers and against the integer graph."""
+"""The float interpreter against Keras, fake quantization against the published numbers and against the integer
+graph.
+"""
 
 from __future__ import annotations
 
@@ -44,11 +46,13 @@ def against_keras(line, layer, constants="", shape="_,7,8,4", weights=()):
 def test_products_and_pools_are_those_of_keras(padding):
     window = f"strides=(2, 2), padding='{padding}'"
     against_keras(
-        f"conv(%x, %k) {{{window}, dilation=(1, 1), groups=2}}", keras.layers.Conv2D(6, 3, 2, padding, groups=2, use_bias=False),
+        f"conv(%x, %k) {{{window}, dilation=(1, 1), groups=2}}",
+        keras.layers.Conv2D(6, 3, 2, padding, groups=2, use_bias=False),
         "const %k:f32[3,3,2,6] = random(1)", weights=["k"],
     )
     against_keras(
-        f"depthwise_conv(%x, %k) {{{window}, dilation=(1, 1)}}", keras.layers.DepthwiseConv2D(3, 2, padding, 2, use_bias=False),
+        f"depthwise_conv(%x, %k) {{{window}, dilation=(1, 1)}}",
+        keras.layers.DepthwiseConv2D(3, 2, padding, 2, use_bias=False),
         "const %k:f32[3,3,4,2] = random(1)", weights=["k"],
     )
     against_keras(
@@ -56,23 +60,33 @@ def test_products_and_pools_are_those_of_keras(padding):
         "const %k:f32[3,3,5,4] = random(1)", weights=["k"],
     )
     against_keras(
-        f"separable_conv(%x, %d, %p) {{{window}, dilation=(1, 1)}}", keras.layers.SeparableConv2D(6, 3, 2, padding, use_bias=False),
+        f"separable_conv(%x, %d, %p) {{{window}, dilation=(1, 1)}}",
+        keras.layers.SeparableConv2D(6, 3, 2, padding, use_bias=False),
         "const %d:f32[3,3,4,1] = random(1)\nconst %p:f32[1,1,4,6] = random(2)", weights=["d", "p"],
     )
     against_keras(f"average_pool(%x) {{pool_size=(3, 3), {window}}}", keras.layers.AveragePooling2D(3, 2, padding))
     against_keras(f"max_pool(%x) {{pool_size=(3, 3), {window}}}", keras.layers.MaxPooling2D(3, 2, padding))
-    against_keras(f"average_pool(%x) {{pool_size=(3,), strides=(2,), padding='{padding}'}}", keras.layers.AveragePooling1D(3, 2, padding), shape="_,8,4")
+    against_keras(
+        f"average_pool(%x) {{pool_size=(3,), strides=(2,), padding='{padding}'}}",
+        keras.layers.AveragePooling1D(3, 2, padding), shape="_,8,4"
+    )
 
 
 def test_the_rest_is_that_of_keras():
-    against_keras("dense(%x, %k)", keras.layers.Dense(5, use_bias=False), "const %k:f32[4,5] = random(1)", weights=["k"])
+    against_keras(
+        "dense(%x, %k)", keras.layers.Dense(5, use_bias=False), "const %k:f32[4,5] = random(1)", weights=["k"]
+    )
     against_keras(
         "batch_norm(%x, %gamma, %beta, %mean, %variance) {epsilon=0.01}", keras.layers.BatchNormalization(epsilon=0.01),
-        "const %gamma:f32[4] = random(1)\nconst %beta:f32[4] = random(2)\nconst %mean:f32[4] = random(3)\nconst %variance:f32[4] = [0.5, 1, 2, 0.01]",
+        "const %gamma:f32[4] = random(1)\nconst %beta:f32[4] = random(2)\nconst %mean:f32[4] = random(3)\nconst "
+        "%variance:f32[4] = [0.5, 1, 2, 0.01]",
         weights=["gamma", "beta", "mean", "variance"],
     )
     against_keras("rescaling(%x) {scale=0.5, offset=-1.0}", keras.layers.Rescaling(0.5, -1.0))
-    against_keras("rescaling(%x) {scale=(0.5, 1.0, 2.0, 3.0), offset=(0.0, 1.0, 0.0, -1.0)}", keras.layers.Rescaling([0.5, 1.0, 2.0, 3.0], [0.0, 1.0, 0.0, -1.0]))
+    against_keras(
+        "rescaling(%x) {scale=(0.5, 1.0, 2.0, 3.0), offset=(0.0, 1.0, 0.0, -1.0)}",
+        keras.layers.Rescaling([0.5, 1.0, 2.0, 3.0], [0.0, 1.0, 0.0, -1.0])
+    )
     against_keras("relu(%x) {max_value=1.5}", keras.layers.ReLU(1.5))
     against_keras("relu(%x)", keras.layers.ReLU())
     against_keras("leaky_relu(%x) {alpha=0.1}", keras.layers.LeakyReLU(0.1))
@@ -107,7 +121,8 @@ def test_unknown_functions_and_parameters():
 
 def quantizer(bits, signed, threshold, x, **attrs):
     more = "".join(f", {key}={value!r}" for key, value in attrs.items())
-    graph = parse(f"fakequant graph g\ninput %x:f32[_]\n%y = fake_quantize(%x) {{bits={bits}, signed={signed}, log2_threshold=({threshold},){more}}}\noutput %y")
+    graph = parse(f"fakequant graph g\ninput %x:f32[_]\n%y = fake_quantize(%x) {{bits={bits}, signed={signed}, "
+                  f"log2_threshold=({threshold},){more}}}\noutput %y")
     return run_float(graph, np.asarray(x))[0].tolist()
 
 
@@ -119,7 +134,10 @@ C1_X = [-1.2, -1.0625, -1.0, -0.5625, -0.0625, 0.0625, 0.1875, 0.3, 0.9, 0.9375,
     (4, True, 0.3, C1_X, [-1.25, -1, -1, -0.5, 0, 0, 0.25, 0.25, 1, 1, 1.5], "half_even"),
     (4, True, 1.0, C1_X, [-1.25, -1, -1, -0.5, 0, 0, 0.25, 0.25, 1, 1, 1.5], "half_even"),
     (4, True, -0.2, C1_X, [-1, -1, -1, -0.5, 0, 0, 0.25, 0.25, 0.875, 0.875, 0.875], "half_even"),
-    (8, False, -0.5, [-0.3, 0, 0.0009765625, 0.0029296875, 0.5, 0.99804688, 1, 2], [0, 0, 0, 0.00390625, 0.5, 0.99609375, 0.99609375, 0.99609375], "half_even"),
+    (
+        8, False, -0.5, [-0.3, 0, 0.0009765625, 0.0029296875, 0.5, 0.99804688, 1, 2],
+        [0, 0, 0, 0.00390625, 0.5, 0.99609375, 0.99609375, 0.99609375], "half_even"
+    ),
     (4, True, 0.0, [0.3, -0.3, 0.99], [0.25, -0.375, 0.875], "floor"),
 ])
 def test_c1_to_c4_forward(bits, signed, threshold, x, expected, rounding):
@@ -227,12 +245,17 @@ def test_faults_are_sentences():
     graph = parse("fakequant graph g\ninput %x:f32[_,2]\n%y = fake_quantize(%x) {bits=8, signed=True}\noutput %y")
     with pytest.raises(ValueError, match="the quantizer 'y' has the log2_threshold None; calibrate first"):
         run_float(graph, np.zeros((1, 2)))
-    graph = parse("fakequant graph g\ninput %x:f32[_,2]\nconst %b:f32[2] = [1, 2]\nconst %k:f32[2,2] = random(1)\n%y = quantize_bias(%b, %x, %k)\noutput %y")
-    with pytest.raises(ValueError, match=r"node 'y' \(quantize_bias\) needs the exponent of 'x', which no quantizer gives"):
+    graph = parse("fakequant graph g\ninput %x:f32[_,2]\nconst %b:f32[2] = [1, 2]\nconst %k:f32[2,2] = random(1)\n%y = "
+                  "quantize_bias(%b, %x, %k)\noutput %y")
+    with pytest.raises(ValueError, match=r"node 'y' \(quantize_bias\) needs the exponent of 'x', which no "
+                                         r"quantizer gives"):
         run_float(graph, np.zeros((1, 2)))
     with pytest.raises(ValueError, match="use interpreter.run"):
         run_float(parse("integer graph g\ninput %x:f32[_,2]\noutput %x"), np.zeros((1, 2)))
-    graph = parse("float graph g\ninput %x:f32[_,2]\n%y:f32[_,2] = island(%x) {layer={}, output_shapes=((None, 2),), reason='why'}\noutput %y")
+    graph = parse(
+        "float graph g\ninput %x:f32[_,2]\n%y:f32[_,2] = island(%x) {layer={}, output_shapes=((None, 2),), "
+        "reason='why'}\noutput %y"
+    )
     with pytest.raises(ValueError, match=r"layer 'y' stayed in float \(why\)"):
         run_float(graph, np.zeros((1, 2)))
     assert run_float(graph, np.ones((1, 2)), island=lambda node, arrays: arrays[0] * 3)[0].tolist() == [[3, 3]]

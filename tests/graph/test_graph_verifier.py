@@ -123,17 +123,29 @@ FAULTS = [
     (INTEGER, lambda g: setattr(g.node("c"), "outputs", ()), "a node of op 'bias_add' has no outputs"),
     # form
     (INTEGER, rekind("r", "reluu"), r"node 'r' \(reluu\): there is no such op"),
-    (INTEGER, rekind("r", "training_only", layer="Dropout"), r"node 'r' \(training_only\): the op stands in float and fakequant graphs only, this one is integer"),
+    (
+        INTEGER, rekind("r", "training_only", layer="Dropout"),
+        r"node 'r' \(training_only\): the op stands in float and fakequant graphs only, this one is integer"
+    ),
     (INTEGER, set_inputs("c", "c/product"), r"expected 2 inputs \(x bias\), got 1"),
     (INTEGER, set_inputs("j"), r"expected at least 1 inputs \(x...\), got 0"),
     (INTEGER, drop_attr("c/product", "strides"), r"node 'c/product' \(conv\): the attribute 'strides' is missing"),
-    (INTEGER, set_attr("c/product", stride=2), r"the attribute 'stride' is unknown; expected strides, padding, dilation, groups"),
+    (
+        INTEGER, set_attr("c/product", stride=2),
+        r"the attribute 'stride' is unknown; expected strides, padding, dilation, groups"
+    ),
     (FLOAT, set_attr("bias", x=1), "the attribute 'x' is unknown; expected fixed"),
     # attribute values
-    (INTEGER, set_attr("c/product", strides=(1,)), "strides must be 2 positive integers, one per spatial axis, got \\(1,\\)"),
+    (
+        INTEGER, set_attr("c/product", strides=(1,)),
+        "strides must be 2 positive integers, one per spatial axis, got \\(1,\\)"
+    ),
     (INTEGER, set_attr("c/product", dilation=(0, 1)), "dilation must be 2 positive integers"),
     (INTEGER, set_attr("p", padding="full"), "padding is same or valid, got 'full'"),
-    (INTEGER, set_attr("d_q", rounding="nearest"), "rounding is one of half_even, half_up, half_away, floor, got 'nearest'"),
+    (
+        INTEGER, set_attr("d_q", rounding="nearest"),
+        "rounding is one of half_even, half_up, half_away, floor, got 'nearest'"
+    ),
     (INTEGER, set_attr("d_q", low=-300), "low must be a code of s8@-3, got -300"),
     (INTEGER, set_attr("c_q", low=97), "low must not exceed high, got 97 and 96"),
     (INTEGER, set_attr("d_q", format="s8@-3"), "format must be a QFormat, got 's8@-3'"),
@@ -150,16 +162,28 @@ FAULTS = [
     (FLOAT, rekind("y", "take", axis=0, indices=(0,)), "axis must be one of 1 to 3"),
     (FAKEQUANT, set_attr("x_q", bits=17), "bits must be 2 to 16, got 17"),
     (FAKEQUANT, set_attr("x_q", signed=False, narrow=True), "an unsigned quantizer cannot be narrow"),
-    (FAKEQUANT, set_attr("q_k", log2_threshold=(0.0,)), r"log2_threshold must hold 6 values \(channel_axis -1\), got 1"),
-    (FAKEQUANT, set_attr("z_q", bits=4), "quantizers 'y_q' and 'z_q' share the threshold 'shared' but have bits 8 and 4"),
+    (
+        FAKEQUANT, set_attr("q_k", log2_threshold=(0.0,)),
+        r"log2_threshold must hold 6 values \(channel_axis -1\), got 1"
+    ),
+    (
+        FAKEQUANT, set_attr("z_q", bits=4),
+        "quantizers 'y_q' and 'z_q' share the threshold 'shared' but have bits 8 and 4"
+    ),
     (FAKEQUANT, set_attr("z_q", signed=False), "share the threshold 'shared' but have signed True and False"),
-    (FAKEQUANT, set_attr("z_q", log2_threshold=(1.0,)), "share the threshold 'shared' but have log2_threshold None and"),
+    (
+        FAKEQUANT, set_attr("z_q", log2_threshold=(1.0,)),
+        "share the threshold 'shared' but have log2_threshold None and"
+    ),
     # shapes
     (INTEGER, set_attr("c/product", groups=2), "the kernel \\(3, 3, 4, 4\\) expects 8 input channels, got 4"),
     (INTEGER, set_attr("f", shape=(255,)), r"256 elements do not fill the shape \(255,\)"),
     (INTEGER, set_inputs("c", "c/product", "t"), r"'t' must have shape \(4,\), one value per channel, got \(256,\)"),
     (INTEGER, set_inputs("j", "x_q", "t"), r"the shapes \(None, 8, 8, 4\) and \(256,\) differ beside axis 3"),
-    (FLOAT, rekind("y", "crop", crops=((1, 1), (0, 0), (0, 0))), "holds nothing; the window or crop is larger than the input"),
+    (
+        FLOAT, rekind("y", "crop", crops=((1, 1), (0, 0), (0, 0))),
+        "holds nothing; the window or crop is larger than the input"
+    ),
     (FLOAT, set_inputs("bias", "c", "k"), r"'k' must have shape \(6,\)"),
     (FLOAT, rekind("y", "add"), r"expected 2 inputs \(x y\), got 1"),
     (INTEGER, set_inputs("s", "c_q", "t"), "do not broadcast"),
@@ -167,29 +191,64 @@ FAULTS = [
     (INTEGER, set_inputs("r", "x"), "'x' is float; the op takes codes, put a quantize in front"),
     (INTEGER, set_inputs("z", "d_q"), r"'d_q' holds codes \(s8@-3\); the op takes floats, put a dequantize in front"),
     (INTEGER, set_attr("x_q", format=QFormat(8, True, (-7,) * 4)), "an activation has one exponent"),
-    (INTEGER, set_inputs("s", "c", "x_q"), r"'c' is at exponent \(-14, -15, -14, -13\), 'x_q' at -7; sums need one exponent"),
+    (
+        INTEGER, set_inputs("s", "c", "x_q"),
+        r"'c' is at exponent \(-14, -15, -14, -13\), 'x_q' at -7; sums need one exponent"
+    ),
     (INTEGER, set_inputs("j", "x_q", "l"), "'x_q' has the format s8@-7, 'l' has u8@-8; all inputs need one format"),
-    (INTEGER, set_attr("l", format=QFormat(8, False, -7)), "the table holds codes of u8@-8, the attribute format says u8@-7"),
-    (INTEGER, lambda g: (set_attr("s_q", format=QFormat(4, True, -6))(g), set_type("s_q", (None, 8, 8, 4), QFormat(4, True, -6))(g)),
-     "the table must have 16 entries, one per code of s4@-6"),
+    (
+        INTEGER, set_attr("l", format=QFormat(8, False, -7)),
+        "the table holds codes of u8@-8, the attribute format says u8@-7"
+    ),
+    (
+        INTEGER,
+        lambda g: (
+            set_attr("s_q", format=QFormat(4, True, -6))(g), set_type("s_q", (None, 8, 8, 4), QFormat(4, True, -6))(g)
+        ),
+        "the table must have 16 entries, one per code of s4@-6"
+    ),
     (INTEGER, set_attr("d_q", format=QFormat(8, True, (0, 1))), "exponents per channel must be 10, got \\[2\\]"),
-    (FLOAT, set_type("c", (None, 3, 3, 6), QFormat(8, True, 0)), "'c' has the format s8@0; values of a float graph are float32"),
+    (
+        FLOAT, set_type("c", (None, 3, 3, 6), QFormat(8, True, 0)),
+        "'c' has the format s8@0; values of a float graph are float32"
+    ),
     # types
-    (INTEGER, set_type("d", (None, 10), QFormat(32, True, -14)), r"the type of 'd' is s32@-14\[_,10\], from its inputs follows s32@-15\[_,10\]"),
+    (
+        INTEGER, set_type("d", (None, 10), QFormat(32, True, -14)),
+        r"the type of 'd' is s32@-14\[_,10\], from its inputs follows s32@-15\[_,10\]"
+    ),
     (FLOAT, set_type("m", (None, 1, 1, 6)), r"the type of 'm' is f32\[_,1,1,6\], from its inputs follows f32\[_,6\]"),
     # constants
     (INTEGER, set_constant("t", np.zeros(256, np.int16)), "constant 't' is int16; its format u8@-8 is stored as uint8"),
     (INTEGER, set_constant("t", np.zeros(255, np.uint8)), r"constant 't' has shape \(255,\), its type says \(256,\)"),
-    (INTEGER, lambda g: g.add_constant("w", np.zeros(3, np.float32)), "constant 'w' is float; an integer graph holds codes"),
-    (INTEGER, lambda g: g.add_constant("w", np.array([8, 0], np.int8), QFormat(4, True, 0)), "constant 'w' holds codes from 0 to 8; s4@0 has -8 to 7"),
+    (
+        INTEGER, lambda g: g.add_constant("w", np.zeros(3, np.float32)),
+        "constant 'w' is float; an integer graph holds codes"
+    ),
+    (
+        INTEGER, lambda g: g.add_constant("w", np.array([8, 0], np.int8), QFormat(4, True, 0)),
+        "constant 'w' holds codes from 0 to 8; s4@0 has -8 to 7"
+    ),
     (FLOAT, set_constant("b", np.zeros(6)), "constant 'b' is float64; a constant without a format is float32"),
-    (FLOAT, lambda g: g.add_constant("w", np.zeros(3, np.int8), QFormat(8, True, 0)), "constant 'w' has the format s8@0; a float graph holds float32"),
-    (FLOAT, lambda g: g.node("y").attrs.update(weights=("gone",)), "names 'gone' in its attributes, which is no constant"),
+    (
+        FLOAT, lambda g: g.add_constant("w", np.zeros(3, np.int8), QFormat(8, True, 0)),
+        "constant 'w' has the format s8@0; a float graph holds float32"
+    ),
+    (
+        FLOAT, lambda g: g.node("y").attrs.update(weights=("gone",)),
+        "names 'gone' in its attributes, which is no constant"
+    ),
     # how users see it
-    (INTEGER, lambda g: g.interface.update(outputs=[0, {"a": 1, "b": 7}]), r"lists the outputs \[0, 1, 7\]; expected numbers from 0 to 2"),
+    (
+        INTEGER, lambda g: g.interface.update(outputs=[0, {"a": 1, "b": 7}]),
+        r"lists the outputs \[0, 1, 7\]; expected numbers from 0 to 2"
+    ),
     (INTEGER, lambda g: g.interface.update(outputs=-1), r"lists the outputs \[-1\]"),
     (INTEGER, lambda g: g.interface.update(inputs=["x"]), r"lists the inputs \['x'\]; expected numbers from 0 to 0"),
-    (INTEGER, lambda g: g.interface.update(input_dtypes=["uint8", "int8"]), "names the dtypes of 2 inputs, the graph has 1"),
+    (
+        INTEGER, lambda g: g.interface.update(input_dtypes=["uint8", "int8"]),
+        "names the dtypes of 2 inputs, the graph has 1"
+    ),
 ]
 
 

@@ -59,9 +59,15 @@ def test_c10_compute_layer():
 def test_c11_leaky_relu():
     graph = parse(C11)
     verify_graph(graph)
-    assert reference.quantize(0.1, QFormat(16, True, -18)) == 26214 and 26214 * 2.0**-18 == pytest.approx(0.0999985, abs=1e-7)
+    assert (
+        reference.quantize(0.1, QFormat(16, True, -18)) == 26214
+        and 26214 * 2.0**-18 == pytest.approx(0.0999985, abs=1e-7)
+    )
     values = interpreter.run(graph, np.array([[-1.3, 0.8]]), values=True)
-    assert (values["x_q"] * 2.0**-14).tolist() == [[pytest.approx(-1.2999878, abs=1e-7), pytest.approx(0.7999878, abs=1e-7)]]
+    assert (
+        (values["x_q"] * 2.0**-14).tolist()
+        == [[pytest.approx(-1.2999878, abs=1e-7), pytest.approx(0.7999878, abs=1e-7)]]
+    )
     assert values["y"].tolist() == [[-0.1328125, 0.796875]]
 
 
@@ -166,7 +172,9 @@ def test_every_integer_op_runs_and_has_the_type_it_says():
         "rl": np.clip(v["mx"], 0, 60),
         "l": k["t"][v["xq"].astype(int) + 128],
         "p": reference.max_pool(v["l"], (3, 3), (2, 2), "same"),
-        "av": reference.average_pool(v["xq"], (3, 2), (2, 2), "same", QFormat(8, True, -7), QFormat(8, False, -9), "half_up", 3),
+        "av": reference.average_pool(
+            v["xq"], (3, 2), (2, 2), "same", QFormat(8, True, -7), QFormat(8, False, -9), "half_up", 3
+        ),
         "g": v["mx"].max((1, 2)),
         "j": np.concatenate([v["mx"], v["rl"]], -1),
         "pd": np.pad(v["j"], ((0, 0), (1, 0), (0, 2), (0, 0))),
@@ -230,7 +238,9 @@ def test_an_input_may_hold_codes_and_be_an_output_twice():
     assert r.tolist() == again.tolist() == [[0, 4]] and a.tolist() == [[-3, 4]] and a.dtype == np.int8
     with pytest.raises(ValueError, match="input 'a' takes integer codes, got dtype float64"):
         interpreter.run(graph, np.zeros((1, 2)))
-    with pytest.raises(ValueError, match=r"an input: the codes of 'a' run from 0 to 200, outside 8-bit signed \[-128, 127\]"):
+    with pytest.raises(
+        ValueError, match=r"an input: the codes of 'a' run from 0 to 200, outside 8-bit signed \[-128, 127\]"
+    ):
         interpreter.run(graph, np.array([[0, 200]]))
 
 
@@ -265,7 +275,10 @@ def test_islands():
         return [arrays[0] * 2, arrays[0].sum(-1, keepdims=True)]
 
     y, total = interpreter.run(graph, np.array([[0.5, 1.03]]), island=island)
-    assert seen == [("i", [[0.5, 1.0]])] and y.tolist() == [[1.0, 2.0]] and total.tolist() == [[1.5]] and total.dtype == np.float32
+    assert (
+        seen == [("i", [[0.5, 1.0]])] and y.tolist() == [[1.0, 2.0]] and total.tolist() == [[1.5]]
+        and total.dtype == np.float32
+    )
     with pytest.raises(ValueError, match=r"layer 'i' stayed in float \(no rule for Attention\) .* pass island="):
         interpreter.run(graph, np.zeros((1, 2)))
     with pytest.raises(ValueError, match="has 2 outputs, 1 were computed"):

@@ -113,7 +113,8 @@ def test_pipelines_nest_and_know_their_stages():
     assert (inner.stage, inner.result_stage) == ("float", "fakequant")
     outer = Pipeline("outer", (Relabel("b"), inner), debug=True)
     assert outer(parse(TEXT)).graph.stage == "fakequant"
-    with pytest.raises(PassError, match="pipeline 'outer', test, after Relabel: pipeline 'test', ToFakequant, after Relabel: "
+    with pytest.raises(PassError, match="pipeline 'outer', test, after Relabel: pipeline 'test', ToFakequant, after "
+                                        "Relabel: "
                                         "ToFakequant promises a graph of stage fakequant, made one of stage float"):
         Pipeline("outer", (Relabel("b"), pipeline(Relabel("a"), ToFakequant(keep=True))))(parse(TEXT))
 
@@ -137,7 +138,11 @@ def test_requires_and_ensures():
 
 
 def test_errors_name_the_pass_and_those_before():
-    with pytest.raises(PassError, match=r"(?s)pipeline 'test', Broken, after Relabel, Relabel: .*node 'r' \(relu\) reads 'nothing', which nothing defines"):
+    with pytest.raises(
+        PassError,
+        match=r"(?s)pipeline 'test', Broken, after Relabel, Relabel: .*node 'r' \(relu\) reads 'nothing', which "
+              r"nothing defines"
+    ):
         pipeline(Relabel("a"), Relabel("b"), Broken())(parse(TEXT))
     with pytest.raises(PassError, match="pipeline 'test', Raises, as the first pass: 'k'") as caught:
         pipeline(Raises(KeyError("k")), debug=False)(parse(TEXT))
@@ -200,8 +205,10 @@ def test_snapshot_sees_every_change():
 
     assert not changed(lambda graph: None)
     for change in (
-        constant, order, lambda g: setattr(g, "stage", "fakequant"), lambda g: g.outputs.append("r"), lambda g: g.rename("r", "q"),
-        lambda g: g.node("r").attrs.update(max_value=6.0), lambda g: g.constants.update(b=g.constants["b"].astype(np.float64)),
+        constant, order, lambda g: setattr(g, "stage", "fakequant"), lambda g: g.outputs.append("r"),
+        lambda g: g.rename("r", "q"),
+        lambda g: g.node("r").attrs.update(max_value=6.0),
+        lambda g: g.constants.update(b=g.constants["b"].astype(np.float64)),
         lambda g: g.interface.update(inputs=[0]),
     ):
         assert changed(change)

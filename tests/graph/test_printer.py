@@ -27,10 +27,16 @@ output %y
 def same(a: Graph, b: Graph) -> None:
     assert (a.stage, a.name, a.inputs, a.outputs, a.interface) == (b.stage, b.name, b.inputs, b.outputs, b.interface)
     assert a.types == b.types and list(a.constants) == list(b.constants)
-    assert [(n.op, n.inputs, n.outputs, n.attrs) for n in a.nodes] == [(n.op, n.inputs, n.outputs, n.attrs) for n in b.nodes]
+    assert (
+        [(n.op, n.inputs, n.outputs, n.attrs) for n in a.nodes]
+        == [(n.op, n.inputs, n.outputs, n.attrs) for n in b.nodes]
+    )
     assert [list(n.attrs) for n in a.nodes] == [list(n.attrs) for n in b.nodes]
     for name, array in a.constants.items():
-        assert array.dtype == b.constants[name].dtype and np.array_equal(array, b.constants[name], equal_nan=array.dtype.kind == "f")
+        assert (
+            array.dtype == b.constants[name].dtype
+            and np.array_equal(array, b.constants[name], equal_nan=array.dtype.kind == "f")
+        )
 
 
 def test_hand_written_text_round_trips():
@@ -44,7 +50,8 @@ def test_hand_written_text_round_trips():
 
 def test_node_types_may_be_left_out():
     stripped = "\n".join(
-        line.split(":")[0] + " =" + line.split("=", 1)[1] if line.startswith("%") else line for line in INTEGER.splitlines()
+        line.split(":")[0] + " =" + line.split("=", 1)[1] if line.startswith("%") else line
+        for line in INTEGER.splitlines()
     )
     assert ":s32@-14[_" not in stripped
     same(parse(stripped), parse(INTEGER))
@@ -62,16 +69,24 @@ def test_random_values_are_within_the_format_and_repeatable():
 
 def awkward() -> Graph:
     """Every kind of name, attribute, type and constant that a graph may hold."""
-    graph = Graph("fakequant", name='a "quoted" näme', interface={"inputs": {"x": (None, 3)}, "dtypes": ["uint8", None], "flag": True})
-    names = ["x", "in ner/x:call1", 'q"uote', "naïve/ünïcode", "a:1", "back\\slash", "line\nbreak\u2028", "comma, (paren)", "%percent", "#hash", "ends:"]
+    graph = Graph(
+        "fakequant", name='a "quoted" näme',
+        interface={"inputs": {"x": (None, 3)}, "dtypes": ["uint8", None], "flag": True}
+    )
+    names = [
+        "x", "in ner/x:call1", 'q"uote', "naïve/ünïcode", "a:1", "back\\slash", "line\nbreak\u2028", "comma, (paren)",
+        "%percent", "#hash", "ends:"
+    ]
     for name in names:
         graph.inputs.append(name)
         graph.types[name] = TensorType((None, 3))
     graph.types["scalar"] = TensorType(())
     graph.constants["scalar"] = np.float32(0.1) + np.zeros((), np.float32)
     attrs = {
-        "bits": 8, "signed": False, "group": "it's # a \"group\"", "log2_threshold": (0.1, -1e-30, float("inf")), "one": (1,), "empty": (), "list": [1, [2, ()]],
-        "map": {"a": {"b": (None, True)}, 3: -2}, "format": QFormat(8, True, (-7, 3), True), "nested": (QFormat(16, False, 2), "text\n"), "minus": -0.0,
+        "bits": 8, "signed": False, "group": "it's # a \"group\"", "log2_threshold": (0.1, -1e-30, float("inf")),
+        "one": (1,), "empty": (), "list": [1, [2, ()]],
+        "map": {"a": {"b": (None, True)}, 3: -2}, "format": QFormat(8, True, (-7, 3), True),
+        "nested": (QFormat(16, False, 2), "text\n"), "minus": -0.0,
     }
     previous = "x"
     for index, name in enumerate(names[1:]):
@@ -82,7 +97,8 @@ def awkward() -> Graph:
         previous = f"n{index}"
     rng = np.random.default_rng(0)
     for name, array in {
-        "k/small": np.array([[0.1, 1e-45, 3.4e38], [-0.0, np.inf, 1 / 3]], np.float32), "k/large": rng.normal(size=(5, 7)).astype(np.float32),
+        "k/small": np.array([[0.1, 1e-45, 3.4e38], [-0.0, np.inf, 1 / 3]], np.float32),
+        "k/large": rng.normal(size=(5, 7)).astype(np.float32),
         "k/none": np.zeros((0, 3), np.float32), "k/nan": np.array([np.nan, 1], np.float32), "k/double": np.array([0.1]),
     }.items():
         graph.add_constant(name, array)
@@ -122,7 +138,9 @@ def test_numpy_scalars_become_plain_and_other_objects_are_refused():
     graph.nodes[0].attrs["max_value"] = np.float32(6)
     assert "{max_value=6.0}" in to_text(graph)
     graph.nodes[0].attrs["max_value"] = {1, 2}
-    with pytest.raises(TypeError, match="attribute 'max_value' of node 'y' must be a plain Python value or a QFormat .* got set"):
+    with pytest.raises(
+        TypeError, match="attribute 'max_value' of node 'y' must be a plain Python value or a QFormat .* got set"
+    ):
         to_text(graph)
 
 
@@ -136,7 +154,10 @@ def test_comments_and_spaces():
         const %k: f32[2] = [1, 2]
         output %y , %y
     """.replace("%x :", "%x:"))
-    assert graph.outputs == ["y", "y"] and graph.types["y"] == TensorType((None, 2)) and graph.constants["k"].tolist() == [1, 2]
+    assert (
+        graph.outputs == ["y", "y"] and graph.types["y"] == TensorType((None, 2))
+        and graph.constants["k"].tolist() == [1, 2]
+    )
 
 
 @pytest.mark.parametrize("line, message", [

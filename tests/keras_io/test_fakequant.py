@@ -71,7 +71,10 @@ output %softmax, %sum_q
 
 def nodes(graph: Graph, *, thresholds: bool = True) -> dict:
     skip = {"values"} if thresholds else {"values", "log2_threshold"}
-    return {n.name: (n.op, n.inputs, n.outputs, {k: v for k, v in ops.attributes(n).items() if k not in skip}) for n in graph.nodes}
+    return {
+        n.name: (n.op, n.inputs, n.outputs, {k: v for k, v in ops.attributes(n).items() if k not in skip})
+        for n in graph.nodes
+    }
 
 
 def tiny() -> tuple[Graph, keras.Model]:
@@ -88,8 +91,14 @@ def integer_equals(model: keras.Model, x) -> int:
     graph, tensors = read_with_tensors(model)
     lowered = pipelines.lower(graph)
     reference = interpreter.run(lowered, x, values=True)
-    names = [n for n in tensors if n in lowered.types and n not in lowered.inputs and lowered.format(n) is not None and lowered.format(n).bits <= 16]
-    for name, got in zip(names, keras.Model(model.inputs, [tensors[n] for n in names]).predict(x, verbose=0), strict=True):
+    names = [
+        n for n in tensors
+        if n in lowered.types and n not in lowered.inputs and lowered.format(n) is not None
+        and lowered.format(n).bits <= 16
+    ]
+    for name, got in zip(
+        names, keras.Model(model.inputs, [tensors[n] for n in names]).predict(x, verbose=0), strict=True
+    ):
         assert np.array_equal(got.astype(np.float64), reference[name] * lowered.format(name).scale), name
     return len(names)
 
@@ -117,15 +126,23 @@ def test_every_tensor_equals_the_integer_graph_before_and_after_training():
     assert integer_equals(model, images(16)) >= 8
     model.compile(keras.optimizers.Adam(0.01), loss=["mse", "mse"])
     x = images(16)
-    model.fit(x, [np.eye(5, dtype=np.float32)[np.arange(16) % 5], np.ones((16, 8, 8, 8), np.float32)], epochs=2, verbose=0)
+    model.fit(
+        x, [np.eye(5, dtype=np.float32)[np.arange(16) % 5], np.ones((16, 8, 8, 8), np.float32)], epochs=2, verbose=0
+    )
     assert not np.array_equal(model.get_layer("a").moving_mean, parse(TEXT).constants["norm/mean"])
     assert integer_equals(model, x) >= 8
 
 
 def test_names_survive_in_keras():
     _, model = tiny()
-    assert {"image", "image_q", "a", "a_relu", "b", "c", "sum", "sum_inputs", "tanh", "pool", "inner>flat", "d", "softmax"} <= {layer.name for layer in model.layers}
-    assert not model.get_layer("pool").kernel.trainable and not model.get_layer("pool").kernel_quantizer.log2_threshold.trainable
+    assert (
+        {"image", "image_q", "a", "a_relu", "b", "c", "sum", "sum_inputs", "tanh", "pool", "inner>flat", "d", "softmax"}
+        <= {layer.name for layer in model.layers}
+    )
+    assert (
+        not model.get_layer("pool").kernel.trainable
+        and not model.get_layer("pool").kernel_quantizer.log2_threshold.trainable
+    )
 
 
 def test_uncalibrated_thresholds_read_as_none():

@@ -1,4 +1,6 @@
-"""What users call things: names, nesting and dtypes of outputs and inputs are the model's own, in ``q`` and in the integer graph."""
+"""What users call things: names, nesting and dtypes of outputs and inputs are the model's own, in ``q`` and in the
+integer graph.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,10 @@ def _shape(structure):
 
 STRUCTURES = {
     "one": lambda a, b, h: a, "list of one": lambda a, b, h: [a], "lists in a list": lambda a, b, h: [[a]],
-    "list": lambda a, b, h: [a, b], "tuple": lambda a, b, h: (a, b), "dict": lambda a, b, h: {"z": a, "k": b}, "nested": lambda a, b, h: {"z": a, "k": [b]},
-    "twice": lambda a, b, h: [a, b, a], "inner too": lambda a, b, h: [h, a], "softmax": lambda a, b, h: [L.Softmax(name="p")(a), b],
+    "list": lambda a, b, h: [a, b], "tuple": lambda a, b, h: (a, b), "dict": lambda a, b, h: {"z": a, "k": b},
+    "nested": lambda a, b, h: {"z": a, "k": [b]},
+    "twice": lambda a, b, h: [a, b, a], "inner too": lambda a, b, h: [h, a],
+    "softmax": lambda a, b, h: [L.Softmax(name="p")(a), b],
     "dropout last": lambda a, b, h: [L.Dropout(0.5, name="drop")(a), b],
 }
 
@@ -48,7 +52,11 @@ def test_outputs_are_called_and_nested_like_the_models(name, tmp_path):
     for other in (q, keras.models.load_model(tmp_path / "q.keras"), keras.models.clone_model(q)):
         assert other.output_names == model.output_names
         got = _shape(other(X))
-        assert got == expected or (other is not q and keras.tree.lists_to_tuples(got) == keras.tree.lists_to_tuples(expected))  # Keras saves lists
+        # Keras saves lists
+        assert (
+            got == expected
+            or (other is not q and keras.tree.lists_to_tuples(got) == keras.tree.lists_to_tuples(expected))
+        )
     ig = graffiti.to_integer(q)
     assert _shape(ig.predict(X, engine="reference")) == expected
     assert parse(ig.to_text(), ig.graph.constants).output_names() == ig.graph.output_names()
@@ -56,8 +64,18 @@ def test_outputs_are_called_and_nested_like_the_models(name, tmp_path):
 
 
 def test_names_for_files():
-    assert graffiti.to_integer(graffiti.quantize(_two(STRUCTURES["dict"]), calibration=X, progress=False)).graph.output_names() == ["k", "z"]
-    assert graffiti.to_integer(graffiti.quantize(_two(STRUCTURES["twice"]), calibration=X, progress=False)).graph.output_names() == ["small", "large", "small_1"]
+    assert (
+        graffiti.to_integer(
+            graffiti.quantize(_two(STRUCTURES["dict"]), calibration=X, progress=False)
+        ).graph.output_names()
+        == ["k", "z"]
+    )
+    assert (
+        graffiti.to_integer(
+            graffiti.quantize(_two(STRUCTURES["twice"]), calibration=X, progress=False)
+        ).graph.output_names()
+        == ["small", "large", "small_1"]
+    )
 
 
 @pytest.mark.parametrize("structure", ["list", "dict"])
@@ -70,7 +88,10 @@ def test_losses_metrics_and_weights_by_name(structure, tmp_path):
     q.save(tmp_path / "q.keras")
     found = []
     for other in (model, q, keras.models.load_model(tmp_path / "q.keras")):
-        other.compile(graffiti.ALT(steps_per_epoch=4), loss={keys[0]: "mse", keys[1]: "mae"}, loss_weights={keys[0]: 1.0, keys[1]: 100.0}, metrics={keys[0]: ["mse"]})
+        other.compile(
+            graffiti.ALT(steps_per_epoch=4), loss={keys[0]: "mse", keys[1]: "mae"},
+            loss_weights={keys[0]: 1.0, keys[1]: 100.0}, metrics={keys[0]: ["mse"]}
+        )
         other.fit(X, y, sample_weight=weights if structure == "dict" else None, verbose=0)
         found.append(other.evaluate(X, y, verbose=0, return_dict=True))
     assert found[0].keys() == found[1].keys() == found[2].keys()

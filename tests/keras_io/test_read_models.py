@@ -25,7 +25,10 @@ def equal(model: keras.Model, x, atol: float = 1e-4, same: bool = True):
         np.testing.assert_allclose(got, expected, atol=atol, rtol=1e-4)
     again = build(graph)
     structured = again.predict(x, verbose=0)
-    assert keras.tree.map_structure(lambda a: a.shape, structured) == keras.tree.map_structure(lambda a: a.shape, model.predict(x, verbose=0))
+    assert (
+        keras.tree.map_structure(lambda a: a.shape, structured)
+        == keras.tree.map_structure(lambda a: a.shape, model.predict(x, verbose=0))
+    )
     for got, expected in zip(keras.tree.flatten(structured), right, strict=True):
         np.testing.assert_allclose(got, expected, atol=atol, rtol=1e-4)
     if same:
@@ -48,16 +51,19 @@ def test_nested_models_are_inlined_with_prefixed_names():
     inner = keras.Sequential([block("deep"), L.Conv2D(2, 1, name="head")], name="inner")
     model = randomized(keras.Model(x, L.Flatten(name="flat")(inner(x)), name="outer"))
     graph = equal(model, data(3, 6, 6, 4))
-    assert [n.name for n in graph.nodes] == [
-        "inner/deep/conv", "inner/deep/norm", "inner/deep/sum", "inner/deep/relu", "inner/head/product", "inner/head", "flat",
-    ]
+    assert ([n.name for n in graph.nodes] == [
+        "inner/deep/conv", "inner/deep/norm", "inner/deep/sum", "inner/deep/relu", "inner/head/product", "inner/head",
+        "flat",
+    ])
     assert "inner/deep/conv/kernel" in graph.constants
 
 
 def test_shared_layers_and_models_read_the_same_constants():
     x, y = keras.Input((6, 6, 4), name="x"), keras.Input((6, 6, 4), name="y")
     tower, dense = block("tower"), L.Dense(3, name="dense")
-    model = randomized(keras.Model([x, y], L.Concatenate(name="cat")([dense(tower(x)), dense(tower(y))]), name="siamese"))
+    model = randomized(
+        keras.Model([x, y], L.Concatenate(name="cat")([dense(tower(x)), dense(tower(y))]), name="siamese")
+    )
     graph = equal(model, [data(2, 6, 6, 4), data(2, 6, 6, 4, seed=1)], same=False)  # two plain batch norms hold copies
     assert graph.node("tower/conv").inputs[1] == graph.node("tower_call1/conv").inputs[1] == "tower/conv/kernel"
     assert graph.node("dense/product").inputs[1] == graph.node("dense_call1/product").inputs[1] == "dense/kernel"
@@ -76,7 +82,13 @@ def test_dict_inputs_and_outputs_keep_their_structure():
 
 
 def test_integer_images_keep_their_dtype():
-    model = keras.Sequential([keras.Input((4, 4, 1), dtype="uint8", name="x"), L.Rescaling(1 / 255.0, name="scale"), L.Flatten(), L.Dense(2)], name="m")
+    model = keras.Sequential(
+        [
+            keras.Input((4, 4, 1), dtype="uint8", name="x"), L.Rescaling(1 / 255.0, name="scale"), L.Flatten(),
+            L.Dense(2)
+        ],
+        name="m"
+    )
     x = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 1)).astype(np.uint8)
     assert build(equal(model, x)).inputs[0].dtype == "uint8"
 
@@ -146,7 +158,9 @@ def test_islands_keep_weights_calls_and_several_outputs():
     assert node.outputs == ("gru", "gru:1") and len(node.attrs["weights"]) == len(model.get_layer("gru").weights)
     assert graph.node("attention").inputs == ("gru", "x")
     copy = parse(to_text(graph), graph.constants)
-    for got, expected in zip(run_float(copy, data(3, 7, 4), island=IslandRunner(copy)), model.predict(data(3, 7, 4), verbose=0)):
+    for got, expected in zip(
+        run_float(copy, data(3, 7, 4), island=IslandRunner(copy)), model.predict(data(3, 7, 4), verbose=0)
+    ):
         np.testing.assert_allclose(got, expected, atol=1e-4)
     pruned = graph.copy()
     pruned.prune()
@@ -164,13 +178,25 @@ def test_unregistered_user_layers_are_islands_in_this_process():
 
 
 def test_rules_can_keep_layers_in_float():
-    model = randomized(keras.Sequential([keras.Input((6,), name="x"), L.Dense(4, name="a"), L.Dense(2, name="b")], name="m"))
+    model = randomized(
+        keras.Sequential([keras.Input((6,), name="x"), L.Dense(4, name="a"), L.Dense(2, name="b")], name="m")
+    )
     graph = read(model, keep_float=lambda name, layer: name == "a")
     assert [n.op for n in graph.nodes] == ["island", "dense", "bias_add"] and "rule" in graph.nodes[0].attrs["reason"]
-    np.testing.assert_allclose(run_float(graph, data(3, 6), island=IslandRunner(graph))[0], model.predict(data(3, 6), verbose=0), atol=1e-5)
+    np.testing.assert_allclose(
+        run_float(graph, data(3, 6), island=IslandRunner(graph))[0], model.predict(data(3, 6), verbose=0), atol=1e-5
+    )
 
 
-@pytest.mark.parametrize("name", ["resnet8_cifar10_jpeg.keras", "mobilenet_v2_small_cifar10_jpeg.keras", "autoencoder_ad.h5"])
+@pytest.mark.parametrize(
+    "name", ["resnet8_cifar10_jpeg.keras", "mobilenet_v2_small_cifar10_jpeg.keras", "autoencoder_ad.h5"]
+)
 def test_real_models(shared_dir, name: str):
     model = keras.models.load_model(shared_dir / "models" / name, compile=False)
-    equal(model, np.random.default_rng(0).uniform(0, 255 if "cifar" in name else 1, (4, *model.input_shape[1:])).astype(np.float32), atol=2e-4)
+    equal(
+        model,
+        np.random.default_rng(0).uniform(
+            0, 255 if "cifar" in name else 1, (4, *model.input_shape[1:])
+        ).astype(np.float32),
+        atol=2e-4
+    )

@@ -12,7 +12,9 @@ from graffiti.quantizers import LogThreshold
 def leaky(log2_x: float, log2_alpha: float) -> keras.Model:
     """q16(alpha) * q16(x) alone, and the whole published leaky ReLU behind it."""
     x = keras.Input((3,))
-    shared = layers.Quantize(LogThreshold(16, True), name="x_q16", node_names=["x_q16", "scaled_q"], group="leaky/inputs")
+    shared = layers.Quantize(
+        LogThreshold(16, True), name="x_q16", node_names=["x_q16", "scaled_q"], group="leaky/inputs"
+    )
     wide, _ = shared(x)
     scaled = layers.ConstantMultiply((), LogThreshold(16, True, role="alpha"), input_bits=16, name="scaled")(wide)
     bounded, _ = shared(scaled)
@@ -42,7 +44,9 @@ def test_products_of_16_bits_are_rounded_to_odd():
     extra = np.maximum(np.frexp(np.abs(product).astype(np.float64))[1] - 24, 0)
     kept = (np.abs(product) >> extra) | ((np.abs(product) & ((np.int64(1) << extra) - 1)) != 0)
     assert np.abs(product).max() > 2**24
-    assert np.array_equal(scaled.astype(np.float64), np.ldexp((np.sign(product) * (kept << extra)).astype(np.float64), exponent - 15))
+    assert np.array_equal(
+        scaled.astype(np.float64), np.ldexp((np.sign(product) * (kept << extra)).astype(np.float64), exponent - 15)
+    )
 
 
 def test_save_load_and_a_map(tmp_path):

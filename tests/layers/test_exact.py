@@ -8,7 +8,10 @@ import tensorflow as tf
 from graffiti.layers import exact
 from graffiti.numerics.rounding import ROUNDING_MODES, round_real, shift_right
 
-INTERESTING = [0, 1, 2, 3, 127, 128, 2**22, 2**24 - 1, 2**24, 2**24 + 1, 2**24 + 2, 2**24 + 3, 2**25 + 2, 2**25 + 3, 2**30 + 1, 2**31 - 1, 2**40 + 1, 2**52 + 1]
+INTERESTING = [
+    0, 1, 2, 3, 127, 128, 2**22, 2**24 - 1, 2**24, 2**24 + 1, 2**24 + 2, 2**24 + 3, 2**25 + 2, 2**25 + 3, 2**30 + 1,
+    2**31 - 1, 2**40 + 1, 2**52 + 1
+]
 
 
 def codes() -> np.ndarray:
@@ -19,7 +22,9 @@ def codes() -> np.ndarray:
 
 def test_power_of_two_is_exact_over_the_normal_range():
     exponents = np.arange(-126, 128)
-    assert np.array_equal(exact.power_of_two(tf.constant(exponents, tf.float32)).numpy(), np.ldexp(np.float32(1), exponents))
+    assert np.array_equal(
+        exact.power_of_two(tf.constant(exponents, tf.float32)).numpy(), np.ldexp(np.float32(1), exponents)
+    )
     assert exact.power_of_two(tf.constant([-300.0, 300.0])).numpy().tolist() == [2.0**-126, 2.0**127]
 
 
@@ -45,7 +50,10 @@ def test_round_to_odd_commutes_with_scaling():
     code = codes()
     plain = exact.round_to_odd(tf.constant(code, tf.float64)).numpy()
     for exponent in (-60, -7, 5, 40):
-        assert np.array_equal(exact.round_to_odd(tf.constant(np.ldexp(code.astype(np.float64), exponent))).numpy(), np.ldexp(plain, exponent))
+        assert np.array_equal(
+            exact.round_to_odd(tf.constant(np.ldexp(code.astype(np.float64), exponent))).numpy(),
+            np.ldexp(plain, exponent)
+        )
 
 
 def test_gradients_pass_straight_through():

@@ -21,7 +21,9 @@ FROZEN = [[0.1, -0.8249219], [2.2207902, -0.2], [1.1603951, -0.0750156], [-2.020
 def test_same_bits_as_numpy(traced: bool):
     rng = np.random.default_rng(2)
     kernel, channels = rng.normal(size=(3, 3, 7, 33)).astype(np.float32), 33
-    gamma = np.concatenate([[0.0, -0.0], rng.normal(size=channels - 2) * 10.0 ** rng.integers(-6, 4, channels - 2)]).astype(np.float32)
+    gamma = np.concatenate(
+        [[0.0, -0.0], rng.normal(size=channels - 2) * 10.0 ** rng.integers(-6, 4, channels - 2)]
+    ).astype(np.float32)
     bias, beta, mean = (rng.normal(size=channels).astype(np.float32) for _ in range(3))
     variance = (10.0 ** rng.uniform(-9, 5, channels)).astype(np.float32)
 
@@ -44,10 +46,14 @@ def test_gradient_of_the_multiplier_is_that_of_the_plain_quotient_also_at_zero()
 
 def c8_layer(kind: str) -> keras.layers.Layer:
     norm = {"epsilon": 1e-3, "momentum": 0.75}
-    layer = layers.QuantizedDense(2, batch_norm=norm) if kind == "dense" else layers.QuantizedConv2D(2, 1, batch_norm=norm)
+    layer = (
+        layers.QuantizedDense(2, batch_norm=norm) if kind == "dense" else layers.QuantizedConv2D(2, 1, batch_norm=norm)
+    )
     layer.build((None, 2) if kind == "dense" else (None, 1, 1, 2))
     layer.kernel.assign(np.eye(2, dtype=np.float32).reshape(layer.kernel.shape))
-    for variable, value in zip((layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance), (GAMMA, BETA, MEAN, VARIANCE)):
+    for variable, value in zip(
+        (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance), (GAMMA, BETA, MEAN, VARIANCE)
+    ):
         variable.assign(np.array(value, np.float32))
     return layer
 
@@ -62,12 +68,17 @@ def test_c8(kind: str, traced: bool):
     assert np.array_equal(layer.moving_mean, np.float32(MEAN)), "inference must not move the averages"
     np.testing.assert_allclose(np.reshape(call(x, training=True), Z.shape), LIVE, atol=2e-6)
     np.testing.assert_allclose(layer.moving_mean, 0.75 * np.array(MEAN) + 0.25 * np.array([1.25, 0.875]), rtol=1e-6)
-    np.testing.assert_allclose(layer.moving_variance, 0.75 * np.array(VARIANCE) + 0.25 * np.array([2.1875, 4.546875]), rtol=1e-6)
+    np.testing.assert_allclose(
+        layer.moving_variance, 0.75 * np.array(VARIANCE) + 0.25 * np.array([2.1875, 4.546875]), rtol=1e-6
+    )
     layer = c8_layer(kind)
     layer.batch_norm_frozen.assign(1.0)
     call = tf.function(layer.call) if traced else layer.call
     np.testing.assert_allclose(np.reshape(call(x, training=True), Z.shape), FROZEN, atol=2e-6)
-    assert np.array_equal(layer.moving_mean, np.float32(MEAN)) and np.array_equal(layer.moving_variance, np.float32(VARIANCE))
+    assert (
+        np.array_equal(layer.moving_mean, np.float32(MEAN))
+        and np.array_equal(layer.moving_variance, np.float32(VARIANCE))
+    )
 
 
 def test_training_equals_ordinary_batch_norm_with_gradients():
@@ -79,8 +90,10 @@ def test_training_equals_ordinary_batch_norm_with_gradients():
     conv.bias.assign(rng.normal(size=3))
     ours = layers.QuantizedConv2D(3, 3, padding="same", batch_norm={"epsilon": 1e-3, "momentum": 0.9})
     ours.build(x.shape)
-    for mine, theirs in ((ours.kernel, conv.kernel), (ours.bias, conv.bias), (ours.gamma, norm.gamma), (ours.beta, norm.beta),
-                         (ours.moving_mean, norm.moving_mean), (ours.moving_variance, norm.moving_variance)):
+    for mine, theirs in (
+        (ours.kernel, conv.kernel), (ours.bias, conv.bias), (ours.gamma, norm.gamma), (ours.beta, norm.beta),
+        (ours.moving_mean, norm.moving_mean), (ours.moving_variance, norm.moving_variance)
+    ):
         mine.assign(theirs)
     with tf.GradientTape(persistent=True) as tape:
         expected, got = norm(conv(x), training=True), ours(x, training=True)

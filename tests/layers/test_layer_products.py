@@ -14,24 +14,36 @@ from graffiti.quantizers import LogThreshold
 KINDS = {  # name -> (layer class, its arguments, input shape without batch, reference product)
     "dense": (layers.QuantizedDense, {"units": 5}, (300,), lambda x, k: reference.dense(x, k)),
     "dense 3-D": (layers.QuantizedDense, {"units": 5}, (4, 300), lambda x, k: reference.dense(x, k)),
-    "conv 1-D": (layers.QuantizedConv1D, {"filters": 4, "kernel_size": 5, "padding": "same", "dilation_rate": 2}, (9, 64),
-                 lambda x, k: reference.conv(x, k, (1,), "same", (2,))),
+    "conv 1-D": (
+        layers.QuantizedConv1D, {"filters": 4, "kernel_size": 5, "padding": "same", "dilation_rate": 2}, (9, 64),
+        lambda x, k: reference.conv(x, k, (1,), "same", (2,))
+    ),
     "conv": (layers.QuantizedConv2D, {"filters": 4, "kernel_size": 3, "strides": 2, "padding": "same"}, (6, 7, 96),
              lambda x, k: reference.conv(x, k, (2, 2), "same", (1, 1))),
-    "conv valid dilated": (layers.QuantizedConv2D, {"filters": 3, "kernel_size": (3, 2), "dilation_rate": 2}, (7, 8, 64),
-                           lambda x, k: reference.conv(x, k, (1, 1), "valid", (2, 2))),
+    "conv valid dilated": (
+        layers.QuantizedConv2D, {"filters": 3, "kernel_size": (3, 2), "dilation_rate": 2}, (7, 8, 64),
+        lambda x, k: reference.conv(x, k, (1, 1), "valid", (2, 2))
+    ),
     "conv groups": (layers.QuantizedConv2D, {"filters": 6, "kernel_size": 3, "groups": 2}, (5, 5, 128),
                     lambda x, k: reference.conv(x, k, (1, 1), "valid", (1, 1), 2)),
-    "depthwise": (layers.QuantizedDepthwiseConv2D, {"kernel_size": 11, "padding": "same", "depth_multiplier": 2}, (12, 12, 3),
-                  lambda x, k: reference.depthwise_conv(x, k, (1, 1), "same", (1, 1))),
-    "depthwise unequal strides": (layers.QuantizedDepthwiseConv2D, {"kernel_size": (11, 13), "strides": (2, 3), "padding": "same"}, (12, 13, 3),
-                                  lambda x, k: reference.depthwise_conv(x, k, (2, 3), "same", (1, 1))),
+    "depthwise": (
+        layers.QuantizedDepthwiseConv2D, {"kernel_size": 11, "padding": "same", "depth_multiplier": 2}, (12, 12, 3),
+        lambda x, k: reference.depthwise_conv(x, k, (1, 1), "same", (1, 1))
+    ),
+    "depthwise unequal strides": (
+        layers.QuantizedDepthwiseConv2D, {"kernel_size": (11, 13), "strides": (2, 3), "padding": "same"}, (12, 13, 3),
+        lambda x, k: reference.depthwise_conv(x, k, (2, 3), "same", (1, 1))
+    ),
     "depthwise 1-D": (layers.QuantizedDepthwiseConv1D, {"kernel_size": 70, "strides": 2}, (150, 3),
                       lambda x, k: reference.depthwise_conv(x, k, (2,), "valid", (1,))),
-    "transposed": (layers.QuantizedConv2DTranspose, {"filters": 3, "kernel_size": 4, "strides": 2, "padding": "same"}, (4, 5, 64),
-                   lambda x, k: reference.conv_transpose(x, k, (2, 2), "same", None)),
-    "transposed output padding": (layers.QuantizedConv2DTranspose, {"filters": 3, "kernel_size": 3, "strides": 2, "output_padding": 1}, (4, 5, 96),
-                                  lambda x, k: reference.conv_transpose(x, k, (2, 2), "valid", (1, 1))),
+    "transposed": (
+        layers.QuantizedConv2DTranspose, {"filters": 3, "kernel_size": 4, "strides": 2, "padding": "same"}, (4, 5, 64),
+        lambda x, k: reference.conv_transpose(x, k, (2, 2), "same", None)
+    ),
+    "transposed output padding": (
+        layers.QuantizedConv2DTranspose, {"filters": 3, "kernel_size": 3, "strides": 2, "output_padding": 1},
+        (4, 5, 96), lambda x, k: reference.conv_transpose(x, k, (2, 2), "valid", (1, 1))
+    ),
     "transposed 1-D": (layers.QuantizedConv1DTranspose, {"filters": 3, "kernel_size": 4, "strides": 2}, (5, 128),
                        lambda x, k: reference.conv_transpose(x, k, (2,), "valid", None)),
 }
@@ -44,7 +56,8 @@ def model(kind: str, *, input_bits: int = 8, kernel_bits: int = 8, per_channel: 
     quantize = layers.Quantize(LogThreshold(input_bits, False, role="input"), name="x_q")
     axis = cls.channel_axis if per_channel else None
     layer = cls(
-        **arguments, kernel_quantizer=LogThreshold(kernel_bits, True, narrow=True, channel_axis=axis, role="weight"), input_bits=input_bits,
+        **arguments, kernel_quantizer=LogThreshold(kernel_bits, True, narrow=True, channel_axis=axis, role="weight"),
+        input_bits=input_bits,
         input_signed=False, name="c", **options,
     )
     made = keras.Model(x, layer(list(quantize(x))))
@@ -55,7 +68,9 @@ def model(kind: str, *, input_bits: int = 8, kernel_bits: int = 8, per_channel: 
 
 
 def adversarial(made: keras.Model, kind: str, input_bits: int, kernel_bits: int, seed: int) -> np.ndarray:
-    """Inputs near the top code; kernels whose halves nearly cancel, so partial sums are large and every low bit counts."""
+    """Inputs near the top code; kernels whose halves nearly cancel, so partial sums are large and every low bit
+    counts.
+    """
     rng = np.random.default_rng(seed)
     layer = made.get_layer("c")
     top = 2**input_bits - 1
@@ -101,7 +116,9 @@ def test_inference_equals_integers_far_beyond_float32(kind: str, bits: tuple[int
         assert np.array_equal(made.predict(x, verbose=0), right), "predict"
         assert np.array_equal(made(x), right), "eager"
     layer = made.get_layer("c")
-    largest = np.abs(np.ldexp(right.astype(np.float64), bits[0] - np.asarray(layer.kernel_quantizer.qformat().exponent))).max()
+    largest = np.abs(
+        np.ldexp(right.astype(np.float64), bits[0] - np.asarray(layer.kernel_quantizer.qformat().exponent))
+    ).max()
     assert bits == (8, 8) or largest > 2**24, "the data must leave float32's integers"
 
 
@@ -123,11 +140,17 @@ def test_a_large_bias_alone_takes_the_exact_path():
     x = np.full((2, 300), 2.0**-8, np.float32)
     x[:, 1:] = 0
     assert np.array_equal(made.predict(x, verbose=0), expected(made, "dense", x, 8))
-    assert not np.array_equal(made.predict(x, verbose=0), made(x, training=True)), "float32 alone must get this one wrong"
+    assert (
+        not np.array_equal(made.predict(x, verbose=0), made(x, training=True))
+    ), "float32 alone must get this one wrong"
 
 
 @pytest.mark.parametrize("kind, option", [
-    *((kind, "batch norm") for kind in ("dense", "conv 1-D", "conv", "conv groups", "depthwise unequal strides", "transposed")), *((kind, "plain") for kind in ("dense 3-D", "conv groups", "depthwise", "transposed 1-D")),
+    *(
+        (kind, "batch norm")
+        for kind in ("dense", "conv 1-D", "conv", "conv groups", "depthwise unequal strides", "transposed")
+    ),
+    *((kind, "plain") for kind in ("dense 3-D", "conv groups", "depthwise", "transposed 1-D")),
     *((kind, option) for kind in ("dense", "conv") for option in ("accumulator", "no bias")),
 ])
 def test_train_save_load_clone(kind: str, option: str, tmp_path):
@@ -158,13 +181,17 @@ def test_train_save_load_clone(kind: str, option: str, tmp_path):
     clone.set_weights(made.get_weights())
     assert np.array_equal(clone.predict(x, verbose=0), result)
     mine, theirs = layer.get_config(), loaded.get_layer("c").get_config()
-    assert {k: v for k, v in mine.items() if "quantizer" not in k} == {k: v for k, v in theirs.items() if "quantizer" not in k}
+    assert (
+        {k: v for k, v in mine.items() if "quantizer" not in k}
+        == {k: v for k, v in theirs.items() if "quantizer" not in k}
+    )
     assert made.output_shape == (None, *result.shape[1:])
 
 
 def test_accumulator_mode_equals_c10():
     layer = layers.QuantizedDense(
-        2, kernel_quantizer=LogThreshold(8, True), accumulator_quantizer=LogThreshold(16, True, role="accumulator"), input_bits=8, input_signed=False,
+        2, kernel_quantizer=LogThreshold(8, True), accumulator_quantizer=LogThreshold(16, True, role="accumulator"),
+        input_bits=8, input_signed=False,
     )
     quantize = layers.Quantize(LogThreshold(8, False))
     x = np.array([[0.7, 0.2, 1.1]], np.float32)
@@ -172,7 +199,9 @@ def test_accumulator_mode_equals_c10():
     quantize.build((None, 3))
     layer.kernel.assign([[0.30, -0.55], [0.80, 0.10], [-0.42, 0.95]])
     layer.bias.assign([0.013, -0.4])
-    for quantizer, threshold in ((quantize.quantizer, 1.1), (layer.kernel_quantizer, 0.95), (layer.accumulator_quantizer, 1.3)):
+    for quantizer, threshold in (
+        (quantize.quantizer, 1.1), (layer.kernel_quantizer, 0.95), (layer.accumulator_quantizer, 1.3)
+    ):
         quantizer.set_threshold(threshold)
     y = layer(list(quantize(x)))
     assert (np.asarray(y) * 2**14).tolist() == [[-1542 + 213, 11240 - 6554]]

@@ -58,7 +58,9 @@ def test_save_load(tmp_path):
     made = model("gelu", 8, True, 1.0)
     x = np.random.default_rng(0).normal(size=(5, 40)).astype(np.float32)
     made.save(tmp_path / "m.keras")
-    assert np.array_equal(keras.models.load_model(tmp_path / "m.keras").predict(x, verbose=0), made.predict(x, verbose=0))
+    assert np.array_equal(
+        keras.models.load_model(tmp_path / "m.keras").predict(x, verbose=0), made.predict(x, verbose=0)
+    )
 
 
 def test_errors():

@@ -23,7 +23,9 @@ def test_value_exponent_and_round_trip(tmp_path):
     made.save(tmp_path / "m.keras")
     loaded = keras.models.load_model(tmp_path / "m.keras")
     assert np.array_equal(loaded.predict(images, verbose=0), images)
-    assert loaded.get_layer("x_q").node_names == ["image_q"] and bool(loaded.get_layer("x_q").quantizer.calibrated.numpy())
+    assert (
+        loaded.get_layer("x_q").node_names == ["image_q"] and bool(loaded.get_layer("x_q").quantizer.calibrated.numpy())
+    )
 
 
 def test_calls_share_one_threshold_and_their_gradients_add():

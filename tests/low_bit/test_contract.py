@@ -9,11 +9,17 @@ import tensorflow as tf
 
 from graffiti.low_bit import quantizers
 
-ROLES = {"learned_scale": ("weights", "activations"), "large_gradients": ("gradients",), "direction_sensitive": ("gradients",), "per_sample": ("gradients",)}
-CASES = [(name, role) for name in quantizers.TENSOR_QUANTIZERS for role in ROLES.get(name, ("weights", "activations", "gradients"))]
+ROLES = {
+    "learned_scale": ("weights", "activations"), "large_gradients": ("gradients",),
+    "direction_sensitive": ("gradients",), "per_sample": ("gradients",)
+}
+CASES = [
+    (name, role) for name in quantizers.TENSOR_QUANTIZERS
+    for role in ROLES.get(name, ("weights", "activations", "gradients"))
+]
 SHAPE = (8, 4, 4, 6)
-# How far a tensor may move, as a part of its norm. Rounding to `bits` errs by 2 to 5 * 2**-bits on normal values (nearest to
-# stochastic, any scale to powers of two); a quantizer that loses two bits errs four times as much.
+# How far a tensor may move, as a part of its norm. Rounding to `bits` errs by 2 to 5 * 2**-bits on normal values
+# (nearest to stochastic, any scale to powers of two); a quantizer that loses two bits errs four times as much.
 ERROR_IN_STEPS = 6.0
 ERRORS = {  # those with another law
     "multi_level_scaling": 0.18,  # elements <2,1>: half a mantissa step is an eighth of the value
@@ -79,7 +85,9 @@ class TestEvery:
             variable.assign(value)
         np.testing.assert_array_equal(c.real(), encode(second, tensor(), True).real())
         stochastic = any(v.path.endswith("noise") for v in first.variables)
-        assert np.array_equal(a.real(), c.real()) != stochastic, "noise is other noise at each step, and rounding to nearest has none"
+        assert (
+            np.array_equal(a.real(), c.real()) != stochastic
+        ), "noise is other noise at each step, and rounding to nearest has none"
 
     def test_zeros_stay_zeros(self, name, role):
         if name == "dorefa" and role == "weights":
@@ -105,7 +113,9 @@ class TestEvery:
         broken = tensor().numpy()
         broken[1, 2, 3, 4] = bad
         x = tf.constant(broken)
-        real = quantizer.use(x, True, lambda q: q.real(), tuple(tf.convert_to_tensor(p) for p in quantizer.parameters()))
+        real = quantizer.use(
+            x, True, lambda q: q.real(), tuple(tf.convert_to_tensor(p) for p in quantizer.parameters())
+        )
         assert np.any(np.isnan(real))
         assert "net/conv" in capfd.readouterr().err
 
@@ -113,7 +123,9 @@ class TestEvery:
         eager, traced = make(name, role), make(name, role)
         run = tf.function(lambda x: encode(traced, x, True).real())
         for seed in range(3):
-            np.testing.assert_allclose(encode(eager, tensor(seed), True).real(), run(tensor(seed)), rtol=2e-5, atol=1e-7)
+            np.testing.assert_allclose(
+                encode(eager, tensor(seed), True).real(), run(tensor(seed)), rtol=2e-5, atol=1e-7
+            )
 
     def test_unknown_role_is_refused(self, name, role):
         with pytest.raises(ValueError, match="role of a tensor quantizer is one of"):
@@ -125,7 +137,13 @@ def test_unknown_quantizer_is_refused():
         quantizers.get("ternary")
 
 
-@pytest.mark.parametrize(("name", "bits"), [("dynamic_fixed_point", 17), ("large_gradients", 1), ("learned_scale", 9), ("min_max", 0), ("per_sample", 33), ("dorefa", 99)])
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [
+        ("dynamic_fixed_point", 17), ("large_gradients", 1), ("learned_scale", 9), ("min_max", 0), ("per_sample", 33),
+        ("dorefa", 99)
+    ]
+)
 def test_bits_that_a_method_cannot_hold_are_refused_with_the_range(name, bits):
     with pytest.raises(ValueError, match=rf"whole number of bits from \d+ to \d+, got {bits}"):
         quantizers.get(name, bits=bits)

@@ -25,13 +25,17 @@ def built(**arguments) -> DynamicFixedPoint:
 
 
 def test_d1_nearest():
-    np.testing.assert_array_equal(method.quantize(X, STEP, 8), np.float32([1.6875, -4.0, 3.96875, 0.03125, -0.0625, 0.0625]))
+    np.testing.assert_array_equal(
+        method.quantize(X, STEP, 8), np.float32([1.6875, -4.0, 3.96875, 0.03125, -0.0625, 0.0625])
+    )
     np.testing.assert_array_equal(built(role="weights").encode(X, False).real(), method.quantize(X, STEP, 8))
 
 
 def test_d2_stochastic_with_given_noise():
     noise = tf.constant([0.1, 0.9, 0.6, 0.5, 0.4, 0.5])
-    np.testing.assert_array_equal(method.quantize(X, STEP, 8, noise), np.float32([1.6875, -4.0, 3.96875, 0.03125, -0.0625, 0.09375]))
+    np.testing.assert_array_equal(
+        method.quantize(X, STEP, 8, noise), np.float32([1.6875, -4.0, 3.96875, 0.03125, -0.0625, 0.09375])
+    )
 
 
 def test_d3_overflow_rates():
@@ -42,7 +46,9 @@ def test_d3_overflow_rates():
     assert int(quantizer.exponent) == -5
 
 
-@pytest.mark.parametrize(("value", "exponent"), [(3.0, -5), (1.99, -6), (2.0, -5), (4.0, -4), (-4.0, -5), (-4.01, -4), (0.0, -6)])
+@pytest.mark.parametrize(
+    ("value", "exponent"), [(3.0, -5), (1.99, -6), (2.0, -5), (4.0, -4), (-4.0, -5), (-4.01, -4), (0.0, -6)]
+)
 def test_d4_single_values(value, exponent):
     quantizer = built(role="weights")
     quantizer.encode(tf.constant([value]), True)
@@ -82,7 +88,9 @@ def test_d7_statistics():
 
 def test_d8_gradient_buffer():
     """The lazy update of a layer: the same numbers through a Dense layer's weight gradient."""
-    rounding = TensorSpec("dynamic_fixed_point", {"rounding": "half_even", "initial_exponent": -5, "update_interval": 1 << 20})
+    rounding = TensorSpec(
+        "dynamic_fixed_point", {"rounding": "half_even", "initial_exponent": -5, "update_interval": 1 << 20}
+    )
     scheme = TrainingScheme(weight_gradients=rounding, error_feedback=True, name="lazy")
     plain = keras.Sequential([keras.Input((1,)), keras.layers.Dense(3, use_bias=False)])
     model = graffiti.quantize_training(plain, scheme)
@@ -101,20 +109,28 @@ def test_d8_gradient_buffer():
 def test_d9_quantized_batch_norm():
     layer = QuantizedBatchNormalization(epsilon=1e-5, low_bit=Settings(graffiti.schemes.get("dynamic_fixed_point")))
     layer.build((None, 2))
-    for quantizer, exponent in ((layer.input_quantizer, -5), (layer.normal_quantizer, -5), (layer.gamma_quantizer, -6), (layer.beta_quantizer, -7)):
+    for quantizer, exponent in (
+        (layer.input_quantizer, -5), (layer.normal_quantizer, -5), (layer.gamma_quantizer, -6),
+        (layer.beta_quantizer, -7)
+    ):
         quantizer.exponent.assign(exponent)
         quantizer.started.assign(True)
     layer.gamma.assign([1.07, 0.43])
     layer.beta.assign([0.2, -0.9])
     y = layer(tf.constant([[0.11, 2.3], [-0.47, 1.1], [1.93, -0.6], [0.62, 3.2]]), training=True)
     np.testing.assert_allclose(
-        y, [[-0.29492188, -0.65234375], [-1.02539063, -1.02148438], [1.86328125, -1.54101563], [0.30273438, -0.37890625]], atol=1e-8)
+        y,
+        [[-0.29492188, -0.65234375], [-1.02539063, -1.02148438], [1.86328125, -1.54101563], [0.30273438, -0.37890625]],
+        atol=1e-8
+    )
     np.testing.assert_allclose(layer.moving_mean, 0.01 * np.array([0.5546875, 1.5]), rtol=1e-6)
     np.testing.assert_allclose(layer.moving_variance, 0.99 + 0.01 * np.array([0.78729248, 2.01416016]), rtol=1e-6)
 
 
 def test_d9_gradients_of_quantized_batch_norm():
-    """``dbeta`` is the sum of the quantized gradient, ``dgamma`` that of its product with the quantized normal values."""
+    """``dbeta`` is the sum of the quantized gradient, ``dgamma`` that of its product with the quantized normal
+    values.
+    """
     settings = Settings(graffiti.schemes.training_schemes.get("dynamic_fixed_point", gradient_rounding="half_even"))
     layer = QuantizedBatchNormalization(epsilon=1e-5, low_bit=settings)
     rng = np.random.default_rng(0)
@@ -122,17 +138,32 @@ def test_d9_gradients_of_quantized_batch_norm():
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(layer(tf.constant(x), training=True) * c)
     dgamma, dbeta = tape.gradient(loss, [layer.gamma.value, layer.beta.value])
-    cq = np.asarray(method.quantize(tf.constant(c), tf.constant(2.0 ** int(method.one_shot_exponent(tf.reduce_max(abs(c)), 8))), 8), np.float64)
+    cq = np.asarray(
+        method.quantize(tf.constant(c), tf.constant(2.0 ** int(method.one_shot_exponent(tf.reduce_max(abs(c)), 8))), 8),
+        np.float64
+    )
     np.testing.assert_allclose(dbeta, cq.sum(0), rtol=1e-6)
-    xq = np.asarray(method.quantize(tf.constant(x), tf.constant(2.0 ** int(method.one_shot_exponent(tf.reduce_max(abs(x)), 8))), 8), np.float64)
+    xq = np.asarray(
+        method.quantize(tf.constant(x), tf.constant(2.0 ** int(method.one_shot_exponent(tf.reduce_max(abs(x)), 8))), 8),
+        np.float64
+    )
     normal = (xq - xq.mean(0)) / np.sqrt(xq.var(0) + 1e-5)
-    nq = np.asarray(method.quantize(tf.constant(normal, tf.float32), tf.constant(2.0 ** int(method.one_shot_exponent(tf.constant(abs(normal).max(), tf.float32), 8))), 8), np.float64)
+    nq = np.asarray(
+        method.quantize(
+            tf.constant(normal, tf.float32),
+            tf.constant(2.0 ** int(method.one_shot_exponent(tf.constant(abs(normal).max(), tf.float32), 8))), 8
+        ),
+        np.float64
+    )
     np.testing.assert_allclose(dgamma, (cq * nq).sum(0), rtol=1e-5)
 
 
 def test_d10_quantized_update_needs_stochastic_rounding():
     w = tf.fill([100_000], 0.5)
-    near, random = (DynamicFixedPoint(role="stored_weights", rounding=rounding, initial_exponent=-7) for rounding in ("half_even", "stochastic"))
+    near, random = (
+        DynamicFixedPoint(role="stored_weights", rounding=rounding, initial_exponent=-7)
+        for rounding in ("half_even", "stochastic")
+    )
     near.build(w.shape)
     random.build(w.shape)
     assert np.all(near.encode(w - 1e-3, False).real().numpy() == 0.5)
@@ -143,7 +174,9 @@ def test_d10_quantized_update_needs_stochastic_rounding():
 
 def test_quantized_update_stores_few_bits():
     plain = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    model = graffiti.quantize_training(plain, graffiti.schemes.training_schemes.get("dynamic_fixed_point", update="quantized_update"))
+    model = graffiti.quantize_training(
+        plain, graffiti.schemes.training_schemes.get("dynamic_fixed_point", update="quantized_update")
+    )
     model.compile(keras.optimizers.SGD(0.05), "mse")
     model.fit(np.random.randn(64, 4), np.random.randn(64, 3), epochs=2, batch_size=16, verbose=0)
     kernel = model.layers[-1].kernel.numpy()

@@ -1,4 +1,6 @@
-"""Models in half precision: low bits take its place inside the layers that are trained in low bits, and ``strip`` gives it back."""
+"""Models in half precision: low bits take its place inside the layers that are trained in low bits, and ``strip``
+gives it back.
+"""
 
 import keras
 import numpy as np
@@ -32,8 +34,13 @@ def test_a_model_in_half_precision_trains(scheme, make, policy):
         keras.utils.set_random_seed(0)
         model = make()
         rng = np.random.default_rng(0)
-        x, y = rng.standard_normal((16, *model.input_shape[1:])).astype("float32"), rng.standard_normal((16, 2)).astype("float32")
-        trained = graffiti.quantize_training(model, graffiti.schemes.get(scheme).replace(first_layer=True, last_layer=True))
+        x, y = (
+            rng.standard_normal((16, *model.input_shape[1:])).astype("float32"),
+            rng.standard_normal((16, 2)).astype("float32")
+        )
+        trained = graffiti.quantize_training(
+            model, graffiti.schemes.get(scheme).replace(first_layer=True, last_layer=True)
+        )
         low = [layer for layer in trained.layers if hasattr(layer, "low_bit")]
         assert low and all(layer.compute_dtype == "float32" and layer.variable_dtype == "float32" for layer in low)
         trained.compile(keras.optimizers.SGD(0.05), "mse")

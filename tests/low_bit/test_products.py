@@ -1,4 +1,6 @@
-"""The products against Keras' own layers: with nothing quantized, outputs and all gradients are those of the plain layer."""
+"""The products against Keras' own layers: with nothing quantized, outputs and all gradients are those of the plain
+layer.
+"""
 
 from __future__ import annotations
 
@@ -69,18 +71,27 @@ def test_grouped_convolution_against_its_groups():
     """TensorFlow has no grouped gradient on CPUs, so the groups are the reference."""
     rng = np.random.default_rng(0)
     x, w, dy = (rng.normal(size=s).astype(np.float32) for s in ((2, 6, 5, 4), (3, 3, 2, 6), (2, 6, 5, 6)))
-    whole, part = ConvolutionProduct((3, 3, 2, 6), padding=Padding("same"), groups=2), ConvolutionProduct((3, 3, 2, 3), padding=Padding("same"))
+    whole, part = (
+        ConvolutionProduct((3, 3, 2, 6), padding=Padding("same"), groups=2),
+        ConvolutionProduct((3, 3, 2, 3), padding=Padding("same"))
+    )
     halves = [(x[..., 2 * g:2 * g + 2], w[..., 3 * g:3 * g + 3], dy[..., 3 * g:3 * g + 3]) for g in range(2)]
     np.testing.assert_array_equal(whole.forward(x, w), np.concatenate([part.forward(a, b) for a, b, _ in halves], 3))
     dx = [part.input_gradient(tf.constant(c), tf.constant(b), tf.constant([2, 6, 5, 2])) for a, b, c in halves]
-    np.testing.assert_array_equal(whole.input_gradient(tf.constant(dy), tf.constant(w), tf.constant([2, 6, 5, 4])), np.concatenate(dx, 3))
-    np.testing.assert_array_equal(whole.weight_gradient(x, dy), np.concatenate([part.weight_gradient(a, c) for a, _, c in halves], 3))
+    np.testing.assert_array_equal(
+        whole.input_gradient(tf.constant(dy), tf.constant(w), tf.constant([2, 6, 5, 4])), np.concatenate(dx, 3)
+    )
+    np.testing.assert_array_equal(
+        whole.weight_gradient(x, dy), np.concatenate([part.weight_gradient(a, c) for a, _, c in halves], 3)
+    )
 
 
 PRODUCTS = {
     "matrix": (MatrixProduct(70, 9), (40, 70), (70, 9), (40, 9)),
     "einsum": (EinsumProduct("abc,cde->abde", (70, 3, 4)), (2, 20, 70), (70, 3, 4), (2, 20, 3, 4)),
-    "convolution": (ConvolutionProduct((3, 3, 16, 5), (2, 1), Padding("same"), (1, 2)), (3, 9, 8, 16), (3, 3, 16, 5), (3, 5, 8, 5)),
+    "convolution": (
+        ConvolutionProduct((3, 3, 16, 5), (2, 1), Padding("same"), (1, 2)), (3, 9, 8, 16), (3, 3, 16, 5), (3, 5, 8, 5)
+    ),
     "depthwise": (DepthwiseProduct((3, 3, 6, 2), (2, 2), Padding("same")), (3, 9, 8, 6), (3, 3, 6, 2), (3, 5, 4, 12)),
 }
 
@@ -98,7 +109,10 @@ def test_emulated_products_of_codes_are_exact(case, extreme):
     both = np.float32(0.37) * np.float32(0.37)
     pairs = (
         (engine.forward(product, xq, wq, "emulated"), product.forward(wide[0], wide[1])),
-        (engine.input_gradient(product, dyq, wq, tf.constant(shapes[0]), shapes[0], "emulated"), product.input_gradient(wide[2], wide[1], tf.constant(shapes[0]))),
+        (
+            engine.input_gradient(product, dyq, wq, tf.constant(shapes[0]), shapes[0], "emulated"),
+            product.input_gradient(wide[2], wide[1], tf.constant(shapes[0]))
+        ),
         (engine.weight_gradient(product, xq, dyq, "emulated"), product.weight_gradient(wide[0], wide[2])))
     for found, exact in pairs:
         assert np.array_equal(exact, np.round(exact))

@@ -24,7 +24,10 @@ def test_every_integer_op_has_its_section():
 
 
 def test_rounding_table_is_true():
-    rows = [[cell.strip().strip("`").replace("−", "-") for cell in line.strip("|").split("|")] for line in PAGE.read_text().splitlines() if line.startswith("|")]
+    rows = [
+        [cell.strip().strip("`").replace("−", "-") for cell in line.strip("|").split("|")]
+        for line in PAGE.read_text().splitlines() if line.startswith("|")
+    ]
     header = next(row for row in rows if row[:2] == ["mode", "-2.5"])
     for mode in ROUNDING_MODES:
         row = next(row for row in rows if row[0] == mode and len(row) == len(header))

@@ -10,7 +10,9 @@ import pytest
 from graffiti.numerics import fold
 
 Z = np.array([[1, -2], [3, 0.5], [2, 1], [-1, 4]])
-GAMMA, BETA, MEAN, VARIANCE, EPSILON = np.array([1.5, 0.5]), np.array([0.1, -0.2]), np.array([1, 0.5]), np.array([2.0, 4.0]), 1e-3
+GAMMA, BETA, MEAN, VARIANCE, EPSILON = (
+    np.array([1.5, 0.5]), np.array([0.1, -0.2]), np.array([1, 0.5]), np.array([2.0, 4.0]), 1e-3
+)
 
 
 def close(a, b, tolerance=1e-6):
@@ -78,7 +80,10 @@ def test_bias_with_and_without():
     variance = rng.uniform(0.1, 2, 5).astype(np.float32)
     folded = fold.fold_bias(bias, gamma, beta, mean, variance, EPSILON)
     x = rng.normal(size=(10, 5))
-    close(x * fold.multiplier(gamma, variance, EPSILON) + folded, gamma * (x + bias - mean) / np.sqrt(variance + EPSILON) + beta, 1e-5)
+    close(
+        x * fold.multiplier(gamma, variance, EPSILON) + folded,
+        gamma * (x + bias - mean) / np.sqrt(variance + EPSILON) + beta, 1e-5
+    )
     assert folded.dtype == np.float32
 
 

@@ -51,10 +51,16 @@ def test_scale_is_the_power_of_two():
     assert QFormat(8, True, -7).replace(bits=4) == QFormat(4, True, -7)
 
 
-@pytest.mark.parametrize("log2_threshold, bits, signed, fraction", [(0.3, 8, True, 6), (-2.7, 8, True, 9), (3.0, 16, True, 12), (0.0, 8, False, 8)])
+@pytest.mark.parametrize(
+    "log2_threshold, bits, signed, fraction",
+    [(0.3, 8, True, 6), (-2.7, 8, True, 9), (3.0, 16, True, 12), (0.0, 8, False, 8)]
+)
 def test_c13_fractional_length(log2_threshold, bits, signed, fraction):
     assert exponent_of_threshold(log2_threshold, bits, signed) == -fraction
 
 
 def test_ceil_of_thresholds_is_that_of_float32():
-    assert exponent_of_threshold([-1 + 1e-7, -1.0, np.nextafter(np.float32(2), np.float32(3)), 2.0], 8, True).tolist() == [-7, -8, -4, -5]
+    assert (
+        exponent_of_threshold([-1 + 1e-7, -1.0, np.nextafter(np.float32(2), np.float32(3)), 2.0], 8, True).tolist()
+        == [-7, -8, -4, -5]
+    )

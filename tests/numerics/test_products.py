@@ -33,8 +33,10 @@ def loop_conv(x, kernel, strides, padding, dilation, groups):
 
 
 CASES = [  # spatial, window, strides, dilation
-    ((7,), (3,), (1,), (1,)), ((8,), (3,), (2,), (1,)), ((9,), (2,), (1,), (3,)), ((5,), (5,), (3,), (1,)), ((1,), (1,), (2,), (1,)),
-    ((5, 6), (3, 3), (1, 1), (1, 1)), ((6, 5), (3, 2), (2, 3), (1, 1)), ((7, 7), (2, 3), (1, 1), (2, 3)), ((4, 4), (1, 1), (2, 2), (1, 1)),
+    ((7,), (3,), (1,), (1,)), ((8,), (3,), (2,), (1,)), ((9,), (2,), (1,), (3,)), ((5,), (5,), (3,), (1,)),
+    ((1,), (1,), (2,), (1,)),
+    ((5, 6), (3, 3), (1, 1), (1, 1)), ((6, 5), (3, 2), (2, 3), (1, 1)), ((7, 7), (2, 3), (1, 1), (2, 3)),
+    ((4, 4), (1, 1), (2, 2), (1, 1)),
     ((6, 7), (4, 4), (3, 2), (1, 1)), ((8, 5), (3, 3), (2, 1), (1, 2)),
 ]
 
@@ -45,7 +47,10 @@ CASES = [  # spatial, window, strides, dilation
 def test_conv(spatial, window, strides, dilation, groups, padding):
     rng = np.random.default_rng(1)
     x, kernel = codes(rng, (2, *spatial, 2 * groups)), codes(rng, (*window, 2, 2 * groups))
-    assert (reference.conv(x, kernel, strides, padding, dilation, groups) == loop_conv(x, kernel, strides, padding, dilation, groups)).all()
+    assert (
+        reference.conv(x, kernel, strides, padding, dilation, groups)
+        == loop_conv(x, kernel, strides, padding, dilation, groups)
+    ).all()
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
@@ -55,12 +60,16 @@ def test_depthwise_is_a_conv_with_a_group_per_channel(spatial, window, strides, 
     rng = np.random.default_rng(2)
     x, kernel = codes(rng, (2, *spatial, 3)), codes(rng, (*window, 3, multiplier))
     grouped = kernel.reshape(*window, 1, 3 * multiplier)
-    assert (reference.depthwise_conv(x, kernel, strides, padding, dilation) == loop_conv(x, grouped, strides, padding, dilation, 3)).all()
+    assert (
+        reference.depthwise_conv(x, kernel, strides, padding, dilation)
+        == loop_conv(x, grouped, strides, padding, dilation, 3)
+    ).all()
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("window, strides, output_padding", [
-    ((3,), (2,), None), ((3, 3), (2, 2), None), ((2, 4), (3, 1), None), ((3, 3), (2, 2), (1, 1)), ((4, 5), (3, 2), (2, 0)), ((1, 2), (2, 3), (1, 2)),
+    ((3,), (2,), None), ((3, 3), (2, 2), None), ((2, 4), (3, 1), None), ((3, 3), (2, 2), (1, 1)),
+    ((4, 5), (3, 2), (2, 0)), ((1, 2), (2, 3), (1, 2)),
 ])
 def test_conv_transpose(window, strides, output_padding, padding):
     rng = np.random.default_rng(5)
@@ -110,9 +119,15 @@ def test_batches_are_independent_and_may_be_empty(batch, monkeypatch):
     rng = np.random.default_rng(8)
     x = codes(rng, (batch, 5, 5, 4))
     kernel, depthwise, transposed = codes(rng, (3, 3, 4, 6)), codes(rng, (3, 3, 4, 1)), codes(rng, (3, 3, 6, 4))
-    whole = [reference.conv(x, kernel, (1, 1), "same"), reference.depthwise_conv(x, depthwise, (2, 2)), reference.conv_transpose(x, transposed, (2, 2))]
+    whole = [
+        reference.conv(x, kernel, (1, 1), "same"), reference.depthwise_conv(x, depthwise, (2, 2)),
+        reference.conv_transpose(x, transposed, (2, 2))
+    ]
     monkeypatch.setattr(products, "_CHUNK", 1000)  # several chunks
-    parts = [reference.conv(x, kernel, (1, 1), "same"), reference.depthwise_conv(x, depthwise, (2, 2)), reference.conv_transpose(x, transposed, (2, 2))]
+    parts = [
+        reference.conv(x, kernel, (1, 1), "same"), reference.depthwise_conv(x, depthwise, (2, 2)),
+        reference.conv_transpose(x, transposed, (2, 2))
+    ]
     assert [w.shape for w in whole] == [(batch, 5, 5, 6), (batch, 2, 2, 4), (batch, 11, 11, 6)]
     for a, b in zip(whole, parts):
         assert a.dtype == np.int64 and (a == b).all()

@@ -1,4 +1,6 @@
-"""Elementwise ops, pools, moves and requantization: whole domains where they are small, exact rationals as the oracle."""
+"""Elementwise ops, pools, moves and requantization: whole domains where they are small, exact rationals as the
+oracle.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,17 @@ ROUND = {
 }
 S8 = np.arange(-128, 128, dtype=np.int8)
 U8 = np.arange(256).astype(np.uint8)
-FORMATS = [QFormat(8, True, 0), QFormat(8, True, 0, True), QFormat(8, False, 0), QFormat(4, True, 0), QFormat(2, False, 0), QFormat(16, True, 0)]
+FORMATS = [
+    QFormat(8, True, 0), QFormat(8, True, 0, True), QFormat(8, False, 0), QFormat(4, True, 0), QFormat(2, False, 0),
+    QFormat(16, True, 0)
+]
 
 
 def exact(value: Fraction, mode: str, low: int, high: int) -> int:
     return min(max(ROUND[mode](value), low), high)
 
 
-# ---- requantize and quantize ---------------------------------------------------------------------------------------------
+# ---- requantize and quantize -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("mode", ROUNDING_MODES)
 @pytest.mark.parametrize("target", FORMATS, ids=str)
 def test_requantize_every_8_bit_code_at_every_shift(target, mode):
@@ -55,7 +60,10 @@ def test_requantize_fuses_relu_and_relu6():
     plain = reference.requantize(codes, source, to)
     assert (reference.requantize(codes, source, to, low=0) == plain).all()
     signed = QFormat(8, True, -4)
-    assert (reference.requantize(codes, source, signed, low=0, high=96) == np.clip(reference.requantize(codes, source, signed), 0, 96)).all()
+    assert (
+        reference.requantize(codes, source, signed, low=0, high=96)
+        == np.clip(reference.requantize(codes, source, signed), 0, 96)
+    ).all()
     relu_first = reference.requantize(reference.relu(codes, 6 << 8), source, signed)
     assert (reference.requantize(codes, source, signed, low=0, high=6 << 4) == relu_first).all()
     with pytest.raises(ValueError, match="holds no code"):
@@ -106,10 +114,12 @@ def test_quantize_with_an_exponent_per_channel():
 
 def test_dequantize_of_wide_codes_rounds_to_float32():
     codes = np.array([2**24 + 1, 2**24 + 3, -(2**31), 2**31 - 1])
-    assert reference.dequantize(codes, QFormat(32, True, -4)).tolist() == [2.0**20, (2**24 + 4) / 16, -(2.0**27), 2.0**27]
+    assert (
+        reference.dequantize(codes, QFormat(32, True, -4)).tolist() == [2.0**20, (2**24 + 4) / 16, -(2.0**27), 2.0**27]
+    )
 
 
-# ---- all pairs of codes --------------------------------------------------------------------------------------------------
+# ---- all pairs of codes ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("left, right", [(S8, S8), (U8, U8), (S8, U8)], ids=["s8s8", "u8u8", "s8u8"])
 def test_all_pairs_of_codes(left, right):
     x, y = (a.ravel() for a in np.meshgrid(left, right))
@@ -138,7 +148,7 @@ def test_relu():
     assert reference.relu(U8, 200).tolist() == [min(int(c), 200) for c in U8]
 
 
-# ---- tables ----------------------------------------------------------------------------------------------------------------
+# ---- tables ----------------------------------------------------------------------------------------------------------
 def test_lookup_of_every_code():
     values = np.arange(256)[::-1].astype(np.uint8)
     assert reference.lookup(S8, values, -128).tolist() == list(range(255, -1, -1))
@@ -176,7 +186,7 @@ def test_table_faults_are_sentences():
             table.input_codes(format)
 
 
-# ---- pools and moves ---------------------------------------------------------------------------------------------------------
+# ---- pools and moves -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int32])
 @pytest.mark.parametrize("padding", ["same", "valid"])
 def test_max_pool_padding_never_wins(dtype, padding):
@@ -217,8 +227,11 @@ def test_softmax_sums_to_one_and_takes_large_logits():
     assert y.dtype == np.float32 and np.allclose(y, [[0.7310586, 0.2689414, 0.0]]) and abs(y.sum() - 1) < 1e-6
 
 
-# ---- average pool -------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("side, exponent, code, gain", [(3, -11, 228, 1.0019531), (7, -13, 167, 0.9989014), (2, -10, 255, 0.9960938), (8, -14, 255, 0.9960938)])
+# ---- average pool ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "side, exponent, code, gain",
+    [(3, -11, 228, 1.0019531), (7, -13, 167, 0.9989014), (2, -10, 255, 0.9960938), (8, -14, 255, 0.9960938)]
+)
 def test_c9_reciprocal(side, exponent, code, gain):
     got, format = reference.reciprocal(side * side)
     assert (got, format) == (code, QFormat(8, False, exponent))
@@ -237,7 +250,8 @@ def test_reciprocal_of_every_count_is_the_quantizer_with_max_threshold(bits):
 
 
 @pytest.mark.parametrize("indices, count", [
-    (range(8)[::-1], 1), (np.repeat(np.arange(5), 3), 1), (np.tile(np.arange(4), 3), 1), (np.roll(np.arange(9), 2), 2), ([0] * 6, 1), ([3], 1), ([4, 0, 0, 3, 1], None),
+    (range(8)[::-1], 1), (np.repeat(np.arange(5), 3), 1), (np.tile(np.arange(4), 3), 1), (np.roll(np.arange(9), 2), 2),
+    ([0] * 6, 1), ([3], 1), ([4, 0, 0, 3, 1], None),
     *((np.random.default_rng(seed).integers(0, 4, 12), None) for seed in range(20)),
 ])
 def test_index_grids_cover_the_list_in_order(indices, count):
@@ -246,5 +260,8 @@ def test_index_grids_cover_the_list_in_order(indices, count):
     listed = []
     for grid in grids:
         assert grid.start == len(listed)
-        listed += [grid.first + i * grid.steps[0] + j * grid.steps[1] for i in range(grid.sizes[0]) for j in range(grid.sizes[1])]
+        listed += [
+            grid.first + i * grid.steps[0] + j * grid.steps[1] for i in range(grid.sizes[0])
+            for j in range(grid.sizes[1])
+        ]
     assert listed == indices and count in (None, len(grids))

@@ -1,4 +1,6 @@
-"""The reference's geometry is Keras': integer data through the Keras layers in float32 gives the same numbers, with ``==``."""
+"""The reference's geometry is Keras': integer data through the Keras layers in float32 gives the same numbers, with
+``==``.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,8 @@ def equal(got, expected):
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("size, window, strides, dilation, groups", [
-    ((9, 8), (3, 3), (1, 1), 1, 1), ((9, 8), (3, 2), (2, 2), 1, 2), ((10, 7), (2, 3), (1, 1), (2, 3), 1), ((7, 7), (1, 1), (2, 2), 1, 1),
+    ((9, 8), (3, 3), (1, 1), 1, 1), ((9, 8), (3, 2), (2, 2), 1, 2), ((10, 7), (2, 3), (1, 1), (2, 3), 1),
+    ((7, 7), (1, 1), (2, 2), 1, 1),
     ((6, 6), (5, 4), (3, 3), 1, 1), ((8, 9), (3, 3), (1, 1), 2, 2), ((32, 31), (3, 3), (2, 2), 1, 1),
 ])
 def test_conv2d(size, window, strides, dilation, groups, padding):
@@ -51,7 +54,10 @@ def test_conv1d(size, window, stride, dilation, padding):
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
-@pytest.mark.parametrize("window, strides, dilation, multiplier", [((3, 3), (1, 1), 1, 1), ((3, 3), (2, 2), 1, 2), ((2, 5), (1, 1), 1, 3), ((3, 3), (1, 1), 2, 1)])
+@pytest.mark.parametrize(
+    "window, strides, dilation, multiplier",
+    [((3, 3), (1, 1), 1, 1), ((3, 3), (2, 2), 1, 2), ((2, 5), (1, 1), 1, 3), ((3, 3), (1, 1), 2, 1)]
+)
 def test_depthwise_conv2d(window, strides, dilation, multiplier, padding):
     rng = np.random.default_rng(2)
     x, kernel = integers(rng, 2, 9, 8, 3), integers(rng, *window, 3, multiplier)
@@ -95,7 +101,10 @@ def test_dense(shape):
 @pytest.mark.parametrize("window, strides", [((2, 2), (2, 2)), ((3, 3), (2, 2)), ((3, 2), (1, 3))])
 def test_max_pool(window, strides, padding):
     x = -integers(np.random.default_rng(6), 2, 7, 8, 3) - 30  # all negative: a padded zero would win
-    equal(reference.max_pool(x, window, strides, padding), run_keras(keras.layers.MaxPooling2D(window, strides, padding), x))
+    equal(
+        reference.max_pool(x, window, strides, padding),
+        run_keras(keras.layers.MaxPooling2D(window, strides, padding), x)
+    )
 
 
 def test_moves():

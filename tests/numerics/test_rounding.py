@@ -44,7 +44,8 @@ def test_all_small_codes_at_all_shifts(mode):
 def test_wide_codes_at_every_right_shift(mode):
     rng = np.random.default_rng(3)
     codes = np.concatenate([
-        rng.integers(-(1 << 31), 1 << 31, 200), [-(1 << 31), (1 << 31) - 1, 0, 1, -1], (1 << np.arange(31)), -(1 << np.arange(32)),
+        rng.integers(-(1 << 31), 1 << 31, 200), [-(1 << 31), (1 << 31) - 1, 0, 1, -1], (1 << np.arange(31)),
+        -(1 << np.arange(32)),
         3 * (1 << np.arange(30)),
     ])
     for shift in range(63):
@@ -62,7 +63,9 @@ def test_shifts_broadcast_per_channel(mode):
     assert (shift_right(codes, shifts, mode) == expected).all()
 
 
-@pytest.mark.parametrize("value", [0.49999999999999994, -0.49999999999999994, 4503599627370495.5, -4503599627370495.5, 2.0**60, -0.0, 1e-320])
+@pytest.mark.parametrize(
+    "value", [0.49999999999999994, -0.49999999999999994, 4503599627370495.5, -4503599627370495.5, 2.0**60, -0.0, 1e-320]
+)
 @pytest.mark.parametrize("mode", ROUNDING_MODES)
 def test_reals_next_to_a_tie(mode, value):
     assert int(round_real(value, mode)) == EXACT[mode](Fraction(value))

@@ -1,4 +1,6 @@
-"""One list of instruction sets for every native op: each name is known to all of them, and one that a processor lacks is refused."""
+"""One list of instruction sets for every native op: each name is known to all of them, and one that a processor
+lacks is refused.
+"""
 
 import os
 import pathlib

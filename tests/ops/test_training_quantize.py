@@ -1,4 +1,6 @@
-"""Quantization, its noise, extremes and batch norm: native on every tier, pure TensorFlow and numpy, equal to the bit where they are integers."""
+"""Quantization, its noise, extremes and batch norm: native on every tier, pure TensorFlow and numpy, equal to the
+bit where they are integers.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +39,16 @@ def test_native_twin_and_numpy_are_equal(low, high, rounding):
         x = values(count)
         for inverse in (np.float32(1.0), np.float32(0.37)):
             want = expected(x, inverse, low, high, rounding == "stochastic")
-            twin, ends = quantization.quantize(tf.constant(x), tf.constant(inverse), low=low, high=high, rounding=rounding, seed=SEED, engine="python")
+            twin, ends = quantization.quantize(
+                tf.constant(x), tf.constant(inverse), low=low, high=high, rounding=rounding, seed=SEED, engine="python"
+            )
             np.testing.assert_array_equal(twin, want)
             np.testing.assert_array_equal(ends, [x.min(), x.max()] if count else [0, 0])
             for tier in NATIVE_TIERS if count in (0, 1, 33, 1000, 50_003) else ("auto",):
                 codes, own = ops.graffiti_training_quantize(
-                    x, inverse, SEED, low=low, high=high, stochastic=rounding == "stochastic", codes_type=quantization.code_type(low, high), tier=tier)
+                    x, inverse, SEED, low=low, high=high, stochastic=rounding == "stochastic",
+                    codes_type=quantization.code_type(low, high), tier=tier
+                )
                 np.testing.assert_array_equal(codes, want, err_msg=f"{tier} {count}")
                 np.testing.assert_array_equal(own, ends)
 
@@ -56,17 +62,26 @@ def test_extremes_tell_of_nan_and_inf_wherever_they_are(bad):
             x[position] = bad
             for engine in ("native", "python"):
                 assert np.all(np.isnan(quantization.extremes(tf.constant(x), engine=engine)))
-                assert np.all(np.isnan(quantization.quantize(tf.constant(x), tf.constant(1.0), low=-128, high=127, engine=engine)[1]))
+                assert np.all(
+                    np.isnan(
+                        quantization.quantize(tf.constant(x), tf.constant(1.0), low=-128, high=127, engine=engine)[1]
+                    )
+                )
 
 
 @needs_library
-@pytest.mark.parametrize("make", [np.abs, lambda x: -np.abs(x), np.zeros_like, lambda x: np.copysign(0.0, x - 1)], ids=["positive", "negative", "zeros", "signed zeros"])
+@pytest.mark.parametrize(
+    "make", [np.abs, lambda x: -np.abs(x), np.zeros_like, lambda x: np.copysign(0.0, x - 1)],
+    ids=["positive", "negative", "zeros", "signed zeros"]
+)
 def test_extremes_of_one_sign(make):
     ops = loader.load()
     for count in (1, 31, 32, 65, 1000):
         x = make(np.random.default_rng(count).normal(size=count)).astype(np.float32)
         for tier in NATIVE_TIERS:
-            ends = ops.graffiti_training_quantize(x, 1.0, SEED, low=-128, high=127, stochastic=False, codes_type=tf.int8, tier=tier)[1].numpy()
+            ends = ops.graffiti_training_quantize(
+                x, 1.0, SEED, low=-128, high=127, stochastic=False, codes_type=tf.int8, tier=tier
+            )[1].numpy()
             assert ends.tolist() == [x.min(), x.max()]
             if not np.any(x):  # -0 is less than 0
                 assert np.signbit(ends).tolist() == [np.any(np.signbit(x)), np.all(np.signbit(x))]
@@ -85,13 +100,23 @@ def test_types_and_refusals():
 def test_noise_in_tensorflow_is_that_of_numpy():
     for seed in ((0, 0), (1, 0), (0, 1), (0xFFFFFFFF, 12345)):
         for shape in ((0,), (1,), (31,), (33,), (7, 11, 5), (40_001,)):
-            np.testing.assert_array_equal(np.ravel(noise.uniform(shape, tf.constant(seed, tf.uint32))), reference.uniform(int(np.prod(shape)), seed))
+            np.testing.assert_array_equal(
+                np.ravel(noise.uniform(shape, tf.constant(seed, tf.uint32))),
+                reference.uniform(int(np.prod(shape)), seed)
+            )
 
 
 def test_noise_is_uniform_and_uncorrelated():
-    """Moments, bytes, neighbours, halves of one word, and streams of neighbouring keys; bounds of five standard deviations."""
+    """Moments, bytes, neighbours, halves of one word, and streams of neighbouring keys; bounds of five standard
+    deviations.
+    """
     count = 200_000
-    streams = np.stack([reference.uniform(count, seed) for seed in ((0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (1 << 31, 0), (0, 1 << 31))]).astype(np.float64)
+    streams = np.stack(
+        [
+            reference.uniform(count, seed)
+            for seed in ((0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (1 << 31, 0), (0, 1 << 31))
+        ]
+    ).astype(np.float64)
     bound = 5 / np.sqrt(count)
     for u in streams:
         assert 0 <= u.min() and u.max() < 1
@@ -103,12 +128,17 @@ def test_noise_is_uniform_and_uncorrelated():
             assert abs(np.corrcoef(u[lag:], u[:-lag])[0, 1]) < bound, lag
     correlation = np.corrcoef(streams) - np.eye(len(streams))
     assert np.abs(correlation).max() < bound
-    flipped = [np.bitwise_xor(int(reference.mix(np.uint64(w), 7)), int(reference.mix(np.uint64(w ^ (1 << b)), 7))) for w in range(0, 1 << 20, 9973) for b in range(32)]
+    flipped = [
+        np.bitwise_xor(int(reference.mix(np.uint64(w), 7)), int(reference.mix(np.uint64(w ^ (1 << b)), 7)))
+        for w in range(0, 1 << 20, 9973) for b in range(32)
+    ]
     assert abs(np.mean([bin(f).count("1") for f in flipped]) - 16) < 0.2  # avalanche
 
 
 @pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("shape", [(5, 3), (1, 7), (300, 1), (4, 5, 5, 16), (3, 9, 7, 20), (2, 8, 8, 64), (600, 83)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(5, 3), (1, 7), (300, 1), (4, 5, 5, 16), (3, 9, 7, 20), (2, 8, 8, 64), (600, 83)], ids=str
+)
 @pytest.mark.parametrize("engine", [pytest.param("native", marks=needs_library), "python"])
 def test_batch_norm_against_float64(engine, shape, relu):
     rng = np.random.default_rng(0)
@@ -142,8 +172,12 @@ def test_batch_norm_tiers_agree_and_nan_shows():
     for tier in NATIVE_TIERS:
         found = []
         for residual in ([], [residual_of_all]):
-            y, mean, variance, inverse = ops.graffiti_batch_norm(x, gamma, beta, residual, epsilon=1e-3, relu=True, tier=tier)
-            dx, dgamma, dbeta, dresidual = ops.graffiti_batch_norm_grad(dy, x, gamma, beta, mean, inverse, [y] * len(residual), relu=True, tier=tier)
+            y, mean, variance, inverse = ops.graffiti_batch_norm(
+                x, gamma, beta, residual, epsilon=1e-3, relu=True, tier=tier
+            )
+            dx, dgamma, dbeta, dresidual = ops.graffiti_batch_norm_grad(
+                dy, x, gamma, beta, mean, inverse, [y] * len(residual), relu=True, tier=tier
+            )
             found += [y, mean, variance, dx, dgamma, dbeta, *dresidual]
         results.append(found)
     for other in results[1:]:
@@ -166,7 +200,9 @@ def test_a_residual_sum_in_the_pass_is_the_sum_behind_it(shape, relu):
     def run(engine, together):
         with tf.GradientTape() as tape:
             tape.watch([x, gamma, beta, residual])
-            y, *_ = batch_norm.batch_norm(x, gamma, beta, 1e-3, residual=residual if together else None, relu=relu and together, engine=engine)
+            y, *_ = batch_norm.batch_norm(
+                x, gamma, beta, 1e-3, residual=residual if together else None, relu=relu and together, engine=engine
+            )
             if not together:
                 y = tf.nn.relu(y + residual) if relu else y + residual
             loss = tf.reduce_sum(y * upstream)

@@ -14,9 +14,13 @@ from graffiti.quantizers import ALL_QUANTIZERS, Quantizer
 
 VARIANTS = [
     dict(), dict(bits=4), dict(bits=8, narrow=True), dict(bits=8, signed=False), dict(bits=16), dict(bits=2),
-    dict(bits=8, rounding="floor"), dict(bits=6, signed=False, rounding="half_up"), dict(bits=5, channel_axis=-1), dict(bits=4, channel_axis="flat"),
+    dict(bits=8, rounding="floor"), dict(bits=6, signed=False, rounding="half_up"), dict(bits=5, channel_axis=-1),
+    dict(bits=4, channel_axis="flat"),
 ]
-CASES = [pytest.param(name, variant, id=f"{name}-{'-'.join(f'{k}={v}' for k, v in variant.items()) or 'default'}") for name in ALL_QUANTIZERS for variant in VARIANTS]
+CASES = [
+    pytest.param(name, variant, id=f"{name}-{'-'.join(f'{k}={v}' for k, v in variant.items()) or 'default'}")
+    for name in ALL_QUANTIZERS for variant in VARIANTS
+]
 SHAPE = (6, 3, 4)
 
 
@@ -90,10 +94,14 @@ class TestEveryQuantizer:
         assert loaded.layers[0].qformat() == q.qformat()
 
     def test_gradient_reaches_the_input_and_fit_runs(self, name, variant):
-        model = keras.Sequential([keras.Input(SHAPE[1:]), make(name, variant), keras.layers.Flatten(), keras.layers.Dense(1)])
+        model = keras.Sequential(
+            [keras.Input(SHAPE[1:]), make(name, variant), keras.layers.Flatten(), keras.layers.Dense(1)]
+        )
         before = [v.numpy() for v in model.trainable_variables]
         model.compile("adam", "mse")
-        history = model.fit(sample(4, (32, *SHAPE[1:])), np.ones((32, 1), np.float32), epochs=2, batch_size=16, verbose=0)
+        history = model.fit(
+            sample(4, (32, *SHAPE[1:])), np.ones((32, 1), np.float32), epochs=2, batch_size=16, verbose=0
+        )
         assert np.isfinite(history.history["loss"]).all()
         trains = any("log2_threshold" in v.path for v in model.trainable_variables)
         assert trains == (name == "log_threshold")
@@ -166,7 +174,8 @@ class TestState:
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (dict(bits=1), "2 to 16"), (dict(bits=17), "2 to 16"), (dict(bits=4.5), "2 to 16"), (dict(signed=False, narrow=True), "narrow"),
+    (dict(bits=1), "2 to 16"), (dict(bits=17), "2 to 16"), (dict(bits=4.5), "2 to 16"),
+    (dict(signed=False, narrow=True), "narrow"),
     (dict(rounding="nearest"), "half_even"), (dict(channel_axis="last"), "channel_axis"),
 ])
 def test_bad_arguments(arguments, message):

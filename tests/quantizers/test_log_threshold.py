@@ -19,7 +19,9 @@ from graffiti.quantizers.log_threshold import log_threshold_quantize
 X4 = [-1.2, -1.0625, -1.0, -0.5625, -0.0625, 0.0625, 0.1875, 0.3, 0.9, 0.9375, 1.5]
 C1_Q = [-1, -1, -1, -0.5, 0, 0, 0.25, 0.25, 0.875, 0.875, 0.875]
 C1_DX = [0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0]
-C1_DT = [-0.6931472, 0.0433217, 0, 0.0433217, 0.0433217, -0.0433217, 0.0433217, -0.0346574, -0.0173287, 0.6065038, 0.6065038]
+C1_DT = [
+    -0.6931472, 0.0433217, 0, 0.0433217, 0.0433217, -0.0433217, 0.0433217, -0.0346574, -0.0173287, 0.6065038, 0.6065038
+]
 C2_Q = [-1.25, -1, -1, -0.5, 0, 0, 0.25, 0.25, 1, 1, 1.5]
 C2_DT = [-0.0346574, 0.0433217, 0, 0.0433217, 0.0433217, -0.0433217, 0.0433217, -0.0346574, 0.0693147, 0.0433217, 0]
 C3_X = [-0.3, 0, 0.0009765625, 0.0029296875, 0.5, 0.99804688, 1, 2]
@@ -58,7 +60,11 @@ def elementwise(x, log2_t, **config):
     (X4, 1.0, S4, C2_Q, [1] * 11, C2_DT),
     (C3_X, -0.5, U8, [0, 0, 0, 0.00390625, 0.5] + [0.99609375] * 3, [0, 1, 1, 1, 1, 0, 0, 0],
      [0, 0, -0.0006769, 0.0006769, 0, 0.6904396, 0.6904396, 0.6904396]),        # C3
-    ([0.3, -0.3, 0.99], 0.0, dict(**S4, rounding="floor"), [0.25, -0.375, 0.875], [1, 1, 1], [-0.0346574, -0.0519860, -0.0797119]),  # C4
+    # C4
+    (
+        [0.3, -0.3, 0.99], 0.0, dict(**S4, rounding="floor"), [0.25, -0.375, 0.875], [1, 1, 1],
+        [-0.0346574, -0.0519860, -0.0797119]
+    ),
 ])
 def test_published_numbers(backward, x, log2_t, config, q, dx, dt):
     got = elementwise(x, log2_t, **config)
@@ -67,7 +73,13 @@ def test_published_numbers(backward, x, log2_t, config, q, dx, dt):
     np.testing.assert_allclose(got[2], dt, atol=1e-6)
 
 
-@pytest.mark.parametrize(("log2_t", "loss", "slope"), [(0.0, 0.22859375, -0.5398967), (-0.2, 0.22859375, -0.5398967), (0.3, 0.01921875, 0.0266428), (1.0, 0.01921875, 0.0266428)])
+@pytest.mark.parametrize(
+    ("log2_t", "loss", "slope"),
+    [
+        (0.0, 0.22859375, -0.5398967), (-0.2, 0.22859375, -0.5398967), (0.3, 0.01921875, 0.0266428),
+        (1.0, 0.01921875, 0.0266428)
+    ]
+)
 def test_published_loss(backward, log2_t, loss, slope):
     x, t = tf.constant(X4), tf.Variable(log2_t)
     with tf.GradientTape() as tape:
@@ -80,8 +92,10 @@ NORMAL = np.array([statistics.NormalDist().inv_cdf((k + 0.5) / 10001) for k in r
 
 
 @pytest.mark.parametrize(("bits", "log2_t", "error", "slope"), [
-    (4, 0, 1.748946e-01, -1.202542e-01), (4, 1, 2.233396e-02, -2.673327e-02), (4, 2, 2.084341e-02, 1.434222e-02), (4, 3, 8.332925e-02, 5.775943e-02),
-    (8, 0, 1.518937e-01, -1.158903e-01), (8, 1, 1.175804e-02, -2.390768e-02), (8, 2, 8.155012e-05, 5.652623e-05), (8, 3, 3.253734e-04, 2.255316e-04),
+    (4, 0, 1.748946e-01, -1.202542e-01), (4, 1, 2.233396e-02, -2.673327e-02), (4, 2, 2.084341e-02, 1.434222e-02),
+    (4, 3, 8.332925e-02, 5.775943e-02),
+    (8, 0, 1.518937e-01, -1.158903e-01), (8, 1, 1.175804e-02, -2.390768e-02), (8, 2, 8.155012e-05, 5.652623e-05),
+    (8, 3, 3.253734e-04, 2.255316e-04),
 ])
 def test_range_precision_trade_off(backward, bits, log2_t, error, slope):
     """C7, first half."""
@@ -105,7 +119,9 @@ def test_fractional_length(log2_t, bits, fractional_length):
 
 def test_powers_of_two_are_exact():
     exponents = np.arange(-126, 128)
-    np.testing.assert_array_equal(power_of_two(tf.constant(exponents, tf.int32)).numpy(), np.ldexp(np.float32(1), exponents))
+    np.testing.assert_array_equal(
+        power_of_two(tf.constant(exponents, tf.int32)).numpy(), np.ldexp(np.float32(1), exponents)
+    )
 
 
 def reference(x, exponent, config):
@@ -116,18 +132,31 @@ def reference(x, exponent, config):
     r = round_real(u, config.get("rounding", "half_even"))
     inside = (r >= low) & (r <= high)
     with np.errstate(invalid="ignore"):
-        return np.clip(r, low, high) * scale, inside, np.where(inside, r - u, np.where(r < low, low, high)) * scale * math.log(2)
+        return (
+            np.clip(r, low, high) * scale, inside,
+            np.where(inside, r - u, np.where(r < low, low, high)) * scale * math.log(2)
+        )
 
 
 @pytest.mark.parametrize("rounding", ROUNDING_MODES)
-@pytest.mark.parametrize(("bits", "signed", "narrow"), [(2, True, False), (2, True, True), (3, False, False), (4, True, True), (8, True, False), (8, True, True), (8, False, False), (16, True, False), (16, False, False)])
+@pytest.mark.parametrize(
+    ("bits", "signed", "narrow"),
+    [
+        (2, True, False), (2, True, True), (3, False, False), (4, True, True), (8, True, False), (8, True, True),
+        (8, False, False), (16, True, False), (16, False, False)
+    ]
+)
 def test_equals_the_definition_around_every_boundary(backward, bits, signed, narrow, rounding):
     """All codes, all ties and the neighbouring floats of each, inside and beyond the range, at several exponents."""
     config = dict(bits=bits, signed=signed, narrow=narrow, rounding=rounding)
     low, high = log_threshold.code_range(bits, signed, narrow)
     halves = np.arange(2 * low - 6, 2 * high + 7, max(1, (high - low) // 400) | 1, dtype=np.float64) / 2
-    halves = np.unique(np.concatenate([halves, [low - 1, low - 0.5, low, high, high + 0.5, high + 1]])).astype(np.float32)
-    codes = np.concatenate([halves, np.nextafter(halves, np.float32(np.inf)), np.nextafter(halves, np.float32(-np.inf))])
+    halves = np.unique(
+        np.concatenate([halves, [low - 1, low - 0.5, low, high, high + 0.5, high + 1]])
+    ).astype(np.float32)
+    codes = np.concatenate(
+        [halves, np.nextafter(halves, np.float32(np.inf)), np.nextafter(halves, np.float32(-np.inf))]
+    )
     codes = codes[(codes == 0) | (np.abs(codes) > 1e-30)]  # TensorFlow takes denormal numbers for zero
     rng = np.random.default_rng(bits)
     for ceiling in (-40, -3, 0, 1, 17):
@@ -151,10 +180,15 @@ def test_huge_values_saturate_and_nan_stays(backward):
         _, dx, dt = gradients(x[:2], -30.0, bits=8, signed=True, rounding=rounding)
         np.testing.assert_array_equal(dx, 0)
         assert dt == pytest.approx((127 - 128) * 2.0**-37 * math.log(2))
-        assert np.isnan(log_threshold_quantize(tf.constant([np.nan]), 0.0, bits=8, signed=True, rounding=rounding).numpy()).all()
+        assert np.isnan(
+            log_threshold_quantize(tf.constant([np.nan]), 0.0, bits=8, signed=True, rounding=rounding).numpy()
+        ).all()
 
 
-@pytest.mark.parametrize(("shape", "axis", "channels"), [((3, 3, 4, 5), -1, 5), ((3, 3, 4, 5), -2, 4), ((3, 3, 4, 5), "flat", 20), ((7, 6), 0, 7)])
+@pytest.mark.parametrize(
+    ("shape", "axis", "channels"),
+    [((3, 3, 4, 5), -1, 5), ((3, 3, 4, 5), -2, 4), ((3, 3, 4, 5), "flat", 20), ((7, 6), 0, 7)]
+)
 def test_per_channel_is_each_channel_on_its_own(backward, shape, axis, channels):
     rng = np.random.default_rng(3)
     x, upstream = rng.normal(size=shape).astype(np.float32), rng.normal(size=shape).astype(np.float32)
@@ -197,9 +231,13 @@ def test_in_a_function_and_under_xla(compiled, monkeypatch):
             y = log_threshold_quantize(x, t, bits=4, signed=True)
         return y, *tape.gradient(y, [x, t], g)
 
-    for got, expected in zip(step(tf.constant(x), tf.constant(0.3), tf.constant(g)), gradients(x, 0.3, g, **S4), strict=True):
+    for got, expected in zip(
+        step(tf.constant(x), tf.constant(0.3), tf.constant(g)), gradients(x, 0.3, g, **S4), strict=True
+    ):
         np.testing.assert_allclose(got.numpy(), expected, rtol=1e-5)
-    np.testing.assert_array_equal(step(tf.constant(x), tf.constant(0.3), tf.constant(g))[0].numpy(), gradients(x, 0.3, **S4)[0])
+    np.testing.assert_array_equal(
+        step(tf.constant(x), tf.constant(0.3), tf.constant(g))[0].numpy(), gradients(x, 0.3, **S4)[0]
+    )
 
 
 def test_shared_threshold_gradients_add(backward):

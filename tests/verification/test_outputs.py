@@ -60,9 +60,15 @@ def test_layers_left_in_float_get_the_same_bits_everywhere(island):
     report = graffiti.verify(q, ig, data, ["native", "python"], progress=False)
     assert report.verdict == "equal", str(report)
     (output,) = ig.graph.outputs
-    assert {(r.target, r.output) for r in report.floats} == {(target, output) for target in report.targets} and "keras" in report.targets
+    assert (
+        {(r.target, r.output) for r in report.floats} == {(target, output) for target in report.targets}
+        and "keras" in report.targets
+    )
     assert all(r.compared == 1600 and r.worst == 0 and r.limit == 0 for r in report.floats)
-    assert f"  {output}: computed by layers left in float, 1600 values on {len(report.targets)} targets, equal" in str(report)
+    assert (
+        f"  {output}: computed by layers left in float, 1600 values on {len(report.targets)} targets, equal"
+        in str(report)
+    )
 
 
 def test_no_difference_hides_behind_a_layer_left_in_float(island, monkeypatch):
@@ -77,7 +83,8 @@ def test_no_difference_hides_behind_a_layer_left_in_float(island, monkeypatch):
     changed(monkeypatch, change)
     report = graffiti.verify(q, ig, data, ["python"], progress=False)
     (wrong,) = [r for r in report.floats if r.unequal]
-    assert (wrong.target, wrong.unequal, wrong.worst) == ("python", 4, 2.0) and wrong.offenders[0][0] == (3, 1)  # one in each of four batches
+    # one in each of four batches
+    assert (wrong.target, wrong.unequal, wrong.worst) == ("python", 4, 2.0) and wrong.offenders[0][0] == (3, 1)
     assert report.verdict == "failed" and not report.ok and report.mismatches == 4 and 3 in report.inputs
     assert "4 of 1600 values differ, at most by 2" in str(report) and "NOT proven: 0 unequal integers" in str(report)
 
@@ -108,7 +115,10 @@ def test_what_a_file_leaves_out_is_named(classifier):
     _, ig, data = classifier
     report = graffiti.verify(None, ig, data, ["c"], progress=False)
     assert report.ok and report.by_codes == {target: ig.graph.outputs for target in ("c:fused", "c:unfused")}
-    assert f"  {ig.graph.outputs[0]}: not computed by c:fused, c:unfused; all codes that it is made of were compared" in str(report)
+    assert (
+        f"  {ig.graph.outputs[0]}: not computed by c:fused, c:unfused; all codes that it is made of were compared"
+        in str(report)
+    )
     assert VerificationReport.from_config(report.to_config()) == report
 
 
@@ -123,7 +133,10 @@ def test_outputs_of_several_kinds(monkeypatch):
     report = graffiti.verify(q, ig, data, ["native", "python"], progress=False)
     assert report.ok, str(report)
     for target in report.targets:
-        found = {r.tensor for r in report.results if r.target == target} | {r.output for r in report.floats if r.target == target}
+        found = (
+            {r.tensor for r in report.results if r.target == target}
+            | {r.output for r in report.floats if r.target == target}
+        )
         assert set(ig.graph.outputs) <= found
     kinds = Values.of(ig.graph).kinds
     assert [kinds[output] for output in ig.graph.outputs] == ["exact", "exact", "softmax", "float"]

@@ -41,12 +41,15 @@ def replace(monkeypatch, make):
     monkeypatch.setitem(executors.EXECUTORS, "python", dataclasses.replace(executors.EXECUTORS["python"], start=start))
 
 
-# ---- what is right -------------------------------------------------------------------------------------------------------
+# ---- what is right ---------------------------------------------------------------------------------------------------
 def test_equal_models_are_proven_tensor_by_tensor(net):
     q, ig, images = net
     report = graffiti.verify(q, ig, images, ["reference", "python"], batch_size=5, progress=False)
     assert report.ok and report.mismatches == 0 and not report.skipped
-    assert report.targets == ["keras", "python"] and report.examples == 12 and report.digest == ig.digest() and report.model == "resnet"
+    assert (
+        report.targets == ["keras", "python"] and report.examples == 12 and report.digest == ig.digest()
+        and report.model == "resnet"
+    )
     values = interpreter.run(ig.graph, images, values=True)
     of_python = {r.tensor: r.compared for r in report.results if r.target == "python"}
     assert of_python == {node.name: values[node.name].size for node in ig.graph.nodes}
@@ -55,7 +58,10 @@ def test_equal_models_are_proven_tensor_by_tensor(net):
     assert codes <= of_keras <= set(ig.graph.types)
     assert report.compared == sum(r.compared for r in report.results) > 10_000
     text = str(report)
-    assert text.startswith(f"verify resnet: 12 examples, integer graph sha256 {ig.digest()[:16]}") and text.endswith("all integers agree")
+    assert (
+        text.startswith(f"verify resnet: 12 examples, integer graph sha256 {ig.digest()[:16]}")
+        and text.endswith("all integers agree")
+    )
 
 
 def test_every_form_of_data_and_one_target_as_a_word(net):
@@ -65,7 +71,7 @@ def test_every_form_of_data_and_one_target_as_a_word(net):
         assert report.ok and report.examples == 12 and report.targets == ["python"]
 
 
-# ---- what is wrong -------------------------------------------------------------------------------------------------------
+# ---- what is wrong ---------------------------------------------------------------------------------------------------
 def test_one_changed_weight_is_found(net):
     q, ig, images = net
     product = next(node for node in ig.graph.nodes if node.op == "conv" and node.name.startswith("conv2d_1"))
@@ -79,7 +85,10 @@ def test_one_changed_weight_is_found(net):
     report = graffiti.verify(q, other, images, ["python"], batch_size=5, progress=False)
     assert not report.ok and report.mismatches > 0
     wrong = [r.tensor for r in report.results if r.unequal]
-    order = [name for name in (node.name for node in ig.graph.nodes) if name in {r.tensor for r in report.results if r.target == "keras"}]
+    order = [
+        name for name in (node.name for node in ig.graph.nodes)
+        if name in {r.tensor for r in report.results if r.target == "keras"}
+    ]
     layer = kernel.split("/")[0]
     assert {r.target for r in report.results if r.unequal} == {"keras"}  # python runs the same changed graph
     assert wrong[0].startswith(layer) and not set(wrong) & set(order[: order.index(wrong[0])])
@@ -93,7 +102,10 @@ def test_one_changed_weight_is_found(net):
         assert (expected, got) == (here[index], there[index]) and expected != got
     text = str(report)
     assert f"keras {wrong[0]}: {result.unequal} of {result.compared} differ, at most {result.worst} steps" in text
-    assert f"NOT proven: {report.mismatches} unequal integers" in text and f"expected {result.offenders[0][1]}, got {result.offenders[0][2]}" in text
+    assert (
+        f"NOT proven: {report.mismatches} unequal integers" in text
+        and f"expected {result.offenders[0][1]}, got {result.offenders[0][2]}" in text
+    )
 
 
 def test_one_changed_threshold_is_found(net):
@@ -146,13 +158,16 @@ def test_a_changed_float_at_the_border_is_found():
         TensorResult("c", "y").add(np.zeros(1), np.zeros(2), 0)
 
 
-# ---- what was not compared -----------------------------------------------------------------------------------------------
+# ---- what was not compared -------------------------------------------------------------------------------------------
 def test_skipped_targets_are_not_proven(net, monkeypatch):
     q, ig, images = net
     monkeypatch.setattr(library, "load", lambda: library.Library(library.PATH.with_name("absent.so")))
     report = graffiti.verify(q, ig, images, ["native", "python"], progress=False)
     assert not report.ok and report.mismatches == 0 and list(report.skipped) == ["native"]
-    assert "there is no kernel library" in report.skipped["native"] and "native               skipped: there is no kernel library" in str(report)
+    assert (
+        "there is no kernel library" in report.skipped["native"]
+        and "native               skipped: there is no kernel library" in str(report)
+    )
     assert "NOT proven: 0 unequal integers, 1 targets skipped" in str(report)
 
 
@@ -176,7 +191,10 @@ def test_a_target_without_the_outputs_is_not_proven(net, monkeypatch):
     first = ig.graph.nodes[0].name
     replace(monkeypatch, lambda graph: lambda batch: {first: interpreter.run(graph, batch, values=True)[first]})
     report = graffiti.verify(None, ig, images, ["python"], progress=False)
-    assert report.mismatches == 0 and not report.ok and f"no tensor for the network's output {ig.graph.outputs[0]}" in report.skipped["python"]
+    assert (
+        report.mismatches == 0 and not report.ok
+        and f"no tensor for the network's output {ig.graph.outputs[0]}" in report.skipped["python"]
+    )
 
 
 def test_bad_arguments_are_one_sentence(net):
@@ -185,9 +203,11 @@ def test_bad_arguments_are_one_sentence(net):
     other = zoo.make(zoo.leaky)
     other_q = graffiti.quantize(other, calibration=zoo.inputs_of(other, 8), progress=False)
     for arguments, message in (
-        ((q, ig, images, ["gpu"]), "verify knows the targets reference, native, native:scalar, .*got 'gpu'"), ((q, ig, images, ["native:sse9"]), "got 'native:sse9'"),
+        ((q, ig, images, ["gpu"]), "verify knows the targets reference, native, native:scalar, .*got 'gpu'"),
+        ((q, ig, images, ["native:sse9"]), "got 'native:sse9'"),
         ((q, ig, images[:0]), "no data"), ((q, ig, iter(())), "no data"), ((q, ig, images[0]), "add the batch axis"),
-        ((float_model, ig, images), "'resnet' is not quantized; pass the model that was lowered"), ((other_q, ig, images), "model 'leaky' is not the one that the integer graph 'resnet' was lowered from"),
+        ((float_model, ig, images), "'resnet' is not quantized; pass the model that was lowered"),
+        ((other_q, ig, images), "model 'leaky' is not the one that the integer graph 'resnet' was lowered from"),
     ):
         with pytest.raises(ValueError, match=message):
             graffiti.verify(*arguments, progress=False)
@@ -195,17 +215,25 @@ def test_bad_arguments_are_one_sentence(net):
         graffiti.verify("model", ig, images, progress=False)
 
 
-# ---- the report as a file --------------------------------------------------------------------------------------------------
+# ---- the report as a file --------------------------------------------------------------------------------------------
 def test_json(net, tmp_path):
     q, ig, images = net
-    other = tampered(ig, next(n.inputs[1] for n in ig.graph.nodes if n.op == "dense"), lambda a: np.where(a == a.flat[0], a - 1, a).astype(a.dtype))
+    other = tampered(
+        ig, next(n.inputs[1] for n in ig.graph.nodes if n.op == "dense"),
+        lambda a: np.where(a == a.flat[0], a - 1, a).astype(a.dtype)
+    )
     report = graffiti.verify(q, other, images, ["python"], progress=False)
     report.skipped["c"] = "no compiler"
     report.save(tmp_path / "r.json")
     content = json.loads((tmp_path / "r.json").read_text())
-    assert content["mismatches"] == report.mismatches > 0 and content["ok"] is False and content["skipped"] == {"c": "no compiler"}
+    assert (
+        content["mismatches"] == report.mismatches > 0 and content["ok"] is False
+        and content["skipped"] == {"c": "no compiler"}
+    )
     assert content["sha256"] == other.digest() and content["examples"] == 12 and content["compared"] == report.compared
-    back = [TensorResult(**{**r, "offenders": [(tuple(i), e, g) for i, e, g in r["offenders"]]}) for r in content["results"]]
+    back = [
+        TensorResult(**{**r, "offenders": [(tuple(i), e, g) for i, e, g in r["offenders"]]}) for r in content["results"]
+    ]
     assert back == report.results
     with pytest.raises(FileExistsError, match="exists already"):
         report.save(tmp_path / "r.json")
@@ -223,8 +251,13 @@ def test_json(net, tmp_path):
 def test_the_certificate_says_what_was_proven_with_what(net):
     q, ig, images = net
     report = graffiti.verify(q, ig, images, ["python"], progress=False, timestamp="2026-01-01")
-    assert report == graffiti.verify(q, ig, images, ["python"], progress=False, timestamp="2026-01-01"), "equal runs give equal certificates"
-    assert len(report.model_digest) == len(report.data_digest) == 64 and report.timestamp == "2026-01-01" and report.verdict == "equal" and not report.inputs
+    assert (
+        report == graffiti.verify(q, ig, images, ["python"], progress=False, timestamp="2026-01-01")
+    ), "equal runs give equal certificates"
+    assert (
+        len(report.model_digest) == len(report.data_digest) == 64 and report.timestamp == "2026-01-01"
+        and report.verdict == "equal" and not report.inputs
+    )
     assert report.top1 == {"python": 12} or report.top1 == {"keras": 12, "python": 12}
     assert report.environment["numpy"] == np.__version__ and report.environment["keras"] == keras.__version__
     products = sum(node.op in ("conv", "dense", "depthwise_conv") for node in ig.graph.nodes)
@@ -240,16 +273,24 @@ def test_the_certificate_says_what_was_proven_with_what(net):
 
 def test_verdicts():
     def report(worst, bounds, **more):
-        result = TensorResult("litert:builtin", "a", 1000, int(worst > 0), worst, [((0, 1), 4, 4 + worst)] if worst else [])
+        result = TensorResult(
+            "litert:builtin", "a", 1000, int(worst > 0), worst, [((0, 1), 4, 4 + worst)] if worst else []
+        )
         end = TensorResult("litert:builtin", "y", 1000, int(worst > 0), 77_000 * worst)
         return VerificationReport("m", "d", 1000, [result, end], bounds=bounds, ends={"y": ["a"]}, **more)
 
     one = [Bound("litert:builtin", "a", 1, "ties")]
     assert report(0, one).verdict == "equal"
-    assert report(1, one).verdict == "bounded" and "within the stated bounds" in str(report(1, one)) and not report(1, one).ok
+    assert (
+        report(1, one).verdict == "bounded" and "within the stated bounds" in str(report(1, one))
+        and not report(1, one).ok
+    )
     assert report(2, one).verdict == "failed" and report(1, []).verdict == "failed"
     assert report(1, [Bound("litert:xnnpack", "a", 1, "another runtime")]).verdict == "failed"
-    assert report(1, one, top1={"litert:builtin": 999}).verdict == "bounded" and report(1, one, top1={"litert:builtin": 998}).verdict == "failed"
+    assert (
+        report(1, one, top1={"litert:builtin": 999}).verdict == "bounded"
+        and report(1, one, top1={"litert:builtin": 998}).verdict == "failed"
+    )
     assert report(1, one, skipped={"c": "no compiler"}).verdict == "failed"
 
 
@@ -257,7 +298,10 @@ def test_a_runtime_that_rounds_otherwise_is_bounded_and_named(net):
     pytest.importorskip("ai_edge_litert")
     q, ig, images = net
     report = graffiti.verify(q, ig, images, ["litert:xnnpack", "litert:builtin"], progress=False)
-    assert {b.target for b in report.bounds} <= {"litert:builtin", "litert:xnnpack"} and any(b.target == "litert:builtin" for b in report.bounds)
+    assert (
+        {b.target for b in report.bounds} <= {"litert:builtin", "litert:xnnpack"}
+        and any(b.target == "litert:builtin" for b in report.bounds)
+    )
     assert report.verdict in ("equal", "bounded"), str(report)
     assert report.environment["ai-edge-litert"] != "unknown"
 
@@ -265,7 +309,9 @@ def test_a_runtime_that_rounds_otherwise_is_bounded_and_named(net):
 def test_files_that_are_no_certificate(tmp_path, net):
     _, ig, images = net
     path = tmp_path / "r.json"
-    for content, message in (("{", "r.json: "), ("{}", "no certificate of graffiti.verify"), ("[]", "no certificate of graffiti.verify")):
+    for content, message in (
+        ("{", "r.json: "), ("{}", "no certificate of graffiti.verify"), ("[]", "no certificate of graffiti.verify")
+    ):
         path.write_text(content)
         with pytest.raises(ValueError, match=message):
             VerificationReport.load(path)
@@ -275,12 +321,14 @@ def test_files_that_are_no_certificate(tmp_path, net):
         VerificationReport.from_config(config)
 
 
-# ---- accumulators beyond 24 bits ---------------------------------------------------------------------------------------------
+# ---- accumulators beyond 24 bits -------------------------------------------------------------------------------------
 def round_to_odd(codes: np.ndarray) -> np.ndarray:
     """float32's own neighbours: exact where it can be, else truncated towards zero with the last bit set."""
     nearest = codes.astype(np.float64).astype(np.float32)
     exact = nearest.astype(np.float64) == codes
-    truncated = np.where(np.abs(nearest.astype(np.float64)) > np.abs(codes), np.nextafter(nearest, np.float32(0)), nearest).astype(np.float32)
+    truncated = np.where(
+        np.abs(nearest.astype(np.float64)) > np.abs(codes), np.nextafter(nearest, np.float32(0)), nearest
+    ).astype(np.float32)
     odd = (truncated.view(np.uint32) | np.uint32(1)).view(np.float32)
     return np.where(exact, nearest, odd).astype(np.float64).astype(np.int64)
 
@@ -289,19 +337,25 @@ def test_as_keras_holds_is_round_to_odd():
     """All codes near every power of two that 32 bits hold, and the limits."""
     centres = [0, *(1 << p for p in range(20, 32)), *(3 << p for p in range(20, 30))]
     codes = np.unique(np.concatenate([np.arange(c - 1500, c + 1500) for c in centres]))
-    codes = np.unique(np.concatenate([codes, -codes, [-(1 << 31)], np.random.RandomState(0).randint(-(1 << 31), 1 << 31, 200_000)]))
+    codes = np.unique(
+        np.concatenate([codes, -codes, [-(1 << 31)], np.random.RandomState(0).randint(-(1 << 31), 1 << 31, 200_000)])
+    )
     codes = codes[(codes >= -(1 << 31)) & (codes < 1 << 31)]
     held = values.as_keras_holds(codes, QFormat(32, True, 0))
     np.testing.assert_array_equal(held, round_to_odd(codes))
     small = np.abs(codes) <= 1 << 24
     np.testing.assert_array_equal(held[small], codes[small])
     assert (held[~small].astype(np.float32).astype(np.float64) == held[~small]).all()
-    np.testing.assert_array_equal(values.as_keras_holds(np.arange(-128, 128), QFormat(8, True, 0)), np.arange(-128, 128))
+    np.testing.assert_array_equal(
+        values.as_keras_holds(np.arange(-128, 128), QFormat(8, True, 0)), np.arange(-128, 128)
+    )
 
 
 def test_accumulators_beyond_float32_are_compared_exactly():
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((4096,)), keras.layers.Dense(3, use_bias=True), keras.layers.Activation("relu")], name="wide")
+    model = keras.Sequential(
+        [keras.Input((4096,)), keras.layers.Dense(3, use_bias=True), keras.layers.Activation("relu")], name="wide"
+    )
     rng = np.random.RandomState(0)
     model.layers[0].set_weights([rng.uniform(0.9, 1.0, (4096, 3)).astype(np.float32), np.float32([0.1, -0.3, 0.7])])
     data = rng.uniform(0.9, 1.0, (9, 4096)).astype(np.float32)
@@ -324,7 +378,10 @@ def test_real_values_before_a_softmax_are_as_good_as_their_codes():
     report = graffiti.verify(None, ig, data, ["python"], progress=False)
     (codes,) = {name for names in report.ends.values() for name in names}
     logits = next(node.output for node in ig.graph.nodes if node.op == "dequantize")
-    assert report.ends == {ig.graph.outputs[0]: [codes], logits: [codes]} and ig.graph.format(codes) is not None and ig.graph.format(logits) is None
+    assert (
+        report.ends == {ig.graph.outputs[0]: [codes], logits: [codes]} and ig.graph.format(codes) is not None
+        and ig.graph.format(logits) is None
+    )
     report.bounds = [Bound("python", codes, 1, "made up")]
     for name, worst in ((codes, 1), (logits, 1 << 22)):
         result = next(r for r in report.results if r.tensor == name)

@@ -1,8 +1,8 @@
 """The arena: one static buffer in which every tensor has a place for as long as it lives.
 
-The order of the steps is given. At one step there live the tensors that were made and are still needed, the output, and the
-scratch of the kernel; an output that takes the memory of an input which ends there counts once. The most of it at any step is
-the best possible for that order, whatever the layout: ``lower_bound``.
+The order of the steps is given. At one step there live the tensors that were made and are still needed, the output, and
+the scratch of the kernel; an output that takes the memory of an input which ends there counts once. The most of it at
+any step is the best possible for that order, whatever the layout: ``lower_bound``.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class Arena:
 
 
 def lay_out(
-    graph: Graph, steps: Sequence[Step], roots: Mapping[str, str], ports: Collection[str], kept: Collection[str], inputs: Collection[str],
+    graph: Graph, steps: Sequence[Step], roots: Mapping[str, str], ports: Collection[str], kept: Collection[str],
+    inputs: Collection[str],
 ) -> Arena:
     """Place every tensor that a step makes and no port of the caller holds.
 
@@ -80,15 +81,16 @@ def lay_out(
         kept: roots that are needed after the last step.
         inputs: roots that are full before the first.
 
-    An output may lie where an input lies that ends at its step, if the kernel works in place. Offsets at multiples of 16, of 4
-    and of the element are tried; the first arena that reaches the bound is taken, else the smallest.
+    An output may lie where an input lies that ends at its step, if the kernel works in place. Offsets at multiples of
+    16, of 4 and of the element are tried; the first arena that reaches the bound is taken, else the smallest.
     """
     used = [([roots[v] for v in step.inputs if not graph.is_constant(v)], [roots[step.output]]) for step in steps]
     lives = memory.lifetimes(used, kept, inputs)
     made = {roots[step.output] for step in steps}
     sizes = {name: memory.bytes_of(graph, name) for name in lives if name in made and name not in ports}
     scratch = [EMITTERS[step.op].scratch(graph, step) for step in steps]
-    candidates: list[tuple[str, list[str]]] = []  # for each step its output, and the inputs that end there whose memory it may take
+    # for each step its output, and the inputs that end there whose memory it may take
+    candidates: list[tuple[str, list[str]]] = []
     for index, step in enumerate(steps):
         target = roots[step.output]
         reusable = EMITTERS[step.op].reusable(graph, step) if step.output == target and target in sizes else ()
@@ -103,7 +105,9 @@ def lay_out(
     shared = [(position[source], position[target]) for target, sources in candidates for source in sources]
     best: memory.Plan | None = None
     for alignment in (16, 4, 1):
-        aligned = [max(type_of(format_of(graph, name)).bytes, alignment) for name in names] + [max(4, alignment)] * len(extra)
+        aligned = (
+            [max(type_of(format_of(graph, name)).bytes, alignment) for name in names] + [max(4, alignment)] * len(extra)
+        )
         plan = memory.plan(bytes, spans, aligned, shared)
         if best is None or plan.total < best.total:
             best = plan
@@ -111,12 +115,19 @@ def lay_out(
             break
     assert best is not None
     labels = [*names, *(f"scratch of {steps[index].output}" for index in extra)]
-    blocks = [Block(label, offset, size, *span) for label, offset, size, span in zip(labels, best.offsets, bytes, spans)]
+    blocks = [
+        Block(label, offset, size, *span) for label, offset, size, span in zip(labels, best.offsets, bytes, spans)
+    ]
     blocks.sort(key=lambda block: (block.first, block.offset))
-    return Arena(dict(zip(names, best.offsets)), dict(zip(extra, best.offsets[len(names) :])), best.total, loads, blocks)
+    return Arena(
+        dict(zip(names, best.offsets)), dict(zip(extra, best.offsets[len(names) :])), best.total, loads, blocks
+    )
 
 
-def _loads(sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]], scratch: Sequence[int], candidates: Sequence[tuple[str, list[str]]]) -> list[Load]:
+def _loads(
+    sizes: Mapping[str, int], lives: Mapping[str, tuple[int, int]], scratch: Sequence[int],
+    candidates: Sequence[tuple[str, list[str]]]
+) -> list[Load]:
     loads = []
     for index in range(len(scratch) + 1):  # the last one: copies to the ports
         tensors = sum(size for name, size in sizes.items() if lives[name][0] <= index <= lives[name][1])
@@ -139,11 +150,18 @@ def map_text(name: str, arena: Arena, steps: Sequence[Step]) -> str:
         fullest = max(range(len(arena.loads)), key=lambda index: arena.loads[index].bytes)
         load, above = arena.loads[fullest], 100 * (arena.bytes / arena.lower_bound - 1)
         lines += [
-            f"Best possible for this order of steps: {arena.lower_bound} bytes, which live at step {fullest}: {load.tensors} in tensors, {load.scratch} in scratch.",
+            f"Best possible for this order of steps: {arena.lower_bound} bytes, which live at step {fullest}: "
+            f"{load.tensors} in tensors, {load.scratch} in scratch.",
             f"The arena is {above:.2f} % above it.",
         ]
-    lines += ["Inputs and outputs of the network lie in memory of the caller and are not counted.", "", f"{'offset':>8} {'bytes':>8} {'steps':>9}  what"]
+    lines += [
+        "Inputs and outputs of the network lie in memory of the caller and are not counted.", "",
+        f"{'offset':>8} {'bytes':>8} {'steps':>9}  what"
+    ]
     lines += [f"{b.offset:>8} {b.bytes:>8} {f'{b.first}-{b.last}':>9}  {comment(b.name)}" for b in arena.blocks]
     lines += ["", f"{'step':>4} {'tensors':>8} {'scratch':>8}  makes"]
-    lines += [f"{index:>4} {load.tensors:>8} {load.scratch:>8}  {comment(step.output)}" for index, (load, step) in enumerate(zip(arena.loads, steps))]
+    lines += [
+        f"{index:>4} {load.tensors:>8} {load.scratch:>8}  {comment(step.output)}"
+        for index, (load, step) in enumerate(zip(arena.loads, steps))
+    ]
     return "\n".join(lines) + "\n"

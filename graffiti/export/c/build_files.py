@@ -7,7 +7,8 @@ from graffiti.export.c.templates import fill
 from graffiti.export.c.types import type_of
 from graffiti.export.c.writer import format_of
 
-FIRMWARE = ("startup.c", "semihosting.h", "sections.ld", "mps2.ld", "mps3.ld", "arm-none-eabi.cmake")  # copied as they are
+# copied as they are
+FIRMWARE = ("startup.c", "semihosting.h", "sections.ld", "mps2.ld", "mps3.ld", "arm-none-eabi.cmake")
 
 
 def cmake_text(program: Program, has_vectors: bool) -> str:
@@ -28,16 +29,23 @@ def firmware_text(program: Program, has_vectors: bool) -> str:
     name, upper = program.name, program.name.upper()
     inputs = [(a, p.value) for a, p in program.inputs]
     outputs = [(a, p.value) for a, p in program.outputs]
-    buffers = "\n".join(f"static {type_of(format_of(program.graph, v)).c} {a}[{upper}_{a.upper()}_COUNT];" for a, v in (*inputs, *outputs))
+    buffers = "\n".join(
+        f"static {type_of(format_of(program.graph, v)).c} {a}[{upper}_{a.upper()}_COUNT];"
+        for a, v in (*inputs, *outputs)
+    )
     arguments = ", ".join(a for a, _ in (*inputs, *outputs))
     reads = "\n".join(
         f"        got = semihosting_read(from, {a}, sizeof {a});\n"
         + ("        if (got == 0) break;\n" if index == 0 else "")
-        + f"        if (got != sizeof {a}) return fail(\"the last example is not whole\\n\");" for index, (a, _) in enumerate(inputs)
+        + f"        if (got != sizeof {a}) return fail(\"the last example is not whole\\n\");"
+        for index, (a, _) in enumerate(inputs)
     )
     writes = "\n".join(f"        failed |= !semihosting_write(to, {a}, sizeof {a});" for a, _ in outputs)
     vectors = ", ".join([f"vector_{a}[i]" for a, _ in inputs] + [a for a, _ in outputs])
-    compares = "\n".join(f"        for (size_t k = 0; k < {upper}_{a.upper()}_COUNT; k++) unequal += {a}[k] != vector_{a}[i][k];" for a, _ in outputs)
+    compares = "\n".join(
+        f"        for (size_t k = 0; k < {upper}_{a.upper()}_COUNT; k++) unequal += {a}[k] != vector_{a}[i][k];"
+        for a, _ in outputs
+    )
     total = " + ".join(f"{upper}_{a.upper()}_COUNT" for a, _ in outputs)
     include, check = "", fill("firmware_no_check.c.in")
     if has_vectors:

@@ -33,7 +33,8 @@ class CExporter(Exporter):
     ``graffiti_runtime.c`` and ``.h`` (the kernels; the same for every network) with ``graffiti_rows_*.h`` (the inner
     products for plain C, the DSP extension and Helium), ``main.c`` with ``vectors.h`` (a self-test), ``Makefile`` and
     ``CMakeLists.txt``, ``firmware`` (the self-test for Cortex-M boards), ``arena_map.txt`` (where every tensor lies)
-    and ``<name>.json`` (the interface for programs). A softmax at the output is left out: the largest code is the largest probability.
+    and ``<name>.json`` (the interface for programs). A softmax at the output is left out: the largest code is the
+    largest probability.
     """
 
     name = "c"
@@ -45,11 +46,14 @@ class CExporter(Exporter):
     }
 
     def supports(self, graph: Graph) -> list[Problem]:
-        """Every layer that has no C form: float islands, float ops inside, unknown sizes, 3-D windows, unsigned 32-bit codes."""
+        """Every layer that has no C form: float islands, float ops inside, unknown sizes, 3-D windows, unsigned
+        32-bit codes.
+        """
         return prepare(graph)[1]
 
     def write(
-        self, graph: Graph, path: str | os.PathLike, *, overwrite: bool = False, test_inputs=None, name: str | None = None, fused: bool = True,
+        self, graph: Graph, path: str | os.PathLike, *, overwrite: bool = False, test_inputs=None,
+        name: str | None = None, fused: bool = True,
     ) -> list[pathlib.Path]:
         """Write the folder ``path``, all files or none.
 
@@ -57,8 +61,8 @@ class CExporter(Exporter):
             graph: of stage ``integer``, with fixed sizes.
             path: a folder that does not exist yet.
             overwrite: replace ``path`` where it exists.
-            test_inputs: real inputs of the network, ``(examples, ...)``: an array, a list, or a dict by input name. They and the
-                outputs that the numpy reference computes are stored as test vectors for ``make check``.
+            test_inputs: real inputs of the network, ``(examples, ...)``: an array, a list, or a dict by input name.
+                They and the outputs that the numpy reference computes are stored as test vectors for ``make check``.
             name: prefix of all symbols, instead of the graph's name.
             fused: false gives every node a step and a tensor of its own, for debugging.
 

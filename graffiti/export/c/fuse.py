@@ -1,7 +1,7 @@
 """From nodes to steps: each step is one call of a runtime kernel and makes one tensor.
 
-A product, sum or product with a constant absorbs the ``bias_add``, ``relu`` and ``requantize`` nodes behind it as *stages* that are
-applied while the accumulators are still in a scratch row; the tensor of accumulators never exists.
+A product, sum or product with a constant absorbs the ``bias_add``, ``relu`` and ``requantize`` nodes behind it as
+*stages* that are applied while the accumulators are still in a scratch row; the tensor of accumulators never exists.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Runs an exported network on this machine: compiles the folder with the host's C compiler and calls it from numpy.
 
-The proof that the C computes the same integers goes through here: the very files that are exported, with a few lines of C
-around them that loop over examples and collect traced tensors.
+The proof that the C computes the same integers goes through here: the very files that are exported, with a few lines of
+C around them that loop over examples and collect traced tensors.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from graffiti.graph.ir import Graph
 from graffiti.numerics.formats import QFormat
 
 WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
-FLAGS = ("-O3",)  # without -march: on the CPUs measured, wider vectors lose more in the tails of short rows than they win
+# without -march: on the CPUs measured, wider vectors lose more in the tails of short rows than they win
+FLAGS = ("-O3",)
 
 
 def compiler() -> list[str]:
@@ -51,7 +52,9 @@ def compile_c(arguments: Sequence[str | os.PathLike]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except OSError as error:
-        raise RuntimeError(f"the C compiler {command[0]!r} cannot be run ({error}); check the environment variable CC") from error
+        raise RuntimeError(
+            f"the C compiler {command[0]!r} cannot be run ({error}); check the environment variable CC"
+        ) from error
     if done.returncode:
         raise RuntimeError(f"the C compiler failed with {' '.join(command)}:\n{done.stderr[-4000:]}")
 
@@ -100,7 +103,12 @@ class CModel:
             texts = tuple((path.name, path.read_text()) for path in sorted(folder.glob("graffiti_*.[ch]")))
             runtime = _runtime_object((*compiler(), *options), texts)
             debug = ("-DGRAFFITI_TRACE", "-DGRAFFITI_FLOAT_HELPERS")
-            compile_c([*options, "-shared", *debug, f"-I{folder}", driver, folder / f"{name}.c", runtime, "-o", library, "-lm"])
+            compile_c(
+                [
+                    *options, "-shared", *debug, f"-I{folder}", driver, folder / f"{name}.c", runtime, "-o", library,
+                    "-lm"
+                ]
+            )
             self._library = ctypes.CDLL(os.fspath(library))
         self._lock = threading.Lock()  # the network has one static arena
         self.inputs: list[dict] = self.manifest["inputs"]
@@ -111,7 +119,8 @@ class CModel:
         """Real inputs as codes, by the helpers in the exported header.
 
         Args:
-            inputs: ``(batch, ...)`` real values: an array, a list in the order of the graph's inputs, or a dict by input name.
+            inputs: ``(batch, ...)`` real values: an array, a list in the order of the graph's inputs, or a dict by
+                input name.
         """
         sources = self.manifest.get("model_inputs") or list(dict.fromkeys(port["source"] for port in self.inputs))
         if not isinstance(inputs, Mapping):
@@ -155,7 +164,9 @@ class CModel:
             codes = np.ascontiguousarray(codes, storage_dtype(port))
             self._check_shape(port, codes)
             out = np.empty(codes.shape, np.float32)
-            self._library.driver_dequantize(ctypes.c_int(index), _pointer(codes), _pointer(out), ctypes.c_long(len(codes)))
+            self._library.driver_dequantize(
+                ctypes.c_int(index), _pointer(codes), _pointer(out), ctypes.c_long(len(codes))
+            )
             real.append(out)
         return real
 
@@ -169,8 +180,12 @@ class CModel:
         for port, array in zip(self.inputs, arrays):
             array, format = np.asarray(array), QFormat.parse(port["format"])
             self._check_shape(port, array)
-            if array.dtype.kind not in "iu" or (array.size and not format.qmin <= array.min() <= array.max() <= format.qmax):
-                raise ValueError(f"input {port['source']!r} takes integer codes from {format.qmin} to {format.qmax}, got dtype {array.dtype} or values outside")
+            if (
+                array.dtype.kind not in "iu"
+                or (array.size and not format.qmin <= array.min() <= array.max() <= format.qmax)
+            ):
+                raise ValueError(f"input {port['source']!r} takes integer codes from {format.qmin} to {format.qmax}, "
+                                 f"got dtype {array.dtype} or values outside")
             checked.append(np.ascontiguousarray(array, storage_dtype(port)))
         return checked
 
@@ -182,15 +197,20 @@ class CModel:
         count = counts.pop()
         outputs = [np.empty((count, *port["shape"]), storage_dtype(port)) for port in self.outputs]
         with self._lock:
-            collected = self._library.driver_run(_pointers(batch), _pointers(outputs), _pointers(tensors), ctypes.c_long(len(tensors)), ctypes.c_long(count))
+            collected = self._library.driver_run(
+                _pointers(batch), _pointers(outputs), _pointers(tensors), ctypes.c_long(len(tensors)),
+                ctypes.c_long(count)
+            )
         if tensors and collected != len(tensors) and count:
-            raise RuntimeError(f"the exported C traced {collected} tensors, its manifest lists {len(tensors)}; export it again")
+            raise RuntimeError(f"the exported C traced {collected} tensors, its manifest lists {len(tensors)}; export "
+                               "it again")
         return outputs
 
     @staticmethod
     def _check_shape(port: dict, array: np.ndarray) -> None:
         if list(array.shape[1:]) != port["shape"]:
-            raise ValueError(f"{port['source']!r} has shape (batch, {', '.join(map(str, port['shape']))}), got {array.shape}")
+            raise ValueError(f"{port['source']!r} has shape (batch, {', '.join(map(str, port['shape']))}), got "
+                             f"{array.shape}")
 
 
 def read_manifest(folder: pathlib.Path) -> dict:
@@ -230,7 +250,10 @@ def _driver(manifest: dict) -> str:
         call = f"{name}_quantize_{p['argument']}({example('real', p)}, {example('(' + p['type'] + ' *)codes', p)});"
         quantize.append(f"    if (port == {k}) for (long i = 0; i < count; i++) {call}")
     for k, p in enumerate(outputs):
-        call = f"{name}_dequantize_{p['argument']}({example('(const ' + p['type'] + ' *)codes', p)}, {example('real', p)});"
+        call = (
+            f"{name}_dequantize_{p['argument']}({example('(const ' + p['type'] + ' *)codes', p)}, "
+            f"{example('real', p)});"
+        )
         dequantize.append(f"    if (port == {k}) for (long i = 0; i < count; i++) {call}")
     bodies = "\n".join(quantize), "\n".join(dequantize)
     return f"""#include "{name}.h"

@@ -7,14 +7,19 @@ import unicodedata
 from collections.abc import Iterable
 
 KEYWORDS = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if inline int long register restrict return "
-    "short signed sizeof static struct switch typedef union unsigned void volatile while "  # C99, then C++ for those who include the header there
-    "alignas alignof and asm bool catch class constexpr decltype delete explicit export false friend mutable namespace new noexcept not nullptr "
-    "concept constinit co_await co_return co_yield requires thread_local typeof operator or private protected public static_assert template this throw true try typeid typename using virtual wchar_t xor".split()
+    "auto break case char const continue default do double else enum extern float for goto if inline int long register "
+    "restrict return "
+    # C99, then C++ for those who include the header there
+    "short signed sizeof static struct switch typedef union unsigned void volatile while "
+    "alignas alignof and asm bool catch class constexpr decltype delete explicit export false friend mutable namespace "
+    "new noexcept not nullptr "
+    "concept constinit co_await co_return co_yield requires thread_local typeof operator or private protected public "
+    "static_assert template this throw true try typeid typename using virtual wchar_t xor".split()
 )
 # File names that mean something else beside the model's own .c and .h.
 RESERVED_FILES = frozenset(
-    "main makefile vectors semihosting arm_mve arm_acle assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdarg stdbool stddef stdint stdio "
+    "main makefile vectors semihosting arm_mve arm_acle assert complex ctype errno fenv float inttypes iso646 limits "
+    "locale math setjmp signal stdarg stdbool stddef stdint stdio "
     "stdlib string tgmath time wchar wctype".split()
 )
 
@@ -60,7 +65,9 @@ class Names:
 
 def comment(text: str) -> str:
     """``text`` as it may stand in a C comment on one line: no end of comment, no trigraph, ASCII only."""
-    return re.sub(r"[^ 0-9A-Za-z_.,:;=+@()\[\]<>/-]", "_", text).replace("*/", "* /").replace("/*", "/ *").replace("//", "/ /")
+    return re.sub(
+        r"[^ 0-9A-Za-z_.,:;=+@()\[\]<>/-]", "_", text
+    ).replace("*/", "* /").replace("/*", "/ *").replace("//", "/ /")
 
 
 def string_literal(text: str) -> str:

@@ -67,7 +67,12 @@ class Program:
 def find_problems(graph: Graph, border: Border) -> list[Problem]:
     """Everything that keeps a graph from being written as C."""
     if graph.stage != "integer":
-        return [Problem(graph.name, "graph", f"it is a graph of stage {graph.stage!r}", "lower it to integers first (graffiti.to_integer)")]
+        return [
+            Problem(
+                graph.name, "graph", f"it is a graph of stage {graph.stage!r}",
+                "lower it to integers first (graffiti.to_integer)"
+            )
+        ]
     problems = list(border.problems)
     inner = border.graph
     odd: set[str] = set()  # tensors that have no C form: what reads them is not judged
@@ -78,7 +83,9 @@ def find_problems(graph: Graph, border: Border) -> list[Problem]:
     for node in inner.nodes:
         emitter = EMITTERS.get(node.op)
         if emitter is None:
-            problems.append(Problem(node.name, node.op, "the C export has no emitter for this op", "add one to export/c/emit"))
+            problems.append(
+                Problem(node.name, node.op, "the C export has no emitter for this op", "add one to export/c/emit")
+            )
         elif odd.isdisjoint((*node.inputs, *node.outputs)):
             problems += emitter.problems(inner, node)
     return problems
@@ -92,7 +99,9 @@ def _tensor_problems(graph: Graph, name: str) -> list[Problem]:
         return [Problem(name, "tensor", f"its format is {format}", "use at most 31 unsigned bits")]
     count = math.prod(n for n in shape[1:] if n)
     if count > 2**31 - 1:
-        return [Problem(name, "tensor", f"it has {count} elements, the C kernels count up to 2147483647", "make it smaller")]
+        return [
+            Problem(name, "tensor", f"it has {count} elements, the C kernels count up to 2147483647", "make it smaller")
+        ]
     return []
 
 
@@ -107,8 +116,13 @@ def build(graph: Graph, border: Border, *, fused: bool = True) -> Program:
     inner = border.graph
     steps = fuse(inner, fused)
     names = Names()
-    inputs = [(names.unique("input" if len(border.inputs) == 1 else f"input_{_short(p.source)}"), p) for p in border.inputs]
-    outputs = [(names.unique("output" if len(border.outputs) == 1 else f"output_{_short(p.value if p.part else p.name)}"), p) for p in border.outputs]
+    inputs = [
+        (names.unique("input" if len(border.inputs) == 1 else f"input_{_short(p.source)}"), p) for p in border.inputs
+    ]
+    outputs = [
+        (names.unique("output" if len(border.outputs) == 1 else f"output_{_short(p.value if p.part else p.name)}"), p)
+        for p in border.outputs
+    ]
     roots = memory.roots_of(inner)
     made = {roots[step.output] for step in steps}
     port_of: dict[str, str] = {port.value: identifier for identifier, port in inputs}
@@ -128,7 +142,10 @@ def build(graph: Graph, border: Border, *, fused: bool = True) -> Program:
             addresses[name] = Address(port_of[base])
         elif base in arena.offsets:
             addresses[name] = Address(None, arena.offsets[base])
-    return Program(model_identifier(graph.name), inner, inputs, outputs, list(graph.inputs), border.passed, steps, addresses, arena, copies)
+    return Program(
+        model_identifier(graph.name), inner, inputs, outputs, list(graph.inputs), border.passed, steps, addresses,
+        arena, copies
+    )
 
 
 def _short(name: str) -> str:

@@ -51,13 +51,26 @@ def manifest(program: Program, flash: int) -> dict:
 
     def tensor(value: str) -> dict:
         format = _format(program, value)
-        return {"tensor": value, "format": str(format), "type": type_of(format).c, "shape": list(example_shape(program.graph, value))}
+        return {
+            "tensor": value, "format": str(format), "type": type_of(format).c,
+            "shape": list(example_shape(program.graph, value))
+        }
 
     return {
-        "format": "graffiti-c", "version": 1, "name": program.name, "arena_bytes": program.arena_bytes, "arena_lower_bound": program.lower_bound, "flash_bytes": flash,
+        "format": "graffiti-c", "version": 1, "name": program.name, "arena_bytes": program.arena_bytes,
+        "arena_lower_bound": program.lower_bound, "flash_bytes": flash,
         "model_inputs": program.model_inputs, "passed_through": program.passed,
-        "inputs": [{"argument": a, "name": p.source, "source": p.source, "rounding": p.rounding, **tensor(p.value)} for a, p in program.inputs],
-        "outputs": [{"argument": a, "name": p.name, "source": p.source, "softmax_left_out": p.softmax, **({"part": p.part} if p.part else {}), **tensor(p.value)} for a, p in program.outputs],
+        "inputs": [
+            {"argument": a, "name": p.source, "source": p.source, "rounding": p.rounding, **tensor(p.value)}
+            for a, p in program.inputs
+        ],
+        "outputs": [
+            {
+                "argument": a, "name": p.name, "source": p.source, "softmax_left_out": p.softmax,
+                **({"part": p.part} if p.part else {}), **tensor(p.value)
+            }
+            for a, p in program.outputs
+        ],
         "trace": [tensor(value) for value in traced(program)],
     }
 
@@ -68,18 +81,23 @@ def _body(program: Program, writer: Writer) -> list[str]:
     lines = [_trace(program, value) for _, value in ((a, p.value) for a, p in program.inputs)]
     for index, step in enumerate(program.steps):
         names = " + ".join(step.nodes)
-        lines.append(f"/* {index}: {comment(names)} -> {comment(str(_format(program, step.output)))} {_shape(program, step.output)} */")
+        lines.append(f"/* {index}: {comment(names)} -> {comment(str(_format(program, step.output)))} "
+                     f"{_shape(program, step.output)} */")
         scratch = f"AT({program.arena.scratch[index]})" if index in program.arena.scratch else "NULL"
         lines += EMITTERS[step.op].emit(writer, step, scratch)
         lines.append(_trace(program, step.output))
     for port, value in program.copies:
-        lines.append(f"memcpy({program.outputs[port][0]}, {writer.read(value)}, {memory.bytes_of(program.graph, value)});")
+        lines.append(f"memcpy({program.outputs[port][0]}, {writer.read(value)}, "
+                     f"{memory.bytes_of(program.graph, value)});")
     return lines
 
 
 def _trace(program: Program, value: str) -> str:
     address = program.addresses[value].readable()
-    return f"TRACE({string_literal(value)}, {address}, {count_of(program.graph, value)}, {type_of(_format(program, value)).bytes});"
+    return (
+        f"TRACE({string_literal(value)}, {address}, {count_of(program.graph, value)}, "
+        f"{type_of(_format(program, value)).bytes});"
+    )
 
 
 def _source(program: Program, writer: Writer, body: Sequence[str]) -> str:
@@ -87,14 +105,17 @@ def _source(program: Program, writer: Writer, body: Sequence[str]) -> str:
     arena = ""
     if program.arena_bytes:
         blocks = [
-            f" *   {b.offset:>9} ... {b.offset + b.bytes:<9} steps {b.first:>3} ... {b.last:<3}  {comment(b.name)}" for b in program.blocks if b.bytes
+            f" *   {b.offset:>9} ... {b.offset + b.bytes:<9} steps {b.first:>3} ... {b.last:<3}  {comment(b.name)}"
+            for b in program.blocks if b.bytes
         ]
         if len(blocks) > _MAP_LINES:
             blocks = [*blocks[:_MAP_LINES], f" *   ... and {len(blocks) - _MAP_LINES} more"]
         arena = (
-            f"\n/* The arena: {program.arena_bytes} bytes; best possible for this order of steps {program.lower_bound} (see arena_map.txt).\n"
+            f"\n/* The arena: {program.arena_bytes} bytes; best possible for this order of steps "
+             f"{program.lower_bound} (see arena_map.txt).\n"
             " *       first ... end       living in            what\n" + "\n".join(blocks) + "\n */\n"
-            f"static union {{\n    int32_t alignment;\n    uint8_t bytes[{program.arena_bytes}];\n}} {name}_arena GRAFFITI_ALIGNED;\n"
+            f"static union {{\n    int32_t alignment;\n    uint8_t bytes[{program.arena_bytes}];\n}} {name}_arena "
+            "GRAFFITI_ALIGNED;\n"
             f"#define AT(offset) ((void *)({name}_arena.bytes + (offset)))\n"
         )
     statements = "\n".join(f"    {line}" for line in body)
@@ -156,19 +177,25 @@ def _header(program: Program, flash: int) -> str:
     described, macros, helpers = [], [], []
     for argument, port in program.inputs:
         format = port.format
-        behind = " (codes of what the affine map in front of the network makes of it, see the helper below)" if port.affine else ""
-        described.append(f" *   {argument:<16} in   {format!s:<10} {_shape(program, port.value):<18} {comment(port.source)}{behind}")
+        behind = (
+            " (codes of what the affine map in front of the network makes of it, see the helper below)" if port.affine
+            else ""
+        )
+        described.append(f" *   {argument:<16} in   {format!s:<10} {_shape(program, port.value):<18} "
+                         f"{comment(port.source)}{behind}")
         macros += _macros(program, f"{upper}_{argument.upper()}", port.value)
         helpers.append(_quantize_helper(program, argument, port))
     for argument, out in program.outputs:
         left_out = " (softmax left out: the largest code is the largest probability)" if out.softmax else ""
         left_out += f" (a part of it, as it is in front of the concat: {comment(out.value)})" if out.part else ""
         text = comment(str(_format(program, out.value)))
-        described.append(f" *   {argument:<16} out  {text:<10} {_shape(program, out.value):<18} {comment(out.name)}{left_out}")
+        described.append(f" *   {argument:<16} out  {text:<10} {_shape(program, out.value):<18} "
+                         f"{comment(out.name)}{left_out}")
         macros += _macros(program, f"{upper}_{argument.upper()}", out.value)
         helpers.append(_dequantize_helper(program, argument, out.value))
     for called, source in program.passed.items():
-        described.append(f" *   {'(none)':<16} out  {comment(called)}: the input {comment(source)} as it came, which the caller has")
+        described.append(f" *   {'(none)':<16} out  {comment(called)}: the input {comment(source)} as it came, which "
+                         "the caller has")
     lines, functions = "\n".join(described), "\n\n".join(helpers)
     return f"""/* {comment(name)}: a network in integers, generated by graffiti.
  *
@@ -224,7 +251,8 @@ def _macros(program: Program, prefix: str, value: str) -> list[str]:
         lines.append(f"#define {prefix}_EXPONENTS {{{', '.join(map(str, exponent))}}} /* one per channel */")
     else:
         lines.append(f"#define {prefix}_EXPONENT ({exponent})")
-    return [*lines, f"#define {prefix}_LOWEST ({literal(format.qmin)})", f"#define {prefix}_HIGHEST {literal(format.qmax)}"]
+    return [*lines, f"#define {prefix}_LOWEST ({literal(format.qmin)})", f"#define {prefix}_HIGHEST "
+                                                                         f"{literal(format.qmax)}"]
 
 
 _ROUND = {
@@ -239,7 +267,8 @@ def _exponent_code(program: Program, prefix: str, value: str) -> tuple[str, str]
     """A declaration (or nothing) and an expression of the exponent of element ``i``."""
     exponent = _format(program, value).exponent
     if isinstance(exponent, tuple):
-        return f"    static const int exponents[{len(exponent)}] = {prefix}_EXPONENTS;\n", f"exponents[i % {len(exponent)}]"
+        return (f"    static const int exponents[{len(exponent)}] = {prefix}_EXPONENTS;\n", "exponents[i % "
+                                                                                            f"{len(exponent)}]")
     return "", f"{prefix}_EXPONENT"
 
 
@@ -249,10 +278,18 @@ def _quantize_helper(program: Program, argument: str, port: InputPort) -> str:
     tables: list[str] = []
     lines, value = [], "values[i]"
     for number, stage in enumerate(port.affine):
-        scale, offset = (_real_code(tables, f"{word}_{number}", part, example_shape(program.graph, port.value)) for word, part in zip(("scale", "offset"), stage))
-        lines.append(f"        const volatile float product_{number} = {value} * {scale}, sum_{number} = product_{number} + {offset};\n")
+        scale, offset = (
+            _real_code(tables, f"{word}_{number}", part, example_shape(program.graph, port.value))
+            for word, part in zip(("scale", "offset"), stage)
+        )
+        lines.append(f"        const volatile float product_{number} = {value} * {scale}, sum_{number} = "
+                     f"product_{number} + {offset};\n")
         value = f"sum_{number}"
-    note = "\n * The affine map in front of the network: its product is rounded to float, then its sum, which volatile makes sure of. */" if lines else " */"
+    note = (
+        "\n * The affine map in front of the network: its product is rounded to float, then its sum, which volatile "
+        "makes sure of. */"
+        if lines else " */"
+    )
     return f"""/* {port.rounding}, saturating; NaN, which has no code, becomes 0.{note}
 static inline void {program.name}_quantize_{argument}(const float *values, {type} *codes) {{
 {"".join(tables)}{declaration}    for (int32_t i = 0; i < {prefix}_COUNT; i++) {{
@@ -264,7 +301,10 @@ static inline void {program.name}_quantize_{argument}(const float *values, {type
 
 def _real_code(tables: list[str], name: str, number: np.ndarray, shape: tuple[int, ...]) -> str:
     """An expression for the number that belongs to element ``i``; an array is declared in ``tables``."""
-    texts = [text + ("f" if any(mark in text for mark in ".e") else ".0f") for text in (f"{float(value):.9g}" for value in np.ravel(number))]
+    texts = [
+        text + ("f" if any(mark in text for mark in ".e") else ".0f")
+        for text in (f"{float(value):.9g}" for value in np.ravel(number))
+    ]
     if number.ndim == 0:
         return texts[0] if number >= 0 else f"({texts[0]})"
     if number.ndim > 1:

@@ -22,7 +22,8 @@ class Vectors:
 
 def vectors_text(program: Program, vectors: Vectors) -> str:
     """``vectors.h``: the codes as constant arrays, one row for each vector."""
-    lines = [f"/* Stored test vectors of {program.name}: codes of the inputs, and the codes that the reference computes from them. */", "#include <stdint.h>", ""]
+    lines = [f"/* Stored test vectors of {program.name}: codes of the inputs, and the codes that the reference "
+             "computes from them. */", "#include <stdint.h>", ""]
     lines.append(f"#define VECTOR_COUNT {len(vectors.inputs[0])}")
     arguments = [(a, p.value) for a, p in program.inputs] + [(a, p.value) for a, p in program.outputs]
     for (argument, value), array in zip(arguments, [*vectors.inputs, *vectors.outputs]):
@@ -37,7 +38,8 @@ def vectors_text(program: Program, vectors: Vectors) -> str:
                     line = "     "
                 line += piece
             rows.append("    {\n" + "\n".join([*text, line]) + "\n    },")
-        lines.append(f"static const {type_of(format_of(program.graph, value)).c} vector_{argument}[VECTOR_COUNT][{data.shape[1]}] = {{\n" + "\n".join(rows) + "\n};")
+        lines.append(f"static const {type_of(format_of(program.graph, value)).c} "
+                     f"vector_{argument}[VECTOR_COUNT][{data.shape[1]}] = {{\n" + "\n".join(rows) + "\n};")
     return "\n".join(lines) + "\n"
 
 
@@ -47,19 +49,25 @@ def main_text(program: Program, has_vectors: bool) -> str:
     arguments = [a for a, _ in program.inputs] + [a for a, _ in program.outputs]
     buffers = "\n".join(
         [f"static {type_of(p.format).c} {a}[{upper}_{a.upper()}_COUNT];" for a, p in program.inputs]
-        + [f"static {type_of(format_of(program.graph, p.value)).c} {a}[{upper}_{a.upper()}_COUNT];" for a, p in program.outputs]
+        + [
+            f"static {type_of(format_of(program.graph, p.value)).c} {a}[{upper}_{a.upper()}_COUNT];"
+            for a, p in program.outputs
+        ]
     )
     reads = "\n".join(
         f"        got = fread({a}, sizeof({a}[0]), {upper}_{a.upper()}_COUNT, stdin);\n"
         + ("        if (got == 0 && feof(stdin)) return 0;\n" if i == 0 else "")
         + f"        if (got != {upper}_{a.upper()}_COUNT) return cut_off();" for i, (a, _) in enumerate(program.inputs)
     )
-    writes = "\n".join(f"            fwrite({a}, sizeof({a}[0]), {upper}_{a.upper()}_COUNT, stdout);" for a, _ in program.outputs)
+    writes = "\n".join(
+        f"            fwrite({a}, sizeof({a}[0]), {upper}_{a.upper()}_COUNT, stdout);" for a, _ in program.outputs
+    )
     sources = ", ".join([f"vector_{a}[i]" for a, _ in program.inputs] + [a for a, _ in program.outputs])
     compares = "\n".join(
         f"        for (long k = 0; k < {upper}_{a.upper()}_COUNT; k++) {{\n"
         f"            if ({a}[k] == vector_{a}[i][k]) continue;\n"
-        f'            if (mismatches++ < 10) printf("vector %ld, {a}[%ld]: expected %ld, got %ld\\n", i, k, (long)vector_{a}[i][k], (long){a}[k]);\n'
+        f'            if (mismatches++ < 10) printf("vector %ld, {a}[%ld]: expected %ld, got %ld\\n", i, k, '
+        f'(long)vector_{a}[i][k], (long){a}[k]);\n'
         "        }" for a, _ in program.outputs
     )
     total = " + ".join(f"{upper}_{a.upper()}_COUNT" for a, _ in program.outputs)
@@ -70,7 +78,10 @@ def main_text(program: Program, has_vectors: bool) -> str:
     else:
         check, trace_run = fill("no_check.c.in", name=name), f"{name}_run({', '.join(arguments)}); /* on zeros */"
     include = '#include "vectors.h"\n' if has_vectors else ""
-    return fill("main.c.in", **run, include=include, buffers=buffers, check=check.rstrip(), reads=reads, writes=writes, trace_run=trace_run)
+    return fill(
+        "main.c.in", **run, include=include, buffers=buffers, check=check.rstrip(), reads=reads, writes=writes,
+        trace_run=trace_run
+    )
 
 
 def makefile_text(program: Program) -> str:

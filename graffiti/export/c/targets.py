@@ -1,7 +1,7 @@
 """Machines that an exported network is compiled for and run on here, in an emulator: Cortex-M boards, aarch64, riscv64.
 
-Each is a row of ``TARGETS``. The very files of the export are compiled: on a Cortex-M the firmware example, elsewhere the
-self-test program; codes go in and every tensor comes back through files.
+Each is a row of ``TARGETS``. The very files of the export are compiled: on a Cortex-M the firmware example, elsewhere
+the self-test program; codes go in and every tensor comes back through files.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Target:
 
 def _board(cpu: str, machine: str, script: str, float_abi: str = "hard") -> Target:
     return Target(
-        "arm-none-eabi-gcc", ("-mthumb", f"-mcpu={cpu}", f"-mfloat-abi={float_abi}"), ("qemu-system-arm", "-machine", machine, "-nographic", "-monitor", "none"),
+        "arm-none-eabi-gcc", ("-mthumb", f"-mcpu={cpu}", f"-mfloat-abi={float_abi}"),
+        ("qemu-system-arm", "-machine", machine, "-nographic", "-monitor", "none"),
         "gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm", script,
     )
 
@@ -67,10 +68,15 @@ TARGETS: dict[str, Target] = {
 
 
 def missing(name: str) -> str | None:
-    """One sentence that says which tool of a target is not installed and what brings it; ``None`` where all are there."""
+    """One sentence that says which tool of a target is not installed and what brings it; ``None`` where all are
+    there.
+    """
     target = TARGETS[name]
     absent = [tool for tool in (target.compiler, target.emulator[0]) if shutil.which(tool) is None]
-    return f"the target c:{name} needs {' and '.join(absent)}, not found on this machine; install {target.packages}" if absent else None
+    return (
+        f"the target c:{name} needs {' and '.join(absent)}, not found on this machine; install {target.packages}"
+        if absent else None
+    )
 
 
 def build(folder: pathlib.Path, name: str, program: pathlib.Path, flags: Sequence[str] = ("-O2",)) -> None:
@@ -96,8 +102,12 @@ def build(folder: pathlib.Path, name: str, program: pathlib.Path, flags: Sequenc
     else:
         firmware = folder / "firmware"
         command += [*_FIRMWARE_FLAGS, firmware / "startup.c", firmware / "main.c", *sources]
-        command += ["-nostartfiles", "--specs=nano.specs", "-Wl,--gc-sections", f"-L{firmware}", f"-T{target.linker_script}"]
-    done = subprocess.run([*(os.fspath(part) for part in command), "-o", os.fspath(program)], capture_output=True, text=True)
+        command += [
+            "-nostartfiles", "--specs=nano.specs", "-Wl,--gc-sections", f"-L{firmware}", f"-T{target.linker_script}"
+        ]
+    done = subprocess.run(
+        [*(os.fspath(part) for part in command), "-o", os.fspath(program)], capture_output=True, text=True
+    )
     if done.returncode:
         raise RuntimeError(f"{target.compiler} failed on the export of {model!r} for {name}:\n{done.stderr[-4000:]}")
 
@@ -150,28 +160,43 @@ class EmulatedModel:
         """Every tensor that exists in the C program by its name in the graph: codes ``(batch, ...)``.
 
         Args:
-            inputs: ``(batch, ...)`` real values: an array, a list in the order of the graph's inputs, or a dict by input name.
+            inputs: ``(batch, ...)`` real values: an array, a list in the order of the graph's inputs, or a dict by
+                input name.
         """
         codes = port_codes(any_batch(self.graph), self._ports, inputs)
         count = len(codes[0])
-        rows = [np.ascontiguousarray(array, storage_dtype(entry)).reshape(count, -1).view(np.uint8) for array, entry in zip(codes, self.manifest["inputs"])]
+        rows = [
+            np.ascontiguousarray(array, storage_dtype(entry)).reshape(count, -1).view(np.uint8)
+            for array, entry in zip(codes, self.manifest["inputs"])
+        ]
         folder = pathlib.Path(self._folder.name)
         np.concatenate(rows, axis=1).tofile(folder / "in.bin")
         if TARGETS[self.name].linker_script is None:
             with open(folder / "in.bin", "rb") as source, open(folder / "out.bin", "wb") as sink:
-                done = subprocess.run(command_of(self.name, self._program, ["--tensors"]), stdin=source, stdout=sink, stderr=subprocess.PIPE)
+                done = subprocess.run(
+                    command_of(self.name, self._program, ["--tensors"]), stdin=source, stdout=sink,
+                    stderr=subprocess.PIPE
+                )
             said = done.stderr
         else:
             done = subprocess.run(
-                command_of(self.name, self._program, ["in.bin", "out.bin"]), cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                command_of(self.name, self._program, ["in.bin", "out.bin"]), cwd=folder, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             )
             said = done.stdout
         if done.returncode:
-            raise RuntimeError(f"{TARGETS[self.name].emulator[0]} ended with exit code {done.returncode}: {said.decode(errors='replace').strip()[-500:]}")
-        sizes = [int(np.prod(entry["shape"], dtype=np.int64)) * storage_dtype(entry).itemsize for entry in self.manifest["trace"]]
+            raise RuntimeError(f"{TARGETS[self.name].emulator[0]} ended with exit code {done.returncode}: "
+                               f"{said.decode(errors='replace').strip()[-500:]}")
+        sizes = [
+            int(np.prod(entry["shape"], dtype=np.int64)) * storage_dtype(entry).itemsize
+            for entry in self.manifest["trace"]
+        ]
         bytes = np.fromfile(folder / "out.bin", np.uint8)
         if len(bytes) != count * sum(sizes):
-            raise RuntimeError(f"the program on {self.name} wrote {len(bytes)} bytes for {count} examples, expected {count * sum(sizes)}")
+            raise RuntimeError(
+                f"the program on {self.name} wrote {len(bytes)} bytes for {count} examples, expected "
+                f"{count * sum(sizes)}"
+            )
         parts = np.split(bytes.reshape(count, -1), np.cumsum(sizes)[:-1], axis=1)
         return {
             entry["tensor"]: np.ascontiguousarray(part).view(storage_dtype(entry)).reshape(count, *entry["shape"])

@@ -46,7 +46,9 @@ def is_storable(format: QFormat) -> bool:
 def type_of(format: QFormat) -> CType:
     """The type that stores codes of a format."""
     if not is_storable(format):
-        raise ValueError(f"the C runtime has no unsigned 32-bit codes, got the format {format}; use 31 bits or signed codes")
+        raise ValueError(
+            f"the C runtime has no unsigned 32-bit codes, got the format {format}; use 31 bits or signed codes"
+        )
     return _BY_DTYPE.get(format.dtype, S32)
 
 

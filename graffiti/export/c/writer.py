@@ -14,7 +14,10 @@ from graffiti.graph.ir import Graph
 from graffiti.numerics.formats import QFormat
 
 _LINE = 120
-ROUNDING = {"half_even": "GRAFFITI_HALF_EVEN", "half_up": "GRAFFITI_HALF_UP", "half_away": "GRAFFITI_HALF_AWAY", "floor": "GRAFFITI_FLOOR"}
+ROUNDING = {
+    "half_even": "GRAFFITI_HALF_EVEN", "half_up": "GRAFFITI_HALF_UP", "half_away": "GRAFFITI_HALF_AWAY",
+    "floor": "GRAFFITI_FLOOR"
+}
 
 
 def literal(value: int) -> str:
@@ -37,7 +40,10 @@ class Address:
 
     def readable(self, extra_bytes: int = 0) -> str:
         """The same for a tensor that is read, where the caller's pointer may be to const."""
-        return f"(const uint8_t *){self.base} + {extra_bytes}" if extra_bytes and self.base is not None else self.expression(extra_bytes)
+        return (
+            f"(const uint8_t *){self.base} + {extra_bytes}" if extra_bytes and self.base is not None
+            else self.expression(extra_bytes)
+        )
 
 
 class Writer:
@@ -58,7 +64,12 @@ class Writer:
         self.graph, self.addresses = graph, addresses
         self.definitions: list[str] = []
         self.flash = 0
-        taken = [f"{prefix}_{word}" for word in ("run", "trace", "trace_callback", "arena", *(f"{v}quantize_{a}" for v in ("", "de") for a in reserved))]
+        taken = [
+            f"{prefix}_{word}"
+            for word in (
+                "run", "trace", "trace_callback", "arena", *(f"{v}quantize_{a}" for v in ("", "de") for a in reserved)
+            )
+        ]
         self._names = Names(f"{prefix}_", reserved=[*taken, *reserved])
         self._known: dict[tuple, str] = {}
 
@@ -67,7 +78,9 @@ class Writer:
         """Define a constant array (once for equal contents); returns its identifier."""
         values = np.asarray(values).reshape(-1)
         if not type.holds(values):
-            raise ValueError(f"constant {name!r} has values from {values.min()} to {values.max()}, which {type.c} does not hold")
+            raise ValueError(
+                f"constant {name!r} has values from {values.min()} to {values.max()}, which {type.c} does not hold"
+            )
         data = values.astype(type.dtype)
         key = (type.c, data.tobytes())
         if key not in self._known:
@@ -84,13 +97,17 @@ class Writer:
         return self._known[key]
 
     def constant(self, value: str, types: tuple[CType, ...] = TYPES, values=None) -> tuple[str, CType]:
-        """A constant of the graph (or ``values`` in its place, packed otherwise) in the smallest of ``types`` that holds it."""
+        """A constant of the graph (or ``values`` in its place, packed otherwise) in the smallest of ``types`` that
+        holds it.
+        """
         values = np.asarray(self.graph.constants[value] if values is None else values)
         type = smallest(values, types)
         return self.array(value, values, type), type
 
     def kernel(self, name: str, rows: np.ndarray, type: CType) -> str:
-        """Define a kernel of ``rows`` (the last axis is what a row holds), packed two to a byte where ``type`` is S4."""
+        """Define a kernel of ``rows`` (the last axis is what a row holds), packed two to a byte where ``type`` is
+        S4.
+        """
         if type == S4:
             return self.array(name, pack_nibbles(rows.reshape(-1, rows.shape[-1])), U8)
         return self.array(name, rows, type)
@@ -117,15 +134,21 @@ class Writer:
             key = ("stages", tuple(stages))
             if key not in self._known:
                 self._known[key] = pointer = self._names.unique(step.output, "_stages")
-                self.definitions.append(f"static const graffiti_stage {pointer}[{len(stages)}] = {{{', '.join(stages)}}};")
+                self.definitions.append(
+                    f"static const graffiti_stage {pointer}[{len(stages)}] = {{{', '.join(stages)}}};"
+                )
             pointer = self._known[key]
-        return "&" + self.struct("graffiti_epilogue", f"{step.output}_epilogue", f"{{{pointer}, {len(stages)}, {type}}}")
+        return (
+            "&" + self.struct("graffiti_epilogue", f"{step.output}_epilogue", f"{{{pointer}, {len(stages)}, {type}}}")
+        )
 
     def _stage(self, step: Step, stage: Stage) -> str:
         channels = example_shape(self.graph, step.output)[-1]
         bias = shifts = "NULL"
         if stage.bias is not None:
-            bias = self.array(stage.bias, np.broadcast_to(self.graph.constants[stage.bias].reshape(-1), (channels,)), S32)
+            bias = self.array(
+                stage.bias, np.broadcast_to(self.graph.constants[stage.bias].reshape(-1), (channels,)), S32
+            )
         if isinstance(stage.shift, tuple):
             shifts = self.array(f"{step.output}/shifts", np.asarray(stage.shift), TYPES[0])
         shift = 0 if isinstance(stage.shift, tuple) else stage.shift

@@ -1,6 +1,8 @@
-"""Averages: one depthwise product whose weight and bias were proven for every sum a window can have, or exactly in float32 or int32.
+"""Averages: one depthwise product whose weight and bias were proven for every sum a window can have, or exactly in
+float32 or int32.
 
-LiteRT's own ``AVERAGE_POOL_2D`` ignores scales and rounds half away, its ``MEAN`` is not exact in the builtin kernels; neither is written.
+LiteRT's own ``AVERAGE_POOL_2D`` ignores scales and rounds half away, its ``MEAN`` is not exact in the builtin kernels;
+neither is written.
 """
 
 from __future__ import annotations
@@ -18,12 +20,15 @@ from graffiti.graph.ops import attr
 from graffiti.numerics.windows import pool_counts
 
 MAX_TAPS = 1024  # of a product: beyond, its weights take more room than a reduction costs
-SURE = 1 << 22   # sums below it, scaled to the output's steps: the correctly rounded float32 quotient rounds like the true one
+# sums below it, scaled to the output's steps: the correctly rounded float32 quotient rounds like the true one
+SURE = 1 << 22
 INT32 = 1 << 31
 
 
 def try_average(e: Emitter, node: Node) -> list[Node] | None:
-    """Write an average between int8 tensors as one depthwise product; ``None`` where no weight and bias are right for every sum."""
+    """Write an average between int8 tensors as one depthwise product; ``None`` where no weight and bias are right
+    for every sum.
+    """
     (x,), like, out_like = node.inputs, e.layout(node.inputs[0]), e.layout(node.output)
     if x not in e.integers or like is None or out_like is None or like.dtype != "int8" or out_like.dtype != "int8":
         return None
@@ -34,7 +39,9 @@ def try_average(e: Emitter, node: Node) -> list[Node] | None:
     count, left = int(counts.flat[0]), exponents[0] - exponents[1]
     low, high = products.requantize_limits(e, node)
     runtime, other = RUNTIMES[::-1] if e.arithmetic == "half_up" else RUNTIMES
-    found = rounding.mean_parameters(count, taps, left, (like.format.qmin, like.format.qmax), (low, high), attr(node, "rounding"), runtime)
+    found = rounding.mean_parameters(
+        count, taps, left, (like.format.qmin, like.format.qmax), (low, high), attr(node, "rounding"), runtime
+    )
     if found is None:
         return None
     weight, bias, everywhere = found
@@ -45,7 +52,10 @@ def try_average(e: Emitter, node: Node) -> list[Node] | None:
     kernel = np.full((*attr(node, "pool_size"), channels, 1), weight, np.int8)
     operands = products.Operands(
         e.integers[x], products.kernel_tensor(e, product, np.atleast_1d(scale), kernel),
-        products.bias_tensor(e, f"{node.name}/bias", np.full(channels, bias), np.float32(scale) * np.float32(like.format.scale), False), -1,
+        products.bias_tensor(
+            e, f"{node.name}/bias", np.full(channels, bias), np.float32(scale) * np.float32(like.format.scale), False
+        ),
+        -1,
     )
     chains.finish(e, product, node.output, operands, like, out_like, low, high)
     if not everywhere:
@@ -59,9 +69,17 @@ def average(e: Emitter, node: Node) -> None:
     source, target, mode = e.format(x), attr(node, "format"), attr(node, "rounding")
     total = math.prod(attr(node, "pool_size")) * e.largest(x)
     left = max(source.exponents[0] - target.exponents[0], 0)
-    e.problem_where(counts is None, node, f"its input has the shape {shape}", "use one or two spatial axes of fixed sizes")
-    e.problem_where(layout_of(target) is None, node, f"LiteRT has no tensor for the format {target}", "use at most 16 signed or 15 unsigned bits at one scale")
-    e.problem_where(mode == "half_away", node, "LiteRT cannot round half away from zero exactly", "use the rounding half_even, half_up or floor")
+    e.problem_where(
+        counts is None, node, f"its input has the shape {shape}", "use one or two spatial axes of fixed sizes"
+    )
+    e.problem_where(
+        layout_of(target) is None, node, f"LiteRT has no tensor for the format {target}",
+        "use at most 16 signed or 15 unsigned bits at one scale"
+    )
+    e.problem_where(
+        mode == "half_away", node, "LiteRT cannot round half away from zero exactly",
+        "use the rounding half_even, half_up or floor"
+    )
     assert counts is not None
     if total << min(left, 64) < (SURE >> (mode == "half_up")):
         _in_float(e, node, counts)
@@ -70,7 +88,9 @@ def average(e: Emitter, node: Node) -> None:
     fits = (2 * total << min(left, 64)) + (int(counts.max()) << min(right, 64)) < INT32 and right < 31
     e.problem_where(
         not fits or not (total <= EXACT or _whole(e, node)) or mode not in ("half_even", "half_up"), node,
-        f"the sums of its windows may reach {total}, beyond what LiteRT divides exactly", "use smaller windows or fewer bits in front of it")
+        f"the sums of its windows may reach {total}, beyond what LiteRT divides exactly",
+        "use smaller windows or fewer bits in front of it"
+    )
     _in_integers(e, node, counts, total, left, right)
 
 
@@ -78,7 +98,10 @@ def _in_float(e: Emitter, node: Node, counts: np.ndarray) -> None:
     summed = _real_sum(e, node)
     if counts.size > 1 or int(counts.flat[0]) > 1:
         divided = e.temporary(node.name, e.graph.shape(node.output))
-        e.op("DIV", [summed, e.writer.constant(e.writer.unique(f"{node.name}/elements"), counts.astype(np.float32))], [divided], kind="Div")
+        e.op(
+            "DIV", [summed, e.writer.constant(e.writer.unique(f"{node.name}/elements"), counts.astype(np.float32))],
+            [divided], kind="Div"
+        )
         summed = divided
     reals.store_real(e, node, summed, rounds=True, plain=False)
 
@@ -97,20 +120,30 @@ def _in_integers(e: Emitter, node: Node, counts: np.ndarray, total: int, left: i
 
     if total <= EXACT:
         steps = e.temporary(node.name, shape)
-        e.op("MUL", [_real_sum(e, node), e.scalar(node.name, math.ldexp(1.0, -source.exponents[0]))], [steps], kind="Mul")
+        e.op(
+            "MUL", [_real_sum(e, node), e.scalar(node.name, math.ldexp(1.0, -source.exponents[0]))], [steps], kind="Mul"
+        )
         summed = put("CAST", "Cast", steps)
     else:
         steps = e.temporary(node.name, e.graph.shape(node.inputs[0]))
-        e.op("MUL", [e.real(node.inputs[0]), e.scalar(node.name, math.ldexp(1.0, -source.exponents[0]))], [steps], kind="Mul")
+        e.op(
+            "MUL", [e.real(node.inputs[0]), e.scalar(node.name, math.ldexp(1.0, -source.exponents[0]))], [steps],
+            kind="Mul"
+        )
         codes = e.writer.tensor(e.writer.unique(f"{node.name}/litert"), e.graph.shape(node.inputs[0]), "int32")
         e.op("CAST", [steps], [codes], kind="Cast")
         summed = e.writer.tensor(e.writer.unique(f"{node.name}/litert"), shape, "int32")
-        e.op("SUM", [codes, e.vector(node.name, range(1, len(shape) - 1))], [summed], {"keepDims": True}, kind="Reducer")
+        e.op(
+            "SUM", [codes, e.vector(node.name, range(1, len(shape) - 1))], [summed], {"keepDims": True}, kind="Reducer"
+        )
     divisor = counts << right
     doubled = put("ADD", "Add", put("MUL", "Mul", summed, number([2 << left])), number(divisor))
     quotient = put("FLOOR_DIV", "FloorDiv", doubled, number(2 * divisor))
     if attr(node, "rounding") == "half_even":
-        tie = put("CAST", "Cast", put("EQUAL", "Equal", put("FLOOR_MOD", "FloorMod", doubled, number(2 * divisor)), number([0]), dtype="bool"))
+        tie = put(
+            "CAST", "Cast",
+            put("EQUAL", "Equal", put("FLOOR_MOD", "FloorMod", doubled, number(2 * divisor)), number([0]), dtype="bool")
+        )
         odd = put("FLOOR_MOD", "FloorMod", quotient, number([2]))
         quotient = put("SUB", "Sub", quotient, put("MUL", "Mul", tie, odd))
     real = e.temporary(node.name, shape)
@@ -125,7 +158,10 @@ def _real_sum(e: Emitter, node: Node) -> int:
     (x,), shape = node.inputs, e.graph.shape(node.output)
     if _whole(e, node):
         summed = e.temporary(node.name, shape)
-        e.op("SUM", [e.real(x), e.vector(node.name, range(1, len(shape) - 1))], [summed], {"keepDims": True}, kind="Reducer")
+        e.op(
+            "SUM", [e.real(x), e.vector(node.name, range(1, len(shape) - 1))], [summed], {"keepDims": True},
+            kind="Reducer"
+        )
         return summed
     channels = int(shape[-1] or 1)
     array, _ = products.kernel_codes(_product(node), np.ones((*attr(node, "pool_size"), channels, 1), np.int8))
@@ -139,20 +175,30 @@ def _real_sum(e: Emitter, node: Node) -> int:
 
 def _product(node: Node) -> Node:
     """The depthwise product with the windows of an average."""
-    attrs = {"strides": attr(node, "strides"), "padding": attr(node, "padding"), "dilation": (1,) * len(attr(node, "strides"))}
+    attrs = {
+        "strides": attr(node, "strides"), "padding": attr(node, "padding"),
+        "dilation": (1,) * len(attr(node, "strides"))
+    }
     return Node("depthwise_conv", (node.inputs[0], f"{node.name}/weights"), node.outputs, attrs)
 
 
 def _whole(e: Emitter, node: Node) -> bool:
-    return attr(node, "padding") == "valid" and tuple(e.graph.shape(node.inputs[0])[1:-1]) == tuple(attr(node, "pool_size"))
+    return (
+        attr(node, "padding") == "valid"
+        and tuple(e.graph.shape(node.inputs[0])[1:-1]) == tuple(attr(node, "pool_size"))
+    )
 
 
 def _counts(e: Emitter, node: Node) -> np.ndarray | None:
-    """What the sums are divided by, ``(1, *output, 1)`` or one number; ``None`` where sizes are unknown or there are more than two axes."""
+    """What the sums are divided by, ``(1, *output, 1)`` or one number; ``None`` where sizes are unknown or there are
+    more than two axes.
+    """
     shape = e.graph.shape(node.inputs[0])
     if len(shape) not in (3, 4) or any(n is None for n in (*shape[1:], *e.graph.shape(node.output)[1:])):
         return None
     if not attr(node, "divide"):
         return np.ones(1, np.int64)
-    counts = pool_counts([int(n or 1) for n in shape[1:-1]], attr(node, "pool_size"), attr(node, "strides"), attr(node, "padding"))
+    counts = pool_counts(
+        [int(n or 1) for n in shape[1:-1]], attr(node, "pool_size"), attr(node, "strides"), attr(node, "padding")
+    )
     return counts.reshape(-1)[:1] if (counts == counts.flat[0]).all() else counts[None]

@@ -1,9 +1,12 @@
-"""Chains of nodes that are one integer operator in LiteRT: an accumulator's birth, its bias and ReLU, and the requantize that ends it.
+"""Chains of nodes that are one integer operator in LiteRT: an accumulator's birth, its bias and ReLU, and the
+requantize that ends it.
 
-In XNNPACK products alone round half to even, as graffiti does by default; its ``ADD``, ``SUB`` and ``QUANTIZE`` round half up. So where a sum or a
-requantize rounds, a depthwise product with weights of one does it: two taps over the joined operands, or one. All of it stays int8.
-The builtin kernels round once where the scale is just below its power of two (``rounding.just_below``), ties of positive accumulators up, those of negative
-ones up or away from zero. So an output that may be negative is *lifted*: the bias adds 128 steps, and a tensor with the zero-point -128 takes them out again.
+In XNNPACK products alone round half to even, as graffiti does by default; its ``ADD``, ``SUB`` and ``QUANTIZE`` round
+half up. So where a sum or a requantize rounds, a depthwise product with weights of one does it: two taps over the
+joined operands, or one. All of it stays int8. The builtin kernels round once where the scale is just below its power of
+two (``rounding.just_below``), ties of positive accumulators up, those of negative ones up or away from zero. So an
+output that may be negative is *lifted*: the bias adds 128 steps, and a tensor with the zero-point -128 takes them out
+again.
 """
 
 from __future__ import annotations
@@ -69,11 +72,14 @@ def try_product(e: Emitter, node: Node) -> list[Node] | None:
     if lifted:
         steps = LIFT << np.maximum(shift, 0) >> np.maximum(-shift, 0)
         bias, bound = bias + steps, bound + steps
-    if (np.where(shift <= 0, bound << np.maximum(1 - shift, 0), 0) >= 2**31).any():  # the builtin kernels would shift out of 32 bits
+    # the builtin kernels would shift out of 32 bits
+    if (np.where(shift <= 0, bound << np.maximum(1 - shift, 0), 0) >= 2**31).any():
         return None
     if once and not _rounds_once(shift, bound):
         return None
-    scale, kernel_scale = (np.atleast_1d(np.ldexp(1.0, np.asarray(format.exponent, np.int64))) for format in (accumulator, e.format(name)))
+    scale, kernel_scale = (
+        np.atleast_1d(np.ldexp(1.0, np.asarray(format.exponent, np.int64))) for format in (accumulator, e.format(name))
+    )
     if once:
         scale, kernel_scale = (rounding.just_below(powers, rounds[: len(powers)]) for powers in (scale, kernel_scale))
     operands = products.Operands(
@@ -94,7 +100,9 @@ def try_product(e: Emitter, node: Node) -> list[Node] | None:
 
 
 def _has_rounding(e: Emitter, mode: str, wide: bool) -> bool:
-    """Whether an integer operator may end a product with this rounding: 16-bit ones round half up everywhere, 8-bit ones half to even (XNNPACK) or half up (builtin)."""
+    """Whether an integer operator may end a product with this rounding: 16-bit ones round half up everywhere, 8-bit
+    ones half to even (XNNPACK) or half up (builtin).
+    """
     if e.arithmetic == "half_up":
         return mode == "half_up"
     return mode == "half_even" or (mode == "half_up" and wide)
@@ -103,17 +111,20 @@ def _has_rounding(e: Emitter, mode: str, wide: bool) -> bool:
 def _rounds_once(shift: np.ndarray, bound: np.ndarray) -> bool:
     """Whether the builtin int8 kernels, at scales just below powers of two, round accumulators up to ``bound`` once.
 
-    The first rounding keeps accumulators below 2**23; larger ones saturate anyway where ``2**(23-s)`` is far outside the 8-bit codes.
+    The first rounding keeps accumulators below 2**23; larger ones saturate anyway where ``2**(23-s)`` is far outside
+    the 8-bit codes.
     """
     return bool(((shift <= 0) | (bound < 2**23) | (shift <= 14)).all() and (bound < 2**31).all())
 
 
 def finish(
-    e: Emitter, node: Node, value: str, operands: products.Operands, like: Layout, out_like: Layout, low: int, high: int, lifted: bool = False,
+    e: Emitter, node: Node, value: str, operands: products.Operands, like: Layout, out_like: Layout, low: int,
+    high: int, lifted: bool = False,
 ) -> None:
     """Write the product into the tensor of ``value``, with what the fused activation leaves to be clamped behind it.
 
-    A lifted product (``out_like`` has no zero-point) writes the same bytes under a zero-point; a reshape, which copies them, gives them their meaning back.
+    A lifted product (``out_like`` has no zero-point) writes the same bytes under a zero-point; a reshape, which copies
+    them, gives them their meaning back.
     """
     operands.activation, first, last = products.fused_activation(out_like, low, high)
     free = low <= first and high >= last
@@ -132,23 +143,33 @@ def _average_pool(
     e: Emitter, node: Node, rounded: Rounded, value: str, kernel: np.ndarray, shift: int, like: Layout,
     out_like: Layout,
 ) -> bool:
-    """A pool's product with its rounding down, by a weight and a bias that were proven for every sum; false where there are none."""
+    """A pool's product with its rounding down, by a weight and a bias that were proven for every sum; false where
+    there are none.
+    """
     format, out = like.format, out_like.format
     if kernel.size == 0 or (kernel != kernel.flat[0]).any() or e.format(node.inputs[1]).per_channel:
         return False
     low, high = rounded.low, rounded.high
     count = int(np.prod(kernel.shape[:-2]))
     runtime, other = RUNTIMES[::-1] if e.arithmetic == "half_up" else RUNTIMES
-    found = rounding.pool_parameters(int(kernel.flat[0]), shift, count, (format.qmin, format.qmax), (low, high), runtime)
+    found = rounding.pool_parameters(
+        int(kernel.flat[0]), shift, count, (format.qmin, format.qmax), (low, high), runtime
+    )
     if found is None:
         return False
     weight, bias, everywhere = found
     # the two scales' product and quotient with powers of two are exact, so the kernel computes with this very float32
-    scale = np.float32(np.ldexp(float(kernel.flat[0]) / weight, -shift)) * 2.0 ** (out.exponents[0] - format.exponents[0])
+    scale = (
+        np.float32(np.ldexp(float(kernel.flat[0]) / weight, -shift)) * 2.0 ** (out.exponents[0] - format.exponents[0])
+    )
     channels = products.output_channels(node, kernel)
     operands = products.Operands(
-        e.integers[node.inputs[0]], products.kernel_tensor(e, node, np.atleast_1d(scale), np.full_like(kernel, weight, np.int8)),
-        products.bias_tensor(e, f"{node.name}/floor", np.full(channels, bias), np.float32(scale) * np.float32(format.scale), False), -1,
+        e.integers[node.inputs[0]],
+        products.kernel_tensor(e, node, np.atleast_1d(scale), np.full_like(kernel, weight, np.int8)),
+        products.bias_tensor(
+            e, f"{node.name}/floor", np.full(channels, bias), np.float32(scale) * np.float32(format.scale), False
+        ),
+        -1,
     )
     finish(e, node, value, operands, like, out_like, low, high)
     if not everywhere:
@@ -156,7 +177,7 @@ def _average_pool(
     return True
 
 
-# ---- sums and requantizes ---------------------------------------------------------------------------------------------
+# ---- sums and requantizes --------------------------------------------------------------------------------------------
 def try_sum(e: Emitter, node: Node) -> list[Node] | None:
     """Write a sum or difference of int8 tensors with its requantize; the nodes it covers, or ``None``."""
     found, graph = follow(e, node), e.graph
@@ -165,7 +186,10 @@ def try_sum(e: Emitter, node: Node) -> list[Node] | None:
     chain, rounded = found
     x, y = node.inputs
     like, other, out_like = e.layout(x), e.layout(y), e.layout(chain.last)
-    if like is None or other is None or out_like is None or like != other or like.dtype != "int8" or out_like.dtype != "int8":
+    if (
+        like is None or other is None or out_like is None or like != other or like.dtype != "int8"
+        or out_like.dtype != "int8"
+    ):
         return None
     shift, mode, low, high = (
         out_like.format.exponents[0] - like.format.exponents[0], rounded.mode, rounded.low, rounded.high
@@ -196,7 +220,10 @@ def try_sum(e: Emitter, node: Node) -> list[Node] | None:
 def try_requantize(e: Emitter, node: Node) -> list[Node] | None:
     """Write a requantize from int8 to int8; ``None`` where it is another kind."""
     (x,), like, out_like = node.inputs, e.layout(node.inputs[0]), e.layout(node.output)
-    if x not in e.integers or like is None or out_like is None or like.dtype != "int8" or out_like.dtype != "int8" or None in e.graph.shape(x)[1:]:
+    if (
+        x not in e.integers or like is None or out_like is None or like.dtype != "int8" or out_like.dtype != "int8"
+        or None in e.graph.shape(x)[1:]
+    ):
         return None
     shift = out_like.format.exponents[0] - like.format.exponents[0]
     low, high = products.requantize_limits(e, node)
@@ -225,12 +252,13 @@ def _taps_round(e: Emitter, mode: str) -> bool:
 
 
 def _taps(
-    e: Emitter, value: str, tensors: Sequence[int], weights: Sequence[int], like: Layout, out_like: Layout, low: int, high: int, mode: str, shift: int,
+    e: Emitter, value: str, tensors: Sequence[int], weights: Sequence[int], like: Layout, out_like: Layout, low: int,
+    high: int, mode: str, shift: int,
 ) -> None:
     """``round(sum(weight * tensor))`` as a depthwise product over the tensors joined along an axis.
 
-    Rounding half up is rounding ``2 * sum + 1`` to the nearest at half the scale: an odd number, so there is no tie and every kernel agrees. Rounding down
-    is the same with ``2 * sum + 1 - 2**shift``.
+    Rounding half up is rounding ``2 * sum + 1`` to the nearest at half the scale: an odd number, so there is no tie and
+    every kernel agrees. Rounding down is the same with ``2 * sum + 1 - 2**shift``.
     """
     shape = e.graph.shape(value)
     channels = int(shape[-1] or 1) if len(shape) > 1 else 1
@@ -253,10 +281,12 @@ def _taps(
     target = e.declare(value) if free else e.temporary(value, shape, out_like)
     out = target if len(shape) == 4 else e.temporary(value, flat, out_like)
     operands = [
-        joined, e.stored(f"{value}/taps", kernel, Quantization((scale,))), e.stored(f"{value}/zeros", bias, Quantization((scale * in_scale,))),
+        joined, e.stored(f"{value}/taps", kernel, Quantization((scale,))),
+        e.stored(f"{value}/zeros", bias, Quantization((scale * in_scale,))),
     ]
     options = {
-        "padding": products.VALID, "strideH": 1, "strideW": 1, "dilationHFactor": rows if len(weights) > 1 else 1, "dilationWFactor": 1,
+        "padding": products.VALID, "strideH": 1, "strideW": 1, "dilationHFactor": rows if len(weights) > 1 else 1,
+        "dilationWFactor": 1,
         "depthMultiplier": 1, "fusedActivationFunction": activation,
     }
     e.op("DEPTHWISE_CONV_2D", operands, [out], options, version=3, kind="DepthwiseConv2D")

@@ -1,7 +1,8 @@
 """What the rules that write ops work with: every value of the graph as an integer tensor, a float tensor, or both.
 
-A value with a format of at most 16 bits lives in an integer tensor of its own name. Accumulators, which LiteRT never shows, exist only
-inside a fused operator or, where a chain cannot be fused, as float32 tensors that hold them exactly (below 2**24 steps).
+A value with a format of at most 16 bits lives in an integer tensor of its own name. Accumulators, which LiteRT never
+shows, exist only inside a fused operator or, where a chain cannot be fused, as float32 tensors that hold them exactly
+(below 2**24 steps).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from graffiti.numerics.formats import QFormat
 
 EXACT = 2**24  # float32 holds every integer up to here
 RUNTIMES = ("xnnpack", "builtin")
-KERNELS = {"xnnpack": "xnnpack", "builtin": "builtin", "micro": "builtin"}  # what is run → whose differences it may have
+# what is run → whose differences it may have
+KERNELS = {"xnnpack": "xnnpack", "builtin": "builtin", "micro": "builtin"}
 ARITHMETICS = ("int8", "native", "half_up", "float32")
 
 Shape = Sequence["int | None"]
@@ -59,7 +61,7 @@ class Emitter:
         self.rounded: set[str] = set()
         self.inexact: dict[str, set[str]] = {runtime: set() for runtime in RUNTIMES}
 
-    # ---- formats and shapes -------------------------------------------------------------------------------------------
+    # ---- formats and shapes ------------------------------------------------------------------------------------------
     def format(self, value: str) -> QFormat:
         """The format of a value of codes."""
         format = self.graph.format(value)
@@ -77,7 +79,7 @@ class Emitter:
         format = self.format(value)
         return min(self.bound.get(value, 2**40), max(-format.qmin, format.qmax))
 
-    # ---- tensors ------------------------------------------------------------------------------------------------------
+    # ---- tensors -----------------------------------------------------------------------------------------------------
     def declare(self, value: str) -> int:
         """A new integer tensor that holds ``value`` from now on."""
         layout = self.layout(value)
@@ -87,7 +89,9 @@ class Emitter:
         return self.integers[value]
 
     def declare_real(self, value: str, *, exactly: bool = True) -> int:
-        """A new float tensor that holds ``value`` from now on, under its name if it holds it exactly and no integer tensor does."""
+        """A new float tensor that holds ``value`` from now on, under its name if it holds it exactly and no integer
+        tensor does.
+        """
         name = value if exactly and value not in self.integers else f"{value}/real"
         if not exactly:
             self.rounded.add(value)
@@ -107,7 +111,9 @@ class Emitter:
             if self.graph.is_constant(value):
                 return self.real_constant(value)
             source = self.integers[value]
-            self.op("DEQUANTIZE", [source], [self.declare_real(value)], version=2 if self._dtype(value) == "int8" else 3)
+            self.op(
+                "DEQUANTIZE", [source], [self.declare_real(value)], version=2 if self._dtype(value) == "int8" else 3
+            )
         return self.reals[value]
 
     def real_constant(self, value: str, array: np.ndarray | None = None) -> int:
@@ -137,8 +143,11 @@ class Emitter:
         layout = self.layout(value)
         return "float32" if layout is None else layout.dtype
 
-    # ---- operators ----------------------------------------------------------------------------------------------------
-    def op(self, op: str, inputs: Sequence[int], outputs: Sequence[int], options: Mapping[str, Any] | None = None, *, version: int = 1, kind: str | None = None) -> None:
+    # ---- operators ---------------------------------------------------------------------------------------------------
+    def op(
+        self, op: str, inputs: Sequence[int], outputs: Sequence[int], options: Mapping[str, Any] | None = None, *,
+        version: int = 1, kind: str | None = None
+    ) -> None:
         """Write an operator."""
         self.writer.operator(op, inputs, outputs, options, version=version, kind=kind)
 
@@ -155,7 +164,9 @@ class Emitter:
         ends = [("MAXIMUM", low)] * (low > layout.saturates[0]) + [("MINIMUM", high)] * (high < layout.saturates[1])
         for number, (op, end) in enumerate(ends):
             target = out if number == len(ends) - 1 else self.temporary(value, self.graph.shape(value), layout)
-            limit = self.stored(f"{value}/limit", np.asarray([end + layout.zero_point], layout.dtype), layout.quantization)
+            limit = self.stored(
+                f"{value}/limit", np.asarray([end + layout.zero_point], layout.dtype), layout.quantization
+            )
             self.op(op, [tensor, limit], [target], version=3 if layout.dtype == "int16" else 2, kind="MaximumMinimum")
             tensor = target
 

@@ -1,7 +1,7 @@
 """A LiteRT flatbuffer under construction: tensors, operators, constants; knows the schema and nothing about graphs.
 
-The schema's Python binding comes with ``ai-edge-litert``. Constants are aligned to 16 bytes as the schema asks (the binding itself
-does not do it), equal constants share one buffer, and equal content gives equal bytes.
+The schema's Python binding comes with ``ai-edge-litert``. Constants are aligned to 16 bytes as the schema asks (the
+binding itself does not do it), equal constants share one buffer, and equal content gives equal bytes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def schema():
 
 
 class ModelWriter:
-    """Collects tensors and operators in order; ``finish`` gives the file's bytes. Tensors are numbered as they are added."""
+    """Collects tensors and operators in order; ``finish`` gives the file's bytes. Tensors are numbered as they are
+    added.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -57,7 +59,9 @@ class ModelWriter:
         self._names: set[str] = set()
         self._packed: dict[Any, int] = {}  # offsets of what tensors share while ``finish`` packs
 
-    def tensor(self, name: str, shape: Sequence[int | None], dtype: str, quantization: Quantization | None = None) -> int:
+    def tensor(
+        self, name: str, shape: Sequence[int | None], dtype: str, quantization: Quantization | None = None
+    ) -> int:
         """Add a tensor that an operator or the caller fills; sizes ``None`` are dynamic."""
         return self._add(name, shape, dtype, quantization, 0)
 
@@ -81,7 +85,10 @@ class ModelWriter:
             self._constants[key] = self._add(name, array.shape, str(array.dtype), quantization, self._buffer_of[data])
         return self._constants[key]
 
-    def operator(self, op: str, inputs: Sequence[int], outputs: Sequence[int], options: Mapping[str, Any] | None = None, *, version: int = 1, kind: str | None = None) -> None:
+    def operator(
+        self, op: str, inputs: Sequence[int], outputs: Sequence[int], options: Mapping[str, Any] | None = None, *,
+        version: int = 1, kind: str | None = None
+    ) -> None:
         """Add an operator.
 
         Args:
@@ -145,7 +152,9 @@ class ModelWriter:
             candidate = f"{name}_{number}"
         return candidate
 
-    def _add(self, name: str, shape: Sequence[int | None], dtype: str, quantization: Quantization | None, buffer: int) -> int:
+    def _add(
+        self, name: str, shape: Sequence[int | None], dtype: str, quantization: Quantization | None, buffer: int
+    ) -> int:
         tensor = self._schema.TensorT()
         tensor.name = self.unique(name)
         self._names.add(tensor.name)
@@ -189,7 +198,8 @@ class _AlignedBuffer:
 
 
 class _SharedQuantization:
-    """The schema's ``QuantizationParameters``; tensors with equal ones point to the same table, and equal vectors are stored once.
+    """The schema's ``QuantizationParameters``; tensors with equal ones point to the same table, and equal vectors are
+    stored once.
 
     With one scale per channel the zero-points alone would otherwise be an eighth of a small dense network.
     """

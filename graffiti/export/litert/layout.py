@@ -1,8 +1,8 @@
 """How a fixed-point format is stored in a LiteRT tensor.
 
-LiteRT has signed integers only and saturates to their full range, so an unsigned format keeps its codes under a zero-point that
-puts its highest code at the integer's highest: ``u8`` at −128, ``u4`` at 112. The upper end then saturates by itself and a fused
-ReLU holds the lower one. Signed formats have no zero-point.
+LiteRT has signed integers only and saturates to their full range, so an unsigned format keeps its codes under a
+zero-point that puts its highest code at the integer's highest: ``u8`` at −128, ``u4`` at 112. The upper end then
+saturates by itself and a fused ReLU holds the lower one. Signed formats have no zero-point.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ RULES: dict[str, Callable[[Emitter, Node], None]] = {
     "softmax": reals.softmax, "reshape": moves.reshape, "permute": moves.permute, "pad": moves.zeros_around,
     "crop": moves.crop,
     "slice": moves.slice_axes, "take": moves.take,
-    "upsample": moves.upsample, "concat": moves.concat, "max_pool": moves.max_pool, "global_max_pool": moves.global_max_pool,
+    "upsample": moves.upsample, "concat": moves.concat, "max_pool": moves.max_pool,
+    "global_max_pool": moves.global_max_pool,
     "lookup": moves.lookup, "average_pool": averages.average,
 }
 
@@ -57,7 +58,9 @@ class Program:
     operators: list[str]
 
 
-def build(graph: Graph, *, arithmetic: str = "int8", every_tensor: bool = False) -> tuple[Program | None, list[Problem]]:
+def build(
+    graph: Graph, *, arithmetic: str = "int8", every_tensor: bool = False
+) -> tuple[Program | None, list[Problem]]:
     """The program of a graph, or the problems that stand against it.
 
     Args:
@@ -66,7 +69,15 @@ def build(graph: Graph, *, arithmetic: str = "int8", every_tensor: bool = False)
         every_tensor: make every tensor with a counterpart in the graph an output, so that delegates keep them all.
     """
     if graph.stage != "integer":
-        return None, [Problem(graph.name, "graph", f"it is a graph of stage {graph.stage!r}", "lower it to integers first (graffiti.to_integer)")]
+        return (
+            None,
+            [
+                Problem(
+                    graph.name, "graph", f"it is a graph of stage {graph.stage!r}",
+                    "lower it to integers first (graffiti.to_integer)"
+                )
+            ]
+        )
     problems = [
         Problem(name, "tensor", f"its shape is {graph.shape(name)}", "build the model with sizes of at least one")
         for name in (*graph.inputs, *(out for node in graph.nodes for out in node.outputs)) if 0 in graph.shape(name)
@@ -76,7 +87,12 @@ def build(graph: Graph, *, arithmetic: str = "int8", every_tensor: bool = False)
     for name in graph.inputs:
         format = graph.format(name)
         if format is not None and layout_of(format) is None:
-            problems.append(Problem(name, "input", f"LiteRT has no tensor for the format {format}", "use at most 16 signed or 15 unsigned bits"))
+            problems.append(
+                Problem(
+                    name, "input", f"LiteRT has no tensor for the format {format}",
+                    "use at most 16 signed or 15 unsigned bits"
+                )
+            )
             continue
         inputs[name] = _take_real(e, name) if format is None else e.declare(name)
     done: set[str] = set()
@@ -84,7 +100,8 @@ def build(graph: Graph, *, arithmetic: str = "int8", every_tensor: bool = False)
     for node in graph.nodes:
         if node.name in done:
             continue
-        if any(value in unwritten for value in node.inputs):  # its own problem, if any, shows once the first ones are gone ...
+        # its own problem, if any, shows once the first ones are gone ...
+        if any(value in unwritten for value in node.inputs):
             unwritten.update(node.outputs)
             if node.op == "island" or node.op not in RULES:   # ... except that islands never go
                 problems.append(_island(node))
@@ -116,8 +133,13 @@ def _take_real(e: Emitter, name: str) -> int:
 
 def _island(node: Node) -> Problem:
     if node.op == "island":
-        return Problem(node.name, node.op, f"it is kept in float ({node.attrs.get('reason') or 'no integer form'})", "quantize it, replace it, or leave it out of the exported model")
-    return Problem(node.name, node.op, "the LiteRT export has no rule for this op", "add one to export/litert/program.py")
+        return Problem(
+            node.name, node.op, f"it is kept in float ({node.attrs.get('reason') or 'no integer form'})",
+            "quantize it, replace it, or leave it out of the exported model"
+        )
+    return Problem(
+        node.name, node.op, "the LiteRT export has no rule for this op", "add one to export/litert/program.py"
+    )
 
 
 def _finish(e: Emitter, inputs: dict[str, int], every_tensor: bool) -> Program:
@@ -125,18 +147,31 @@ def _finish(e: Emitter, inputs: dict[str, int], every_tensor: bool) -> Program:
     tensors = {**e.reals, **e.integers}
     outputs: dict[str, int] = {}
     for index, (name, called) in enumerate(zip(graph.outputs, graph.output_names())):
-        tensor = tensors[name] if not graph.is_constant(name) else e.real(name) if graph.format(name) is not None else e.real_constant(name, graph.constants[name])
+        tensor = (
+            tensors[name] if not graph.is_constant(name) else e.real(name) if graph.format(name) is not None
+            else e.real_constant(name, graph.constants[name])
+        )
         if graph.format(name) is None and (dtype := output_dtype(graph, index)) != np.float32:
             source, tensor = tensor, e.writer.tensor(called, graph.shape(name), dtype.name)
             e.op("CAST", [source], [tensor], kind="Cast")
-        elif tensor in outputs.values() or tensor in inputs.values() or graph.is_constant(name):  # a tensor leaves the network once
+        elif tensor in outputs.values() or tensor in inputs.values() or graph.is_constant(name):
+            # a tensor leaves the network once
             like = e.layout(name) if name in e.integers else None
             tensor = e.reshape(tensor, graph.shape(name), name, like)
         outputs[called] = tensor
         if called not in graph.inputs:  # signatures name inputs and outputs apart, tensors have one name each
             e.writer.rename(tensor, called)
-    shown = {name: tensor for name, tensor in tensors.items() if not graph.is_constant(name) and name not in graph.inputs and name not in e.rounded}
-    extra = {name: tensor for name, tensor in shown.items() if tensor not in outputs.values() and tensor not in inputs.values()} if every_tensor else {}
+    shown = {
+        name: tensor for name, tensor in tensors.items()
+        if not graph.is_constant(name) and name not in graph.inputs and name not in e.rounded
+    }
+    extra = (
+        {
+            name: tensor for name, tensor in shown.items()
+            if tensor not in outputs.values() and tensor not in inputs.values()
+        }
+        if every_tensor else {}
+    )
     outputs_all = dict(outputs)
     for name, tensor in extra.items():
         if tensor not in outputs_all.values():

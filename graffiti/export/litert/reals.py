@@ -1,8 +1,9 @@
 """Nodes one by one on float32 tensors: exact wherever every value is an integer number of steps below 2**24.
 
-This carries what LiteRT's integer operators cannot: 16-bit accumulators between 8-bit tensors, leaky ReLU, pools over partial windows,
-broadcasts. ``ROUND`` and ``FLOOR`` are exact in every kernel; ``QUANTIZE`` is not (the builtin one rounds the last elements of a tensor half away), so it
-only ever gets reals that are whole steps, but for the plain int8 border.
+This carries what LiteRT's integer operators cannot: 16-bit accumulators between 8-bit tensors, leaky ReLU, pools over
+partial windows, broadcasts. ``ROUND`` and ``FLOOR`` are exact in every kernel; ``QUANTIZE`` is not (the builtin one
+rounds the last elements of a tensor half away), so it only ever gets reals that are whole steps, but for the plain int8
+border.
 """
 
 from __future__ import annotations
@@ -23,25 +24,34 @@ from graffiti.numerics.rounding import round_real, shift_right
 
 BINARY = {"add": ("ADD", "Add"), "subtract": ("SUB", "Sub"), "multiply": ("MUL", "Mul"), "bias_add": ("ADD", "Add")}
 ROUNDINGS: dict[str, tuple[tuple[str, str | None, float], ...]] = {  # on steps: operator, options, constant
-    "half_even": (("ROUND", None, 0.0),), "floor": (("FLOOR", None, 0.0),), "half_up": (("ADD", "Add", 0.5), ("FLOOR", None, 0.0)),
+    "half_even": (("ROUND", None, 0.0),), "floor": (("FLOOR", None, 0.0),),
+    "half_up": (("ADD", "Add", 0.5), ("FLOOR", None, 0.0)),
 }
 
 
 def binary(e: Emitter, node: Node) -> None:
     """``add``, ``subtract``, ``multiply`` and ``bias_add`` on reals."""
     x, y = node.inputs
-    largest = [int(np.abs(e.graph.constants[v].astype(np.int64)).max(initial=0)) if e.graph.is_constant(v) else e.largest(v) for v in (x, y)]
+    largest = [
+        int(np.abs(e.graph.constants[v].astype(np.int64)).max(initial=0)) if e.graph.is_constant(v) else e.largest(v)
+        for v in (x, y)
+    ]
     bound = largest[0] * largest[1] if node.op == "multiply" else sum(largest)
     if bound > EXACT:
         if node.op != "multiply" or not _multiplies_well(e, node):
-            e.problem_where(True, node, f"its result may reach {bound} steps, beyond what float32 holds exactly", "give its operands fewer bits")
+            e.problem_where(
+                True, node, f"its result may reach {bound} steps, beyond what float32 holds exactly",
+                "give its operands fewer bits"
+            )
     op, kind = BINARY[node.op]
     e.op(op, [e.real(x), e.real(y)], [e.declare_real(node.output, exactly=bound <= EXACT)], kind=kind)
     e.bound[node.output] = bound
 
 
 def _multiplies_well(e: Emitter, node: Node) -> bool:
-    """Whether float32's rounding of a product with a constant moves the requantize behind it by no step or one, tried for every code."""
+    """Whether float32's rounding of a product with a constant moves the requantize behind it by no step or one,
+    tried for every code.
+    """
     x, y = node.inputs
     reader = only_reader(e.graph, node.output, e.users)
     if not e.graph.is_constant(y) or reader is None or reader.op != "requantize":
@@ -69,7 +79,9 @@ def rescaling(e: Emitter, node: Node) -> None:
     for op, kind, value in zip(("MUL", "ADD"), ("Mul", "Add"), affine.numbers(e.graph, node)):
         if op == "MUL" or value.any():
             value = value.reshape(()) if value.size == 1 else value.reshape((1,) * (rank - value.ndim) + value.shape)
-            steps.append((op, kind, e.writer.constant(e.writer.unique(f"{node.name}/constant"), np.asarray(value, np.float32))))
+            steps.append(
+                (op, kind, e.writer.constant(e.writer.unique(f"{node.name}/constant"), np.asarray(value, np.float32)))
+            )
     for op, kind, constant in steps[:-1]:
         out = e.temporary(node.name, e.graph.shape(node.output))
         e.op(op, [tensor, constant], [out], kind=kind)
@@ -79,17 +91,29 @@ def rescaling(e: Emitter, node: Node) -> None:
 
 
 def store(e: Emitter, node: Node) -> None:
-    """``quantize`` and ``requantize`` from reals: saturate, round (the two commute), store as integers of the node's format."""
+    """``quantize`` and ``requantize`` from reals: saturate, round (the two commute), store as integers of the node's
+    format.
+    """
     format: QFormat = attr(node, "format")
     layout, mode = layout_of(format), attr(node, "rounding")
     source = node.inputs[0]
-    e.problem_where(layout is None, node, f"LiteRT has no tensor for the format {format}", "use at most 16 signed or 15 unsigned bits at one scale")
-    e.problem_where(mode == "half_away", node, "LiteRT cannot round half away from zero exactly", "use the rounding half_even, half_up or floor")
+    e.problem_where(
+        layout is None, node, f"LiteRT has no tensor for the format {format}",
+        "use at most 16 signed or 15 unsigned bits at one scale"
+    )
+    e.problem_where(
+        mode == "half_away", node, "LiteRT cannot round half away from zero exactly",
+        "use the rounding half_even, half_up or floor"
+    )
     assert layout is not None
     border = e.graph.format(source) is None
-    e.problem_where(mode == "half_up" and border, node, "LiteRT cannot round reals half up exactly", "use the rounding half_even or floor")
+    e.problem_where(
+        mode == "half_up" and border, node, "LiteRT cannot round reals half up exactly",
+        "use the rounding half_even or floor"
+    )
     rounds = border or min(e.format(source).exponents) < format.exponents[0]
-    plain = border and mode == "half_even" and layout.dtype == "int8" and e.arithmetic not in ("half_up", "float32")  # the usual border: XNNPACK rounds it to even
+    # the usual border: XNNPACK rounds it to even
+    plain = border and mode == "half_even" and layout.dtype == "int8" and e.arithmetic not in ("half_up", "float32")
     if plain:
         e.inexact["builtin"].add(node.output)
     store_real(e, node, e.real(source), rounds=rounds, plain=plain)
@@ -107,16 +131,21 @@ def store_real(e: Emitter, node: Node, tensor: int, *, rounds: bool, plain: bool
         plain: whether a runtime's own ``QUANTIZE`` is enough.
     """
     format: QFormat = attr(node, "format")
-    layout, mode, exponent, shape = layout_of(format), attr(node, "rounding"), format.exponents[0], e.graph.shape(node.output)
+    layout, mode, exponent, shape = (
+        layout_of(format), attr(node, "rounding"), format.exponents[0], e.graph.shape(node.output)
+    )
     low, high = products.requantize_limits(e, node)
     assert layout is not None
-    if not plain and rounds or (low, high) != layout.saturates or layout.dtype == "int16":  # out there the builtin QUANTIZE overflows
+    # out there the builtin QUANTIZE overflows
+    if not plain and rounds or (low, high) != layout.saturates or layout.dtype == "int16":
         for op, end in (("MAXIMUM", low), ("MINIMUM", high)):
             out = e.temporary(node.name, shape)
             e.op(op, [tensor, e.scalar(node.name, math.ldexp(end, exponent))], [out], version=1, kind="MaximumMinimum")
             tensor = out
     if rounds and not plain:
-        for op, kind, constant in (("MUL", "Mul", math.ldexp(1.0, -exponent)), *ROUNDINGS[mode], ("MUL", "Mul", math.ldexp(1.0, exponent))):
+        for op, kind, constant in (
+            ("MUL", "Mul", math.ldexp(1.0, -exponent)), *ROUNDINGS[mode], ("MUL", "Mul", math.ldexp(1.0, exponent))
+        ):
             out = e.temporary(node.name, shape)
             e.op(op, [tensor] if kind is None else [tensor, e.scalar(node.name, constant)], [out], kind=kind)
             tensor = out
@@ -139,7 +168,9 @@ def relu(e: Emitter, node: Node) -> None:
     if high is None:
         e.op("RELU", [tensor], [e.declare_real(node.output)])
     else:
-        limit = e.writer.constant(e.writer.unique(f"{node.name}/constant"), np.asarray(int(high) * e.format(x).scale, np.float32))
+        limit = e.writer.constant(
+            e.writer.unique(f"{node.name}/constant"), np.asarray(int(high) * e.format(x).scale, np.float32)
+        )
         cut = e.temporary(node.name, e.graph.shape(x))
         e.op("RELU", [tensor], [cut])
         e.op("MINIMUM", [cut, limit], [e.declare_real(node.output)], kind="MaximumMinimum")
@@ -173,5 +204,8 @@ def dequantize(e: Emitter, node: Node) -> None:
 def softmax(e: Emitter, node: Node) -> None:
     """The float softmax at the border, over the last axis."""
     rank = len(e.graph.shape(node.output))
-    e.problem_where(attr(node, "axis") not in (-1, rank - 1), node, f"LiteRT's softmax is over the last axis, this one over {attr(node, 'axis')}", "permute the axes in front of it")
+    e.problem_where(
+        attr(node, "axis") not in (-1, rank - 1), node,
+        f"LiteRT's softmax is over the last axis, this one over {attr(node, 'axis')}", "permute the axes in front of it"
+    )
     e.op("SOFTMAX", [e.real(node.inputs[0])], [e.declare_real(node.output)], {"beta": 1.0}, kind="Softmax")

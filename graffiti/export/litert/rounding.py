@@ -1,6 +1,8 @@
-"""LiteRT's own roundings in numpy, and the search for average pools that they cannot get wrong. Knows neither graphs nor files.
+"""LiteRT's own roundings in numpy, and the search for average pools that they cannot get wrong. Knows neither graphs
+nor files.
 
-``acc`` is the exact 32-bit accumulator, ``multiplier`` is ``scale_x * scale_kernel / scale_out``; all return unclamped codes.
+``acc`` is the exact 32-bit accumulator, ``multiplier`` is ``scale_x * scale_kernel / scale_out``; all return unclamped
+codes.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ def fixed_point(multiplier: float) -> tuple[int, int]:
 
 
 def builtin(acc: np.ndarray, multiplier: float, *, away: bool) -> np.ndarray:
-    """LiteRT's builtin kernels round twice: ``acc * 2**left * q / 2**31`` half up, then ``/ 2**right`` half up or half away.
+    """LiteRT's builtin kernels round twice: ``acc * 2**left * q / 2**31`` half up, then ``/ 2**right`` half up or half
+    away.
 
     Args:
         acc: accumulators.
@@ -46,8 +49,8 @@ def builtin(acc: np.ndarray, multiplier: float, *, away: bool) -> np.ndarray:
 def just_below(scales: np.ndarray, where: np.ndarray | bool = True) -> np.ndarray:
     """Powers of two as the float32 numbers one step below them, with which LiteRT's builtin kernels round once.
 
-    ``2**-s`` itself is ``q = 2**30`` there: halved and rounded, then rounded again. ``2**-s * (1 - 2**-24)`` is ``q = 2**31 - 128``: the first rounding gives back
-    every accumulator below 2**23, and the second is the only one.
+    ``2**-s`` itself is ``q = 2**30`` there: halved and rounded, then rounded again. ``2**-s * (1 - 2**-24)`` is ``q =
+    2**31 - 128``: the first rounding gives back every accumulator below 2**23, and the second is the only one.
     """
     scales = np.asarray(scales, np.float32)
     return np.where(where, np.nextafter(scales, np.float32(0)), scales)
@@ -56,10 +59,11 @@ def just_below(scales: np.ndarray, where: np.ndarray | bool = True) -> np.ndarra
 def pool_parameters(
     code: int, shift: int, count: int, codes: tuple[int, int], limits: tuple[int, int], runtime: str = "xnnpack",
 ) -> tuple[int, int, bool] | None:
-    """An int8 kernel and a bias with which rounding to nearest gives ``floor(code * sum / 2**shift)`` for every possible sum.
+    """An int8 kernel and a bias with which rounding to nearest gives ``floor(code * sum / 2**shift)`` for every
+    possible sum.
 
-    The reciprocal has 8 bits without a sign, which an int8 kernel cannot hold. So the kernel holds ``weight`` at the scale ``code / weight``, and a
-    bias of about half a step turns rounding to nearest into rounding down.
+    The reciprocal has 8 bits without a sign, which an int8 kernel cannot hold. So the kernel holds ``weight`` at the
+    scale ``code / weight``, and a bias of about half a step turns rounding to nearest into rounding down.
 
     Args:
         code: the reciprocal's code.
@@ -70,7 +74,8 @@ def pool_parameters(
         runtime: whose kernels must be right, ``xnnpack`` or ``builtin``.
 
     Returns:
-        ``(weight, bias, whether the other runtime's kernel agrees too)``, or ``None`` where no pair is right for ``runtime``.
+        ``(weight, bias, whether the other runtime's kernel agrees too)``, or ``None`` where no pair is right for
+        ``runtime``.
     """
     sums = _sums(count, codes)
     if shift < 1 or len(sums) * 127 > 1 << 24:
@@ -85,11 +90,14 @@ def pool_parameters(
 
 
 def mean_parameters(
-    count: int, taps: int, left: int, codes: tuple[int, int], limits: tuple[int, int], mode: str, runtime: str = "xnnpack",
+    count: int, taps: int, left: int, codes: tuple[int, int], limits: tuple[int, int], mode: str,
+    runtime: str = "xnnpack",
 ) -> tuple[int, int, bool] | None:
-    """An int8 kernel and a bias with which rounding to nearest gives ``round(sum * 2**left / count)`` for every possible sum.
+    """An int8 kernel and a bias with which rounding to nearest gives ``round(sum * 2**left / count)`` for every
+    possible sum.
 
-    The multiplier ``2**left / (count * weight)`` is a rounded float; which weights give every sum, ties included, its right code is found by trying.
+    The multiplier ``2**left / (count * weight)`` is a rounded float; which weights give every sum, ties included, its
+    right code is found by trying.
 
     Args:
         count: what is divided by.
@@ -121,7 +129,8 @@ def _sums(count: int, codes: tuple[int, int]) -> np.ndarray:
 
 
 def _search(
-    sums: np.ndarray, expected: np.ndarray, limits: tuple[int, int], runtime: str, factor: Callable[[int], float], biases: Callable[[int], tuple[int, ...]],
+    sums: np.ndarray, expected: np.ndarray, limits: tuple[int, int], runtime: str, factor: Callable[[int], float],
+    biases: Callable[[int], tuple[int, ...]],
 ) -> tuple[int, int, bool] | None:
     """The largest weight with a bias that a runtime's kernel gives every sum its expected code with.
 

@@ -1,4 +1,6 @@
-"""Runs an exported network in LiteRT's interpreter or in LiteRT for Microcontrollers, with every tensor that has a counterpart in the graph."""
+"""Runs an exported network in LiteRT's interpreter or in LiteRT for Microcontrollers, with every tensor that has a
+counterpart in the graph.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ def interpreter(data: bytes, runtime: str = "xnnpack", threads: int = 1):
 
     Args:
         data: the file.
-        runtime: ``xnnpack``, ``builtin`` for the kernels without any delegate, or ``micro`` for the portable kernels of LiteRT for Microcontrollers.
+        runtime: ``xnnpack``, ``builtin`` for the kernels without any delegate, or ``micro`` for the portable kernels of
+            LiteRT for Microcontrollers.
         threads: of the interpreter.
 
     Raises:
@@ -34,7 +37,9 @@ def interpreter(data: bytes, runtime: str = "xnnpack", threads: int = 1):
     try:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
     except ImportError as error:
-        raise ImportError("running LiteRT models needs the package ai-edge-litert: pip install ai-edge-litert") from error
+        raise ImportError(
+            "running LiteRT models needs the package ai-edge-litert: pip install ai-edge-litert"
+        ) from error
     resolver = OpResolverType.AUTO if runtime == "xnnpack" else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     return Interpreter(model_content=data, experimental_op_resolver_type=resolver, num_threads=threads)
 
@@ -47,7 +52,8 @@ ARENA = 1 << 26  # bytes beside ten times the file, for the tensors of one examp
 
 
 class MicroInterpreter:
-    """LiteRT for Microcontrollers on this machine, with the methods of LiteRT's interpreter that ``LiteRTModel`` calls; one example at a time, as on a chip.
+    """LiteRT for Microcontrollers on this machine, with the methods of LiteRT's interpreter that ``LiteRTModel`` calls;
+    one example at a time, as on a chip.
 
     Args:
         data: the file.
@@ -61,12 +67,15 @@ class MicroInterpreter:
         try:
             from tflite_micro.python.tflite_micro import runtime
         except ImportError as error:
-            raise ImportError("running models in LiteRT for Microcontrollers needs the package tflite-micro: pip install tflite-micro") from error
+            raise ImportError("running models in LiteRT for Microcontrollers needs the package tflite-micro: pip "
+                              "install tflite-micro") from error
         try:
             self._interpreter = runtime.Interpreter.from_bytes(data, arena_size=10 * len(data) + ARENA)
         except RuntimeError as error:
             raise NotTaken(
-                "LiteRT for Microcontrollers does not take the file: it lacks an operator or a type, named on standard error; keep what needs it out of the network") from error
+                "LiteRT for Microcontrollers does not take the file: it lacks an operator or a type, named on standard "
+                "error; keep what needs it out of the network"
+            ) from error
         described = interpreter(data, "builtin")
         self._input_details, self._output_details = described.get_input_details(), described.get_output_details()
         self._inputs: dict[int, np.ndarray] = {}
@@ -121,7 +130,10 @@ class LiteRTModel:
         ImportError: where ``ai-edge-litert`` (``micro``: ``tflite-micro``) is not installed.
     """
 
-    def __init__(self, graph: Graph, runtime: str = "xnnpack", *, arithmetic: str = "int8", path: str | os.PathLike | None = None, threads: int = 1) -> None:
+    def __init__(
+        self, graph: Graph, runtime: str = "xnnpack", *, arithmetic: str = "int8",
+        path: str | os.PathLike | None = None, threads: int = 1
+    ) -> None:
         exporter = LiteRTExporter()
         self.graph = graph
         self.program = exporter.program(graph, arithmetic=arithmetic)
@@ -130,22 +142,34 @@ class LiteRTModel:
             with open(path, "rb") as file:
                 data = file.read()
         self._plain = interpreter(data, runtime, threads)
-        self._full = interpreter(exporter.program(graph, arithmetic=arithmetic, every_tensor=True).data, runtime, threads)
+        self._full = interpreter(
+            exporter.program(graph, arithmetic=arithmetic, every_tensor=True).data, runtime, threads
+        )
 
     def run(self, inputs) -> list[np.ndarray]:
         """The file's outputs in the graph's order: reals as they are, codes without their zero-point."""
         self._invoke(self._plain, inputs)
         details = self._plain.get_output_details()
-        return [self._codes(name, self._plain.get_tensor(detail["index"])) for name, detail in zip(self.graph.outputs, details, strict=True)]
+        return [
+            self._codes(name, self._plain.get_tensor(detail["index"]))
+            for name, detail in zip(self.graph.outputs, details, strict=True)
+        ]
 
     def run_all(self, inputs) -> dict[str, np.ndarray]:
-        """Every tensor with a counterpart in the graph, by name, as codes where it has a format; outputs are those of the plain file."""
+        """Every tensor with a counterpart in the graph, by name, as codes where it has a format; outputs are those
+        of the plain file.
+        """
         outputs = dict(zip(self.graph.outputs, self.run(inputs)))
         self._invoke(self._full, inputs)
-        return {**{name: self._codes(name, self._full.get_tensor(index)) for name, index in self.program.tensors.items()}, **outputs}
+        return {
+            **{name: self._codes(name, self._full.get_tensor(index)) for name, index in self.program.tensors.items()},
+            **outputs
+        }
 
     def _invoke(self, interpreter, inputs) -> None:
-        arrays = [np.ascontiguousarray(self._stored(name, array)) for name, array in bind_inputs(self.graph, inputs).items()]
+        arrays = [
+            np.ascontiguousarray(self._stored(name, array)) for name, array in bind_inputs(self.graph, inputs).items()
+        ]
         details = interpreter.get_input_details()
         for detail, array in zip(details, arrays, strict=True):
             if tuple(detail["shape"]) != array.shape:
@@ -159,7 +183,10 @@ class LiteRTModel:
         """An input as its tensor takes it."""
         format = self.graph.format(name)
         layout = None if format is None else layout_of(format)
-        return array.astype(input_dtype(self.graph, name)) if layout is None else (array.astype(np.int64) + layout.zero_point).astype(layout.dtype)
+        return (
+            array.astype(input_dtype(self.graph, name)) if layout is None
+            else (array.astype(np.int64) + layout.zero_point).astype(layout.dtype)
+        )
 
     def _codes(self, name: str, array: np.ndarray) -> np.ndarray:
         """A tensor's content in the graph's terms; reals become codes by an exact division."""

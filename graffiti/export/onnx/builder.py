@@ -1,8 +1,8 @@
 """Builds one ONNX graph from an integer graph: names, constants, layouts, and which tensor holds which value.
 
-Every value travels as a float tensor in real units, ``code * 2**exponent``: float32 where its codes stay within 2**24, float64
-where they may not. Powers of two make both exact. Images travel channels-first (ONNX' layout); the graph's inputs and outputs
-keep the Keras layout, and a transposed copy is made only where a layout meets the other.
+Every value travels as a float tensor in real units, ``code * 2**exponent``: float32 where its codes stay within 2**24,
+float64 where they may not. Powers of two make both exact. Images travel channels-first (ONNX' layout); the graph's
+inputs and outputs keep the Keras layout, and a transposed copy is made only where a layout meets the other.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class Builder:
     Attributes:
         tensors: value name → the ``Tensor`` that shows it, for values that exist in the ONNX graph.
         outputs: ONNX names of the graph's outputs, in order.
-        rounded: accumulator → by how many steps at most it is off where a runtime computes it in float32 and not in integers.
+        rounded: accumulator → by how many steps at most it is off where a runtime computes it in float32 and not in
+            integers.
     """
 
     def __init__(self, graph: Graph, style: Style, batch: int | None) -> None:
@@ -89,7 +90,9 @@ class Builder:
         self._taken.add(free)
         return free
 
-    def node(self, op: str, inputs: Iterable[str], name: str, *, domain: str = "", exact_name: bool = False, **attrs) -> str:
+    def node(
+        self, op: str, inputs: Iterable[str], name: str, *, domain: str = "", exact_name: bool = False, **attrs
+    ) -> str:
         """Add a node with one output; returns the output's name: ``name`` itself, or a free one made of it."""
         from onnx import helper
 
@@ -113,7 +116,8 @@ class Builder:
         Args:
             array: of the ONNX type's numpy dtype.
             name: wish for the name.
-            onnx_type: int4 or uint4, which numpy does not have: the array then holds the codes in 8 bits, and two are stored in a byte.
+            onnx_type: int4 or uint4, which numpy does not have: the array then holds the codes in 8 bits, and two are
+                stored in a byte.
             own: whether to store it once more even where an equal one is there.
         """
         from onnx import helper, numpy_helper
@@ -121,13 +125,17 @@ class Builder:
         array = np.asarray(array)
         key = (name, array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).digest(), onnx_type)
         if own or key not in self._constants:
-            free = name if name in self.graph.constants and name not in (*self._own, *self.outputs) else self.unique(name)
+            free = (
+                name if name in self.graph.constants and name not in (*self._own, *self.outputs) else self.unique(name)
+            )
             self._own.add(free)
             if onnx_type is None:
                 tensor = numpy_helper.from_array(np.asarray(array, order="C"), free)
             else:
                 nibbles = np.append(array.reshape(-1).astype(np.uint8) & 15, np.zeros(array.size % 2, np.uint8))
-                tensor = helper.make_tensor(free, onnx_type, array.shape, (nibbles[::2] | nibbles[1::2] << 4).tobytes(), raw=True)
+                tensor = helper.make_tensor(
+                    free, onnx_type, array.shape, (nibbles[::2] | nibbles[1::2] << 4).tobytes(), raw=True
+                )
             self.initializers.append(tensor)
             self._constants[key] = free
         return self._constants[key]
@@ -138,10 +146,16 @@ class Builder:
 
     def integers(self, values: Sequence[int]) -> str:
         """A constant vector of int64: axes, pads, shapes."""
-        return self.initializer(np.array(values, np.int64), "constant/" + "_".join("end" if v == INT64_MAX else str(v) for v in values))
+        return self.initializer(
+            np.array(values, np.int64), "constant/" + "_".join("end" if v == INT64_MAX else str(v) for v in values)
+        )
 
-    def power(self, exponents: Sequence[int], wide: bool = False, *, rank: int = 0, axis: int = 0, name: str = "scale") -> str:
-        """``2**exponents`` as a constant: a scalar, or a vector shaped to broadcast along ``axis`` of a tensor of ``rank`` axes (0: one axis)."""
+    def power(
+        self, exponents: Sequence[int], wide: bool = False, *, rank: int = 0, axis: int = 0, name: str = "scale"
+    ) -> str:
+        """``2**exponents`` as a constant: a scalar, or a vector shaped to broadcast along ``axis`` of a tensor of
+        ``rank`` axes (0: one axis).
+        """
         array = np.ldexp(1.0, np.array(exponents, np.int64)).astype(np.float64 if wide else np.float32)
         if len(exponents) == 1:
             return self.initializer(array.reshape(()), f"2**{exponents[0]}")
@@ -152,8 +166,12 @@ class Builder:
         from onnx import TensorProto, helper
 
         wide = self.node("Cast", [codes], f"{name}/int32", to=TensorProto.INT32)
-        moved = self.node("Add", [wide, self.initializer(np.array(by, np.int32), f"constant/int32/{by}")], f"{name}/moved")
-        return self.node("Cast", [moved], name, exact_name=exact_name, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+        moved = self.node(
+            "Add", [wide, self.initializer(np.array(by, np.int32), f"constant/int32/{by}")], f"{name}/moved"
+        )
+        return self.node(
+            "Cast", [moved], name, exact_name=exact_name, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        )
 
     # ---- values in real units ----------------------------------------------------------------------------------------
     def rank(self, value: str) -> int:
@@ -194,14 +212,19 @@ class Builder:
             own_last, own_wide = self._primary[value]
             if last != own_last:
                 name, perm = f"{value}/channels_{'last' if last else 'first'}", self.permutation(self.rank(value), last)
-                if (value, own_last) in self._codes and not wide:  # codes are a quarter as long, and no pair is put around their Transpose
-                    codes = self._codes[value, last] = self.node("Transpose", [self._codes[value, own_last]], f"{name}/codes", perm=perm)
+                # codes are a quarter as long, and no pair is put around their Transpose
+                if (value, own_last) in self._codes and not wide:
+                    codes = self._codes[value, last] = self.node(
+                        "Transpose", [self._codes[value, own_last]], f"{name}/codes", perm=perm
+                    )
                     self._reals[key] = self.style.to_reals(self, value, codes, name, last)
                 else:
                     self._reals[key] = self.node("Transpose", [self.get(value, own_last, wide)], name, perm=perm)
             else:
                 source = self._reals[value, own_last, own_wide]
-                self._reals[key] = self.node("Cast", [source], f"{value}/float{64 if wide else 32}", to=self.float_type(wide))
+                self._reals[key] = self.node(
+                    "Cast", [source], f"{value}/float{64 if wide else 32}", to=self.float_type(wide)
+                )
         return self._reals[key]
 
     @staticmethod
@@ -227,7 +250,10 @@ class Builder:
         key = (value, last, wide, rank)
         if key not in self._constants:
             if wide:
-                exponents = np.array(format.exponents).reshape([-1 if i == axis else 1 for i in range(rank)]) if format.per_channel else format.exponents[0]
+                exponents = (
+                    np.array(format.exponents).reshape([-1 if i == axis else 1 for i in range(rank)])
+                    if format.per_channel else format.exponents[0]
+                )
                 self._constants[key] = self.initializer(np.ldexp(codes.astype(np.float64), exponents), f"{value}/real")
             else:
                 self._constants[key] = self.style.constant(self, value, codes, format, axis)
@@ -235,11 +261,15 @@ class Builder:
 
     # ---- putting results in ------------------------------------------------------------------------------------------
     def name(self, value: str, last: bool, *, codes: bool, wide: bool = False) -> str:
-        """What a new tensor of a value is called: like the model's output where it is one, else like the value, unless an output is
-        called so or will be of another type or layout."""
+        """What a new tensor of a value is called: like the model's output where it is one, else like the value, unless
+        an output is called so or will be of another type or layout.
+        """
         last = last or self.rank(value) < 3
         format = self.graph.format(value)
-        as_output = last and not wide and codes == (format is not None) and not (codes and format is not None and self.style.zero(format))
+        as_output = (
+            last and not wide and codes == (format is not None)
+            and not (codes and format is not None and self.style.zero(format))
+        )
         wish = self._file_name.get(value, value)
         if wish in self._own or (wish in self.outputs and not (as_output and value in self._file_name)):
             return self.unique(f"{value}/{'codes' if codes else 'real' if last else 'channels_first'}")
@@ -254,8 +284,9 @@ class Builder:
         return name
 
     def move(self, value: str, op: str, inputs: Iterable[str], last: bool, *, wide: bool = False, **attrs) -> None:
-        """As ``put``, for ops whose results are codes of at most 16 bits again wherever their inputs are: they stand between two quantizers of
-        one format, as runtimes expect it of the QDQ form, which changes nothing."""
+        """As ``put``, for ops whose results are codes of at most 16 bits again wherever their inputs are: they stand
+        between two quantizers of one format, as runtimes expect it of the QDQ form, which changes nothing.
+        """
         format = self.graph.format(value)
         if self.style.pairs and format is not None and self.carries_codes(value):
             moved = self.node(op, inputs, f"{value}/{op.lower()}", **attrs)
@@ -291,7 +322,9 @@ class Builder:
 
     # ---- layouts -----------------------------------------------------------------------------------------------------
     def layout(self, node: Node, *values: str) -> bool:
-        """Whether an op that works in both layouts works channels-last: it does unless an input is channels-first and none has another rank."""
+        """Whether an op that works in both layouts works channels-last: it does unless an input is channels-first
+        and none has another rank.
+        """
         rank, computed = self.rank(node.output), [v for v in values if v not in self.graph.constants]
         return rank < 3 or any(self.rank(v) != rank for v in computed) or all(self.is_last(v) for v in computed)
 
@@ -312,7 +345,9 @@ class Builder:
 
 
 def output_tensors(graph: Graph) -> list[str]:
-    """What the outputs of the file are called: as the model's, with a number behind what an input is called already (ONNX names a tensor once)."""
+    """What the outputs of the file are called: as the model's, with a number behind what an input is called already
+    (ONNX names a tensor once).
+    """
     taken, found = set(graph.inputs), []
     for name in graph.output_names():
         free, number = name, 1

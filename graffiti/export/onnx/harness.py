@@ -16,7 +16,8 @@ def session_options(optimize: bool, *, precise: bool = False):
 
     Args:
         optimize: the default level, at which it rewrites the graph; else none.
-        precise: precise int8 kernels on x86 CPUs without VNNI, for files with ``weights="int8"``. Not the default of a session.
+        precise: precise int8 kernels on x86 CPUs without VNNI, for files with ``weights="int8"``. Not the default of a
+            session.
     """
     import onnxruntime
 
@@ -45,13 +46,17 @@ class OnnxModel:
         ExportError: where the graph cannot be exported.
     """
 
-    def __init__(self, graph: Graph, *, optimize: bool = False, show: str = "all", exact: str = "runtime", weights: str = "auto") -> None:
+    def __init__(
+        self, graph: Graph, *, optimize: bool = False, show: str = "all", exact: str = "runtime", weights: str = "auto"
+    ) -> None:
         import onnxruntime
 
         self.graph = graph
         self.exported: OnnxGraph = OnnxExporter().build(graph, show=show, exact=exact, weights=weights)
         options = session_options(optimize, precise=weights == "int8")
-        self.session = onnxruntime.InferenceSession(self.exported.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(
+            self.exported.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         self._names = [output.name for output in self.session.get_outputs()]
 
     def run(self, inputs) -> list[np.ndarray]:
@@ -60,7 +65,9 @@ class OnnxModel:
         return [got[name] for name in self.exported.outputs]
 
     def run_all(self, inputs) -> dict[str, np.ndarray]:
-        """Every shown tensor by its name in the integer graph, as codes (floats where it has no format), channels-last."""
+        """Every shown tensor by its name in the integer graph, as codes (floats where it has no format),
+        channels-last.
+        """
         got = self._run(inputs)
         return collect(self.graph, self.exported, got)
 
@@ -94,7 +101,9 @@ class QonnxModel:
             self._built[batch] = QonnxExporter().build(self.graph, batch=batch)
         exported = self._built[batch]
         fed = feeds(self.graph, inputs, exported)
-        return collect(self.graph, exported, execute_onnx(ModelWrapper(exported.model), fed, return_full_exec_context=True))
+        return collect(
+            self.graph, exported, execute_onnx(ModelWrapper(exported.model), fed, return_full_exec_context=True)
+        )
 
 
 def feeds(graph: Graph, inputs, exported: OnnxGraph) -> dict[str, np.ndarray]:
@@ -105,7 +114,9 @@ def feeds(graph: Graph, inputs, exported: OnnxGraph) -> dict[str, np.ndarray]:
         inputs: as of ``interpreter.run``.
         exported: the file.
     """
-    return {name: np.ascontiguousarray(array, exported.inputs[name]) for name, array in bind_inputs(graph, inputs).items()}
+    return {
+        name: np.ascontiguousarray(array, exported.inputs[name]) for name, array in bind_inputs(graph, inputs).items()
+    }
 
 
 def collect(graph: Graph, exported: OnnxGraph, got: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -19,7 +19,8 @@ from graffiti.export.ports import input_dtype, output_dtype
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import OPS, PRODUCTS, attributes
 
-IR_VERSION = 10  # the one of opset 21, whatever newer one the installed onnx writes by itself: every runtime that has the opset reads it
+# the one of opset 21, whatever newer one the installed onnx writes by itself: every runtime that has the opset reads it
+IR_VERSION = 10
 EXPONENTS = (-126, 126)  # of float32's normal numbers, whose reciprocals are normal too
 MAX_BYTES = 2**31 - 2**20  # of one protobuf message, with room for the nodes
 FORMATS_KEY = "graffiti.formats"
@@ -51,7 +52,8 @@ def build(graph: Graph, style: Style, *, batch: int | None = None, show: str = "
         graph: of stage ``integer``, without problems.
         style: ``QdqStyle()`` or ``QonnxStyle()``.
         batch: size of the batch axis, ``None`` for any.
-        show: which tensors become further outputs, for comparing: ``outputs`` (none), ``codes`` (those that hold integers) or ``all``.
+        show: which tensors become further outputs, for comparing: ``outputs`` (none), ``codes`` (those that hold
+            integers) or ``all``.
 
     Returns:
         The model with its tensors.
@@ -77,7 +79,9 @@ def build(graph: Graph, style: Style, *, batch: int | None = None, show: str = "
 
 
 def _input(b: Builder, name: str) -> Any:
-    """A graph input: as Keras takes it (integers too, where the style has them), or codes where the graph takes codes."""
+    """A graph input: as Keras takes it (integers too, where the style has them), or codes where the graph takes
+    codes.
+    """
     from onnx import helper
 
     format, dtype = b.graph.format(name), input_type(b.graph, name, b.style)
@@ -109,8 +113,8 @@ def input_type(graph: Graph, name: str, style: Style) -> np.dtype:
 def _outputs(b: Builder) -> list[str]:
     """Add what makes the graph's outputs out of their values; returns the ONNX names in order.
 
-    A coded value comes out as integers, a float one in the model's dtype, both in the Keras layout. ONNX names each output once: where the
-    graph returns a value twice, or an input or constant, the further ones are copies.
+    A coded value comes out as integers, a float one in the model's dtype, both in the Keras layout. ONNX names each
+    output once: where the graph returns a value twice, or an input or constant, the further ones are copies.
     """
     from onnx import helper
 
@@ -136,7 +140,8 @@ def _output(b: Builder, value: str, name: str, dtype: np.dtype) -> None:
     if value in b.graph.constants:
         b.node("Identity", [b.initializer(b.graph.constants[value], f"{value}/codes")], name, exact_name=True)
     elif format is None or b.tensors[value].codes:
-        source = (b.get(value, True) if format is None else b.codes(value, True)) or b.tensors[value].name  # 32-bit inputs are their own codes
+        # 32-bit inputs are their own codes
+        source = (b.get(value, True) if format is None else b.codes(value, True)) or b.tensors[value].name
         if b.tensors[value].zero:
             assert format is not None
             b.shifted(source, -b.tensors[value].zero, format.dtype, name, exact_name=True)
@@ -167,7 +172,8 @@ def problems(graph: Graph, *, fixed_sizes: bool = False) -> list[Problem]:
         if node.op in PRODUCTS:
             sums = int(weight_sums(graph.constants[node.inputs[1]], node.op).max(initial=0))
             if digit_bits(magnitude(ranges[node.inputs[0]]), sums) == 0:
-                found.append(Problem(node.name, node.op, f"its weights' magnitudes add up to {sums}, more than float32 can sum exactly", "use narrower weights for this layer"))
+                found.append(Problem(node.name, node.op, f"its weights' magnitudes add up to {sums}, more than float32 "
+                                                         "can sum exactly", "use narrower weights for this layer"))
     size = sum(array.nbytes for array in graph.constants.values())
     if size > MAX_BYTES:
         found.append(Problem(graph.name, "model", f"its constants take {size} bytes, one ONNX file holds 2 GiB", "split the model"))
@@ -179,14 +185,16 @@ def _of_node(graph: Graph, node: Node) -> Iterator[Problem]:
         yield Problem(node.name, node.op, f"it is kept in float ({node.attrs.get('reason') or 'no integer form'})", "quantize it, replace it, or leave it out of the exported model")
     elif node.op == "softmax":
         if not _reaches_only_outputs(graph, node.output):
-            yield Problem(node.name, node.op, "a softmax inside the network is computed in float", "keep softmax at the output, or use a table activation instead")
+            yield Problem(node.name, node.op, "a softmax inside the network is computed in float", "keep softmax at "
+                                                                                                   "the output, or use "
+                                                                                                   "a table activation instead")
     elif node.op not in RULES:
         yield Problem(node.name, node.op, "it has no ONNX rule", "leave it out of the exported model")
     elif node.op in PRODUCTS and node.inputs[1] not in graph.constants:
         yield Problem(node.name, node.op, "its kernel is computed by the network", "use a layer with constant weights")
     elif node.op == "reshape" and sum(n is None for n in attributes(node)["shape"]) > 1:
         yield Problem(node.name, node.op, "two of its sizes are unknown", "give the model fixed input sizes")
-    elif node.op == "upsample" and None in graph.shape(node.inputs[0])[1:-1] and getattr(graph.format(node.output), "bits", 0) > 16:
+    elif (node.op == "upsample" and None in graph.shape(node.inputs[0])[1:-1] and getattr(graph.format(node.output), "bits", 0) > 16):
         yield Problem(node.name, node.op, "it repeats accumulators of unknown size", "give the model fixed input sizes")
 
 
@@ -206,4 +214,7 @@ def _of_values(graph: Graph, fixed_sizes: bool) -> Iterator[tuple[str, str, str]
 
 
 def _reaches_only_outputs(graph: Graph, value: str) -> bool:
-    return all(node.op in OPS and OPS[node.op].moves_codes and _reaches_only_outputs(graph, node.output) for node in graph.consumers(value))
+    return all(
+        node.op in OPS and OPS[node.op].moves_codes and _reaches_only_outputs(graph, node.output)
+        for node in graph.consumers(value)
+    )

@@ -1,10 +1,12 @@
-"""Convolutions and dense products: float32 ``Conv``, ``ConvTranspose``, ``Gemm`` and ``MatMul`` whose every partial sum is exact.
+"""Convolutions and dense products: float32 ``Conv``, ``ConvTranspose``, ``Gemm`` and ``MatMul`` whose every partial sum
+is exact.
 
-While ``max|x| * sum|w| + |bias|`` stays within 2**24 (in codes) every partial sum is an integer that float32 holds, so the order of
-summation, fused multiply-adds and the int8 kernels that ONNX Runtime puts in the place of the QDQ form have no meaning. Beyond
-that there are two ways. Where a runtime sums in integers and what float32 would get wrong saturates (``in_integers``), the same nodes stand
-(``exact="runtime"``). Else the input is cut into digits, ``x = sum(digit_i * 2**(d*i))``, each product of a digit is within the bound, and
-the products are added in float64, which is exact to 2**53.
+While ``max|x| * sum|w| + |bias|`` stays within 2**24 (in codes) every partial sum is an integer that float32 holds, so
+the order of summation, fused multiply-adds and the int8 kernels that ONNX Runtime puts in the place of the QDQ form
+have no meaning. Beyond that there are two ways. Where a runtime sums in integers and what float32 would get wrong
+saturates (``in_integers``), the same nodes stand (``exact="runtime"``). Else the input is cut into digits, ``x =
+sum(digit_i * 2**(d*i))``, each product of a digit is within the bound, and the products are added in float64, which is
+exact to 2**53.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ from graffiti.numerics.windows import transpose_pads, window_pads
 
 
 def digit_bits(top: int, sums: int) -> int:
-    """Width of the digits that an input of magnitude ``top`` is cut into, so that a product with weights of magnitude sum
-    ``sums`` stays within 2**24: all of its bits where nothing needs cutting, 0 where even one bit is too much."""
+    """Width of the digits that an input of magnitude ``top`` is cut into, so that a product with weights of magnitude
+    sum ``sums`` stays within 2**24: all of its bits where nothing needs cutting, 0 where even one bit is too much.
+    """
     width = max(top.bit_length(), 1)
     if top * sums <= EXACT:
         return width
@@ -37,7 +40,9 @@ def digit_bits(top: int, sums: int) -> int:
 
 
 def product(b: Builder, node: Node) -> None:
-    """A product, and the bias that alone reads it, as one ONNX node; as several in float64 where float32 is too narrow."""
+    """A product, and the bias that alone reads it, as one ONNX node; as several in float64 where float32 is too
+    narrow.
+    """
     x, kernel = node.inputs
     bias = fused_bias(b.graph, b.users, node)
     target = bias.output if bias else node.output
@@ -64,7 +69,11 @@ def product(b: Builder, node: Node) -> None:
     else:
         _put_in_digits(b, node, op, attrs, last, digits(b, x, last, digit_bits(b.top(x), most)))
         if bias:
-            b.put(target, "Add", [b.get(node.output, last, True), b.get(bias.inputs[1], last, True, rank=b.rank(node.output))], last, wide=True)
+            b.put(
+                target, "Add",
+                [b.get(node.output, last, True), b.get(bias.inputs[1], last, True, rank=b.rank(node.output))], last,
+                wide=True
+            )
     if bias:
         b.done.add(bias.name)
 
@@ -95,34 +104,45 @@ def in_integers(b: Builder, node: Node, op: str, bias: Node | None, sums: np.nda
     if accumulator is None or out is None or out.per_channel or b.codes(x, node.op == "dense") is None:
         return False
     shifts = np.broadcast_to(out.exponents[0] - np.array(accumulator.exponents), sums.shape)
-    biases = np.broadcast_to(np.abs(b.graph.constants[bias.inputs[1]].astype(np.int64)), sums.shape) if bias else np.zeros_like(sums)
+    biases = (
+        np.broadcast_to(np.abs(b.graph.constants[bias.inputs[1]].astype(np.int64)), sums.shape) if bias
+        else np.zeros_like(sums)
+    )
     saturates = np.ldexp(256.0, shifts) + (biases if op == "MatMul" else 0) <= EXACT
     return bool((saturates | (sums + biases <= EXACT)).all())
 
 
 def float_error(total: int, terms: int) -> int:
-    """How far a float32 sum may be off, in steps of the accumulator, whatever the order of its ``terms``, whose magnitudes add up to ``total``."""
+    """How far a float32 sum may be off, in steps of the accumulator, whatever the order of its ``terms``, whose
+    magnitudes add up to ``total``.
+    """
     unit = terms * 2.0**-24
     return math.ceil(total * unit / (1 - unit))
 
 
 def is_native(b: Builder, node: Node) -> bool:
-    """Whether a quantize or requantize is one quantizer of the style: its rounding is the style's own, and nothing in front would change it.
+    """Whether a quantize or requantize is one quantizer of the style: its rounding is the style's own, and nothing in
+    front would change it.
 
-    ONNX Runtime does more to a pair right behind some values than run it: it melts it with a pair in front (with other results), or moves
-    it to the front of a Transpose, Reshape, Slice or MaxPool.
+    ONNX Runtime does more to a pair right behind some values than run it: it melts it with a pair in front (with other
+    results), or moves it to the front of a Transpose, Reshape, Slice or MaxPool.
     """
     (x,), attrs = node.inputs, attributes(node)
     format: QFormat = attrs["format"]
     if attrs["rounding"] not in b.style.native or (format.per_channel and limits(node) != b.style.saturates_to(format)):
         return False
     producer = b.producers.get(x)
-    moved = b.carries_codes(x) or (producer is not None and (producer.op in ("dequantize", "relu") or OPS[producer.op].moves_codes))
+    moved = (
+        b.carries_codes(x)
+        or (producer is not None and (producer.op in ("dequantize", "relu") or OPS[producer.op].moves_codes))
+    )
     return not (b.style.pairs and moved)
 
 
 def _put_in_digits(b: Builder, node: Node, op: str, attrs: dict, last: bool, parts: list[str]) -> None:
-    """The product of every digit, all in one node with the digits behind one another in the batch, added up in float64."""
+    """The product of every digit, all in one node with the digits behind one another in the batch, added up in
+    float64.
+    """
     name, double = node.output, b.float_type(True)
     stacked = _operand(b, node, last) if len(parts) == 1 and not b.wide(node.inputs[0]) else parts[0]
     if len(parts) > 1:
@@ -157,7 +177,9 @@ def digits(b: Builder, value: str, last: bool, bits: int) -> list[str]:
     found = []
     for place in range(-(-max(b.top(value).bit_length(), 1) // bits) - 1, 0, -1):
         exponent = format.exponents[0] + place * bits
-        steps = b.node("Floor", [b.node("Mul", [rest, b.power((-exponent,), wide)], f"{value}/shifted")], f"{value}/digit_code")
+        steps = b.node(
+            "Floor", [b.node("Mul", [rest, b.power((-exponent,), wide)], f"{value}/shifted")], f"{value}/digit_code"
+        )
         found.append(b.node("Mul", [steps, b.power((exponent,), wide)], f"{value}/digit"))
         rest = b.node("Sub", [rest, found[-1]], f"{value}/rest")
     found.append(rest)
@@ -177,24 +199,32 @@ def fused_bias(graph: Graph, users: dict[str, list[Node]], node: Node) -> Node |
 
 
 def _operand(b: Builder, node: Node, last: bool) -> str:
-    """The input of a product as reals: behind no DequantizeLinear where both of them would become a MatMulNBits (``qdq.py``)."""
+    """The input of a product as reals: behind no DequantizeLinear where both of them would become a MatMulNBits
+    (``qdq.py``).
+    """
     x = node.inputs[0]
     codes, format = b.codes(x, last), b.graph.format(x)
     if not _in_float(b, node, last) or codes is None or format is None:
         return b.get(x, last)
-    return b.node("Mul", [b.node("Cast", [codes], f"{x}/float", to=b.float_type(False)), b.power(format.exponents)], f"{x}/plain")
+    return b.node(
+        "Mul", [b.node("Cast", [codes], f"{x}/float", to=b.float_type(False)), b.power(format.exponents)], f"{x}/plain"
+    )
 
 
 def _in_float(b: Builder, node: Node, last: bool) -> bool:
-    """Whether a dense product reads codes of more than 8 bits, for which a runtime has no integer kernel but one that rounds them."""
+    """Whether a dense product reads codes of more than 8 bits, for which a runtime has no integer kernel but one
+    that rounds them.
+    """
     format = b.graph.format(node.inputs[0])
     return b.style.pairs and node.op == "dense" and format is not None and format.bits > 8
 
 
 def _weight(b: Builder, node: Node, last: bool, integers: bool, *, digits: bool = False) -> str:
-    """The kernel in ONNX' layout, in real units: (out, in/groups, *window); (in, out, *window) transposed; (in, out) dense.
+    """The kernel in ONNX' layout, in real units: (out, in/groups, *window); (in, out, *window) transposed; (in, out)
+    dense.
 
-    ``integers``: the product must be computed by int8 kernels. ``digits``: it reads no stored codes, but digits of them.
+    ``integers``: the product must be computed by int8 kernels. ``digits``: it reads no stored codes, but digits of
+    them.
     """
     name = node.inputs[1]
     codes, format = b.graph.constants[name], b.graph.format(name)
@@ -216,7 +246,9 @@ def _weight(b: Builder, node: Node, last: bool, integers: bool, *, digits: bool 
 
 
 def _meets(b: Builder, x: str, last: bool) -> int | None:
-    """The largest code of an input as int8 kernels see it (signed ones with 128 added); 0 where there is no such kernel, ``None`` for reals."""
+    """The largest code of an input as int8 kernels see it (signed ones with 128 added); 0 where there is no such
+    kernel, ``None`` for reals.
+    """
     format = b.graph.format(x)
     if b.wide(x) or format is None or b.codes(x, last) is None:
         return None
@@ -258,5 +290,8 @@ def pads(sizes, window, strides, dilation, padding: str) -> dict:
     """
     if padding == "same" and any(n is None for n in sizes):
         return {"auto_pad": "SAME_UPPER"}
-    each = [(0, 0) if padding == "valid" else window_pads(n, k, s, d, padding) for n, k, s, d in zip(sizes, window, strides, dilation)]
+    each = [
+        (0, 0) if padding == "valid" else window_pads(n, k, s, d, padding)
+        for n, k, s, d in zip(sizes, window, strides, dilation)
+    ]
     return {"pads": [front for front, _ in each] + [back for _, back in each]}

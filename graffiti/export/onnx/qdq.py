@@ -1,16 +1,18 @@
 """``QuantizeLinear`` and ``DequantizeLinear``: how codes are stored so that ONNX Runtime computes with them exactly.
 
-A default session of ONNX Runtime puts int8 kernels in the place of ``DequantizeLinear, product, QuantizeLinear``. What it does was
-measured (1.32, x86), and the file is written so that every such kernel is exact:
+A default session of ONNX Runtime puts int8 kernels in the place of ``DequantizeLinear, product, QuantizeLinear``. What
+it does was measured (1.32, x86), and the file is written so that every such kernel is exact:
 
-- Its products take one type in and out, and in a default session on x86 that is uint8. Signed 8-bit activations are stored as
-  ``code + 128`` with the zero-point 128, so that every product fuses (``exact="runtime"``).
-- Limits that are narrower than the storage (ReLU6, 4-bit codes) are a ``Clip`` of the integers: one of the reals keeps a convolution in
-  float.
-- On x86 CPUs without VNNI its uint8 x int8 kernels add pairs of products in 16 bits with saturation. Weights that could reach that
-  are stored as uint8 with the zero-point 128, for which it has exact kernels everywhere (``weights="auto"``).
-- A product whose input is no stored code, or in a ``Gemm`` or ``MatMul`` one of 16 bits, must not read a ``DequantizeLinear``: they would become
-  ``MatMulNBits``, which quantizes its input by itself. Such weights are a ``Cast`` and a ``Mul``, which a session computes once; such an input is too.
+- Its products take one type in and out, and in a default session on x86 that is uint8. Signed 8-bit activations are
+  stored as ``code + 128`` with the zero-point 128, so that every product fuses (``exact="runtime"``).
+- Limits that are narrower than the storage (ReLU6, 4-bit codes) are a ``Clip`` of the integers: one of the reals keeps
+  a convolution in float.
+- On x86 CPUs without VNNI its uint8 x int8 kernels add pairs of products in 16 bits with saturation. Weights that could
+  reach that are stored as uint8 with the zero-point 128, for which it has exact kernels everywhere
+  (``weights="auto"``).
+- A product whose input is no stored code, or in a ``Gemm`` or ``MatMul`` one of 16 bits, must not read a
+  ``DequantizeLinear``: they would become ``MatMulNBits``, which quantizes its input by itself. Such weights are a
+  ``Cast`` and a ``Mul``, which a session computes once; such an input is too.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ class QdqStyle(Style):
                 raise ValueError(f"{what} is one of {', '.join(known)}, got {given!r}")
         self.integers, self.weights = exact == "runtime", weights
 
-    # ---- how codes are stored --------------------------------------------------------------------------------------------
+    # ---- how codes are stored ----------------------------------------------------------------------------------------
     def zero(self, format: QFormat) -> int:
         """128 for signed codes of 8 bits that are stored as uint8."""
         return UNSIGNED if self.integers and format.signed and format.bits <= 8 else 0
@@ -77,13 +79,14 @@ class QdqStyle(Style):
         """ONNX Runtime has no Clip of 16-bit integers."""
         return format.bits <= 8
 
-    # ---- constants ---------------------------------------------------------------------------------------------------------
+    # ---- constants ---------------------------------------------------------------------------------------------------
     def constant(self, b: Builder, name: str, codes: np.ndarray, format: QFormat, axis: int) -> str:
         """An initializer stored like an activation, and its DequantizeLinear."""
         return self._constant(b, name, self.stored(codes, format), format, axis, self.zero(format))
 
     def kernel(
-        self, b: Builder, name: str, codes: np.ndarray, format: QFormat, axis: int, *, own: bool, meets: int | None, integers: bool,
+        self, b: Builder, name: str, codes: np.ndarray, format: QFormat, axis: int, *, own: bool, meets: int | None,
+        integers: bool,
     ) -> str:
         """An initializer of int4, uint4, int8, uint8 or the format's dtype, as the head of this file says."""
         from onnx import TensorProto
@@ -91,32 +94,42 @@ class QdqStyle(Style):
         if meets is None:
             stored = b.initializer(codes, name, own=own)
             floats = b.node("Cast", [stored], f"{name}/float", to=b.float_type(False))
-            return b.node("Mul", [floats, b.power(format.exponents, rank=codes.ndim, axis=axis, name=f"{name}/scale")], f"{name}/real")
+            return b.node(
+                "Mul", [floats, b.power(format.exponents, rank=codes.ndim, axis=axis, name=f"{name}/scale")],
+                f"{name}/real"
+            )
         if format.bits <= 4 and not integers:
             onnx_type = TensorProto.INT4 if format.signed else TensorProto.UINT4
             return self._constant(b, name, codes.astype(np.int8), format, axis, 0, onnx_type, own=own)
         if format.bits <= 8 and format.signed and self.weights == "auto" and may_saturate(codes, axis, meets):
-            return self._constant(b, name, (codes.astype(np.int32) + UNSIGNED).astype(np.uint8), format, axis, UNSIGNED, own=own)
+            return self._constant(
+                b, name, (codes.astype(np.int32) + UNSIGNED).astype(np.uint8), format, axis, UNSIGNED, own=own
+            )
         return self._constant(b, name, codes, format, axis, 0, own=own)
 
     @staticmethod
     def _constant(
-        b: Builder, name: str, stored: np.ndarray, format: QFormat, axis: int, zero: int, onnx_type: int | None = None, *, own: bool = False,
+        b: Builder, name: str, stored: np.ndarray, format: QFormat, axis: int, zero: int, onnx_type: int | None = None,
+        *, own: bool = False,
     ) -> str:
         at_axis: dict[str, Any] = {"axis": axis} if format.per_channel else {}
         inputs = [b.initializer(stored, name, onnx_type, own=own), b.power(format.exponents, name=f"{name}/scale")]
         zeros = np.full(len(format.exponents) if format.per_channel else (), zero, stored.dtype)
-        inputs.append(b.initializer(zeros, f"{name}/zero", onnx_type, own=True))  # ONNX Runtime may rewrite it, for this constant alone
+        # ONNX Runtime may rewrite it, for this constant alone
+        inputs.append(b.initializer(zeros, f"{name}/zero", onnx_type, own=True))
         return b.node("DequantizeLinear", inputs, f"{name}/real", **at_axis)
 
-    # ---- values ------------------------------------------------------------------------------------------------------------
+    # ---- values ------------------------------------------------------------------------------------------------------
     def quantize(
         self, b: Builder, value: str, source: str, format: QFormat, last: bool, *, steps: bool, rounding: str,
         clip: tuple[int, int] | None = None,
     ) -> None:
         """QuantizeLinear, called like the value, perhaps a Clip of its integers, and DequantizeLinear."""
         codes = b.name(value, last, codes=True)
-        scale = b.power((0,) * len(format.exponents), name="ones") if steps else b.power(format.exponents, name=f"{value}/scale")
+        scale = (
+            b.power((0,) * len(format.exponents), name="ones") if steps
+            else b.power(format.exponents, name=f"{value}/scale")
+        )
         at_axis = self._axis(b, value, format, last)
         whole = codes if clip is None else b.unique(f"{value}/unclipped")
         b.node("QuantizeLinear", [source, scale, self._zero(b, format)], whole, exact_name=True, **at_axis)
@@ -131,7 +144,9 @@ class QdqStyle(Style):
 
         format = b.graph.format(value)
         assert format is not None
-        b.value_info[codes] = helper.make_tensor_value_info(codes, helper.np_dtype_to_tensor_dtype(self.storage(format)), b.dims(value, last))
+        b.value_info[codes] = helper.make_tensor_value_info(
+            codes, helper.np_dtype_to_tensor_dtype(self.storage(format)), b.dims(value, last)
+        )
         b.hold(value, self.to_reals(b, value, codes, f"{value}/real", last), last, codes=codes)
 
     def to_reals(self, b: Builder, value: str, codes: str, name: str, last: bool) -> str:
@@ -154,7 +169,10 @@ class QdqStyle(Style):
         """``Gather`` of stored codes."""
         codes, format = b.name(value, last, codes=True), b.graph.format(value)
         assert format is not None
-        b.node("Gather", [b.initializer(self.stored(b.graph.constants[table], format), table), index], codes, exact_name=True, axis=0)
+        b.node(
+            "Gather", [b.initializer(self.stored(b.graph.constants[table], format), table), index], codes,
+            exact_name=True, axis=0
+        )
         self.hold_codes(b, value, codes, last)
 
     def _zero(self, b: Builder, format: QFormat) -> str:
@@ -182,5 +200,7 @@ def may_saturate(codes: np.ndarray, axis: int, meets: int) -> bool:
     if not rows.size:
         return False
     count = min(2, rows.shape[1])
-    sides = (np.partition(np.maximum(side, 0), rows.shape[1] - count, axis=1)[:, -count:].sum(1) for side in (rows, -rows))
+    sides = (
+        np.partition(np.maximum(side, 0), rows.shape[1] - count, axis=1)[:, -count:].sum(1) for side in (rows, -rows)
+    )
     return max(int(side.max()) for side in sides) * meets >= PAIR

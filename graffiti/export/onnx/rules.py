@@ -17,7 +17,8 @@ from graffiti.numerics.formats import QFormat
 from graffiti.numerics.windows import pool_counts
 
 _INT64 = 7  # TensorProto.INT64
-SAFE_EXPONENT = 60  # while exponents are within ± this, float32 neither overflows nor loses bits of a code below its normal range
+# while exponents are within ± this, float32 neither overflows nor loses bits of a code below its normal range
+SAFE_EXPONENT = 60
 
 
 # ---- elementwise ----------------------------------------------------------------------------------------------------
@@ -26,7 +27,9 @@ def _binary(op: str, moves: bool = False) -> Callable[[Builder, Node], None]:
         last = b.layout(node, *node.inputs)
         wide = b.wide(node.output) or any(b.wide(v) for v in node.inputs)
         rank = b.rank(node.output)
-        (b.move if moves else b.put)(node.output, op, [b.get(v, last, wide, rank=rank) for v in node.inputs], last, wide=wide)
+        (b.move if moves else b.put)(
+            node.output, op, [b.get(v, last, wide, rank=rank) for v in node.inputs], last, wide=wide
+        )
 
     return rule
 
@@ -48,7 +51,14 @@ def relu(b: Builder, node: Node) -> None:
     else:
         reals = np.ldexp(float(top), np.array(format.exponents)).astype(np.float64 if wide else np.float32)
         shape = [-1 if i == b.axis(x, -1, last) else 1 for i in range(b.rank(x))] if format.per_channel else ()
-        b.move(node.output, "Min", [b.node("Relu", [source], f"{node.output}/positive"), b.initializer(reals.reshape(shape), f"{node.output}/max")], last, wide=wide)
+        b.move(
+            node.output, "Min",
+            [
+                b.node("Relu", [source], f"{node.output}/positive"),
+                b.initializer(reals.reshape(shape), f"{node.output}/max")
+            ],
+            last, wide=wide
+        )
 
 
 def lookup(b: Builder, node: Node) -> None:
@@ -66,23 +76,25 @@ def lookup(b: Builder, node: Node) -> None:
     b.style.table(b, node.output, table, index, last)
 
 
-# ---- pools ------------------------------------------------------------------------------------------------------------
+# ---- pools -----------------------------------------------------------------------------------------------------------
 def max_pool(b: Builder, node: Node) -> None:
     """``MaxPool``, whose padding never wins."""
     (x,), attrs = node.inputs, attributes(node)
     sizes, window = b.graph.shape(x)[1:-1], attrs["pool_size"]
-    b.move(node.output, "MaxPool", [b.get(x, False, b.wide(x))], False, wide=b.wide(x), kernel_shape=list(window), strides=list(attrs["strides"]),
-          **pads(sizes, window, attrs["strides"], (1,) * len(window), attrs["padding"]))
+    b.move(
+        node.output, "MaxPool", [b.get(x, False, b.wide(x))], False, wide=b.wide(x), kernel_shape=list(window),
+        strides=list(attrs["strides"]), **pads(sizes, window, attrs["strides"], (1,) * len(window), attrs["padding"])
+    )
 
 
 def average_pool(b: Builder, node: Node) -> None:
     """The exact sum of each window, divided once, then the quantizer.
 
-    Sums are below 2**24, exact in float32; those of whole axes may go on in float64. IEEE 754 rounds a quotient correctly, so it stays on
-    its side of every tie while ``sum * 2**max(e_x - e_y, 0)`` is below ``SURE``; beyond, it is divided in float64. Where the number of
-    elements is a power of two, the weights of the sum hold the division; but never in front of a quantizer: ONNX Runtime (1.32, default
-    level) would give the convolution's float weights 8 bits of its own, with a scale that is no power of two. Twice the sum over twice the
-    elements keeps a division there.
+    Sums are below 2**24, exact in float32; those of whole axes may go on in float64. IEEE 754 rounds a quotient
+    correctly, so it stays on its side of every tie while ``sum * 2**max(e_x - e_y, 0)`` is below ``SURE``; beyond, it
+    is divided in float64. Where the number of elements is a power of two, the weights of the sum hold the division; but
+    never in front of a quantizer: ONNX Runtime (1.32, default level) would give the convolution's float weights 8 bits
+    of its own, with a scale that is no power of two. Twice the sum over twice the elements keeps a division there.
     """
     (x,), attrs = node.inputs, attributes(node)
     source, target, window = b.graph.format(x), attrs["format"], attrs["pool_size"]
@@ -116,7 +128,8 @@ def average_pool(b: Builder, node: Node) -> None:
     _store(b, node, summed, False, wide, attrs["rounding"] in b.style.native)
 
 
-SURE = 1 << 22  # sums below it, scaled to the output's steps: the correctly rounded float32 quotient rounds like the true one
+# sums below it, scaled to the output's steps: the correctly rounded float32 quotient rounds like the true one
+SURE = 1 << 22
 
 
 def sums_exactly(graph: Graph, node: Node, top: int) -> bool:
@@ -144,7 +157,9 @@ def elements(graph: Graph, node: Node) -> np.ndarray:
         return np.ones(1, np.int64)
     if attrs["padding"] == "valid":
         return np.array([math.prod(attrs["pool_size"])])
-    counts = pool_counts([n or 1 for n in graph.shape(node.inputs[0])[1:-1]], attrs["pool_size"], attrs["strides"], attrs["padding"])
+    counts = pool_counts(
+        [n or 1 for n in graph.shape(node.inputs[0])[1:-1]], attrs["pool_size"], attrs["strides"], attrs["padding"]
+    )
     return counts.reshape(-1)[:1] if (counts == counts.flat[0]).all() else counts
 
 
@@ -154,15 +169,21 @@ def global_max_pool(b: Builder, node: Node) -> None:
     spatial = set(a % b.rank(x) for a in attrs["axes"]) == set(range(1, b.rank(x) - 1))
     last = b.is_last(x) or not (attrs["keepdims"] or spatial)  # only a layout whose other axes stay in order
     axes = sorted(b.axis(x, a, last) for a in attrs["axes"])
-    b.move(node.output, "ReduceMax", [b.get(x, last, b.wide(x)), b.integers(axes)], last if attrs["keepdims"] else True, wide=b.wide(x), keepdims=int(attrs["keepdims"]))
+    b.move(
+        node.output, "ReduceMax", [b.get(x, last, b.wide(x)), b.integers(axes)], last if attrs["keepdims"] else True,
+        wide=b.wide(x), keepdims=int(attrs["keepdims"])
+    )
 
 
-# ---- moves ------------------------------------------------------------------------------------------------------------
+# ---- moves -----------------------------------------------------------------------------------------------------------
 def concat(b: Builder, node: Node) -> None:
     """``Concat`` along the axis where the layout has it."""
     last = b.layout(node, *node.inputs)
     wide = any(b.wide(v) for v in node.inputs)
-    b.move(node.output, "Concat", [b.get(v, last, wide) for v in node.inputs], last, wide=wide, axis=b.axis(node.output, attributes(node)["axis"], last))
+    b.move(
+        node.output, "Concat", [b.get(v, last, wide) for v in node.inputs], last, wide=wide,
+        axis=b.axis(node.output, attributes(node)["axis"], last)
+    )
 
 
 def pad(b: Builder, node: Node) -> None:
@@ -172,33 +193,48 @@ def pad(b: Builder, node: Node) -> None:
     each = [(0, 0)] * b.rank(x)
     for axis, ends in enumerate(attributes(node)["pads"], 1):
         each[b.axis(x, axis, last)] = ends
-    b.move(node.output, "Pad", [b.get(x, last, wide), b.integers([front for front, _ in each] + [back for _, back in each])], last, wide=wide)
+    b.move(
+        node.output, "Pad",
+        [b.get(x, last, wide), b.integers([front for front, _ in each] + [back for _, back in each])], last, wide=wide
+    )
 
 
 def crop(b: Builder, node: Node) -> None:
     """``Slice`` from the front cut to the back cut."""
     (x,) = node.inputs
     last, wide = b.layout(node, x), b.wide(x)
-    cuts = [(b.axis(x, axis, last), front, back) for axis, (front, back) in enumerate(attributes(node)["crops"], 1) if front or back]
+    cuts = [
+        (b.axis(x, axis, last), front, back) for axis, (front, back) in enumerate(attributes(node)["crops"], 1)
+        if front or back
+    ]
     if not cuts:
         b.move(node.output, "Identity", [b.get(x, last, wide)], last, wide=wide)
         return
     axes, fronts, backs = zip(*cuts)
     ends = [-back if back else INT64_MAX for back in backs]
-    b.move(node.output, "Slice", [b.get(x, last, wide), b.integers(fronts), b.integers(ends), b.integers(axes)], last, wide=wide)
+    b.move(
+        node.output, "Slice", [b.get(x, last, wide), b.integers(fronts), b.integers(ends), b.integers(axes)], last,
+        wide=wide
+    )
 
 
 def slice_axes(b: Builder, node: Node) -> None:
     """``Slice`` with steps along the axes that are cut."""
     (x,) = node.inputs
     last, wide = b.layout(node, x), b.wide(x)
-    cuts = [(b.axis(x, axis, last), *each) for axis, each in enumerate(attributes(node)["slices"], 1) if tuple(each) != (0, None, 1)]
+    cuts = [
+        (b.axis(x, axis, last), *each) for axis, each in enumerate(attributes(node)["slices"], 1)
+        if tuple(each) != (0, None, 1)
+    ]
     if not cuts:
         b.move(node.output, "Identity", [b.get(x, last, wide)], last, wide=wide)
         return
     axes, starts, stops, steps = zip(*cuts)
     ends = [INT64_MAX if stop is None else stop for stop in stops]
-    b.move(node.output, "Slice", [b.get(x, last, wide), *(b.integers(values) for values in (starts, ends, axes, steps))], last, wide=wide)
+    b.move(
+        node.output, "Slice", [b.get(x, last, wide), *(b.integers(values) for values in (starts, ends, axes, steps))],
+        last, wide=wide
+    )
 
 
 def take(b: Builder, node: Node) -> None:
@@ -206,7 +242,10 @@ def take(b: Builder, node: Node) -> None:
     (x,) = node.inputs
     last, wide = b.layout(node, x), b.wide(x)
     indices = b.initializer(np.asarray(attributes(node)["indices"], np.int64), f"{node.output}/indices")
-    b.move(node.output, "Gather", [b.get(x, last, wide), indices], last, wide=wide, axis=b.axis(x, attributes(node)["axis"], last))
+    b.move(
+        node.output, "Gather", [b.get(x, last, wide), indices], last, wide=wide,
+        axis=b.axis(x, attributes(node)["axis"], last)
+    )
 
 
 def reshape(b: Builder, node: Node) -> None:
@@ -227,20 +266,28 @@ def permute(b: Builder, node: Node) -> None:
 
 
 def upsample(b: Builder, node: Node) -> None:
-    """``Resize`` to the nearest, in front of it; ``Gather`` of repeated indices for float64, which Resize does not take."""
+    """``Resize`` to the nearest, in front of it; ``Gather`` of repeated indices for float64, which Resize does not
+    take.
+    """
     (x,), size = node.inputs, attributes(node)["size"]
     if not b.wide(x):
         scales = b.initializer(np.array([1, 1, *size], np.float32), f"{node.output}/scales")
         roi = b.initializer(np.zeros(0, np.float32), "roi")
-        b.move(node.output, "Resize", [b.get(x, False), roi, scales], False, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+        b.move(
+            node.output, "Resize", [b.get(x, False), roi, scales], False, mode="nearest",
+            coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+        )
         return
     source = b.get(x, False, True)
     for axis, (length, factor) in enumerate(zip(b.graph.shape(x)[1:-1], size), 2):
-        source = b.node("Gather", [source, b.integers([i // factor for i in range((length or 0) * factor)])], f"{node.output}/axis{axis}", axis=axis)
+        source = b.node(
+            "Gather", [source, b.integers([i // factor for i in range((length or 0) * factor)])],
+            f"{node.output}/axis{axis}", axis=axis
+        )
     b.move(node.output, "Identity", [source], False, wide=True)
 
 
-# ---- the border ---------------------------------------------------------------------------------------------------------
+# ---- the border ------------------------------------------------------------------------------------------------------
 def rescaling(b: Builder, node: Node) -> None:
     """``Mul`` and ``Add`` in float32, which round one after the other."""
     (x,) = node.inputs
@@ -260,12 +307,14 @@ def rescaling(b: Builder, node: Node) -> None:
     b.put(node.output, "Add", [product, constant(offset, f"{node.output}/offset")], last)
 
 
-# ---- between reals and codes --------------------------------------------------------------------------------------------
+# ---- between reals and codes -----------------------------------------------------------------------------------------
 def quantize(b: Builder, node: Node) -> None:
-    """Reals or codes to codes: one quantizer where it rounds and saturates as asked, else explicit steps in front of it.
+    """Reals or codes to codes: one quantizer where it rounds and saturates as asked, else explicit steps in front of
+    it.
 
-    A ``QuantizeLinear`` rounds half to even and saturates to its storage type. Other modes, and a quantizer right behind another,
-    round explicitly: ``steps = round(x * 2**-e)``, in float64 where float32 is not exact, clipped, then a quantizer of scale 1.
+    A ``QuantizeLinear`` rounds half to even and saturates to its storage type. Other modes, and a quantizer right
+    behind another, round explicitly: ``steps = round(x * 2**-e)``, in float64 where float32 is not exact, clipped, then
+    a quantizer of scale 1.
     """
     (x,), attrs = node.inputs, attributes(node)
     format: QFormat = attrs["format"]
@@ -278,7 +327,9 @@ def quantize(b: Builder, node: Node) -> None:
 
 
 def _store(b: Builder, node: Node, source: str, last: bool, wide: bool, native: bool) -> None:
-    """Write the quantizer of ``node`` behind a tensor of exact reals; ``native``: one quantizer of the style does it."""
+    """Write the quantizer of ``node`` behind a tensor of exact reals; ``native``: one quantizer of the style does
+    it.
+    """
     (x,), attrs = node.inputs, attributes(node)
     format: QFormat = attrs["format"]
     rounding, (low, high) = attrs["rounding"], limits(node)
@@ -294,8 +345,14 @@ def _store(b: Builder, node: Node, source: str, last: bool, wide: bool, native: 
         b.style.quantize(b, node.output, source, format, last, steps=False, rounding=rounding, clip=ends)
         return
     axis = b.axis(x, -1, last)
-    scaled = b.node("Mul", [source, b.power([-e for e in format.exponents], wide, rank=b.rank(x), axis=axis)], f"{node.output}/steps")
-    rounded = b.node("Clip", [_rounded(b, scaled, rounding, node.output, wide), b.scalar(low, wide), b.scalar(high, wide)], f"{node.output}/rounded")
+    scaled = b.node(
+        "Mul", [source, b.power([-e for e in format.exponents], wide, rank=b.rank(x), axis=axis)],
+        f"{node.output}/steps"
+    )
+    rounded = b.node(
+        "Clip", [_rounded(b, scaled, rounding, node.output, wide), b.scalar(low, wide), b.scalar(high, wide)],
+        f"{node.output}/rounded"
+    )
     if stored:
         if wide:
             rounded = b.node("Cast", [rounded], f"{node.output}/rounded32", to=b.float_type(False))
@@ -315,7 +372,10 @@ def _rounded(b: Builder, steps: str, mode: str, name: str, wide: bool) -> str:
         return b.node("Floor", [steps], f"{name}/floor")
     if mode == "half_up":
         return b.node("Floor", [b.node("Add", [steps, b.scalar(0.5, wide)], f"{name}/half")], f"{name}/floor")
-    above = b.node("Floor", [b.node("Add", [b.node("Abs", [steps], f"{name}/abs"), b.scalar(0.5, wide)], f"{name}/half")], f"{name}/floor")
+    above = b.node(
+        "Floor", [b.node("Add", [b.node("Abs", [steps], f"{name}/abs"), b.scalar(0.5, wide)], f"{name}/half")],
+        f"{name}/floor"
+    )
     return b.node("Mul", [above, b.node("Sign", [steps], f"{name}/sign")], f"{name}/away")
 
 
@@ -327,7 +387,8 @@ def dequantize(b: Builder, node: Node) -> None:
     if b.wide(x):
         b.put(node.output, "Cast", [b.get(x, last, True)], last, to=b.float_type(False))
     elif codes and format is not None and any(OPS[user.op].moves_codes for user in b.users.get(node.output, [])):
-        floats = b.node("Cast", [codes], f"{node.output}/codes", to=b.float_type(False))  # not a DequantizeLinear: moves behind one draw further pairs
+        # not a DequantizeLinear: moves behind one draw further pairs
+        floats = b.node("Cast", [codes], f"{node.output}/codes", to=b.float_type(False))
         if b.style.zero(format):
             floats = b.node("Sub", [floats, b.scalar(b.style.zero(format))], f"{node.output}/centred")
         b.put(node.output, "Mul", [floats, b.power(format.exponents, rank=b.rank(x), axis=b.axis(x, -1, last))], last)
@@ -337,12 +398,17 @@ def dequantize(b: Builder, node: Node) -> None:
 
 def softmax(b: Builder, node: Node) -> None:
     """``Softmax`` in float32: outside the integer promise."""
-    b.put(node.output, "Softmax", [b.get(node.inputs[0], True)], True, axis=attributes(node)["axis"] % b.rank(node.output))
+    b.put(
+        node.output, "Softmax", [b.get(node.inputs[0], True)], True, axis=attributes(node)["axis"] % b.rank(node.output)
+    )
 
 
 RULES: dict[str, Callable[[Builder, Node], None]] = {
     "conv": product, "depthwise_conv": product, "conv_transpose": product, "dense": product, "bias_add": bias_add,
-    "add": _binary("Add"), "subtract": _binary("Sub"), "multiply": _binary("Mul"), "maximum": _binary("Max", True), "minimum": _binary("Min", True), "relu": relu, "lookup": lookup,
-    "max_pool": max_pool, "average_pool": average_pool, "global_max_pool": global_max_pool, "concat": concat, "pad": pad, "crop": crop, "slice": slice_axes, "take": take, "reshape": reshape, "permute": permute,
-    "upsample": upsample, "rescaling": rescaling, "quantize": quantize, "requantize": quantize, "dequantize": dequantize, "softmax": softmax,
+    "add": _binary("Add"), "subtract": _binary("Sub"), "multiply": _binary("Mul"), "maximum": _binary("Max", True),
+    "minimum": _binary("Min", True), "relu": relu, "lookup": lookup,
+    "max_pool": max_pool, "average_pool": average_pool, "global_max_pool": global_max_pool, "concat": concat,
+    "pad": pad, "crop": crop, "slice": slice_axes, "take": take, "reshape": reshape, "permute": permute,
+    "upsample": upsample, "rescaling": rescaling, "quantize": quantize, "requantize": quantize,
+    "dequantize": dequantize, "softmax": softmax,
 }

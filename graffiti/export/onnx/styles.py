@@ -1,4 +1,6 @@
-"""How constants and quantizers are written: what a style is, and QONNX' Quant. QuantizeLinear with DequantizeLinear is ``qdq.py``."""
+"""How constants and quantizers are written: what a style is, and QONNX' Quant. QuantizeLinear with DequantizeLinear
+is ``qdq.py``.
+"""
 
 from __future__ import annotations
 
@@ -48,13 +50,15 @@ class Style(abc.ABC):
         """A float32 tensor of ``codes * 2**exponent``; several exponents belong to ``axis``."""
 
     def kernel(
-        self, b: Builder, name: str, codes: np.ndarray, format: QFormat, axis: int, *, own: bool, meets: int | None, integers: bool,
+        self, b: Builder, name: str, codes: np.ndarray, format: QFormat, axis: int, *, own: bool, meets: int | None,
+        integers: bool,
     ) -> str:
         """As ``constant``, for the weights of a product.
 
         Args:
             own: stored even where an equal one is there.
-            meets: the largest stored code that int8 kernels may multiply it with; ``None`` where the input is no stored code.
+            meets: the largest stored code that int8 kernels may multiply it with; ``None`` where the input is no stored
+                code.
             integers: whether the product must be computed in integers.
         """
         return self.constant(b, name, codes, format, axis)
@@ -68,7 +72,8 @@ class Style(abc.ABC):
         self, b: Builder, value: str, source: str, format: QFormat, last: bool, *, steps: bool, rounding: str,
         clip: tuple[int, int] | None = None,
     ) -> None:
-        """Write the quantizer that makes ``value`` from ``source``, float32: reals, or integers where ``steps`` is true.
+        """Write the quantizer that makes ``value`` from ``source``, float32: reals, or integers where ``steps`` is
+        true.
 
         ``clip``: lower limits of the codes, for formats that ``clips_codes``.
         """
@@ -87,7 +92,9 @@ class Style(abc.ABC):
 
 
 class QonnxStyle(Style):
-    """``Quant(x, 2**e, 0, bits)`` with the format's very width; constants are stored as reals and quantized by their own Quant."""
+    """``Quant(x, 2**e, 0, bits)`` with the format's very width; constants are stored as reals and quantized by their
+    own Quant.
+    """
 
     opset = 18
     domains = {QONNX_DOMAIN: 1}
@@ -100,7 +107,8 @@ class QonnxStyle(Style):
         return self._constant(b, name, codes, format, axis)
 
     def kernel(
-        self, b: Builder, name: str, codes: np.ndarray, format: QFormat, axis: int, *, own: bool, meets: int | None, integers: bool,
+        self, b: Builder, name: str, codes: np.ndarray, format: QFormat, axis: int, *, own: bool, meets: int | None,
+        integers: bool,
     ) -> str:
         """As a constant."""
         return self._constant(b, name, codes, format, axis, own)
@@ -132,16 +140,25 @@ class QonnxStyle(Style):
 
     def _quant(self, b: Builder, source: str, name: str, format: QFormat, rank: int, axis: int, rounding: str) -> str:
         scale = b.power(format.exponents, rank=rank, axis=axis, name=f"{name}/scale")
-        inputs = [source, scale, b.initializer(np.float32(0), "zero"), b.initializer(np.float32(format.bits), f"bits/{format.bits}")]
-        return b.node("Quant", inputs, name, exact_name=True, domain=QONNX_DOMAIN, signed=int(format.signed), narrow=int(format.narrow),
-                      rounding_mode={"half_even": "ROUND", "floor": "FLOOR"}[rounding])
+        inputs = [
+            source, scale, b.initializer(np.float32(0), "zero"),
+            b.initializer(np.float32(format.bits), f"bits/{format.bits}")
+        ]
+        return b.node(
+            "Quant", inputs, name, exact_name=True, domain=QONNX_DOMAIN, signed=int(format.signed),
+            narrow=int(format.narrow), rounding_mode={"half_even": "ROUND", "floor": "FLOOR"}[rounding]
+        )
 
     def to_reals(self, b: Builder, value: str, codes: str, name: str, last: bool) -> str:
         """A Cast and a product: only graph inputs of codes are integers here."""
         format = b.graph.format(value)
         assert format is not None
         real = b.node("Cast", [codes], f"{name}/float", to=b.float_type(False))
-        return b.node("Mul", [real, b.power(format.exponents, rank=b.rank(value), axis=b.axis(value, -1, last), name=f"{value}/scale")], name)
+        return b.node(
+            "Mul",
+            [real, b.power(format.exponents, rank=b.rank(value), axis=b.axis(value, -1, last), name=f"{value}/scale")],
+            name
+        )
 
     def table(self, b: Builder, value: str, table: str, index: str, last: bool) -> None:
         """``Gather`` of quantized reals."""

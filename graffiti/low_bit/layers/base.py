@@ -18,7 +18,8 @@ else:
 class LowBitLayer(_Base):
     """Stands in front of a Keras layer class: same name, same weights, same config, plus ``low_bit`` settings.
 
-    A subclass names its ``low_bit_kind`` and computes its products through ``self.low_bit_product``. ``plain()`` gives the Keras layer back.
+    A subclass names its ``low_bit_kind`` and computes its products through ``self.low_bit_product``. ``plain()`` gives
+    the Keras layer back.
     """
 
     low_bit_kind = "dense"
@@ -37,7 +38,9 @@ class LowBitLayer(_Base):
         """The Keras layer's weights, then the quantizers' state."""
         super().build(input_shape)
         self.low_bit_product = LowBitProduct(self.low_bit, self.low_bit_kind, self.name)
-        self.low_bit_product.build(self.low_bit_kernel_shape(), (self.bias.shape[0],) if getattr(self, "bias", None) is not None else None)
+        self.low_bit_product.build(
+            self.low_bit_kernel_shape(), (self.bias.shape[0],) if getattr(self, "bias", None) is not None else None
+        )
         self.low_bit_product.constrain(self.kernel)
 
     def low_bit_kernel_shape(self) -> tuple[int, ...]:

@@ -1,4 +1,6 @@
-"""Convolutions of low-bit training. All run as NHWC images: one-dimensional ones with height 1, channels first transposed."""
+"""Convolutions of low-bit training. All run as NHWC images: one-dimensional ones with height 1, channels first
+transposed.
+"""
 
 from __future__ import annotations
 
@@ -59,18 +61,26 @@ class _Convolution(LowBitLayer):
     def build(self, input_shape) -> None:
         """Refuses three dimensions."""
         if self.rank > 2:
-            raise ValueError(f"layer {self.name!r} convolves {self.rank} dimensions; low-bit training takes one or two: keep it in float by a rule")
+            raise ValueError(
+                f"layer {self.name!r} convolves {self.rank} dimensions; low-bit training takes one or two: keep it in "
+                "float by a rule"
+            )
         super().build(input_shape)
 
     def image_product(self, shape) -> ConvolutionProduct | DepthwiseProduct:
         """The geometry on images."""
         kernel = tuple(self.kernel.shape) if self.rank == 2 else (1, *self.kernel.shape)
-        return ConvolutionProduct(kernel, two(self.strides, self.rank), padding_of(self, self.rank), two(self.dilation_rate, self.rank), self.groups)
+        return ConvolutionProduct(
+            kernel, two(self.strides, self.rank), padding_of(self, self.rank), two(self.dilation_rate, self.rank),
+            self.groups
+        )
 
     def call(self, inputs, training=None):
         """``activation(conv(q(x), q(kernel)) + bias)``."""
         x = to_image(inputs, self.rank, self.data_format)
-        y = self.low_bit_product.compute(self.image_product(x.shape), x, image_kernel(self.kernel, self.rank), training, self.bias)
+        y = self.low_bit_product.compute(
+            self.image_product(x.shape), x, image_kernel(self.kernel, self.rank), training, self.bias
+        )
         return self.finish(from_image(y, self.rank, self.data_format))
 
 
@@ -116,10 +126,16 @@ class _Separable(LowBitLayer):
     def build(self, input_shape) -> None:
         """Weights, then the state of both products."""
         super(LowBitLayer, self).build(input_shape)
-        self.depthwise_product = LowBitProduct(self.low_bit, "depthwise", f"{self.name}/depthwise", name="low_bit_depthwise")
+        self.depthwise_product = LowBitProduct(
+            self.low_bit, "depthwise", f"{self.name}/depthwise", name="low_bit_depthwise"
+        )
         self.depthwise_product.build(tuple(self.depthwise_kernel.shape))
-        self.pointwise_product = LowBitProduct(self.low_bit, "convolution", f"{self.name}/pointwise", name="low_bit_pointwise")
-        self.pointwise_product.build(tuple(self.pointwise_kernel.shape), None if self.bias is None else (self.bias.shape[0],))
+        self.pointwise_product = LowBitProduct(
+            self.low_bit, "convolution", f"{self.name}/pointwise", name="low_bit_pointwise"
+        )
+        self.pointwise_product.build(
+            tuple(self.pointwise_kernel.shape), None if self.bias is None else (self.bias.shape[0],)
+        )
         self.depthwise_product.constrain(self.depthwise_kernel)
         self.pointwise_product.constrain(self.pointwise_kernel)
 
@@ -160,7 +176,9 @@ class _Transposed(_Convolution):
         layout = (None, *spatial, shape[3]) if self.data_format == "channels_last" else (None, shape[3], *spatial)
         out = self.compute_output_shape(layout)
         sizes = out[1:-1] if self.data_format == "channels_last" else out[2:]
-        convolution = ConvolutionProduct(kernel, two(self.strides, self.rank), Padding(self.padding), two(self.dilation_rate, self.rank))
+        convolution = ConvolutionProduct(
+            kernel, two(self.strides, self.rank), Padding(self.padding), two(self.dilation_rate, self.rank)
+        )
         return TransposedProduct(convolution, sizes if self.rank == 2 else (1, sizes[0]))
 
 

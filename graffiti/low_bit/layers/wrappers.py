@@ -9,7 +9,9 @@ import keras
 
 @keras.saving.register_keras_serializable(package="graffiti")
 class FoldedTimeDistributed(keras.layers.TimeDistributed):
-    """``TimeDistributed`` that calls its layer once on ``[batch * time, …]``, not once for each time step: quantizers see the whole tensor."""
+    """``TimeDistributed`` that calls its layer once on ``[batch * time, …]``, not once for each time step:
+    quantizers see the whole tensor.
+    """
 
     def call(self, inputs, training=None, mask=None):
         """The layer's output with time as the second axis again."""

@@ -1,4 +1,6 @@
-"""The linear products that low-bit training quantizes, as geometry: what is multiplied with what in the three passes."""
+"""The linear products that low-bit training quantizes, as geometry: what is multiplied with what in the three
+passes.
+"""
 
 from __future__ import annotations
 
@@ -6,4 +8,7 @@ from graffiti.low_bit.products.base import Product
 from graffiti.low_bit.products.convolution import ConvolutionProduct, DepthwiseProduct, Padding, TransposedProduct
 from graffiti.low_bit.products.dense import EinsumProduct, MatrixProduct
 
-__all__ = ["ConvolutionProduct", "DepthwiseProduct", "EinsumProduct", "MatrixProduct", "Padding", "Product", "TransposedProduct"]
+__all__ = [
+    "ConvolutionProduct", "DepthwiseProduct", "EinsumProduct", "MatrixProduct", "Padding", "Product",
+    "TransposedProduct"
+]

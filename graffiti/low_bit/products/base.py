@@ -47,7 +47,8 @@ class Product:
         return NATIVE_TYPES[pass_name]
 
     def native(self, pass_name: str, x_shape: tuple[int | None, ...]) -> Any:
-        """The int8 form ``(first codes, second codes, scale[, x_shape]) -> float32`` of a pass, ``None`` where there is none.
+        """The int8 form ``(first codes, second codes, scale[, x_shape]) -> float32`` of a pass, ``None`` where there is
+        none.
 
         Args:
             pass_name: the method's name.

@@ -31,7 +31,9 @@ class Padding:
 
     def padded_shape(self, shape: tf.Tensor) -> tf.Tensor:
         """The int32 shape of ``pad(x)``."""
-        return shape if isinstance(self.kind, str) else shape + tf.constant([0, sum(self.kind[0]), sum(self.kind[1]), 0])
+        return (
+            shape if isinstance(self.kind, str) else shape + tf.constant([0, sum(self.kind[0]), sum(self.kind[1]), 0])
+        )
 
     def explicit(self, sizes, window, strides, dilations) -> Any:
         """The pads for an image of these static sizes; ``None`` where they depend on a size that is not known."""
@@ -50,7 +52,9 @@ class Padding:
 
 
 class _Windowed(Product):
-    """What the convolutions share: window geometry and dilation by a kernel with holes (CPUs have no dilated gradients)."""
+    """What the convolutions share: window geometry and dilation by a kernel with holes (CPUs have no dilated
+    gradients).
+    """
 
     def __init__(self, kernel_shape, strides, padding: Padding, dilations=(1, 1)) -> None:
         self.kernel_shape = tuple(int(size) for size in kernel_shape)
@@ -66,7 +70,9 @@ class _Windowed(Product):
         for axis, dilation in enumerate(self.dilations):
             if dilation > 1:
                 shape = list(w.shape)
-                w = tf.pad(tf.expand_dims(w, axis + 1), [(0, dilation - 1) if i == axis + 1 else (0, 0) for i in range(5)])
+                w = tf.pad(
+                    tf.expand_dims(w, axis + 1), [(0, dilation - 1) if i == axis + 1 else (0, 0) for i in range(5)]
+                )
                 w = tf.reshape(w, [*shape[:axis], shape[axis] * dilation, *shape[axis + 1:]])
                 w = tf.gather(w, tf.range((shape[axis] - 1) * dilation + 1), axis=axis)
         return w
@@ -95,8 +101,12 @@ class _Windowed(Product):
         if pass_name == "forward":
             return lambda x, w, scale: getattr(kernels, name)(x, w, scale, **geometry)
         if pass_name == "input_gradient":
-            return lambda dy, w, scale, shape: getattr(kernels, f"{name}_input_gradient")(dy, w, scale, input_shape=shape, **geometry)
-        return lambda x, dy, scale: getattr(kernels, f"{name}_weight_gradient")(x, dy, scale, kernel_shape=self.kernel_shape, **geometry)
+            return lambda dy, w, scale, shape: getattr(kernels, f"{name}_input_gradient")(
+                dy, w, scale, input_shape=shape, **geometry
+            )
+        return lambda x, dy, scale: getattr(kernels, f"{name}_weight_gradient")(
+            x, dy, scale, kernel_shape=self.kernel_shape, **geometry
+        )
 
     kernel_name = ""
 
@@ -114,7 +124,9 @@ class ConvolutionProduct(_Windowed):
 
     kernel_name = "conv2d"
 
-    def __init__(self, kernel_shape, strides=(1, 1), padding: Padding = Padding("valid"), dilations=(1, 1), groups: int = 1) -> None:
+    def __init__(
+        self, kernel_shape, strides=(1, 1), padding: Padding = Padding("valid"), dilations=(1, 1), groups: int = 1
+    ) -> None:
         super().__init__(kernel_shape, strides, padding, dilations)
         self.groups = groups
 
@@ -165,7 +177,8 @@ class ConvolutionProduct(_Windowed):
         if self.groups == 1 or whole is None:
             return whole
         part = ConvolutionProduct(
-            (*self.kernel_shape[:3], self.kernel_shape[3] // self.groups), self.strides, self.padding, self.dilations).native(pass_name, x_shape)
+            (*self.kernel_shape[:3], self.kernel_shape[3] // self.groups), self.strides, self.padding, self.dilations
+        ).native(pass_name, x_shape)
         if pass_name == "input_gradient":
             return lambda dy, w, scale, shape: self._grouped(
                 lambda dy, w: part(dy, w, scale, shape // tf.constant([1, 1, 1, self.groups])), dy, w, (3, 3), 3)
@@ -184,7 +197,9 @@ class DepthwiseProduct(_Windowed):
     def input_gradient(self, dy, w, x_shape):
         """``dx[N,H,W,C]``."""
         dx = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(
-            input_sizes=self.padding.padded_shape(x_shape), filter=self.spread(w), out_backprop=dy, strides=[1, *self.strides, 1], padding=self.padding.name)
+            input_sizes=self.padding.padded_shape(x_shape), filter=self.spread(w), out_backprop=dy,
+            strides=[1, *self.strides, 1], padding=self.padding.name
+        )
         return self.padding.unpad(dx, x_shape)
 
     def weight_gradient(self, x, dy):
@@ -229,12 +244,16 @@ class TransposedProduct(Product):
 
     def terms(self, pass_name, x_shape, y_shape):
         """Those of the convolution."""
-        other = {"forward": "input_gradient", "input_gradient": "forward", "weight_gradient": "weight_gradient"}[pass_name]
+        other = {
+            "forward": "input_gradient", "input_gradient": "forward", "weight_gradient": "weight_gradient"
+        }[pass_name]
         return self.convolution.terms(other, y_shape, x_shape)
 
     def native_types(self, pass_name):
         """The kernels' operands, exchanged."""
-        first, second = NATIVE_TYPES[{"forward": "input_gradient", "input_gradient": "forward", "weight_gradient": "weight_gradient"}[pass_name]]
+        first, second = NATIVE_TYPES[
+            {"forward": "input_gradient", "input_gradient": "forward", "weight_gradient": "weight_gradient"}[pass_name]
+        ]
         return (second, first) if pass_name == "weight_gradient" else (first, second)
 
     def native(self, pass_name, x_shape):

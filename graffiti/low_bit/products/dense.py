@@ -1,4 +1,6 @@
-"""Matrix products: ``Dense``, and ``EinsumDense`` and attention projections that are matrix products after a transpose."""
+"""Matrix products: ``Dense``, and ``EinsumDense`` and attention projections that are matrix products after a
+transpose.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ class MatrixProduct(Product):
 
     def forward(self, x, w):
         """``[..., N]``."""
-        return tf.reshape(tf.matmul(tf.reshape(x, [-1, self.inputs]), w), tf.concat([tf.shape(x)[:-1], [self.outputs]], 0))
+        return tf.reshape(
+            tf.matmul(tf.reshape(x, [-1, self.inputs]), w), tf.concat([tf.shape(x)[:-1], [self.outputs]], 0)
+        )
 
     def input_gradient(self, dy, w, x_shape):
         """``[..., K]``."""
@@ -46,13 +50,16 @@ class MatrixProduct(Product):
             return tf.reshape(kernels.matmul_input_gradient(tf.reshape(dy, [-1, self.outputs]), w, scale), shape)
 
         def weight_gradient(x, dy, scale):
-            return kernels.matmul_weight_gradient(tf.reshape(x, [-1, self.inputs]), tf.reshape(dy, [-1, self.outputs]), scale)
+            return kernels.matmul_weight_gradient(
+                tf.reshape(x, [-1, self.inputs]), tf.reshape(dy, [-1, self.outputs]), scale
+            )
 
         return {"forward": forward, "input_gradient": input_gradient, "weight_gradient": weight_gradient}[pass_name]
 
 
 class EinsumProduct(Product):
-    """``einsum(equation, x, w)``, for instance ``abc,cde->abde``; every index stands in at least two of ``x``, ``w``, ``y``.
+    """``einsum(equation, x, w)``, for instance ``abc,cde->abde``; every index stands in at least two of ``x``, ``w``,
+    ``y``.
 
     Args:
         equation: without an ellipsis.
@@ -68,10 +75,14 @@ class EinsumProduct(Product):
         self.w_shape = tuple(w_shape)
         for part in (self.x, self.w, self.y):
             if len(set(part)) != len(part):
-                raise ValueError(f"the einsum {equation!r} repeats an index inside one operand; low-bit training takes distinct indices")
+                raise ValueError(f"the einsum {equation!r} repeats an index inside one operand; low-bit training takes "
+                                 "distinct indices")
         for index in set(self.x + self.w + self.y):
             if sum(index in part for part in (self.x, self.w, self.y)) < 2:
-                raise ValueError(f"the index {index!r} of the einsum {equation!r} stands in one operand only; low-bit training needs it in two")
+                raise ValueError(
+                    f"the index {index!r} of the einsum {equation!r} stands in one operand only; low-bit training "
+                    "needs it in two"
+                )
         self.sizes = dict(zip(self.w, self.w_shape))
         self.shared = [i for i in self.x if i in self.w and i in self.y]       # batch indices of both operands
         self.rows = [i for i in self.x if i not in self.w]
@@ -109,7 +120,9 @@ class EinsumProduct(Product):
             return tf.reshape(tf.transpose(x, order), [-1, math.prod(self.sizes[i] for i in tail)])
 
         def as_matrix(w):
-            return tf.reshape(tf.transpose(w, [self.w.index(i) for i in (*self.inner, *self.columns)]), [inner, columns])
+            return tf.reshape(
+                tf.transpose(w, [self.w.index(i) for i in (*self.inner, *self.columns)]), [inner, columns]
+            )
 
         def back(y, names, shape_of, tail):  # a matrix to the order of `names`
             now = [*self.rows, *tail]
@@ -125,11 +138,15 @@ class EinsumProduct(Product):
 
         def input_gradient(dy, w, scale, shape):
             rows = as_rows(dy, self.y, self.columns)
-            dx = matrix.native("input_gradient", x_shape)(rows, as_matrix(w), scale, tf.stack([tf.shape(rows)[0], inner]))
+            dx = matrix.native("input_gradient", x_shape)(
+                rows, as_matrix(w), scale, tf.stack([tf.shape(rows)[0], inner])
+            )
             return back(dx, self.x, sizes(shape), self.inner)
 
         def weight_gradient(x, dy, scale):
-            dw = matrix.native("weight_gradient", x_shape)(as_rows(x, self.x, self.inner), as_rows(dy, self.y, self.columns), scale)
+            dw = matrix.native("weight_gradient", x_shape)(
+                as_rows(x, self.x, self.inner), as_rows(dy, self.y, self.columns), scale
+            )
             now = [*self.inner, *self.columns]
             return tf.transpose(tf.reshape(dw, [self.sizes[i] for i in now]), [now.index(i) for i in self.w])
 

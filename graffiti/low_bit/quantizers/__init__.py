@@ -1,4 +1,6 @@
-"""Tensor quantizers of low-bit training. A new one is a file and a row in ``TENSOR_QUANTIZERS``; the contract suite then tests it."""
+"""Tensor quantizers of low-bit training. A new one is a file and a row in ``TENSOR_QUANTIZERS``; the contract suite
+then tests it.
+"""
 
 from __future__ import annotations
 

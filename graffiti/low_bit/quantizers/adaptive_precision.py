@@ -1,4 +1,6 @@
-"""Adaptive precision: QEM measures what quantization does to the mean magnitude, QPA picks bits, shift and the next update."""
+"""Adaptive precision: QEM measures what quantization does to the mean magnitude, QPA picks bits, shift and the next
+update.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def quantization_error(mean: tf.Tensor, quantized_mean: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.where(mean > 0, error, tf.zeros_like(error)), tf.float32)
 
 
-def choose_bits(x: tf.Tensor, largest: tf.Tensor, start: int | tf.Tensor, threshold: float, widths=WIDTHS) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def choose_bits(
+    x: tf.Tensor, largest: tf.Tensor, start: int | tf.Tensor, threshold: float, widths=WIDTHS
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The smallest width from ``start`` on whose QEM is at most ``threshold``, else the largest width.
 
     Args:
@@ -84,7 +88,9 @@ def choose_bits(x: tf.Tensor, largest: tf.Tensor, start: int | tf.Tensor, thresh
     return state
 
 
-def interval(error: tf.Tensor, drift: tf.Tensor, cap: tf.Tensor, *, beta: float = 0.1, gamma: float = 2.0, delta: float = 100.0) -> tf.Tensor:
+def interval(
+    error: tf.Tensor, drift: tf.Tensor, cap: tf.Tensor, *, beta: float = 0.1, gamma: float = 2.0, delta: float = 100.0
+) -> tf.Tensor:
     """Steps to the next update, ``clip(round(beta / max(delta*error**2, drift) - gamma), 1, cap)``; int64.
 
     Args:
@@ -103,13 +109,14 @@ def interval(error: tf.Tensor, drift: tf.Tensor, cap: tf.Tensor, *, beta: float 
 class AdaptivePrecision(TensorQuantizer):
     """Fixed point of 8, 16 or 24 bits, power-of-two scale, width and scale chosen from the tensor now and then.
 
-    Forward: ``clip(round(x / 2**s), -2**(n-1), 2**(n-1) - 1) * 2**s``, half to even; between updates values beyond the range saturate.
-    Backward: straight through, no mask. State: ``bits``, ``shift``, ``moving_range``, ``step``, ``next_update``, and ``steps_at``, how many
-    steps were taken at each width.
+    Forward: ``clip(round(x / 2**s), -2**(n-1), 2**(n-1) - 1) * 2**s``, half to even; between updates values beyond the
+    range saturate. Backward: straight through, no mask. State: ``bits``, ``shift``, ``moving_range``, ``step``,
+    ``next_update``, and ``steps_at``, how many steps were taken at each width.
 
     Args:
         widths: what may be chosen, ascending, from 8, 16, 24; one width means that only the scale adapts.
-        threshold: T, largest acceptable QEM; ``None`` takes 0.03 for convolutions and recurrent layers, 0.01 for dense layers.
+        threshold: T, largest acceptable QEM; ``None`` takes 0.03 for convolutions and recurrent layers, 0.01 for dense
+            layers.
         mode: 1: each update starts at the smallest width; 2: at the current one, so that widths never shrink.
         alpha, beta, gamma, delta: of the moving range and the interval.
         init_fraction: the part of the first epoch in which every step is an update.
@@ -121,8 +128,10 @@ class AdaptivePrecision(TensorQuantizer):
     """
 
     def __init__(
-        self, *, widths=WIDTHS, threshold: float | None = None, mode: int = 2, alpha: float = 0.04, beta: float = 0.1, gamma: float = 2.0,
-        delta: float = 100.0, init_fraction: float = 0.1, steps_per_epoch: int | None = None, interval_cap: int | None = None, **kwargs,
+        self, *, widths=WIDTHS, threshold: float | None = None, mode: int = 2, alpha: float = 0.04, beta: float = 0.1,
+        gamma: float = 2.0,
+        delta: float = 100.0, init_fraction: float = 0.1, steps_per_epoch: int | None = None,
+        interval_cap: int | None = None, **kwargs,
     ) -> None:
         super().__init__(**kwargs)
         widths = tuple(check_bits("a width of adaptive precision", bits, 8, 24) for bits in widths)
@@ -132,7 +141,9 @@ class AdaptivePrecision(TensorQuantizer):
         self.threshold = threshold if threshold is None else check_number("threshold", threshold, 0.0, 1.0)
         self.mode = check_choice("mode of adaptive precision", mode, (1, 2))
         self.alpha = check_number("alpha", alpha, 0.0, 1.0)
-        self.beta, self.gamma, self.delta = (check_number(n, v, 0.0, 1e9) for n, v in (("beta", beta), ("gamma", gamma), ("delta", delta)))
+        self.beta, self.gamma, self.delta = (
+            check_number(n, v, 0.0, 1e9) for n, v in (("beta", beta), ("gamma", gamma), ("delta", delta))
+        )
         self.init_fraction = check_number("init_fraction", init_fraction, 0.0, 1.0)
         self.steps_per_epoch, self.interval_cap = steps_per_epoch, interval_cap
 
@@ -162,14 +173,18 @@ class AdaptivePrecision(TensorQuantizer):
         if len(self.widths) == 1:
             return consume(self.at_width(x, self.widths[0], exponent))
         index = tf.reduce_sum(tf.cast(bits > tf.constant(self.widths), tf.int32))
-        return tf.switch_case(index, [lambda width=width: consume(self.at_width(x, width, exponent)) for width in self.widths])
+        return tf.switch_case(
+            index, [lambda width=width: consume(self.at_width(x, width, exponent)) for width in self.widths]
+        )
 
     def encode(self, x, training, parameters=()):
         """As codes of one type: integers for a single width, else real numbers."""
         bits, exponent = self.current(x, training)
         if len(self.widths) == 1:
             return self.at_width(x, self.widths[0], exponent)
-        return Quantized(quantize(x, bits, exponent) * self.finite_scale(tf.constant(1.0), training_quantize.extremes(x)))
+        return Quantized(
+            quantize(x, bits, exponent) * self.finite_scale(tf.constant(1.0), training_quantize.extremes(x))
+        )
 
     def current(self, x: tf.Tensor, training: bool) -> tuple[tf.Tensor, tf.Tensor]:
         """Bits and shift of this step."""
@@ -178,7 +193,9 @@ class AdaptivePrecision(TensorQuantizer):
 
         def one_shot():  # before the first step
             ends = training_quantize.extremes(x)
-            bits, exponent, _ = choose_bits(x, tf.maximum(-ends[0], ends[1]), self.widths[0], self.error_threshold, self.widths)
+            bits, exponent, _ = choose_bits(
+                x, tf.maximum(-ends[0], ends[1]), self.widths[0], self.error_threshold, self.widths
+            )
             return bits, exponent
 
         return tf.cond(self.read(self.ranged), lambda: (self.read(self.bits), self.read(self.shift)), one_shot)
@@ -187,7 +204,9 @@ class AdaptivePrecision(TensorQuantizer):
         """``x`` at a width that is known while tracing."""
         half = 1 << (width - 1)
         if width == 24:
-            return Quantized(quantize(x, width, exponent) * self.finite_scale(tf.constant(1.0), training_quantize.extremes(x)))
+            return Quantized(
+                quantize(x, width, exponent) * self.finite_scale(tf.constant(1.0), training_quantize.extremes(x))
+            )
         codes, extremes = training_quantize.quantize(x, power_of_two(-exponent), low=-half, high=half - 1)
         return Quantized(codes, self.finite_scale(power_of_two(exponent), extremes), -half, half - 1)
 
@@ -208,7 +227,10 @@ class AdaptivePrecision(TensorQuantizer):
             old = (bits, exponent, tf.convert_to_tensor(self.moving_range), tf.convert_to_tensor(self.ranged), due_at)
             return (*replicas.when(usable, lambda: self._adjusted(x, largest, step), old), usable)
 
-        kept = (bits, exponent, tf.convert_to_tensor(self.moving_range), tf.convert_to_tensor(self.ranged), due_at, tf.constant(True))
+        kept = (
+            bits, exponent, tf.convert_to_tensor(self.moving_range), tf.convert_to_tensor(self.ranged), due_at,
+            tf.constant(True)
+        )
         bits, exponent, moving_range, ranged, next_update, usable = replicas.when(due, update, kept)
         taken = tf.cast(usable, tf.int64)
         self.bits.assign(bits)
@@ -238,5 +260,7 @@ class AdaptivePrecision(TensorQuantizer):
 
     def get_config(self) -> dict[str, Any]:
         """Plain values."""
-        names = ("threshold", "mode", "alpha", "beta", "gamma", "delta", "init_fraction", "steps_per_epoch", "interval_cap")
+        names = (
+            "threshold", "mode", "alpha", "beta", "gamma", "delta", "init_fraction", "steps_per_epoch", "interval_cap"
+        )
         return {**super().get_config(), "widths": list(self.widths), **{name: getattr(self, name) for name in names}}

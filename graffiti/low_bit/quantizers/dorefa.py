@@ -49,7 +49,8 @@ def quantize_gradient(g: tf.Tensor, bits: int, noise: tf.Tensor | float = 0.0) -
 class DoReFa(TensorQuantizer):
     """The three quantizers of DoReFa-Net, by role.
 
-    Backward: weights through ``tanh(w)/max|tanh(w)|`` (the maximum held), the rounding straight through; activations 1 inside 0…1, else 0.
+    Backward: weights through ``tanh(w)/max|tanh(w)|`` (the maximum held), the rounding straight through; activations 1
+    inside 0…1, else 0.
 
     Args:
         bits: k, 1 to 16 (1 for weights only).

@@ -21,7 +21,8 @@ def step_of(largest: tf.Tensor, bits: int) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable(package="graffiti")
 class MinMax(TensorQuantizer):
-    """Symmetric, no clipping: ``clip(r(x/step), -(2**(b-1)-1), 2**(b-1)-1) * step`` with ``step = max|x| / (2**(b-1)-1)``, anew for each tensor.
+    """Symmetric, no clipping: ``clip(r(x/step), -(2**(b-1)-1), 2**(b-1)-1) * step`` with ``step = max|x| /
+    (2**(b-1)-1)``, anew for each tensor.
 
     Backward: straight through. No state but the seeds.
 
@@ -58,7 +59,9 @@ class MinMax(TensorQuantizer):
         step = step_of(largest, self.bits)
         top = 2 ** (self.bits - 1) - 1
         codes, _ = training_quantize.quantize(
-            x, 1.0 / step, low=-top, high=top, rounding="stochastic" if self.stochastic else "half_even", seed=self.next_seed() if self.stochastic else None)
+            x, 1.0 / step, low=-top, high=top, rounding="stochastic" if self.stochastic else "half_even",
+            seed=self.next_seed() if self.stochastic else None
+        )
         return Quantized(codes, self.finite_scale(step, ends), -top, top)
 
     def get_config(self) -> dict[str, Any]:

@@ -37,7 +37,10 @@ def group_scale(relative: tf.Tensor, exponent_bits: int, mantissa_bits: int) -> 
     carry = fraction >= 2.0
     fraction, exponent = tf.where(carry, 1.0, fraction), exponent + tf.cast(carry, tf.int32)
     too_small = exponent < lowest
-    scale = tf.where(too_small, 1.0, tf.maximum(fraction, 1.0)) * power_of_two(tf.where(too_small, lowest, tf.minimum(exponent, 0)))
+    scale = (
+        tf.where(too_small, 1.0, tf.maximum(fraction, 1.0))
+        * power_of_two(tf.where(too_small, lowest, tf.minimum(exponent, 0)))
+    )
     return tf.where(relative > 0, scale, tf.ones_like(scale))
 
 
@@ -53,11 +56,14 @@ def largest_element(exponent_bits: int, mantissa_bits: int, top_exponent: int = 
     return (1.0 - step) * 2.0 ** (top_exponent + 1)
 
 
-def quantize_element(x: tf.Tensor, exponent_bits: int, mantissa_bits: int, noise: tf.Tensor | float = 0.0, *, carry: bool = True,
-                     top_exponent: int = -1) -> tf.Tensor:
+def quantize_element(
+    x: tf.Tensor, exponent_bits: int, mantissa_bits: int, noise: tf.Tensor | float = 0.0, *, carry: bool = True,
+    top_exponent: int = -1
+) -> tf.Tensor:
     """Magnitudes 0…1 to the small unsigned float ``<E, M>``.
 
-    ``e = clip(floor(log2(x)), 1-2**E, -1)``, ``q = 2**(e-M)``, ``min(q * round(x/q + R), max)`` with ``R`` in [-1/2, 1/2). For ``E = 0``: fixed point of M bits.
+    ``e = clip(floor(log2(x)), 1-2**E, -1)``, ``q = 2**(e-M)``, ``min(q * round(x/q + R), max)`` with ``R`` in [-1/2,
+    1/2). For ``E = 0``: fixed point of M bits.
 
     Args:
         x: float32, 0 to 1.
@@ -79,8 +85,11 @@ def quantize_element(x: tf.Tensor, exponent_bits: int, mantissa_bits: int, noise
     return tf.minimum(codes * spacing, largest_element(exponent_bits, mantissa_bits, top_exponent))
 
 
-def quantize(x: tf.Tensor, group_axes: tuple[int, ...], element: tuple[int, int], group: tuple[int, int], noise: tf.Tensor | float = 0.0, *, carry: bool = True,
-             top_exponent: int = -1, rescale: bool = False, largest: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def quantize(
+    x: tf.Tensor, group_axes: tuple[int, ...], element: tuple[int, int], group: tuple[int, int],
+    noise: tf.Tensor | float = 0.0, *, carry: bool = True, top_exponent: int = -1, rescale: bool = False,
+    largest: tf.Tensor | None = None
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """A tensor in multi-level scaling.
 
     Args:
@@ -90,7 +99,8 @@ def quantize(x: tf.Tensor, group_axes: tuple[int, ...], element: tuple[int, int]
         group: ``<E_g, M_g>``.
         noise: ``R``, in [-1/2, 1/2).
         carry, top_exponent: see ``quantize_element``.
-        rescale: the tensor's scale is ``max|x|`` over the largest representable number, so that the maximum does not saturate.
+        rescale: the tensor's scale is ``max|x|`` over the largest representable number, so that the maximum does not
+            saturate.
         largest: ``max|x|``, where it is known (of all replicas).
 
     Returns:
@@ -102,11 +112,16 @@ def quantize(x: tf.Tensor, group_axes: tuple[int, ...], element: tuple[int, int]
     safe = tf.where(tensor_scale > 0, tensor_scale, tf.ones_like(tensor_scale))
     scales = group_scale(groups / safe, *group)
     factor = tensor_factor(tensor_scale, element, top_exponent, rescale)
-    elements = quantize_element(magnitude / (tf.where(factor > 0, factor, tf.ones_like(factor)) * scales), *element, noise, carry=carry, top_exponent=top_exponent)
+    elements = quantize_element(
+        magnitude / (tf.where(factor > 0, factor, tf.ones_like(factor)) * scales), *element, noise, carry=carry,
+        top_exponent=top_exponent
+    )
     return tf.sign(x) * elements, scales, factor
 
 
-def tensor_factor(largest: tf.Tensor, element: tuple[int, int], top_exponent: int = -1, rescale: bool = False) -> tf.Tensor:
+def tensor_factor(
+    largest: tf.Tensor, element: tuple[int, int], top_exponent: int = -1, rescale: bool = False
+) -> tf.Tensor:
     """The tensor's scale ``max|x|``; with ``rescale`` divided by the largest element.
 
     Args:
@@ -120,11 +135,13 @@ def tensor_factor(largest: tf.Tensor, element: tuple[int, int], top_exponent: in
 
 @keras.saving.register_keras_serializable(package="graffiti")
 class MultiLevelScaling(TensorQuantizer):
-    """``x ~ sign * S_t * S_g * X``: float32 scale of the tensor, ``<E_g, M_g>`` scale of each group, ``<E_x, M_x>`` elements.
+    """``x ~ sign * S_t * S_g * X``: float32 scale of the tensor, ``<E_g, M_g>`` scale of each group, ``<E_x, M_x>``
+    elements.
 
-    Every scale comes from the current tensor; nothing is remembered. The groups of a convolution's activations and gradients are (image, channel), of its kernel
-    (input channel, output channel); of a kernel with one tap its output channels, since a group of one element would be its scale and nothing else, and its rounding
-    not monotonic. Backward: straight through, no mask.
+    Every scale comes from the current tensor; nothing is remembered. The groups of a convolution's activations and
+    gradients are (image, channel), of its kernel (input channel, output channel); of a kernel with one tap its output
+    channels, since a group of one element would be its scale and nothing else, and its rounding not monotonic.
+    Backward: straight through, no mask.
 
     Args:
         element: ``(E_x, M_x)``, exponent and mantissa bits of an element, sign not counted.
@@ -132,21 +149,29 @@ class MultiLevelScaling(TensorQuantizer):
         grouping: ``both``, ``first`` (image or output channel), ``second`` (channel or input channel) or ``none``.
         stochastic: stochastic rounding in training, for all three operands; false rounds to nearest there too.
         carry, top_exponent, rescale: see ``quantize``.
-        use_sign_bit: in a tensor known not to be negative (activations after a ReLU) the bit that no sign needs is one of mantissa: ``<E_x, M_x + 1>``, as wide.
+        use_sign_bit: in a tensor known not to be negative (activations after a ReLU) the bit that no sign needs is one
+            of mantissa: ``<E_x, M_x + 1>``, as wide.
         **kwargs: see ``TensorQuantizer``.
 
     References: Zhong et al., arXiv 2006.02804, sections III and IV.
     """
 
     def __init__(
-        self, *, element=(2, 1), group=(8, 1), grouping: str = "both", stochastic: bool = True, carry: bool = True, top_exponent: int = -1,
+        self, *, element=(2, 1), group=(8, 1), grouping: str = "both", stochastic: bool = True, carry: bool = True,
+        top_exponent: int = -1,
         rescale: bool = False, use_sign_bit: bool = False, **kwargs,
     ) -> None:
         super().__init__(**kwargs)
-        self.element = (check_bits("exponent of an element", element[0], 0, 5), check_bits("mantissa of an element", element[1], 1, 10))
+        self.element = (
+            check_bits("exponent of an element", element[0], 0, 5),
+            check_bits("mantissa of an element", element[1], 1, 10)
+        )
         self.use_sign_bit = bool(use_sign_bit)
         self.format = (self.element[0], self.element[1] + (self.use_sign_bit and not self.signed))
-        self.group = (check_bits("exponent of a group scale", group[0], 1, 8), check_bits("mantissa of a group scale", group[1], 0, 10))
+        self.group = (
+            check_bits("exponent of a group scale", group[0], 1, 8),
+            check_bits("mantissa of a group scale", group[1], 0, 10)
+        )
         self.grouping = check_choice("grouping", grouping, GROUPINGS)
         self.stochastic, self.carry, self.rescale = bool(stochastic), bool(carry), bool(rescale)
         self.top_exponent = check_choice("top_exponent", top_exponent, (-1, 0))
@@ -182,7 +207,8 @@ class MultiLevelScaling(TensorQuantizer):
             return Quantized(self._native(x, largest, seed, ends))
         noise = 0.0 if seed is None else counter_noise.uniform(tf.shape(x), seed) - 0.5
         elements, groups, scale = quantize(
-            x, self.group_axes(x.shape), self.format, self.group, noise, carry=self.carry, top_exponent=self.top_exponent, rescale=self.rescale,
+            x, self.group_axes(x.shape), self.format, self.group, noise, carry=self.carry,
+            top_exponent=self.top_exponent, rescale=self.rescale,
             largest=largest)
         return Quantized(elements * (groups * self.finite_scale(scale, ends)))
 
@@ -193,7 +219,10 @@ class MultiLevelScaling(TensorQuantizer):
         groups = group_scale(multi_level.group_maximum(x, layout) / safe, *self.group)
         factor = tensor_factor(largest, self.format, self.top_exponent, self.rescale)
         divisor = tf.where(factor > 0, factor, tf.ones_like(factor))
-        return multi_level.quantize(x, divisor * groups, groups * self.finite_scale(factor, ends), layout, self.format, carry=self.carry, top_exponent=self.top_exponent, seed=seed)
+        return multi_level.quantize(
+            x, divisor * groups, groups * self.finite_scale(factor, ends), layout, self.format, carry=self.carry,
+            top_exponent=self.top_exponent, seed=seed
+        )
 
     def layout(self, x: tf.Tensor) -> tf.Tensor:
         """``x`` as ``[outer, rows, groups, inner]`` with one group for each (outer, group); at least two axes."""

@@ -33,7 +33,8 @@ def quantize(g: tf.Tensor, bits: int, axes: tuple[int, ...], noise: tf.Tensor | 
 
 @keras.saving.register_keras_serializable(package="graffiti")
 class PerSample(TensorQuantizer):
-    """Asymmetric, one range per example, stochastic rounding: unbiased, with a variance that depends on each example's own range.
+    """Asymmetric, one range per example, stochastic rounding: unbiased, with a variance that depends on each example's
+    own range.
 
     Args:
         bits: b, 2 to 16.
@@ -59,7 +60,9 @@ class PerSample(TensorQuantizer):
         """The real values."""
         noise = counter_noise.uniform(tf.shape(x), self.next_seed()) if self.rounding == "stochastic" else None
         axes = tuple(range(0 if self.per_tensor else 1, len(x.shape)))
-        return Quantized(quantize(x, self.bits, axes, noise) * self.finite_scale(tf.constant(1.0), training_quantize.extremes(x)))
+        return Quantized(
+            quantize(x, self.bits, axes, noise) * self.finite_scale(tf.constant(1.0), training_quantize.extremes(x))
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Plain values."""

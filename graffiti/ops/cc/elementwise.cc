@@ -191,7 +191,9 @@ GRAFFITI_POOL("GraffitiAveragePool")
     .Attr("high: int")
     .Attr(GRAFFITI_ROUNDINGS)
     .Attr("output_type: " GRAFFITI_CODES)
-    .Doc("saturate(round(sum / (elements * 2**shift)), low, high) over each window's part inside the image; without divide the sum itself.");
+    .Doc(
+        "saturate(round(sum / (elements * 2**shift)), low, high) over each window's part inside the image; without "
+        "divide the sum itself.");
 
 class RequantizeOp : public tf::OpKernel {
  public:
@@ -326,7 +328,8 @@ class PoolOp : public tf::OpKernel {
   }
 
  protected:
-  virtual int32_t Pool(const graffiti_pool_shape& shape, const tf::Tensor& x, tf::Tensor* y, const Threads& threads) const = 0;
+  virtual int32_t Pool(const graffiti_pool_shape& shape, const tf::Tensor& x, tf::Tensor* y,
+                       const Threads& threads) const = 0;
   int32_t tier_;
 
  private:
@@ -336,7 +339,8 @@ class PoolOp : public tf::OpKernel {
 
 class MaxPoolOp : public PoolOp {
   using PoolOp::PoolOp;
-  int32_t Pool(const graffiti_pool_shape& shape, const tf::Tensor& x, tf::Tensor* y, const Threads& threads) const override {
+  int32_t Pool(const graffiti_pool_shape& shape, const tf::Tensor& x, tf::Tensor* y,
+               const Threads& threads) const override {
     return graffiti_max_pool(&shape, x.dim_size(0), x.data(), KernelType(x), y->data(), tier_, threads.get());
   }
 };
@@ -350,10 +354,12 @@ class AveragePoolOp : public PoolOp {
   }
 
  private:
-  int32_t Pool(const graffiti_pool_shape& shape, const tf::Tensor& x, tf::Tensor* y, const Threads& threads) const override {
+  int32_t Pool(const graffiti_pool_shape& shape, const tf::Tensor& x, tf::Tensor* y,
+               const Threads& threads) const override {
     const graffiti_requantization* to = nullptr;
     if (!requantization_.For(1, &to).ok()) to = nullptr;  // the kernels say what they miss
-    return graffiti_average_pool(&shape, x.dim_size(0), x.data(), KernelType(x), to, divide_, y->data(), tier_, threads.get());
+    return graffiti_average_pool(&shape, x.dim_size(0), x.data(), KernelType(x), to, divide_, y->data(), tier_,
+                                 threads.get());
   }
 
   Requantization requantization_;

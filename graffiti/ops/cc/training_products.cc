@@ -41,7 +41,9 @@ REGISTER_OP("GraffitiTrainingConv2D")
       c->set_output(0, c->MakeShape({c->Dim(x, 0), out[0], out[1], channels}));
       return absl::OkStatus();
     })
-    .Doc("scale * convolution of codes; every sum exact, rounded once to float32. pads: top, bottom, left, right. depthwise: the kernel is [height, width, channels, multiplier].");
+    .Doc(
+        "scale * convolution of codes; every sum exact, rounded once to float32. pads: top, bottom, left, right. "
+        "depthwise: the kernel is [height, width, channels, multiplier].");
 
 REGISTER_OP("GraffitiTrainingConv2DInputGrad")
     .Input("dy: T")
@@ -100,7 +102,8 @@ class TrainingConv : public tf::OpKernel {
 
  protected:
   // The shape for x [.., H, W, C] and a kernel [.., last], with the sizes that follow.
-  absl::Status Shape(int64_t height, int64_t width, int64_t channels, int64_t window_h, int64_t window_w, int64_t last, graffiti_conv_shape* s) const {
+  absl::Status Shape(int64_t height, int64_t width, int64_t channels, int64_t window_h, int64_t window_w, int64_t last,
+                     graffiti_conv_shape* s) const {
     const int64_t out_channels = depthwise_ ? channels * last : last;
     *s = graffiti_conv_shape{};
     s->height = height;
@@ -119,23 +122,29 @@ class TrainingConv : public tf::OpKernel {
     s->spread_h = s->spread_w = 1;
     const int64_t reach_h = (window_h - 1) * dilations_[0] + 1, reach_w = (window_w - 1) * dilations_[1] + 1;
     const int64_t padded_h = height + pads_[0] + pads_[1], padded_w = width + pads_[2] + pads_[3];
-    if (padded_h < reach_h || padded_w < reach_w) return Invalid("a window that reaches over ", reach_h, "x", reach_w, " does not fit a padded image of ", padded_h, "x", padded_w);
+    if (padded_h < reach_h || padded_w < reach_w)
+      return Invalid("a window that reaches over ", reach_h, "x", reach_w, " does not fit a padded image of ", padded_h,
+                     "x", padded_w);
     s->out_height = (padded_h - reach_h) / strides_[0] + 1;
     s->out_width = (padded_w - reach_w) / strides_[1] + 1;
     return absl::OkStatus();
   }
 
-  absl::Status Run(tf::OpKernelContext* context, int32_t pass, const graffiti_conv_shape& shape, int64_t batch, tf::Tensor* out) const {
+  absl::Status Run(tf::OpKernelContext* context, int32_t pass, const graffiti_conv_shape& shape, int64_t batch,
+                   tf::Tensor* out) const {
     const tf::Tensor &first = context->input(0), &second = context->input(1);
-    if (context->input(2).NumElements() != 1) return Invalid("expected one scale, got ", context->input(2).NumElements());
+    if (context->input(2).NumElements() != 1)
+      return Invalid("expected one scale, got ", context->input(2).NumElements());
     Threads threads(context);
-    return FromKernels(graffiti_training_conv(pass, &shape, batch, first.tensor_data().data(), KernelType(first), second.tensor_data().data(), KernelType(second),
-                                              context->input(2).flat<float>()(0), out->flat<float>().data(), tier_, threads.get()));
+    return FromKernels(graffiti_training_conv(
+        pass, &shape, batch, first.tensor_data().data(), KernelType(first), second.tensor_data().data(),
+        KernelType(second), context->input(2).flat<float>()(0), out->flat<float>().data(), tier_, threads.get()));
   }
 
   absl::Status Gradient(const tf::Tensor& dy, int64_t batch, const graffiti_conv_shape& s) const {
     const tf::TensorShape expected({batch, s.out_height, s.out_width, s.out_channels});
-    if (dy.shape() != expected) return Invalid("expected a gradient of shape ", expected.DebugString(), ", got ", dy.shape().DebugString());
+    if (dy.shape() != expected)
+      return Invalid("expected a gradient of shape ", expected.DebugString(), ", got ", dy.shape().DebugString());
     return absl::OkStatus();
   }
 
@@ -150,13 +159,17 @@ class Forward : public TrainingConv {
 
   void Compute(tf::OpKernelContext* context) override {
     const tf::Tensor &x = context->input(0), &kernel = context->input(1);
-    OP_REQUIRES(context, x.dims() == 4 && kernel.dims() == 4 && kernel.dim_size(2) == x.dim_size(3),
-                Invalid("expected x [batch, height, width, channels] and a kernel [height, width, channels, outputs], got ", x.shape().DebugString(), " and ",
-                        kernel.shape().DebugString()));
+    OP_REQUIRES(
+        context, x.dims() == 4 && kernel.dims() == 4 && kernel.dim_size(2) == x.dim_size(3),
+        Invalid("expected x [batch, height, width, channels] and a kernel [height, width, channels, outputs], got ",
+                x.shape().DebugString(), " and ", kernel.shape().DebugString()));
     graffiti_conv_shape shape;
-    OP_REQUIRES_OK(context, Shape(x.dim_size(1), x.dim_size(2), x.dim_size(3), kernel.dim_size(0), kernel.dim_size(1), kernel.dim_size(3), &shape));
+    OP_REQUIRES_OK(context, Shape(x.dim_size(1), x.dim_size(2), x.dim_size(3), kernel.dim_size(0), kernel.dim_size(1),
+                                  kernel.dim_size(3), &shape));
     tf::Tensor* y;
-    OP_REQUIRES_OK(context, context->allocate_output(0, tf::TensorShape({x.dim_size(0), shape.out_height, shape.out_width, shape.out_channels}), &y));
+    OP_REQUIRES_OK(context,
+                   context->allocate_output(
+                       0, tf::TensorShape({x.dim_size(0), shape.out_height, shape.out_width, shape.out_channels}), &y));
     OP_REQUIRES_OK(context, Run(context, GRAFFITI_FORWARD, shape, x.dim_size(0), y));
   }
 };
@@ -167,13 +180,16 @@ class InputGradient : public TrainingConv {
 
   void Compute(tf::OpKernelContext* context) override {
     const tf::Tensor &dy = context->input(0), &kernel = context->input(1), &sizes = context->input(3);
-    OP_REQUIRES(context, dy.dims() == 4 && kernel.dims() == 4 && sizes.NumElements() == 4,
-                Invalid("expected dy and kernel of rank 4 and an input_shape of 4 sizes, got ", dy.shape().DebugString(), ", ", kernel.shape().DebugString(), " and ",
-                        sizes.shape().DebugString()));
+    OP_REQUIRES(
+        context, dy.dims() == 4 && kernel.dims() == 4 && sizes.NumElements() == 4,
+        Invalid("expected dy and kernel of rank 4 and an input_shape of 4 sizes, got ", dy.shape().DebugString(), ", ",
+                kernel.shape().DebugString(), " and ", sizes.shape().DebugString()));
     const auto x = sizes.flat<int32_t>();
     graffiti_conv_shape shape;
-    OP_REQUIRES(context, x(3) == kernel.dim_size(2), Invalid("the kernel takes ", kernel.dim_size(2), " channels, input_shape has ", x(3)));
-    OP_REQUIRES_OK(context, Shape(x(1), x(2), x(3), kernel.dim_size(0), kernel.dim_size(1), kernel.dim_size(3), &shape));
+    OP_REQUIRES(context, x(3) == kernel.dim_size(2),
+                Invalid("the kernel takes ", kernel.dim_size(2), " channels, input_shape has ", x(3)));
+    OP_REQUIRES_OK(context,
+                   Shape(x(1), x(2), x(3), kernel.dim_size(0), kernel.dim_size(1), kernel.dim_size(3), &shape));
     OP_REQUIRES_OK(context, Gradient(dy, x(0), shape));
     tf::Tensor* dx;
     OP_REQUIRES_OK(context, context->allocate_output(0, tf::TensorShape({x(0), x(1), x(2), x(3)}), &dx));
@@ -183,12 +199,15 @@ class InputGradient : public TrainingConv {
 
 class WeightGradient : public TrainingConv {
  public:
-  explicit WeightGradient(tf::OpKernelConstruction* context) : TrainingConv(context) { OP_REQUIRES_OK(context, context->GetAttr("window", &window_)); }
+  explicit WeightGradient(tf::OpKernelConstruction* context) : TrainingConv(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("window", &window_));
+  }
 
   void Compute(tf::OpKernelContext* context) override {
     const tf::Tensor &x = context->input(0), &dy = context->input(1);
-    OP_REQUIRES(context, x.dims() == 4 && dy.dims() == 4 && window_.size() == 2,
-                Invalid("expected x and dy of rank 4, got ", x.shape().DebugString(), " and ", dy.shape().DebugString()));
+    OP_REQUIRES(
+        context, x.dims() == 4 && dy.dims() == 4 && window_.size() == 2,
+        Invalid("expected x and dy of rank 4, got ", x.shape().DebugString(), " and ", dy.shape().DebugString()));
     graffiti_conv_shape shape;
     OP_REQUIRES(context, !depthwise_ || (x.dim_size(3) > 0 && dy.dim_size(3) % x.dim_size(3) == 0),
                 Invalid("expected a gradient with a multiple of ", x.dim_size(3), " channels, got ", dy.dim_size(3)));
@@ -196,7 +215,8 @@ class WeightGradient : public TrainingConv {
     OP_REQUIRES_OK(context, Shape(x.dim_size(1), x.dim_size(2), x.dim_size(3), window_[0], window_[1], last, &shape));
     OP_REQUIRES_OK(context, Gradient(dy, x.dim_size(0), shape));
     tf::Tensor* dw;
-    OP_REQUIRES_OK(context, context->allocate_output(0, tf::TensorShape({window_[0], window_[1], x.dim_size(3), last}), &dw));
+    OP_REQUIRES_OK(context,
+                   context->allocate_output(0, tf::TensorShape({window_[0], window_[1], x.dim_size(3), last}), &dw));
     OP_REQUIRES_OK(context, Run(context, GRAFFITI_WEIGHT_GRADIENT, shape, x.dim_size(0), dw));
   }
 
@@ -205,7 +225,8 @@ class WeightGradient : public TrainingConv {
 };
 
 REGISTER_KERNEL_BUILDER(Name("GraffitiTrainingConv2D").Device(tf::DEVICE_CPU), Forward);
-REGISTER_KERNEL_BUILDER(Name("GraffitiTrainingConv2DInputGrad").Device(tf::DEVICE_CPU).HostMemory("input_shape"), InputGradient);
+REGISTER_KERNEL_BUILDER(Name("GraffitiTrainingConv2DInputGrad").Device(tf::DEVICE_CPU).HostMemory("input_shape"),
+                        InputGradient);
 REGISTER_KERNEL_BUILDER(Name("GraffitiTrainingConv2DWeightGrad").Device(tf::DEVICE_CPU), WeightGradient);
 
 }  // namespace

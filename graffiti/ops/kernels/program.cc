@@ -12,7 +12,8 @@ uint8_t* Program::Data(const Block& block, int64_t tensor) const {
   switch (t.place) {
     case Place::kArena: return block.arena + block.capacity * t.offset;
     case Place::kInput:
-      return const_cast<uint8_t*>(static_cast<const uint8_t*>(block.inputs[t.offset])) + block.first * t.elements * TypeSize(t.type);
+      return const_cast<uint8_t*>(static_cast<const uint8_t*>(block.inputs[t.offset])) +
+             block.first * t.elements * TypeSize(t.type);
     default: return static_cast<uint8_t*>(block.outputs[t.offset]) + block.first * t.elements * TypeSize(t.type);
   }
 }
@@ -44,7 +45,8 @@ void Program::CopyValues(const Block& block, std::size_t step, void* const* valu
     const uint8_t* from = Data(block, v.tensor) + v.offset * size;
     uint8_t* to = static_cast<uint8_t*>(values[index]) + block.first * v.rows * v.inner * size;
     for (int64_t image = 0; image < block.count; ++image)
-      for (int64_t row = 0; row < v.rows; ++row, to += v.inner * size) std::memcpy(to, from + (image * t.elements + row * v.stride) * size, v.inner * size);
+      for (int64_t row = 0; row < v.rows; ++row, to += v.inner * size)
+        std::memcpy(to, from + (image * t.elements + row * v.stride) * size, v.inner * size);
   }
 }
 
@@ -57,7 +59,8 @@ int Program::RunStep(const Block& block, std::size_t step, int64_t lo, int64_t h
 }
 
 // Every thread takes blocks of images.
-int Program::RunApart(const void* const* inputs, void* const* outputs, int64_t batch, int threads, void* const* values) {
+int Program::RunApart(const void* const* inputs, void* const* outputs, int64_t batch, int threads,
+                      void* const* values) {
   const int64_t size = std::min(block_, CeilDiv(batch, threads)), tasks = CeilDiv(batch, size);
   std::atomic<int> status{GRAFFITI_OK};
   const auto run = [&](int64_t, int64_t task) {
@@ -77,7 +80,8 @@ int Program::RunApart(const void* const* inputs, void* const* outputs, int64_t b
 }
 
 // All threads share the units of each step.
-int Program::RunShared(const void* const* inputs, void* const* outputs, int64_t batch, int threads, void* const* values) {
+int Program::RunShared(const void* const* inputs, void* const* outputs, int64_t batch, int threads,
+                       void* const* values) {
   const Lease lease = Rent();
   std::atomic<int> status{GRAFFITI_OK};
   for (int64_t first = 0; first < batch; first += block_) {
@@ -85,7 +89,8 @@ int Program::RunShared(const void* const* inputs, void* const* outputs, int64_t 
     std::vector<int64_t> parts;
     for (const std::unique_ptr<Step>& step : steps_) {
       const int64_t units = step->Units(block.count);
-      parts.push_back(std::min<int64_t>(units, units >= 8 * threads ? 2 * threads : threads));  // some slack for a late thread
+      parts.push_back(
+          std::min<int64_t>(units, units >= 8 * threads ? 2 * threads : threads));  // some slack for a late thread
       if (values != nullptr) parts.push_back(1);
     }
     const std::size_t each = values == nullptr ? 1 : 2;
@@ -100,19 +105,24 @@ int Program::RunShared(const void* const* inputs, void* const* outputs, int64_t 
 }
 
 int Program::Run(const void* const* inputs, void* const* outputs, int64_t batch, int threads, void* const* values) {
-  if (batch < 0) return Fail(GRAFFITI_INVALID_ARGUMENT, "a batch has 0 or more images, got %lld", static_cast<long long>(batch));
+  if (batch < 0)
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "a batch has 0 or more images, got %lld", static_cast<long long>(batch));
   for (std::size_t i = 0; i < inputs_.size() && batch > 0; ++i)
     if (inputs == nullptr || inputs[i] == nullptr) return Fail(GRAFFITI_INVALID_ARGUMENT, "input %zu is missing", i);
   for (std::size_t i = 0; i < outputs_.size() && batch > 0; ++i)
     if (outputs == nullptr || outputs[i] == nullptr) return Fail(GRAFFITI_INVALID_ARGUMENT, "output %zu is missing", i);
   if (batch == 0) return GRAFFITI_OK;
   threads = std::clamp(threads, 1, kMaxThreads);
-  const int status = threads == 1 || batch >= threads ? RunApart(inputs, outputs, batch, threads, values) : RunShared(inputs, outputs, batch, threads, values);
+  const int status = threads == 1 || batch >= threads ? RunApart(inputs, outputs, batch, threads, values)
+                                                      : RunShared(inputs, outputs, batch, threads, values);
   switch (status) {
     case GRAFFITI_OK: return GRAFFITI_OK;
-    case GRAFFITI_NOT_A_NUMBER: return Fail(GRAFFITI_NOT_A_NUMBER, "an input holds NaN, which has no code; clean the data first");
+    case GRAFFITI_NOT_A_NUMBER:
+      return Fail(GRAFFITI_NOT_A_NUMBER, "an input holds NaN, which has no code; clean the data first");
     case GRAFFITI_OUT_OF_MEMORY: return Fail(GRAFFITI_OUT_OF_MEMORY, "out of memory");
-    default: return Fail(status, "a lookup was asked for a code outside its table; requantize to the table's input format first");
+    default:
+      return Fail(status,
+                  "a lookup was asked for a code outside its table; requantize to the table's input format first");
   }
 }
 

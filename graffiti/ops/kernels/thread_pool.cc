@@ -27,10 +27,12 @@ inline void Wait(int* spins) {
 #endif
 }
 
-// Held by every thread that may still look at it; `run` is touched only by who has taken a part, and the caller waits for those.
+// Held by every thread that may still look at it; `run` is touched only by who has taken a part, and the caller waits
+// for those.
 class Job {
  public:
-  Job(const std::vector<int64_t>& parts, const std::function<void(int64_t, int64_t)>& run) : phases_(parts.size()), run_(run) {
+  Job(const std::vector<int64_t>& parts, const std::function<void(int64_t, int64_t)>& run)
+      : phases_(parts.size()), run_(run) {
     for (std::size_t i = 0; i < parts.size(); ++i) phases_[i].parts = parts[i];
   }
 
@@ -77,7 +79,8 @@ class ThreadPool {
  private:
   void StartThreads(int wanted) {
     try {
-      for (; started_ < wanted; ++started_) std::thread(&ThreadPool::Serve, this, started_, generation_.load()).detach();
+      for (; started_ < wanted; ++started_)
+        std::thread(&ThreadPool::Serve, this, started_, generation_.load()).detach();
     } catch (const std::system_error&) {  // no more threads to be had: those there are will do
     }
   }
@@ -103,7 +106,8 @@ class ThreadPool {
   int helpers_ = 0, started_ = 0;
 };
 
-// Never destroyed: its threads may outlive static destruction. A forked child has none of the threads and gets a new pool.
+// Never destroyed: its threads may outlive static destruction. A forked child has none of the threads and gets a new
+// pool.
 std::atomic<ThreadPool*> g_pool{nullptr};
 
 ThreadPool& Pool() {

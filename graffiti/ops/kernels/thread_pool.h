@@ -1,8 +1,8 @@
 // One small pool of threads for all programs of the process.
 //
-// A job is a list of phases, each of some parts that may run in any order on any thread; a phase begins when all parts of the one
-// before are done. The caller works too and never waits for a thread that has not taken a part: on a busy machine, where the
-// others may not be running at all, it simply does everything itself.
+// A job is a list of phases, each of some parts that may run in any order on any thread; a phase begins when all parts
+// of the one before are done. The caller works too and never waits for a thread that has not taken a part: on a busy
+// machine, where the others may not be running at all, it simply does everything itself.
 #ifndef GRAFFITI_OPS_KERNELS_THREAD_POOL_H_
 #define GRAFFITI_OPS_KERNELS_THREAD_POOL_H_
 

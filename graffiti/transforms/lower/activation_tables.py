@@ -14,7 +14,9 @@ from graffiti.transforms.lower.context import Lowering
 def lower_activation(context: Lowering, node: Node) -> None:
     """1. It reads codes, has a table and only quantizers read it: left to them. 2. Else it is in float: an island."""
     readers = context.readers.get(node.name, [])
-    rounded = readers and node.name not in context.source.outputs and all(reader.op == "fake_quantize" for reader in readers)
+    rounded = (
+        readers and node.name not in context.source.outputs and all(reader.op == "fake_quantize" for reader in readers)
+    )
     if rounded and context.has_codes(node.inputs[0]) and node.attrs.get("values") is not None:
         context.pending[node.name] = node
     else:
@@ -38,10 +40,15 @@ def lower_table(context: Lowering, node: Node, quantizer: Node, format: QFormat,
     """
     name = node.attrs["values"]
     if name not in context.source.constants:
-        raise ValueError(f"activation {node.name!r} names the table {name!r}, which the graph does not hold; read it from the Keras model again")
+        raise ValueError(
+            f"activation {node.name!r} names the table {name!r}, which the graph does not hold; read it from the Keras "
+            "model again"
+        )
     codes = context.format(node.inputs[0])
     assert codes is not None
     values = np.ravel(context.source.constants[name])
     array = table.build(values, codes, format, rounding, name=f"the table of activation {node.name!r}")
     constant = context.constant(context.target.unique(f"{quantizer.name}/table"), array, format)
-    context.values[quantizer.name] = context.emit("lookup", (context.values[node.inputs[0]], constant), quantizer.name, {"format": format})
+    context.values[quantizer.name] = context.emit(
+        "lookup", (context.values[node.inputs[0]], constant), quantizer.name, {"format": format}
+    )

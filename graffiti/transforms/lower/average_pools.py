@@ -10,7 +10,9 @@ from graffiti.transforms.lower.context import Lowering
 
 
 def lower_average_pool(context: Lowering, node: Node) -> None:
-    """1. It reads codes and only quantizers read it, ReLUs between them or not: left to them. 2. Else in float: an island."""
+    """1. It reads codes and only quantizers read it, ReLUs between them or not: left to them. 2. Else in float: an
+    island.
+    """
     if context.has_codes(node.inputs[0]) and only_rounded(context.source, node.output):
         context.pending[node.name] = node
     else:

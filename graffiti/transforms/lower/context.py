@@ -23,7 +23,8 @@ class Lowering:
         pending: nodes that the quantizer behind them absorbs (ReLU, activation), by their output.
         dequantized: target value of codes → its float twin.
         joined: target values of float that join the network's outputs.
-        border: target values that are made of the inputs by moves and affine maps: real numbers that no quantizer rounded yet.
+        border: target values that are made of the inputs by moves and affine maps: real numbers that no quantizer
+            rounded yet.
     """
 
     source: Graph

@@ -18,16 +18,25 @@ from graffiti.transforms.lower.lower_bias import lower_quantize_bias
 
 
 def lower_product(context: Lowering, node: Node) -> None:
-    """Codes times codes as it is (whether a constant was trained says nothing any more); with a float kernel or input the layer is an island."""
+    """Codes times codes as it is (whether a constant was trained says nothing any more); with a float kernel or
+    input the layer is an island.
+    """
     _copy_or_float(context, node, without=("trained", "fixed"))
 
 
 def lower_move(context: Lowering, node: Node) -> None:
-    """Moves work on codes of one format as on reals, and on the border's reals as well. Parts of an output that have scales of their
-    own are joined as reals, behind their dequantize."""
+    """Moves work on codes of one format as on reals, and on the border's reals as well. Parts of an output that have
+    scales of their own are joined as reals, behind their dequantize.
+    """
     if node.inputs and all(context.at_border(value) for value in node.inputs):
         return _at_border(context, node)
-    if node.name in context.joins and (len(_scales(context, node.inputs)) > 1 or any(context.values[value] in context.joined for value in node.inputs)):
+    if (
+        node.name in context.joins
+        and (
+            len(_scales(context, node.inputs)) > 1
+            or any(context.values[value] in context.joined for value in node.inputs)
+        )
+    ):
         inputs = tuple(context.real(value) for value in node.inputs)
         context.values[node.name] = context.emit(node.op, inputs, node.name, dict(node.attrs))
         context.joined.add(context.values[node.name])
@@ -44,7 +53,10 @@ def _scales(context: Lowering, values: tuple[str, ...]) -> set[str]:
         if producer is not None and (OPS[producer.op].moves_codes or OPS[producer.op].selects):
             found |= _scales(context, producer.inputs)
         else:
-            found.add(value if producer is None or producer.op != "fake_quantize" else attr(producer, "group") or producer.name)
+            found.add(
+                value if producer is None or producer.op != "fake_quantize"
+                else attr(producer, "group") or producer.name
+            )
     return found
 
 
@@ -65,7 +77,9 @@ def lower_rescaling(context: Lowering, node: Node) -> None:
 
 
 def _at_border(context: Lowering, node: Node) -> None:
-    context.values[node.name] = context.emit(node.op, tuple(context.values[value] for value in node.inputs), node.name, dict(node.attrs))
+    context.values[node.name] = context.emit(
+        node.op, tuple(context.values[value] for value in node.inputs), node.name, dict(node.attrs)
+    )
     context.border.add(context.values[node.name])
 
 
@@ -77,20 +91,27 @@ def lower_softmax(context: Lowering, node: Node) -> None:
 def _copy_or_float(context: Lowering, node: Node, agree: bool = True, without: tuple[str, ...] = ()) -> None:
     if agree and all(context.has_codes(value) for value in node.inputs):
         inputs = tuple(context.values[value] for value in node.inputs)
-        context.values[node.name] = context.emit(node.op, inputs, node.name, {key: value for key, value in node.attrs.items() if key not in without})
+        context.values[node.name] = context.emit(
+            node.op, inputs, node.name, {key: value for key, value in node.attrs.items() if key not in without}
+        )
     else:
         lower_float(context, node)
 
 
 def _as_reals(graph: Graph) -> None:
     """Integers that anything but an island reads are handed over as float32, which is what quantizing takes."""
-    read = {value for node in graph.nodes if node.op != "island" for value in node.inputs if graph.format(value) is None and value not in graph.constants}
+    read = {
+        value for node in graph.nodes if node.op != "island" for value in node.inputs
+        if graph.format(value) is None and value not in graph.constants
+    }
     for value in read:
         graph.types[value] = dataclasses.replace(graph.types[value], dtype="float32")
     for node in graph.nodes:
         if node.op == "island" and node.attrs.get("output_dtypes") and not read.isdisjoint(node.outputs):
             dtypes = zip(node.outputs, node.attrs["output_dtypes"])
-            node.attrs = {**node.attrs, "output_dtypes": tuple("float32" if out in read else dtype for out, dtype in dtypes)}
+            node.attrs = {
+                **node.attrs, "output_dtypes": tuple("float32" if out in read else dtype for out, dtype in dtypes)
+            }
 
 
 RULES: dict[str, Callable[[Lowering, Node], None]] = {
@@ -113,9 +134,10 @@ class Convert(Pass):
     """Fakequant → integer; every node keeps its name, so that tensors are compared by name.
 
     1. Quantizers: ``freeze_thresholds``. 2. Biases: ``lower_bias``. 3. ReLU: ``fuse_relu``. 4. Activations:
-    ``activation_tables``. Averages: ``average_pools``. 5. Products, sums and moves on codes: as they are. 6. What computes in float, and its borders:
-    ``islands``. 7. Outputs of codes: dequantized. 8. A quantizer without a threshold, members of a group that differ, an
-    op without a rule: an error that names the node.
+    ``activation_tables``. Averages: ``average_pools``. 5. Products, sums and moves on codes: as they are. 6. What
+    computes in float, and its borders:
+    ``islands``. 7. Outputs of codes: dequantized. 8. A quantizer without a threshold, members of a group that differ,
+    an op without a rule: an error that names the node.
     """
 
     stage = "fakequant"
@@ -128,8 +150,11 @@ class Convert(Pass):
         context = Lowering(graph, target, {name: name for name in graph.inputs})
         for node in graph.nodes:
             if node.op not in RULES:
-                raise ValueError(f"node {node.name!r}: the op {node.op!r} has no integer form; prepare and place the graph first")
-            if not all(out in context.values or out in context.pending for out in node.outputs):  # an island may take two nodes
+                raise ValueError(
+                    f"node {node.name!r}: the op {node.op!r} has no integer form; prepare and place the graph first"
+                )
+            # an island may take two nodes
+            if not all(out in context.values or out in context.pending for out in node.outputs):
                 RULES[node.op](context, node)
         target.outputs = [context.real(value) for value in graph.outputs]
         _as_reals(target)

@@ -21,7 +21,9 @@ class FoldConstants(Pass):
         for node in [node for node in graph.nodes if node.op in ("fold_kernel", "fold_bias")]:
             missing = [value for value in node.inputs if not graph.is_constant(value)]
             if missing:
-                raise ValueError(f"{node.op} {node.name!r} folds constants, but {missing[0]!r} is computed; fold it before lowering")
+                raise ValueError(
+                    f"{node.op} {node.name!r} folds constants, but {missing[0]!r} is computed; fold it before lowering"
+                )
             array = _evaluate(node, [graph.constants[value] for value in node.inputs])
             graph.nodes = [other for other in graph.nodes if other is not node]
             graph.constants[node.name] = array

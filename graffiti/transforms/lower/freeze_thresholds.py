@@ -26,7 +26,8 @@ def frozen_format(node: Node) -> QFormat:
     log2 = np.asarray(threshold, np.float64)
     bits, signed = attr(node, "bits"), bool(attr(node, "signed"))
     if not np.all(np.isfinite(log2)) or np.any(np.abs(log2) > 1 << 15):
-        raise ValueError(f"quantizer {node.name!r} has the log2_threshold {threshold}; expected finite values, calibrate it again")
+        raise ValueError(f"quantizer {node.name!r} has the log2_threshold {threshold}; expected finite values, "
+                         "calibrate it again")
     exponent = exponent_of_threshold(log2, bits, signed)
     if exponent.min() < MIN_EXPONENT or exponent.max() > MAX_EXPONENT:
         raise ValueError(
@@ -55,7 +56,8 @@ def check_groups(graph: Graph) -> None:
         for key in ("bits", "signed", "log2_threshold"):
             if attr(node, key) != attr(other, key):
                 raise ValueError(
-                    f"{other.name!r} and {node.name!r} share the threshold {group!r}, but their {key} is {attr(other, key)} "
+                    f"{other.name!r} and {node.name!r} share the threshold {group!r}, but their {key} is "
+                    f"{attr(other, key)} "
                     f"and {attr(node, key)}; expected the same"
                 )
 
@@ -81,8 +83,9 @@ def codes_of(array: np.ndarray, format: QFormat, rounding: str, channel_axis: in
 
 
 def lower_fake_quantize(context: Lowering, node: Node) -> None:
-    """1. On a constant: codes. 2. Behind an activation: a table lookup; behind an average: the average, rounded into this format. 3. On codes: requantize, with every ReLU in front
-    as its limits. 4. On reals: quantize."""
+    """1. On a constant: codes. 2. Behind an activation: a table lookup; behind an average: the average, rounded into
+    this format. 3. On codes: requantize, with every ReLU in front as its limits. 4. On reals: quantize.
+    """
     format, rounding, value = frozen_format(node), attr(node, "rounding"), node.inputs[0]
     if context.source.is_constant(value):
         array = context.source.constants[value]
@@ -98,13 +101,17 @@ def lower_fake_quantize(context: Lowering, node: Node) -> None:
         average_pools.lower_mean(context, context.pending[value], node, format, rounding, relus)
     elif value in context.pending:
         if relus.present:
-            raise ValueError(f"the ReLU in front of {node.name!r} reads the activation {value!r}; put a quantizer between them")
+            raise ValueError(
+                f"the ReLU in front of {node.name!r} reads the activation {value!r}; put a quantizer between them"
+            )
         activation_tables.lower_table(context, context.pending[value], node, format, rounding)
     elif context.has_codes(value):
         attrs = {"format": format, "rounding": rounding, **fuse_relu.limits(format, relus, rounding)}
         context.values[node.name] = context.emit("requantize", (context.values[value],), node.name, attrs)
     else:
         if relus.present:
-            raise ValueError(f"the ReLU in front of {node.name!r} reads the float value {value!r}; put a quantizer between them")
+            raise ValueError(
+                f"the ReLU in front of {node.name!r} reads the float value {value!r}; put a quantizer between them"
+            )
         attrs = {"format": format, "rounding": rounding}
         context.values[node.name] = context.emit("quantize", (context.real(value),), node.name, attrs)

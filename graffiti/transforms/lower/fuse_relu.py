@@ -65,7 +65,10 @@ def lower_relu(context: Lowering, node: Node) -> None:
     value = node.inputs[0]
     computed = value in context.pending or context.has_codes(value)
     readers = context.readers.get(node.name, [])
-    if computed and readers and node.name not in context.source.outputs and all(r.op in ("fake_quantize", "relu") for r in readers):
+    if (
+        computed and readers and node.name not in context.source.outputs
+        and all(r.op in ("fake_quantize", "relu") for r in readers)
+    ):
         context.pending[node.name] = node
         return
     value, relus = behind_relus(context, value)
@@ -77,11 +80,17 @@ def lower_relu(context: Lowering, node: Node) -> None:
     format = context.format(value)
     assert format is not None
     if bounds and (format.per_channel or not _on_grid(min(bounds), format)):
-        raise ValueError(f"relu {node.name!r} has the maximum {min(bounds)}, which is not on the grid {format}; put a quantizer behind it")
+        raise ValueError(
+            f"relu {node.name!r} has the maximum {min(bounds)}, which is not on the grid {format}; put a quantizer "
+            "behind it"
+        )
     if format.per_channel:
         context.values[node.name] = context.emit("relu", (context.values[value],), node.name)
         return
-    attrs = {"format": format, "rounding": "half_even", **limits(format, Relus(True, min(bounds) if bounds else None), "half_even")}
+    attrs = {
+        "format": format, "rounding": "half_even",
+        **limits(format, Relus(True, min(bounds) if bounds else None), "half_even")
+    }
     context.values[node.name] = context.emit("requantize", (context.values[value],), node.name, attrs)
 
 

@@ -18,8 +18,8 @@ _SMALLEST = 2.0**-12     # of the largest channel's threshold, as in calibration
 class SketchThresholds(Pass):
     """Quantizers without a threshold get one: weights their largest magnitude, everything else ``2**8``.
 
-    The bit widths, signs, scales' granularity, ops and sizes of the lowered graph are then the real ones, and so are its weights'
-    codes up to calibration; shifts and biases are not.
+    The bit widths, signs, scales' granularity, ops and sizes of the lowered graph are then the real ones, and so are
+    its weights' codes up to calibration; shifts and biases are not.
     """
 
     stage = "fakequant"

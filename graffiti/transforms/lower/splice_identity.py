@@ -7,8 +7,9 @@ from graffiti.graph.passes import Pass, PassResult
 
 
 class SpliceIdentity(Pass):
-    """1. ``identity(x)``, ``training_only(x)``: its readers read ``x``, an output that it was becomes ``x``. 2. How constants are trained, and
-    masks of outputs with all that only they need: forgotten. 3. Anything else: left alone."""
+    """1. ``identity(x)``, ``training_only(x)``: its readers read ``x``, an output that it was becomes ``x``. 2. How
+    constants are trained, and masks of outputs with all that only they need: forgotten. 3. Anything else: left alone.
+    """
 
     stage = "fakequant"
 

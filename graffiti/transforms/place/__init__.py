@@ -1,1 +1,3 @@
-"""float → fakequant: quantizers put in where the published topology has them, scales shared where integers must meet."""
+"""float → fakequant: quantizers put in where the published topology has them, scales shared where integers must
+meet.
+"""

@@ -16,8 +16,8 @@ class ChooseSigns(Pass):
 
     1. Inputs of add, concat, maximum of both signednesses: all become signed (a ReLU output in a signed grid loses one
        bit; the other way round would lose the negative values).
-    2. A maximum with a value that cannot be negative: all unsigned, since ``max(x, y) = max(max(x, 0), y)``. Not where the
-       scheme has the published signs, or says itself which.
+    2. A maximum with a value that cannot be negative: all unsigned, since ``max(x, y) = max(max(x, 0), y)``. Not where
+       the scheme has the published signs, or says itself which.
     3. Inputs that agree, ops in float: left alone.
     """
 

@@ -13,8 +13,8 @@ from graffiti.transforms.place.plan import Plan
 class CommuteRelu(Pass):
     """``relu(move(a)) → move(relu(a))`` where ``a`` is an accumulator; exact, because ReLU is monotone and keeps zero.
 
-    1. One or several of max_pool, reshape, permute, crop, slice, take, pad, upsample between the accumulator and the ReLU: the ReLU
-       (with or without a maximum) moves in front of all of them.
+    1. One or several of max_pool, reshape, permute, crop, slice, take, pad, upsample between the accumulator and the
+       ReLU: the ReLU (with or without a maximum) moves in front of all of them.
     2. A value in between, or the accumulator, has another reader or is an output: left alone; the moved value is
        then quantized signed and the ReLU works on codes.
     3. What is moved is on a grid already (an input, a quantized value): left alone.

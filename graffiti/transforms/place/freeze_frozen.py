@@ -14,8 +14,8 @@ class FreezeFrozen(Pass):
     """``trainable=False`` on quantizers whose values no training step may change.
 
     1. The kernel's (and a narrow accumulator's) quantizer of a frozen layer: the layer is frozen with it.
-    2. A value that depends on frozen weights and on no others: what stands behind a frozen base sees the same codes before and
-       after training.
+    2. A value that depends on frozen weights and on no others: what stands behind a frozen base sees the same codes
+       before and after training.
     3. An input that only frozen layers read: the same.
     4. Behind a layer that trains, or in front of one: trained, whatever stands elsewhere.
     5. A shared threshold: frozen where all its members are.
@@ -30,12 +30,18 @@ class FreezeFrozen(Pass):
 
     def run(self, graph: Graph) -> PassResult:
         graph = graph.copy()
-        if not any(settings.get("trainable", True) is False for settings in graph.training.values()) and not any(map(_frozen_island, graph.nodes)):
+        if (
+            not any(settings.get("trainable", True) is False for settings in graph.training.values())
+            and not any(map(_frozen_island, graph.nodes))
+        ):
             return PassResult(graph, False)
         trains, frozen = _upstream(graph)
         still = {value for value in frozen if value not in trains}
         quantizers = [node for node in graph.nodes if node.op == "fake_quantize"]
-        due = {node.name for node in quantizers if not trains or node.name in still or self._only_frozen_readers(graph, node, trains, still)}
+        due = {
+            node.name for node in quantizers
+            if not trains or node.name in still or self._only_frozen_readers(graph, node, trains, still)
+        }
         groups: dict[str, bool] = {}
         for node in quantizers:
             if node.attrs["group"] is not None:
@@ -57,7 +63,10 @@ class FreezeFrozen(Pass):
     def _only_frozen_readers(graph: Graph, quantizer: Node, trains: set[str], still: set[str]) -> bool:
         if quantizer.inputs[0] not in graph.inputs:
             return False
-        readers = [reader for value in _moved(graph, quantizer.name) for reader in graph.consumers(value) if not OPS[reader.op].moves_codes]
+        readers = [
+            reader for value in _moved(graph, quantizer.name) for reader in graph.consumers(value)
+            if not OPS[reader.op].moves_codes
+        ]
         return bool(readers) and all(set(reader.outputs) <= still for reader in readers)
 
 
@@ -75,7 +84,10 @@ def _upstream(graph: Graph) -> tuple[set[str], set[str]]:
     trains: set[str] = set()
     frozen: set[str] = set()
     fixed = {value for node in graph.nodes if node.attrs.get("fixed") for value in node.inputs[1:]}
-    fixed |= {value for node in graph.nodes if set(node.outputs) & fixed and node.op in ("fake_quantize", "quantize_bias") for value in node.inputs[:1]}
+    fixed |= {
+        value for node in graph.nodes if set(node.outputs) & fixed and node.op in ("fake_quantize", "quantize_bias")
+        for value in node.inputs[:1]
+    }
     for name in graph.constants:
         if name in fixed:
             continue  # no training changes a rescaling's numbers

@@ -30,7 +30,9 @@ def attributes(spec: QuantizerSpec, *, signed: bool, rounding: str, role: str, *
     }
 
 
-def insert_after(graph: Graph, value: str, name: str, attrs: dict[str, Any], readers: Iterable[Node] | None = None) -> Node:
+def insert_after(
+    graph: Graph, value: str, name: str, attrs: dict[str, Any], readers: Iterable[Node] | None = None
+) -> Node:
     """Put a ``fake_quantize`` behind a value.
 
     Args:

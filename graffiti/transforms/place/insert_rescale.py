@@ -1,4 +1,6 @@
-"""Rescale points: requantizers where the inputs of add, concat, maximum and minimum cannot share the grid they are on."""
+"""Rescale points: requantizers where the inputs of add, concat, maximum and minimum cannot share the grid they are
+on.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,10 @@ class InsertRescale(Pass):
             self.plan.scheme(node) or self.plan.default).activations
         rounding = self.plan.rounding(spec, node)
         own = owner(graph, value)
-        if own is not None and own.attrs["role"] in ROLES and (own.attrs["group"] is None or own.attrs["group"] == group_of(node)):
+        if (
+            own is not None and own.attrs["role"] in ROLES
+            and (own.attrs["group"] is None or own.attrs["group"] == group_of(node))
+        ):
             if own.attrs["bits"] == spec.bits and own.attrs["rounding"] == rounding:
                 return False
         index = node.inputs.index(value)
@@ -75,7 +80,9 @@ class InsertRescale(Pass):
         return True
 
     @staticmethod
-    def _constant(graph: Graph, node: Node, value: str, spec: QuantizerSpec, rounding: str, index: int, interval: Interval) -> bool:
+    def _constant(
+        graph: Graph, node: Node, value: str, spec: QuantizerSpec, rounding: str, index: int, interval: Interval
+    ) -> bool:
         attrs = attributes(spec, signed=interval[0] < 0, rounding=rounding, role="rescale")
         quantizer = graph.insert("fake_quantize", (value,), f"{node.name}/q_constant_{index}", attrs, before=node)
         node.inputs = tuple(quantizer.name if v == value else v for v in node.inputs)

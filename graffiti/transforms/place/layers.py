@@ -55,7 +55,9 @@ def _classes(graph: Graph, nodes: list[Node]) -> tuple[str, ...]:
             found[node.attrs["layer"]] = None
         elif node.op == "activation":
             names = FUNCTIONS[node.attrs["function"]].keras if node.attrs["function"] in FUNCTIONS else ()
-            found.update(dict.fromkeys(("Activation", *(name.split(".")[1] for name in names if name.startswith("layers.")))))
+            found.update(
+                dict.fromkeys(("Activation", *(name.split(".")[1] for name in names if name.startswith("layers."))))
+            )
         elif node.op == "island":
             layer = node.attrs["layer"]
             found[str(layer.get("class_name", "island") if isinstance(layer, dict) else layer)] = None

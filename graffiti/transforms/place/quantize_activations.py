@@ -15,8 +15,8 @@ class QuantizeActivations(Pass):
     A value that cannot be negative, whatever the input and the trained weights (``Plan.intervals``), has no sign bit.
 
     1. ReLU, ReLU6: behind the ReLU and none in front of it, whatever the ReLU reads (accumulator or codes).
-    2. ``bias_add``, a product without a bias, an average, ``add``, ``subtract``, ``multiply`` with no ReLU behind: behind it. Where a
-       ReLU and other ops read it, the ReLU reads the accumulator and the others share one quantizer.
+    2. ``bias_add``, a product without a bias, an average, ``add``, ``subtract``, ``multiply`` with no ReLU behind:
+       behind it. Where a ReLU and other ops read it, the ReLU reads the accumulator and the others share one quantizer.
     3. ``activation``: in front (unless on a grid already) and behind it.
     4. Ops that move codes (pools, pad, reshape ...): no quantizer of their own, they are quantized in front.
     5. What an island, a softmax or a layer in float hands to a quantized op.
@@ -45,7 +45,9 @@ class QuantizeActivations(Pass):
         if not readers and not is_output:
             return False
         spec = self.plan.activation(value, node)
-        attrs = attributes(spec, signed=self.plan.signed(spec, interval), rounding=self.plan.rounding(spec, node), role="activation")
+        attrs = attributes(
+            spec, signed=self.plan.signed(spec, interval), rounding=self.plan.rounding(spec, node), role="activation"
+        )
         quantizer = insert_after(graph, value, f"{value}_q", attrs, readers)
         if is_output:
             graph.outputs = [quantizer.name if out == value else out for out in graph.outputs]

@@ -14,8 +14,8 @@ class QuantizeInputs(Pass):
     1. Signedness ``auto``: unsigned where the plan says that the value is never negative, else signed.
     2. Readers in float (islands, layers that a rule keeps in float, the border itself) go on reading ``x``.
     3. An input that only such readers have, or that is an output as it is: no quantizer.
-    4. What an affine map of the border makes (``rescaling``): the same, and where it is an output it leaves as codes. A rule for
-       that layer says which.
+    4. What an affine map of the border makes (``rescaling``): the same, and where it is an output it leaves as codes. A
+       rule for that layer says which.
     """
 
     stage = "fakequant"
@@ -31,8 +31,12 @@ class QuantizeInputs(Pass):
             leaves = producer is not None and value in graph.outputs
             if not readers and not leaves:
                 continue
-            named = self.plan.of_input.get(self._input(graph, value), self.plan.default)  # a rule may name the input itself
-            scheme = named if producer is None or self.plan.of_node.get(producer.name) in (None, self.plan.default) else self.plan.of_node[producer.name] or named
+            # a rule may name the input itself
+            named = self.plan.of_input.get(self._input(graph, value), self.plan.default)
+            scheme = (
+                named if producer is None or self.plan.of_node.get(producer.name) in (None, self.plan.default)
+                else self.plan.of_node[producer.name] or named
+            )
             spec = scheme.inputs or scheme.activations
             signed = value not in self.plan.unsigned_inputs if spec.signed == "auto" else bool(spec.signed)
             attrs = attributes(spec, signed=signed, rounding=spec.rounding or scheme.rounding, role="input")

@@ -21,7 +21,8 @@ class QuantizeLayers(Pass):
        share one threshold, one group for all calls of one layer.
     4. Without a bias: the weight only; the output gets the ordinary output quantizer.
     5. ``multiply`` by a constant that is no leaky ReLU's: the constant like a weight.
-    6. Layers in float, quantized kernels: left alone. Average pools become products later, and only where a scheme asks for it.
+    6. Layers in float, quantized kernels: left alone. Average pools become products later, and only where a scheme asks
+       for it.
     """
 
     stage = "fakequant"
@@ -58,7 +59,10 @@ class QuantizeLayers(Pass):
         what = f"weights {_text(spec)}"
         if biases:
             narrow = scheme.accumulator_bits != 32
-            what += f", bias s{scheme.bias_bits}, accumulator s{scheme.accumulator_bits}{' sharing one threshold' if narrow else ''}"
+            what += (
+                f", bias s{scheme.bias_bits}, accumulator "
+                f"s{scheme.accumulator_bits}{' sharing one threshold' if narrow else ''}"
+            )
         self.plan.note(cluster, "quantized", what)
         self._note_folded(graph, kernel, cluster)
         return True
@@ -78,7 +82,9 @@ class QuantizeLayers(Pass):
         bias = bias_add.inputs[1]
         if scheme.accumulator_bits == 32:
             inputs = (bias, product.inputs[0], product.inputs[1])
-            q_bias = graph.insert("quantize_bias", inputs, f"{cluster}/q_bias", {"bits": scheme.bias_bits}, before=bias_add)
+            q_bias = graph.insert(
+                "quantize_bias", inputs, f"{cluster}/q_bias", {"bits": scheme.bias_bits}, before=bias_add
+            )
             bias_add.inputs = (product.name, q_bias.name)
             return
         group = self._groups.setdefault(kernel, f"{cluster}/accumulator")
@@ -105,7 +111,9 @@ class QuantizeLayers(Pass):
 
     @staticmethod
     def _in_leaky_relu(graph: Graph, multiply: Node) -> bool:
-        return any(is_leaky_relu(graph, node) and node.inputs[1] == multiply.name for node in graph.consumers(multiply.name))
+        return any(
+            is_leaky_relu(graph, node) and node.inputs[1] == multiply.name for node in graph.consumers(multiply.name)
+        )
 
     def _note_folded(self, graph: Graph, kernel: str, cluster: str) -> None:
         producer = graph.producer(kernel)

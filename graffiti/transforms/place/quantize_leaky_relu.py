@@ -40,13 +40,18 @@ class QuantizeLeakyRelu(Pass):
         scheme = self.plan.scheme(maximum) or self.plan.default
         x, bits, rounding = maximum.inputs[0], scheme.leaky_relu_bits, scheme.rounding
         wide = QuantizerSpec(
-            bits, signed=True, trainable=scheme.activations.trainable, calibration="max", quantizer=scheme.activations.quantizer,
+            bits, signed=True, trainable=scheme.activations.trainable, calibration="max",
+            quantizer=scheme.activations.quantizer,
         )
         group = f"{maximum.name}/inputs"
         shared = attributes(wide, signed=True, rounding=rounding, role="activation", group=group)
         insert_after(graph, x, f"{x}_q{bits}", shared, (maximum, multiply))
-        alpha = attributes(wide.replace(trainable=bool(attr(multiply, "trained"))), signed=True, rounding=rounding, role="alpha")
-        q_alpha = graph.insert("fake_quantize", (multiply.inputs[1],), f"{maximum.name}/q_alpha", alpha, before=multiply)
+        alpha = attributes(
+            wide.replace(trainable=bool(attr(multiply, "trained"))), signed=True, rounding=rounding, role="alpha"
+        )
+        q_alpha = graph.insert(
+            "fake_quantize", (multiply.inputs[1],), f"{maximum.name}/q_alpha", alpha, before=multiply
+        )
         multiply.inputs = (multiply.inputs[0], q_alpha.name)
         insert_after(graph, multiply.name, f"{multiply.name}_q", dict(shared), (maximum,))
         spec = self.plan.activation(maximum.name, maximum)

@@ -11,7 +11,8 @@ from graffiti.transforms.place.insert_rescale import group_of, owner
 from graffiti.transforms.place.layers import is_leaky_relu
 from graffiti.transforms.place.plan import Plan
 
-SHARED = ("quantizer", "narrow", "rounding", "trainable", "calibration", "log2_threshold")  # of one threshold, hence of all members
+# of one threshold, hence of all members
+SHARED = ("quantizer", "narrow", "rounding", "trainable", "calibration", "log2_threshold")
 
 
 def merge_thresholds(members: Sequence[Node], group: str) -> bool:
@@ -34,7 +35,8 @@ def merge_thresholds(members: Sequence[Node], group: str) -> bool:
         for key in ("bits", "signed"):
             if other.attrs[key] != first.attrs[key]:
                 raise ValueError(
-                    f"{first.name!r} and {other.name!r} cannot share the threshold {group!r}: {key} is {first.attrs[key]} "
+                    f"{first.name!r} and {other.name!r} cannot share the threshold {group!r}: {key} is "
+                    f"{first.attrs[key]} "
                     f"and {other.attrs[key]}; quantizers that share a threshold agree on bits and signedness"
                 )
     changed = False
@@ -69,7 +71,9 @@ class ShareScales(Pass):
             if len(members) < 2:
                 continue
             if len(members) != len(values):
-                raise ValueError(f"an input of {node.op} {node.name!r} has no quantizer of its own; run insert_rescale first")
+                raise ValueError(
+                    f"an input of {node.op} {node.name!r} has no quantizer of its own; run insert_rescale first"
+                )
             if merge_thresholds(members, group_of(node)):
                 modified = True
                 self.plan.note(node.name, "shared", f"{', '.join(repr(m.name) for m in members)} share one threshold")

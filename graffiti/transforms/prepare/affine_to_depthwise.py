@@ -15,20 +15,24 @@ from graffiti.transforms.prepare.clusters import foldable
 
 
 class AffineToDepthwise(Pass):
-    """Batch norms without a layer to fold into, and ``rescaling``, become 1x1 depthwise convolutions: nothing stays in float.
+    """Batch norms without a layer to fold into, and ``rescaling``, become 1x1 depthwise convolutions: nothing stays in
+    float.
 
-    1. A batch norm that cannot fold: ``<bn>/product``, a depthwise_conv by ones, in front of it; ``fold_batch_norm``, which
-       comes next, folds it there.
-    2. ``rescaling``: depthwise_conv by the scale, ``<r>/product``, and the bias_add ``<r>``; without an offset ``<r>`` alone.
+    1. A batch norm that cannot fold: ``<bn>/product``, a depthwise_conv by ones, in front of it; ``fold_batch_norm``,
+       which comes next, folds it there.
+    2. ``rescaling``: depthwise_conv by the scale, ``<r>/product``, and the bias_add ``<r>``; without an offset ``<r>``
+       alone.
     3. One or two spatial axes: a window of 1 along each.
-    4. No spatial axes, or three and more: reshaped to ``(positions, 1, channels)`` and back; the bias_add is ``<name>/affine``
-       and the last reshape has the name.
+    4. No spatial axes, or three and more: reshaped to ``(positions, 1, channels)`` and back; the bias_add is
+       ``<name>/affine`` and the last reshape has the name.
     5. A batch norm that folds, or is in a layer of its own already: left alone.
     6. Batch norms that are calls of one layer: one constant of ones for all.
-    7. Batch norms that share parameters otherwise (one also folds, or has another epsilon): each has its own copy from then on.
-    8. Unknown channels, a reshape of unknown lengths, parameters that are no constants, numbers that differ along other axes than the
-       last: left alone, with a note.
-    9. ``rescaling`` at the border (``graph/border.py``): left alone, it is computed on real numbers in front of the first quantizer.
+    7. Batch norms that share parameters otherwise (one also folds, or has another epsilon): each has its own copy from
+       then on.
+    8. Unknown channels, a reshape of unknown lengths, parameters that are no constants, numbers that differ along other
+       axes than the last: left alone, with a note.
+    9. ``rescaling`` at the border (``graph/border.py``): left alone, it is computed on real numbers in front of the
+       first quantizer.
     """
 
     stage = "float"
@@ -89,7 +93,9 @@ class AffineToDepthwise(Pass):
         if graph.training.get(parameters[0], {}).get("trainable", True) is False:
             graph.training[kernel] = {"trainable": False}
         for norm, name in zip(calls, names):
-            product = graph.insert("depthwise_conv", (norm.inputs[0], kernel), f"{name}/product", _window(shape), before=norm)
+            product = graph.insert(
+                "depthwise_conv", (norm.inputs[0], kernel), f"{name}/product", _window(shape), before=norm
+            )
             norm.inputs = (product.output, *parameters)
 
     @staticmethod
@@ -102,7 +108,9 @@ class AffineToDepthwise(Pass):
             node.op, node.inputs, node.attrs = "depthwise_conv", (x, kernel), {**_window(shape), **fixed}
             return
         bias = graph.add_constant(f"{name}/bias", offset)
-        product = graph.insert("depthwise_conv", (x, kernel), f"{name}/product", {**_window(shape), **fixed}, before=node)
+        product = graph.insert(
+            "depthwise_conv", (x, kernel), f"{name}/product", {**_window(shape), **fixed}, before=node
+        )
         node.op, node.inputs, node.attrs = "bias_add", (product.output, bias), dict(fixed)
 
 
@@ -134,11 +142,17 @@ def reason_against(graph: Graph, node: Node) -> str | None:
     if len(shape) < 2 or shape[-1] is None:
         return f"{node.op} of a tensor of shape {shape} has no fixed-point form: the number of channels must be known"
     if len(shape) > 4 and None in shape[1:]:
-        return f"{node.op} over the {len(shape) - 2} unknown spatial lengths of {shape} has no fixed-point form; give the model a fixed input size"
+        return (
+            f"{node.op} over the {len(shape) - 2} unknown spatial lengths of {shape} has no fixed-point form; give "
+            "the model a fixed input size"
+        )
     if node.op == "batch_norm" and not all(graph.is_constant(value) for value in node.inputs[1:]):
         return "a batch norm whose parameters are computed has no fixed-point form"
     if node.op == "rescaling":
         for key, value in zip(affine.KEYS, affine.numbers(graph, node)):
             if not affine.is_along_channels(value, shape[-1]):
-                return f"inside a network the {key} of a rescaling is one number or one per channel ({shape[-1]}), this one has the shape {value.shape}"
+                return (
+                    f"inside a network the {key} of a rescaling is one number or one per channel ({shape[-1]}), "
+                    f"this one has the shape {value.shape}"
+                )
     return None

@@ -11,7 +11,8 @@ from graffiti.graph.passes import Pass, PassResult
 class CanonicalActivation(Pass):
     """``activation`` stands for functions by table; what is more than a table gets its own op, what is less too.
 
-    1. ``linear`` → ``identity``. 2. ``relu`` → ``relu``. 3. ``relu6`` → ``relu`` up to 6. 4. ``leaky_relu`` → ``leaky_relu`` of
+    1. ``linear`` → ``identity``. 2. ``relu`` → ``relu``. 3. ``relu6`` → ``relu`` up to 6. 4. ``leaky_relu`` →
+       ``leaky_relu`` of
     slope 0.2. 5. ``softmax`` → ``softmax``. 6. ``leaky_relu`` of slope 0 → ``relu``. 7. Other functions: left alone.
     """
 

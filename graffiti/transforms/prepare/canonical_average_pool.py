@@ -11,7 +11,8 @@ from graffiti.numerics.windows import window_pads
 class CanonicalAveragePool(Pass):
     """1. A window of one pixel (with strides): nothing to average, a ``max_pool`` that only moves values.
     2. Any other average over one or two spatial axes: left alone, an integer graph has the op itself.
-    3. SAME over the border of an image of unknown size, more than two spatial axes, an unknown number of channels: left alone, with a note.
+    3. SAME over the border of an image of unknown size, more than two spatial axes, an unknown number of channels: left
+       alone, with a note.
     """
 
     stage = "float"
@@ -49,5 +50,8 @@ def reason_against(graph: Graph, pool: Node) -> str | None:
     if shape[-1] is None:
         return "an average pool needs a known number of channels"
     if attr(pool, "padding") == "same" and any(size is None and n > 1 for size, n in zip(shape[1:-1], window)):
-        return f"a 'same' average pool of an image of unknown size {shape} has unknown windows at the border; give the model a fixed input size"
+        return (
+            f"a 'same' average pool of an image of unknown size {shape} has unknown windows at the border; give the "
+            "model a fixed input size"
+        )
     return None

@@ -49,8 +49,9 @@ class Cluster:
 def foldable(graph: Graph) -> list[list[Cluster]]:
     """The clusters that can fold, the calls of one layer together, in the order of their products.
 
-    All parameters are constants, and nobody but the calls of the same layer with the same batch norm reads them: a kernel
-    with two different batch norms, or a batch norm on two different kernels, cannot become one layer with one set of weights.
+    All parameters are constants, and nobody but the calls of the same layer with the same batch norm reads them: a
+    kernel with two different batch norms, or a batch norm on two different kernels, cannot become one layer with one
+    set of weights.
     """
     clusters = [cluster for node in graph.nodes if (cluster := _cluster(graph, node)) is not None]
     place = {id(node): index for index, node in enumerate(graph.nodes)}
@@ -76,6 +77,7 @@ def _alone(graph: Graph, calls: list[Cluster], users: dict[str, list[Node]]) -> 
     members = {id(node) for call in calls for node in (call.product, call.bias_add, call.batch_norm)}
     values = [calls[0].kernel, *calls[0].parameters, *([calls[0].bias] if calls[0].bias else [])]
     return all(
-        graph.is_constant(value) and value not in graph.outputs and all(id(reader) in members for reader in users[value])
+        graph.is_constant(value) and value not in graph.outputs
+        and all(id(reader) in members for reader in users[value])
         for value in values
     )

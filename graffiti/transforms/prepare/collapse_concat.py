@@ -24,7 +24,8 @@ class CollapseConcat(Pass):
 
     def run(self, graph: Graph) -> PassResult:
         graph, modified = graph.copy(), False
-        for node in [n for n in graph.nodes if n.op == "concat"]:  # inner ones come first, so depth takes care of itself
+        # inner ones come first, so depth takes care of itself
+        for node in [n for n in graph.nodes if n.op == "concat"]:
             for value in dict.fromkeys(node.inputs):
                 inner = graph.producer(value)
                 if inner is None or inner.op != "concat" or _axis(graph, inner) != _axis(graph, node):

@@ -12,12 +12,15 @@ from graffiti.transforms.prepare.clusters import Cluster, foldable
 
 
 class FoldBatchNorm(Pass):
-    """``batch_norm(x*w + b) → x*w' + b'`` with ``w' = w*m``, ``b' = beta + (b - mean)*m``, ``m = gamma/sqrt(variance + epsilon)``.
+    """``batch_norm(x*w + b) → x*w' + b'`` with ``w' = w*m``, ``b' = beta + (b - mean)*m``, ``m = gamma/sqrt(variance +
+    epsilon)``.
 
     In training the parameters stay what they are, trainable, and the nodes ``c/folded_kernel = fold_kernel(...)`` and
-    ``c/folded_bias = fold_bias(...)`` compute ``w'`` and ``b'``; for inference ``c/kernel`` and ``c/bias`` take their values.
+    ``c/folded_bias = fold_bias(...)`` compute ``w'`` and ``b'``; for inference ``c/kernel`` and ``c/bias`` take their
+    values.
 
-    1. conv, depthwise_conv, dense or conv_transpose ``c/product``, bias ``c``, batch norm: ``c`` is the normalised value.
+    1. conv, depthwise_conv, dense or conv_transpose ``c/product``, bias ``c``, batch norm: ``c`` is the normalised
+       value.
     2. No bias: ``c`` becomes ``c/product`` and ``c`` is a new bias_add; the bias is a constant of zeros.
     3. The batch norm's readers, and the graph's outputs, read ``c`` from then on.
     4. A layer called several times with one batch norm (a layer shared as a whole): folded once, shared as before.
@@ -25,12 +28,14 @@ class FoldBatchNorm(Pass):
     6. Calls of one kernel with different batch norms, or one batch norm behind different kernels: left alone.
     7. Something between product and batch norm (an activation, a pad), or a kernel that is no constant: left alone.
 
-    What is left alone is ``affine_to_depthwise``'s, which comes before this pass and gives those batch norms a product of their own.
+    What is left alone is ``affine_to_depthwise``'s, which comes before this pass and gives those batch norms a product
+    of their own.
 
     Args:
         training: which of the two forms.
 
-    References: Jain et al., arXiv 1903.08066; section 5 and C8 of its specification. The order of operations is in ``numerics/fold.py``.
+    References: Jain et al., arXiv 1903.08066; section 5 and C8 of its specification. The order of operations is in
+    ``numerics/fold.py``.
     """
 
     stage = "float"
@@ -71,8 +76,12 @@ class FoldBatchNorm(Pass):
         gamma, beta, mean, variance = names
         norm = {key: attr(call.batch_norm, key) for key in ("epsilon", "momentum")}
         axis = {"epsilon": norm["epsilon"], "channel_axis": call.channel_axis}
-        kernel = graph.insert("fold_kernel", (call.kernel, gamma, variance), f"{base}/folded_kernel", axis, before=call.product)
-        bias_node = graph.insert("fold_bias", (bias, gamma, beta, mean, variance), f"{base}/folded_bias", norm, before=call.product)
+        kernel = graph.insert(
+            "fold_kernel", (call.kernel, gamma, variance), f"{base}/folded_kernel", axis, before=call.product
+        )
+        bias_node = graph.insert(
+            "fold_bias", (bias, gamma, beta, mean, variance), f"{base}/folded_bias", norm, before=call.product
+        )
         return kernel.output, bias_node.output
 
     @staticmethod

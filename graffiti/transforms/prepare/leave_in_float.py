@@ -17,7 +17,8 @@ from graffiti.transforms.prepare import (
 
 
 def _leaky_relu_reason(graph: Graph, node: Node) -> str | None:
-    return None if attr(node, "alpha") <= 1 else f"a leaky ReLU with a slope above 1 ({attr(node, 'alpha')}) has no fixed-point form"
+    return (None if attr(node, "alpha") <= 1 else f"a leaky ReLU with a slope above 1 ({attr(node, 'alpha')}) has no "
+                                                  "fixed-point form")
 
 
 # op -> why it is still there
@@ -38,10 +39,11 @@ class LeaveInFloat(Pass):
     """Float ops that the passes before could not rewrite → ``island``; the name stays.
 
     1. ``mean`` over unknown lengths. 2. ``average_pool`` over the border of an image of
-    unknown size. 3. ``batch_norm`` and ``rescaling`` of unknown shapes. 4. ``leaky_relu`` with a slope above 1, ``prelu``
-    with slopes on both sides of 1.
+    unknown size. 3. ``batch_norm`` and ``rescaling`` of unknown shapes. 4. ``leaky_relu`` with a slope above 1,
+    ``prelu`` with slopes on both sides of 1.
     5. Ops that a fakequant graph may hold: left alone. Islands too, and ``rescaling`` at the border.
-    6. The same ops where a pass before could have rewritten them: left alone, for that is a mistake in the pipeline; ``ensures`` says so.
+    6. The same ops where a pass before could have rewritten them: left alone, for that is a mistake in the pipeline;
+       ``ensures`` says so.
     """
 
     stage = "float"
@@ -55,7 +57,7 @@ class LeaveInFloat(Pass):
             why = REASONS[node.op](graph, node)
             if why is None or not all(graph.is_constant(value) for value in node.inputs[1:]):
                 continue
-            trainable = not any(graph.training.get(value, {}).get("trainable", True) is False for value in node.inputs[1:])
+            trainable = (not any(graph.training.get(value, {}).get("trainable", True) is False for value in node.inputs[1:]))
             form, name = layer_forms.form_of(graph, node), node.name.replace("/", "_")
             layer = form.serialized(name=name, trainable=trainable, dtype="float32")
             node.attrs = {

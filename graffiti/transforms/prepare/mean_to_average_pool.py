@@ -17,8 +17,9 @@ class MeanToAveragePool(ReplaceNodes):
     2. All spatial axes, no ``keepdims``: ``<mean>/pool`` and the reshape ``<mean>``.
     3. Some of the spatial axes: a window of 1 along the others.
     4. Nothing to average (the axes have length 1): only the reshape, or nothing.
-    5. Other axes (the channels, a tensor without spatial axes or with more than two): ``<mean>/turned`` brings the averaged axes
-       to the front, the reshape ``<mean>/rows`` makes one axis of them and one of the others, and the pool averages the rows.
+    5. Other axes (the channels, a tensor without spatial axes or with more than two): ``<mean>/turned`` brings the
+       averaged axes to the front, the reshape ``<mean>/rows`` makes one axis of them and one of the others, and the
+       pool averages the rows.
     6. A sum (``divide`` false): the same, its pool does not divide.
     7. The length of an averaged axis is unknown, or any length in 5: left alone, with a note. The batch likewise.
 
@@ -55,8 +56,11 @@ class MeanToAveragePool(ReplaceNodes):
         averaged = [axis for axis in range(1, len(shape)) if axis in attr(node, "axes")]
         kept = [axis for axis in range(1, len(shape)) if axis not in averaged]
         if [*averaged, *kept] != sorted(averaged + kept):
-            value = graph.insert("permute", (value,), f"{node.name}/turned", {"dims": (*averaged, *kept)}, before=node).output
-        count, rest = (math.prod(shape[axis] or 0 for axis in axes) for axes in (averaged, kept))  # all known: see reason_against
+            value = graph.insert(
+                "permute", (value,), f"{node.name}/turned", {"dims": (*averaged, *kept)}, before=node
+            ).output
+        # all known: see reason_against
+        count, rest = (math.prod(shape[axis] or 0 for axis in axes) for axes in (averaged, kept))
         if count != 1:
             value = graph.insert("reshape", (value,), f"{node.name}/rows", {"shape": (count, rest)}, before=node).output
             pool = {"pool_size": (count,), "strides": (count,), "padding": "valid", **divide}
@@ -76,7 +80,10 @@ def reason_against(graph: Graph, node: Node) -> str | None:
     if not _over_the_image(shape, axes) and None in shape[1:]:
         return f"the mean over axes {sorted(axes)} of {shape} needs known lengths; give the model a fixed input size"
     if any(shape[axis] is None for axis in axes):
-        return f"the mean over axes {sorted(axes)} of {shape} needs known lengths there; give the model a fixed input size"
+        return (
+            f"the mean over axes {sorted(axes)} of {shape} needs known lengths there; give the model a fixed "
+            "input size"
+        )
     if not attr(node, "keepdims") and None in graph.shape(node.output)[1:]:
         return f"the mean leaves the unknown lengths of {shape} behind; give the model a fixed input size"
     return None

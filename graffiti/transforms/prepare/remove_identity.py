@@ -34,7 +34,9 @@ NOTHING: dict[str, Callable[[Graph, Node], bool]] = {  # op -> whether this node
     "pad": lambda graph, node: not any(n for pair in attr(node, "pads") for n in pair),
     "crop": lambda graph, node: not any(n for pair in attr(node, "crops") for n in pair),
     "slice": lambda graph, node: all(s == (0, None, 1) for s in map(tuple, attr(node, "slices"))),
-    "take": lambda graph, node: tuple(attr(node, "indices")) == tuple(range(graph.shape(node.inputs[0])[attr(node, "axis")] or 0)),
+    "take": lambda graph, node: tuple(attr(node, "indices")) == tuple(
+        range(graph.shape(node.inputs[0])[attr(node, "axis")] or 0)
+    ),
     "upsample": lambda graph, node: all(n == 1 for n in attr(node, "size")),
     "concat": lambda graph, node: len(node.inputs) == 1,
     "max_pool": _all_one,

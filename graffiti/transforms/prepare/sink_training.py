@@ -15,13 +15,15 @@ ACTIVITY = ("ActivityRegularization", "ActivityLoss")  # these add a loss and ch
 class SinkTraining(Pass):
     """``f(t(x)) → t(f(x))`` for a ``training_only`` node ``t`` and an ``f`` that belongs to the layer in front.
 
-    At inference ``t`` is nothing, so every order computes the same; in training a quantizer comes between ``f`` and ``t``.
+    At inference ``t`` is nothing, so every order computes the same; in training a quantizer comes between ``f`` and
+    ``t``.
 
-    1. Batch norm or ``rescaling`` behind it, as its only reader: ``t`` goes behind, so that they fold into the layer in front.
+    1. Batch norm or ``rescaling`` behind it, as its only reader: ``t`` goes behind, so that they fold into the layer in
+       front.
     2. ReLU or leaky ReLU: the same; dropout commutes with them exactly.
     3. Several of either in a row, several ``t`` in a row: all of them.
-    4. An activity regularizer between a layer with a kernel and ReLU: into the settings of that kernel, for the layer's own output
-       is what it measures.
+    4. An activity regularizer between a layer with a kernel and ReLU: into the settings of that kernel, for the layer's
+       own output is what it measures.
     5. A ``t`` that the model calls with ``training=True``: it acts in training from now on, with a note.
     6. Other readers, several readers, an output of the graph: left alone.
 
@@ -35,7 +37,14 @@ class SinkTraining(Pass):
         for node in [node for node in graph.nodes if node.op == "training_only"]:
             if attr(node, "always"):
                 node.attrs = {key: value for key, value in node.attrs.items() if key != "always"}
-                notes.append(Note(node.name, "the model calls it with training=True; here it acts while training only, as an integer network has no randomness", "training"))
+                notes.append(
+                    Note(
+                        node.name,
+                        "the model calls it with training=True; here it acts while training only, as an integer "
+                        "network has no randomness",
+                        "training"
+                    )
+                )
                 modified = True
         waiting = True
         while waiting:
@@ -75,4 +84,7 @@ def _regularizer(node: Node) -> dict:
     config = dict(attr(node, "config"))
     if "regularizer" in config:
         return config["regularizer"]
-    return {"module": "keras.regularizers", "class_name": "L1L2", "config": {"l1": config["l1"], "l2": config["l2"]}, "registered_name": None}
+    return {
+        "module": "keras.regularizers", "class_name": "L1L2", "config": {"l1": config["l1"], "l2": config["l2"]},
+        "registered_name": None
+    }

@@ -27,7 +27,9 @@ class UnfuseLeakyRelu(Pass):
         for node in [n for n in graph.nodes if n.op == "leaky_relu"]:
             slope, (x,) = attr(node, "alpha"), node.inputs
             if slope > 1:
-                notes.append(Note(node.name, f"max(x, alpha*x) is leaky ReLU only for slopes up to 1, this one has {slope}"))
+                notes.append(
+                    Note(node.name, f"max(x, alpha*x) is leaky ReLU only for slopes up to 1, this one has {slope}")
+                )
                 continue
             alpha = graph.add_constant(f"{node.name}/alpha", np.full((1,), slope, np.float32))
             scaled = graph.insert("multiply", (x, alpha), f"{node.name}/scaled", before=node)
@@ -40,7 +42,9 @@ class UnfuseLeakyRelu(Pass):
                 continue
             x, alpha = node.inputs
             scaled = graph.insert("multiply", (x, alpha), f"{node.name}/scaled", {"trained": True}, before=node)
-            node.op, node.inputs, modified = "maximum" if graph.constants[alpha].max(initial=0) <= 1 else "minimum", (x, scaled.output), True
+            node.op, node.inputs, modified = (
+                "maximum" if graph.constants[alpha].max(initial=0) <= 1 else "minimum", (x, scaled.output), True
+            )
         return PassResult(graph, modified, tuple(notes))
 
 

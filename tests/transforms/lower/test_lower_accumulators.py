@@ -30,13 +30,22 @@ def test_a_product_is_bounded_channel_by_channel():
         %y = dense(%q, %k)
         output %y"""
     assert bounds(body.replace("F", "u8@-8")) == ([-5 * 255, -2 * 255], [4 * 255, 4 * 255])
-    assert bounds(body.replace("F", "s8@-7")) == ([-4 * 128 - 5 * 127, -4 * 128 - 2 * 127], [4 * 127 + 5 * 128, 4 * 127 + 2 * 128])
+    assert (
+        bounds(body.replace("F", "s8@-7"))
+        == ([-4 * 128 - 5 * 127, -4 * 128 - 2 * 127], [4 * 127 + 5 * 128, 4 * 127 + 2 * 128])
+    )
     assert bounds(body.replace("F", "s8n@-7")) == ([-9 * 127, -6 * 127], [9 * 127, 6 * 127])
 
 
 @pytest.mark.parametrize("op, shape, kernel, attrs, expected", [
-    ("depthwise_conv", "1,2,2,1", "[[[[1], [2]], [[-3], [4]]]]", "strides=(1, 1), dilation=(1, 1)", ([-3 * 255, 0], [255, 6 * 255])),
-    ("conv", "1,2,1,2", "[[[[1, 2]], [[-3, 4]]]]", "strides=(1, 1), dilation=(1, 1), groups=2", ([-3 * 255, 0], [255, 6 * 255])),
+    (
+        "depthwise_conv", "1,2,2,1", "[[[[1], [2]], [[-3], [4]]]]", "strides=(1, 1), dilation=(1, 1)",
+        ([-3 * 255, 0], [255, 6 * 255])
+    ),
+    (
+        "conv", "1,2,1,2", "[[[[1, 2]], [[-3, 4]]]]", "strides=(1, 1), dilation=(1, 1), groups=2",
+        ([-3 * 255, 0], [255, 6 * 255])
+    ),
     ("conv_transpose", "1,1,1,2", "[[[[5, -7]]]]", "strides=(1, 1)", ([-7 * 255], [5 * 255])),
 ])
 def test_kernel_layouts(op, shape, kernel, attrs, expected):
@@ -48,13 +57,16 @@ def test_kernel_layouts(op, shape, kernel, attrs, expected):
 
 
 @pytest.mark.parametrize("node, expected", [
-    ("requantize(%q) {format=u8@-6}", ([0], [32])),                      # -128..127 at 2**-8 is -32..32 at 2**-6, saturated below
+    # -128..127 at 2**-8 is -32..32 at 2**-6, saturated below
+    ("requantize(%q) {format=u8@-6}", ([0], [32])),
     ("requantize(%q) {format=s8@-6, low=-3, high=20}", ([-3], [20])),
     ("requantize(%q) {format=s8@-10}", ([-128], [127])),
     ("requantize(%q) {format=s8@-100}", ([-128], [127])),
     ("add(%q, %q)", ([-256], [254])), ("subtract(%q, %q)", ([-255], [255])), ("maximum(%q, %r)", ([-5], [127])),
-    ("multiply(%q, %m)", ([-128 * 3], [127 * 3])), ("relu(%q)", ([0], [127])), ("lookup(%q, %t) {format=s8@-7}", ([-9], [9])),
-    ("pad(%r) {pads=((1, 1),)}", ([-5], [0])), ("concat(%q, %r)", ([-128], [127])), ("bias_add(%q, %b)", ([-121, -138], [134, 117])),
+    ("multiply(%q, %m)", ([-128 * 3], [127 * 3])), ("relu(%q)", ([0], [127])),
+    ("lookup(%q, %t) {format=s8@-7}", ([-9], [9])),
+    ("pad(%r) {pads=((1, 1),)}", ([-5], [0])), ("concat(%q, %r)", ([-128], [127])),
+    ("bias_add(%q, %b)", ([-121, -138], [134, 117])),
 ])
 def test_every_op(node, expected):
     table = np.tile(np.array([-9, 9], np.int8), 128)
@@ -86,7 +98,10 @@ def test_exactly_at_the_limit():
     fits = body.format(w=-32768, b=2**30 - 1)
     assert bounds(fits)[1] == [2**31 - 1]
     assert not ProveAccumulators()(graph(fits)).modified
-    with pytest.raises(AccumulatorOverflow, match=r"layer 'y' \(bias_add\): its accumulator may reach 2147483648, more than the 2147483647"):
+    with pytest.raises(
+        AccumulatorOverflow,
+        match=r"layer 'y' \(bias_add\): its accumulator may reach 2147483648, more than the 2147483647"
+    ):
         ProveAccumulators()(graph(body.format(w=-32768, b=2**30)))
 
 
@@ -114,7 +129,9 @@ def test_the_first_offending_layer_is_named_through_the_pipeline():
     for node in wide.nodes:
         if node.op == "fake_quantize":
             node.attrs["log2_threshold"] = (0.0,)
-    with pytest.raises(AccumulatorOverflow, match=r"layer 'first' \(dense\): its accumulator may reach \d+, .*use fewer bits"):
+    with pytest.raises(
+        AccumulatorOverflow, match=r"layer 'first' \(dense\): its accumulator may reach \d+, .*use fewer bits"
+    ):
         pipelines.lower(wide)
     assert issubclass(AccumulatorOverflow, ValueError)
 
@@ -134,7 +151,9 @@ def test_a_bias_beyond_32_bits_is_refused():
     for node in placed.nodes:
         if node.op == "fake_quantize":
             node.attrs["log2_threshold"] = (-10.0,)
-    with pytest.raises(AccumulatorOverflow, match="the bias of 'c' is .* steps of its accumulator, more than 32 bits hold"):
+    with pytest.raises(
+        AccumulatorOverflow, match="the bias of 'c' is .* steps of its accumulator, more than 32 bits hold"
+    ):
         pipelines.lower(placed)
 
 

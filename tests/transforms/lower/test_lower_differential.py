@@ -16,7 +16,10 @@ def island(node, arrays):
 
 def data(graph, seed, batch=3):
     random = np.random.default_rng(seed)
-    return [(random.normal(size=(batch, *graph.shape(name)[1:])) * random.choice([0.3, 1, 4])).astype(np.float32) for name in graph.inputs]
+    return [
+        (random.normal(size=(batch, *graph.shape(name)[1:])) * random.choice([0.3, 1, 4])).astype(np.float32)
+        for name in graph.inputs
+    ]
 
 
 def differential(seed: int, scheme: str) -> tuple[int, dict[str, int]]:

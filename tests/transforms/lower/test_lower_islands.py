@@ -65,14 +65,19 @@ def test_float_layers_agree_with_the_keras_model(case):
     assert len(names) > 4
     for name in names:
         format = graph.format(name)
-        real = expected[name] if format is None else np.ldexp(expected[name].astype(np.float64), np.asarray(format.exponent))
+        real = (
+            expected[name] if format is None
+            else np.ldexp(expected[name].astype(np.float64), np.asarray(format.exponent))
+        )
         unequal = np.count_nonzero(np.asarray(found[name], np.float64) != real)
         assert unequal == 0, f"{name}: {unequal} of {real.size} differ"
 
 
 def test_every_kind_is_kept_in_float():
     model = zoo.make(every_kind)
-    q = graffiti.quantize(model, "int8", calibration=zoo.inputs_of(model, 8), rules=CASES["every kind"][1], progress=False)
+    q = graffiti.quantize(
+        model, "int8", calibration=zoo.inputs_of(model, 8), rules=CASES["every kind"][1], progress=False
+    )
     kept = {node.attrs["layer"]["class_name"] for node in graffiti.to_integer(q).graph.nodes if node.op == "island"}
     assert {"Conv2D", "DepthwiseConv2D", "Conv2DTranspose", "Add", "Subtract", "Maximum"} <= kept
     lines = {line.layer for line in q.quantization_report if line.what == "float"}

@@ -72,15 +72,25 @@ def test_c11_leaky_relu():
     graph = pipelines.lower(fakequant)
     x = np.array([[-1.3, 0.8]], np.float32)
     values = run(graph, x, values=True)
-    reals = {name: np.ldexp(values[name].astype(np.float64), graph.format(name).exponent)[0] for name in ("x_q16", "l_q")}
+    reals = {
+        name: np.ldexp(values[name].astype(np.float64), graph.format(name).exponent)[0] for name in ("x_q16", "l_q")
+    }
     np.testing.assert_allclose(reals["x_q16"], [-1.2999878, 0.7999878], atol=5e-8)
-    np.testing.assert_allclose(np.ldexp(float(graph.constants["l/q_alpha"][0]), graph.format("l/q_alpha").exponent), 0.0999985, atol=5e-8)
+    np.testing.assert_allclose(
+        np.ldexp(float(graph.constants["l/q_alpha"][0]), graph.format("l/q_alpha").exponent), 0.0999985, atol=5e-8
+    )
     assert reals["l_q"].tolist() == [-0.1328125, 0.796875]
-    assert graph.format("l/scaled") == QFormat(32, True, graph.format("x_q16").exponent + graph.format("l/q_alpha").exponent)
+    assert (
+        graph.format("l/scaled")
+        == QFormat(32, True, graph.format("x_q16").exponent + graph.format("l/q_alpha").exponent)
+    )
     assert networks.unequal(fakequant, graph, [x])[1] == {}
 
 
-@pytest.mark.parametrize("size, exponent, code, gain", [(3, -11, 228, 1.0019531), (7, -13, 167, 0.9989014), (2, -10, 255, 0.9960938), (8, -14, 255, 0.9960938)])
+@pytest.mark.parametrize(
+    "size, exponent, code, gain",
+    [(3, -11, 228, 1.0019531), (7, -13, 167, 0.9989014), (2, -10, 255, 0.9960938), (8, -14, 255, 0.9960938)]
+)
 def test_c9_average_pool_reciprocal(size, exponent, code, gain):
     net = networks.Network()
     graph = net.output(net.average_pool(net.input((size, size, 2)), "p", size))

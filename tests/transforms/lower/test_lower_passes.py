@@ -50,7 +50,7 @@ def refuses(body, message, error=ValueError, step=None):
         (step or Convert())(graph(body))
 
 
-# ---- before the conversion ------------------------------------------------------------------------------------------------
+# ---- before the conversion -------------------------------------------------------------------------------------------
 def test_identity_is_spliced():
     becomes(SpliceIdentity(), f"""
         input %x: f32[_,4]
@@ -77,7 +77,8 @@ const %c/variance: f32[2] = [3.0, 15.0]
 
 
 def test_folds_are_evaluated():
-    result = apply(FoldConstants(), graph(f"input %x: f32[_,2]\n{FOLD}%p = dense(%x, %c/folded_kernel)\n%c = bias_add(%p, %c/folded_bias)\noutput %c"))
+    result = apply(FoldConstants(), graph(f"input %x: f32[_,2]\n{FOLD}%p = dense(%x, %c/folded_kernel)\n%c = "
+                                          "bias_add(%p, %c/folded_bias)\noutput %c"))
     assert result.constants["c/folded_kernel"].tolist() == [[1.0, -0.5], [3.0, -1.0]]  # gamma/sqrt(v+1) = 1, -1/4
     assert result.constants["c/folded_bias"].tolist() == [1.5, 0.75]
     assert sorted(result.constants) == ["c/folded_bias", "c/folded_kernel"]
@@ -85,11 +86,12 @@ def test_folds_are_evaluated():
 
 
 def test_folds_of_computed_values_are_refused():
-    refuses("input %x: f32[_,2]\nconst %g: f32[2] = [1.0, 1.0]\n%f = fold_kernel(%x, %g, %g) {epsilon=1.0, channel_axis=-1}\noutput %f",
+    refuses("input %x: f32[_,2]\nconst %g: f32[2] = [1.0, 1.0]\n%f = fold_kernel(%x, %g, %g) {epsilon=1.0, "
+            "channel_axis=-1}\noutput %f",
             "'x' is computed; fold it before lowering", step=FoldConstants())
 
 
-# ---- quantizers -----------------------------------------------------------------------------------------------------------
+# ---- quantizers ------------------------------------------------------------------------------------------------------
 def test_quantizers_become_quantize_requantize_and_codes():
     becomes(Convert(), f"""
         input %x: f32[_,2]
@@ -113,7 +115,10 @@ def test_quantizers_become_quantize_requantize_and_codes():
     ("conv_transpose", "1,1,2,2", "-2", [[[[64, -64], [32, -32]]]]),
 ])
 def test_per_channel_weights(op, shape, axis, codes):
-    values = {"dense": "[[0.5, 0.5], [-0.5, -0.5]]", "depthwise_conv": "[[[[0.5], [0.5]]]]", "conv_transpose": "[[[[0.5, -0.5], [0.5, -0.5]]]]"}[op]
+    values = {
+        "dense": "[[0.5, 0.5], [-0.5, -0.5]]", "depthwise_conv": "[[[[0.5], [0.5]]]]",
+        "conv_transpose": "[[[[0.5, -0.5], [0.5, -0.5]]]]"
+    }[op]
     attrs = {"dense": "", "depthwise_conv": f"{{{CONV}}}", "conv_transpose": "{strides=(1, 1), padding='same'}"}[op]
     result = apply(Convert(), graph(f"""
         input %x: f32[_,{'2' if op == 'dense' else '2,2,2'}]
@@ -124,7 +129,10 @@ def test_per_channel_weights(op, shape, axis, codes):
         %y_q = fake_quantize(%y) {{{Q}=(0.0,)}}
         output %y_q"""))
     assert result.constants["q_k"].tolist() == codes
-    assert str(result.format("q_k")) == "s8@[-7,-6]" and str(result.format("y")) == "s32@[-14,-13]" and str(result.format("y_q")) == "s8@-7"
+    assert (
+        str(result.format("q_k")) == "s8@[-7,-6]" and str(result.format("y")) == "s32@[-14,-13]"
+        and str(result.format("y_q")) == "s8@-7"
+    )
 
 
 def test_ties_of_weights_round_to_even_and_saturate():
@@ -140,7 +148,8 @@ def test_ties_of_weights_round_to_even_and_saturate():
 
 @pytest.mark.parametrize("threshold, message", [
     ("None", "quantizer 'x_q' is not calibrated; run calibrate"), ("(nan,)", "'x_q' is not calibrated"),
-    ("(inf,)", "expected finite values"), ("(200.0,)", "expected exponents from -126 to 127"), ("(0.0, 1.0)", "2 thresholds but no channel_axis"),
+    ("(inf,)", "expected finite values"), ("(200.0,)", "expected exponents from -126 to 127"),
+    ("(0.0, 1.0)", "2 thresholds but no channel_axis"),
 ])
 def test_bad_thresholds_name_their_quantizer(threshold, message):
     broken = graph(f"input %x: f32[_,2]\n%x_q = fake_quantize(%x) {{{Q}=(0.0,)}}\noutput %x_q")
@@ -157,7 +166,8 @@ def test_members_of_a_group_must_agree():
 
 
 def test_weights_with_nan_are_refused():
-    broken = graph(f"input %x: f32[_,2]\nconst %k: f32[2] = [1.0, 1.0]\n%x_q = fake_quantize(%x) {{{Q}=(0.0,)}}\n%q_k = fake_quantize(%k) {{{Q}=(0.0,)}}\n%y = multiply(%x_q, %q_k)\noutput %y")
+    broken = graph(f"input %x: f32[_,2]\nconst %k: f32[2] = [1.0, 1.0]\n%x_q = fake_quantize(%x) {{{Q}=(0.0,)}}\n%q_k "
+                   f"= fake_quantize(%k) {{{Q}=(0.0,)}}\n%y = multiply(%x_q, %q_k)\noutput %y")
     broken.constants["k"] = np.array([1.0, np.nan], np.float32)
     with pytest.raises(ValueError, match="constant 'k' holds NaN"):
         Convert()(broken)
@@ -174,10 +184,13 @@ def test_bias_is_at_the_accumulators_exponent():
         %q_b = quantize_bias(%b, %x_q, %q_k)
         %y = bias_add(%p, %q_b)
         output %y"""))
-    assert str(result.format("q_b")) == "s32@[-14,-20]" and result.constants["q_b"].tolist() == [round(0.1 * 2**14), -1.5 * 2**20]
+    assert (
+        str(result.format("q_b")) == "s32@[-14,-20]"
+        and result.constants["q_b"].tolist() == [round(0.1 * 2**14), -1.5 * 2**20]
+    )
 
 
-# ---- ReLU -------------------------------------------------------------------------------------------------------------------
+# ---- ReLU ------------------------------------------------------------------------------------------------------------
 def relu(body, output="%y", quantizer=U):
     return apply(Convert(), graph(f"""
         input %x: f32[_,4]
@@ -195,18 +208,22 @@ def relu(body, output="%y", quantizer=U):
     ("%r = relu(%a) {{max_value=6.0}}", U, "format=u8@-5, rounding='half_even', high=192"),
     ("%r = relu(%a) {{max_value=6.0}}", Q, "format=s8@-4, rounding='half_even', low=0, high=96"),
     ("%r = relu(%a) {{max_value=20.0}}", U, "format=u8@-5, rounding='half_even'"),
-    ("%s = relu(%a) {{max_value=6.0}}\n%r = relu(%s) {{max_value=3.0}}", U, "format=u8@-5, rounding='half_even', high=96"),
+    ("%s = relu(%a) {{max_value=6.0}}\n%r = relu(%s) {{max_value=3.0}}", U, "format=u8@-5, "
+                                                                            "rounding='half_even', high=96"),
 ])
 def test_relu_fuses_into_the_requantization(body, quantizer, expected):
     result = relu(body + "\n%y = fake_quantize(%r) {{{q}=(3.0,)}}", quantizer=quantizer)
     assert [node.op for node in result.nodes] == ["quantize", "dense", "requantize", "dequantize"]
-    assert f"%y:{expected.split(',')[0].removeprefix('format=')}[_,4] = requantize(%a) {{{expected}}}" in to_text(result)
+    assert (
+        f"%y:{expected.split(',')[0].removeprefix('format=')}[_,4] = requantize(%a) {{{expected}}}" in to_text(result)
+    )
 
 
 def test_a_maximum_off_the_grid_is_rounded_like_the_values():
     """Steps of 4: six is 1.5 steps, half to even gives 2; floor gives 1."""
     for rounding, high in (("half_even", 2), ("floor", 1), ("half_up", 2)):
-        body = "%r = relu(%a) {{max_value=6.0}}\n%y = fake_quantize(%r) {{bits=4, signed=False, log2_threshold=(6.0,), rounding='" + rounding + "'}}"
+        body = ("%r = relu(%a) {{max_value=6.0}}\n%y = fake_quantize(%r) {{bits=4, signed=False, "
+                "log2_threshold=(6.0,), rounding='" + rounding + "'}}")
         assert f"high={high}" in to_text(relu(body))
 
 
@@ -227,8 +244,9 @@ def test_relu_with_and_without_a_reader_of_its_own_gives_the_same_codes():
     assert (run(fused, x)[0] == run(alone, x)[0]).all()
 
 
-# ---- tables -------------------------------------------------------------------------------------------------------------------
-def table(count, bits=4, attrs=", values='t'", tail="%y = fake_quantize(%a) {bits=8, signed=False, log2_threshold=(0.0,)}", values=None):
+# ---- tables ----------------------------------------------------------------------------------------------------------
+def table(count, bits=4, attrs=", values='t'", tail="%y = fake_quantize(%a) {bits=8, signed=False, "
+                                                    "log2_threshold=(0.0,)}", values=None):
     values = np.linspace(-1, 1, count).astype(np.float32) if values is None else np.asarray(values, np.float32)
     result = parse(f"""fakequant graph net
         input %x: f32[_,4]
@@ -253,7 +271,10 @@ def test_an_activation_and_its_quantizer_are_one_lookup():
 
 
 def test_two_quantizers_make_two_tables():
-    tail = "%z = fake_quantize(%a) {bits=8, signed=True, log2_threshold=(0.0,)}\n%y = fake_quantize(%a) {bits=4, signed=True, log2_threshold=(0.0,)}"
+    tail = (
+        "%z = fake_quantize(%a) {bits=8, signed=True, log2_threshold=(0.0,)}\n%y = fake_quantize(%a) {bits=4, "
+        "signed=True, log2_threshold=(0.0,)}"
+    )
     before = table(16, tail=tail)
     before.outputs = ["y", "z"]
     result = apply(Convert(), before)
@@ -262,7 +283,10 @@ def test_two_quantizers_make_two_tables():
 
 @pytest.mark.parametrize("case, message", [
     ({"count": 15}, "needs 16 values"), ({"count": 16, "values": [np.nan] + [0.0] * 15}, "NaN at input code -8"),
-    ({"count": 16, "tail": "%r = relu(%a)\n%y = fake_quantize(%r) {bits=8, signed=False, log2_threshold=(0.0,)}"}, None),
+    (
+        {"count": 16, "tail": "%r = relu(%a)\n%y = fake_quantize(%r) {bits=8, signed=False, log2_threshold=(0.0,)}"},
+        None
+    ),
 ])
 def test_bad_tables_are_refused(case, message):
     if message is None:  # a reader that is no quantizer: not a table, the layer stays in float
@@ -272,7 +296,7 @@ def test_bad_tables_are_refused(case, message):
         Convert()(table(**case))
 
 
-# ---- meeting, moving, borders ---------------------------------------------------------------------------------------------
+# ---- meeting, moving, borders ----------------------------------------------------------------------------------------
 def test_values_on_different_grids_meet_as_reals():
     result = apply(Convert(), graph(f"""
         input %x: f32[_,2]
@@ -281,7 +305,10 @@ def test_values_on_different_grids_meet_as_reals():
         %s = add(%a, %b)
         %y = fake_quantize(%s) {{{Q}=(1.0,)}}
         output %y"""))
-    assert [node.op for node in result.nodes] == ["quantize", "quantize", "dequantize", "dequantize", "island", "quantize", "dequantize"]
+    assert (
+        [node.op for node in result.nodes]
+        == ["quantize", "quantize", "dequantize", "dequantize", "island", "quantize", "dequantize"]
+    )
     assert result.node("s").attrs["layer"]["class_name"] == "Add"
 
 
@@ -294,7 +321,10 @@ def test_values_on_one_grid_meet_as_codes():
         %m = maximum(%a, %a)
         %k = concat(%a, %m)
         output %s, %k, %b"""))
-    assert [node.op for node in result.nodes] == ["quantize", "quantize", "subtract", "maximum", "concat", *["dequantize"] * 3]
+    assert (
+        [node.op for node in result.nodes]
+        == ["quantize", "quantize", "subtract", "maximum", "concat", *["dequantize"] * 3]
+    )
 
 
 def test_inputs_and_outputs_are_borders_and_each_value_crosses_once():
@@ -322,7 +352,7 @@ def test_stages_are_checked():
         pipelines.lower(networks.resnet())
 
 
-# ---- after the conversion ---------------------------------------------------------------------------------------------------
+# ---- after the conversion --------------------------------------------------------------------------------------------
 def test_requantizations_that_change_nothing_are_dropped():
     becomes(DropRequantize(), """
         input %x: u8@-4[_,4]

@@ -32,15 +32,21 @@ def test_resnet_in_the_published_topology():
     """Section 1: input, weights (first and last 8), accumulator, bias, ReLU, projection shortcut, add, pool, logits."""
     expected = [
         "%x_q = fake_quantize(%x) s8 input",
-        published("stem", "s8", "x_q"), "%stem_relu = relu(%stem)", "%stem_relu_q = fake_quantize(%stem_relu) u8 activation",
-        published("a1", "s4", "stem_relu_q"), "%a1_relu = relu(%a1)", "%a1_relu_q = fake_quantize(%a1_relu) u8 activation",
+        published("stem", "s8", "x_q"), "%stem_relu = relu(%stem)",
+        "%stem_relu_q = fake_quantize(%stem_relu) u8 activation",
+        published("a1", "s4", "stem_relu_q"), "%a1_relu = relu(%a1)",
+        "%a1_relu_q = fake_quantize(%a1_relu) u8 activation",
         published("a2", "s4", "a1_relu_q"), "%a2_q = fake_quantize(%a2) s8 activation group=a_add_inputs",
-        "%a_add_rescale_1 = fake_quantize(%stem_relu_q) s8 rescale group=a_add_inputs",   # identity shortcut: eltw_rescale, signed
-        "%a_add = add(%a2_q, %a_add_rescale_1)", "%a_relu = relu(%a_add)", "%a_relu_q = fake_quantize(%a_relu) u8 activation",
+        # identity shortcut: eltw_rescale, signed
+        "%a_add_rescale_1 = fake_quantize(%stem_relu_q) s8 rescale group=a_add_inputs",
+        "%a_add = add(%a2_q, %a_add_rescale_1)", "%a_relu = relu(%a_add)",
+        "%a_relu_q = fake_quantize(%a_relu) u8 activation",
         published("b1", "s4", "a_relu_q"), "%b1_relu = relu(%b1)", "%b1_relu_q = fake_quantize(%b1_relu) u8 activation",
         published("b2", "s4", "b1_relu_q"), "%b2_q = fake_quantize(%b2) s8 activation group=b_add_inputs",
-        published("shortcut", "s4", "a_relu_q"), "%shortcut_q = fake_quantize(%shortcut) s8 activation group=b_add_inputs",
-        "%b_add = add(%b2_q, %shortcut_q)", "%b_relu = relu(%b_add)", "%b_relu_q = fake_quantize(%b_relu) u8 activation",
+        published("shortcut", "s4", "a_relu_q"),
+        "%shortcut_q = fake_quantize(%shortcut) s8 activation group=b_add_inputs",
+        "%b_add = add(%b2_q, %shortcut_q)", "%b_relu = relu(%b_add)",
+        "%b_relu_q = fake_quantize(%b_relu) u8 activation",
         "%pool/product/q_reciprocal = fake_quantize(%pool/product/reciprocal) u8 reciprocal fixed",
         "%pool/product = depthwise_conv(%b_relu_q, %pool/product/q_reciprocal)",
         "%pool/product_q = fake_quantize(%pool/product) u8 activation floor", "%pool = reshape(%pool/product_q)",
@@ -71,13 +77,16 @@ def test_inception_concat_in_the_published_topology():
         "%one_relu_q = fake_quantize(%one_relu) u8 activation group=mixed_inputs",
         "%three_relu_q = fake_quantize(%three_relu) u8 activation group=mixed_inputs",
         "%pool = max_pool(%stem_relu_q)", "%mixed_rescale_2 = fake_quantize(%pool) u8 rescale group=mixed_inputs",
-        "%mixed = concat(%one_relu_q, %three_relu_q, %mixed_rescale_2)", "%after/product = conv(%mixed, %after/q_kernel)",
+        "%mixed = concat(%one_relu_q, %three_relu_q, %mixed_rescale_2)",
+        "%after/product = conv(%mixed, %after/q_kernel)",
     ):
         assert line in found
 
 
 def test_depthwise_directly_followed_by_conv():
-    """Inception v2's separable convolution: no bias between, so weight q8 and output q8 signed, no accumulator quantizer."""
+    """Inception v2's separable convolution: no bias between, so weight q8 and output q8 signed, no accumulator
+    quantizer.
+    """
     net = Network()
     x = net.conv(net.depthwise(net.input((6, 6, 3)), "s", bias=False), "p", 4)
     found = lines(net.output(x), "graffitist_int8")[0]
@@ -108,12 +117,17 @@ def test_leaky_relu_and_the_exact_mean_of_the_default_schemes():
     net = Network()
     x = net.leaky_relu(net.conv(net.input((8, 8, 3)), "c", 4), "l")
     found = lines(net.output(net.average_pool(x, "pool", 8)), "int8")[0]
-    assert found[-3:] == ["%pool = average_pool(%l_q)", "%pool_q = fake_quantize(%pool) s8 activation", "output %pool_q"]
+    assert (
+        found[-3:] == ["%pool = average_pool(%l_q)", "%pool_q = fake_quantize(%pool) s8 activation", "output %pool_q"]
+    )
 
 
 def weights(graph, scheme, rules=()):
     placed = pipelines.place(graph, scheme, rules)[0]
-    return {n.name.removesuffix("/q_kernel"): n.attrs["bits"] for n in placed.nodes if n.op == "fake_quantize" and n.attrs["role"] == "weight"}
+    return {
+        n.name.removesuffix("/q_kernel"): n.attrs["bits"] for n in placed.nodes
+        if n.op == "fake_quantize" and n.attrs["role"] == "weight"
+    }
 
 
 @pytest.mark.parametrize("scheme", ["int4", "int4_per_channel", "w4a4", "graffitist_int4"])
@@ -138,7 +152,7 @@ def test_a_split_layer_is_first_as_a_whole():
     assert weights(net.output(x), "int4") == {"s/depthwise": 8, "s": 8, "m": 4, "e": 8}
 
 
-# ---- rules ----------------------------------------------------------------------------------------------------------------
+# ---- rules -----------------------------------------------------------------------------------------------------------
 class Conv2D:
     """Stands for the Keras class of that name."""
 
@@ -149,7 +163,9 @@ class GlobalAveragePooling2D:
 
 def test_rules_change_layers_first_match_wins():
     rules = [Rule("a1", "int8"), Rule("a.*", schemes.get("int4").replace(first_layer=None)), Rule(Conv2D, "int8")]
-    assert weights(resnet(), "int4", rules) == {"stem": 8, "a1": 8, "a2": 4, "b1": 8, "b2": 8, "shortcut": 8, "logits": 8}
+    assert (
+        weights(resnet(), "int4", rules) == {"stem": 8, "a1": 8, "a2": 4, "b1": 8, "b2": 8, "shortcut": 8, "logits": 8}
+    )
 
 
 def test_a_rule_keeps_a_layer_in_float_with_quantized_borders():
@@ -172,7 +188,10 @@ def test_a_function_as_a_rule_sees_path_op_and_classes():
 
 def test_a_rule_matches_pools_by_class():
     found = lines(resnet(), "int8", [Rule(GlobalAveragePooling2D, None)])[0]
-    assert "%pool/product = average_pool(%b_relu_q)" in found and "%pool/product_q = fake_quantize(%pool/product) u8 activation" not in found
+    assert (
+        "%pool/product = average_pool(%b_relu_q)" in found
+        and "%pool/product_q = fake_quantize(%pool/product) u8 activation" not in found
+    )
 
 
 @pytest.mark.parametrize("rule", [Rule("conv", "int8"), Rule(int, None), Rule(lambda layer: False, None)])
@@ -207,7 +226,10 @@ def test_what_has_no_integers_is_kept_in_float_not_refused():
         %r = relu(%gate_q)
         %r_q = fake_quantize(%r) u8 activation
         output %r_q""").splitlines()
-    assert ("gate", "float", "multiply has an integer form only where one operand is a constant") in [(r.layer, r.what, r.why) for r in report]
+    assert (
+        ("gate", "float", "multiply has an integer form only where one operand is a constant")
+        in [(r.layer, r.what, r.why) for r in report]
+    )
 
 
 def test_the_report_tells_the_final_formats():
@@ -224,7 +246,9 @@ def test_the_report_tells_the_final_formats():
 
 @pytest.mark.parametrize("scheme", schemes.names())
 def test_placing_random_networks(scheme):
-    """Invariants of any placement: every integer op reads a grid, quantizers stand once behind a value, groups agree."""
+    """Invariants of any placement: every integer op reads a grid, quantizers stand once behind a value, groups
+    agree.
+    """
     for seed in range(2000, 2040):
         graph = random_network(seed)
         before = networks.short(graph)
@@ -232,13 +256,27 @@ def test_placing_random_networks(scheme):
         assert networks.short(graph) == before, f"seed {seed}: place changed its input"
         producers = placed.producers()
         for node in placed.nodes:
-            if node.op in ("conv", "dense", "depthwise_conv", "conv_transpose", "add", "subtract", "concat", "maximum", "minimum", "activation"):
+            if (
+                node.op
+                in (
+                    "conv", "dense", "depthwise_conv", "conv_transpose", "add", "subtract", "concat", "maximum",
+                    "minimum", "activation"
+                )
+            ):
                 for value in node.inputs:
-                    while producers[value].op in ("max_pool", "global_max_pool", "concat", "pad", "crop", "slice", "take", "reshape", "permute", "upsample", "maximum", "minimum"):
+                    while (
+                        producers[value].op
+                        in (
+                            "max_pool", "global_max_pool", "concat", "pad", "crop", "slice", "take", "reshape",
+                            "permute", "upsample", "maximum", "minimum"
+                        )
+                    ):
                         value = producers[value].inputs[0]
                     assert producers[value].op == "fake_quantize", f"seed {seed}: {node.name} reads {value}"
             if node.op == "relu":
-                assert all(reader.op in ("fake_quantize", "relu") for reader in placed.consumers(node.name)), f"seed {seed}: {node.name}"
+                assert all(
+                    reader.op in ("fake_quantize", "relu") for reader in placed.consumers(node.name)
+                ), f"seed {seed}: {node.name}"
             if node.op in ("add", "subtract", "concat") and len(set(node.inputs)) > 1:
                 groups = {_source(producers, value).attrs["group"] for value in node.inputs}
                 if node.name in border.joins(placed):
@@ -256,7 +294,9 @@ def _source(producers, value):
 def test_fake_quantization_at_16_bits_keeps_the_function():
     """With wide codes and generous thresholds the fakequant graph computes what the float graph did."""
     wide = schemes.get("int8").replace(
-        weights=schemes.get("int8").weights.replace(bits=16), activations=schemes.get("int8").activations.replace(bits=16))
+        weights=schemes.get("int8").weights.replace(bits=16),
+        activations=schemes.get("int8").activations.replace(bits=16)
+    )
     for make in (resnet, mobilenet_block, inception_block):
         graph = make(3, norm=True)
         data = np.random.default_rng(1).normal(size=(4, *graph.shape("x")[1:])).astype(np.float32)

@@ -1,4 +1,6 @@
-"""The order of the place passes matters: each neighbour that depends on another, swapped, gives something else or an error."""
+"""The order of the place passes matters: each neighbour that depends on another, swapped, gives something else or an
+error.
+"""
 
 import pytest
 from networks import Network, mobilenet_block, resnet, short
@@ -15,7 +17,10 @@ from graffiti.transforms.place.quantize_layers import QuantizeLayers
 from graffiti.transforms.place.quantize_leaky_relu import QuantizeLeakyRelu
 from graffiti.transforms.place.share_scales import ShareScales
 
-ORDER = [CommuteRelu, QuantizeLayers, QuantizeInputs, QuantizeLeakyRelu, QuantizeAveragePool, QuantizeActivations, InsertRescale, ChooseSigns, ShareScales]
+ORDER = [
+    CommuteRelu, QuantizeLayers, QuantizeInputs, QuantizeLeakyRelu, QuantizeAveragePool, QuantizeActivations,
+    InsertRescale, ChooseSigns, ShareScales
+]
 
 
 def mixed():

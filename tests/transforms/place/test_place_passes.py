@@ -26,7 +26,9 @@ POOL = "{pool_size=(2, 2), strides=(2, 2), padding='valid'}"
 
 
 def run(cls, body, scheme="int8", *, before=(), rules=(), unsigned=(), output="%y"):
-    """Text → the pass (after those in ``before``) → short text; checks honesty and that a second run changes nothing."""
+    """Text → the pass (after those in ``before``) → short text; checks honesty and that a second run changes
+    nothing.
+    """
     graph = parse(f"float graph net\n{body}\noutput {output}\n")
     infer_all(graph)
     plan = make_plan(graph, scheme, rules, unsigned)
@@ -57,7 +59,7 @@ const %c/bias: f32[3] = [0.1, -0.2, 0.3]
 """
 
 
-# ---- quantize_layers ----------------------------------------------------------------------------------------------------
+# ---- quantize_layers -------------------------------------------------------------------------------------------------
 def test_layers_with_an_exact_accumulator():
     result, modified, plan = run(QuantizeLayers, LAYER + "%y = relu(%c)")
     assert modified and result == text("""
@@ -137,10 +139,11 @@ def test_a_scale_in_front_of_a_leaky_relu_is_quantized_the_slope_is_not():
 
 def test_layers_in_float_are_left_alone():
     unchanged(QuantizeLayers, LAYER + "%y = relu(%c)", rules=[Rule("c", None)])
-    unchanged(QuantizeLayers, f"{IMAGE}\nconst %y/alpha: f32[1] = full(0.1)\n%s = multiply(%x, %y/alpha)\n%y = maximum(%x, %s)")
+    unchanged(QuantizeLayers, f"{IMAGE}\nconst %y/alpha: f32[1] = full(0.1)\n%s = multiply(%x, %y/alpha)\n%y = "
+                              "maximum(%x, %s)")
 
 
-# ---- quantize_inputs ----------------------------------------------------------------------------------------------------
+# ---- quantize_inputs -------------------------------------------------------------------------------------------------
 def test_inputs_are_quantized_right_behind():
     for unsigned, scheme, sign in (((), "int8", "s8"), (("x",), "int8", "u8"), (("x",), "graffitist_int8", "s8")):
         result = run(QuantizeInputs, f"{IMAGE}\n%y = max_pool(%x) {POOL}", scheme, unsigned=unsigned)[0]
@@ -164,11 +167,12 @@ def test_inputs_keep_their_order_and_feed_float_readers_as_they_are():
 
 
 def test_inputs_that_only_float_layers_read_get_none():
-    unchanged(QuantizeInputs, "input %x: f32[_,4]\n%y = island(%x) {layer={'class_name': 'Foo'}, output_shapes=((None, 4),)}")
+    unchanged(QuantizeInputs, "input %x: f32[_,4]\n%y = island(%x) {layer={'class_name': 'Foo'}, "
+                              "output_shapes=((None, 4),)}")
     unchanged(QuantizeInputs, "input %x: f32[_,4]", output="%x")
 
 
-# ---- commute_relu ---------------------------------------------------------------------------------------------------------
+# ---- commute_relu ----------------------------------------------------------------------------------------------------
 def test_relu_moves_in_front_of_pools():
     body = LAYER + f"%p = max_pool(%c) {POOL}\n%f = reshape(%p) {{shape=(12,)}}\n%y = relu(%f) {{max_value=6.0}}"
     assert run(CommuteRelu, body)[0].splitlines()[2:] == text("""
@@ -186,7 +190,7 @@ def test_relu_stays_where_the_moved_value_is_read_twice_or_on_a_grid():
     unchanged(CommuteRelu, LAYER + f"%p = max_pool(%c) {POOL}\n%y = relu(%p)", rules=[Rule("p", None)])
 
 
-# ---- quantize_leaky_relu --------------------------------------------------------------------------------------------------
+# ---- quantize_leaky_relu ---------------------------------------------------------------------------------------------
 LEAKY = """const %l/alpha: f32[1] = full(0.1)
 %l/scaled = multiply(%c, %l/alpha)
 %l = maximum(%c, %l/scaled)
@@ -215,7 +219,7 @@ def test_another_maximum_is_no_leaky_relu():
     unchanged(QuantizeLeakyRelu, LAYER + LEAKY, rules=[Rule("l", None)], output="%l")
 
 
-# ---- quantize_average_pool ------------------------------------------------------------------------------------------------
+# ---- quantize_average_pool -------------------------------------------------------------------------------------------
 AVERAGE = "%y = average_pool(%x) {pool_size=(2, 2), strides=(2, 2)}"
 
 
@@ -237,16 +241,20 @@ def test_its_partial_windows_are_summed_exactly_first():
         %y = multiply(%y/sum_q, %y/q_reciprocal)
         %y_q = fake_quantize(%y) s8 activation floor
         output %y_q""")
-    assert "%y_q = fake_quantize(%y) u8 activation floor" in run(QuantizeAveragePool, body, schemes.get("int8").replace(reciprocal_bits=8), unsigned=["x"])[0]
+    assert (
+        "%y_q = fake_quantize(%y) u8 activation floor"
+        in run(QuantizeAveragePool, body, schemes.get("int8").replace(reciprocal_bits=8), unsigned=["x"])[0]
+    )
 
 
 def test_other_schemes_pools_in_float_and_other_layers_are_left_alone():
     unchanged(QuantizeAveragePool, f"{IMAGE}\n{AVERAGE}")
     unchanged(QuantizeAveragePool, f"{IMAGE}\n{AVERAGE}", rules=[Rule("y", None)])
-    unchanged(QuantizeAveragePool, f"{IMAGE}\nconst %y/reciprocal: f32[2,2,2,1] = full(0.25)\n%y = depthwise_conv(%x, %y/reciprocal) {CONV}")
+    unchanged(QuantizeAveragePool, f"{IMAGE}\nconst %y/reciprocal: f32[2,2,2,1] = full(0.25)\n%y = depthwise_conv(%x, "
+                                   f"%y/reciprocal) {CONV}")
 
 
-# ---- quantize_activations -------------------------------------------------------------------------------------------------
+# ---- quantize_activations --------------------------------------------------------------------------------------------
 PLACED = (QuantizeLayers, QuantizeInputs)
 
 
@@ -269,13 +277,13 @@ def test_a_linear_layer_is_signed():
 
 
 def test_relu_reads_the_accumulator_and_the_others_one_signed_value():
-    assert tail(f"%r = relu(%c)\n%p = max_pool(%c) {POOL}\n%y = permute(%c) {{dims=(2, 1, 3)}}", "%y, %p, %r") == text("""
+    assert (tail(f"%r = relu(%c)\n%p = max_pool(%c) {POOL}\n%y = permute(%c) {{dims=(2, 1, 3)}}", "%y, %p, %r") == text("""
         %c_q = fake_quantize(%c) s8 activation
         %r = relu(%c)
         %r_q = fake_quantize(%r) u8 activation
         %p = max_pool(%c_q)
         %y = permute(%c_q)
-        output %y, %p, %r_q""")
+        output %y, %p, %r_q"""))
 
 
 def test_relu_behind_codes_is_quantized_behind_it_too():
@@ -302,7 +310,13 @@ def test_sums_are_signed_unless_a_relu_follows(op):
         output %y_q""")
 
 
-@pytest.mark.parametrize("function, sign", [("sigmoid", "u"), ("hard_sigmoid", "u"), ("softplus", "u"), ("exp", "u"), ("tanh", "s"), ("gelu", "s"), ("silu", "s")])
+@pytest.mark.parametrize(
+    "function, sign",
+    [
+        ("sigmoid", "u"), ("hard_sigmoid", "u"), ("softplus", "u"), ("exp", "u"), ("tanh", "s"), ("gelu", "s"),
+        ("silu", "s")
+    ]
+)
 def test_activations_by_their_range(function, sign):
     assert tail(f"%y = activation(%c) {{function='{function}'}}") == text(f"""
         %c_q = fake_quantize(%c) s8 activation
@@ -345,7 +359,9 @@ def test_a_float_layer_hands_on_a_signed_value_to_a_relu():
 
 
 def test_values_on_a_grid_get_no_second_quantizer():
-    unchanged(QuantizeActivations, f"{IMAGE}\n%p = max_pool(%x) {POOL}\n%y = permute(%p) {{dims=(2, 1, 3)}}", before=PLACED)
+    unchanged(
+        QuantizeActivations, f"{IMAGE}\n%p = max_pool(%x) {POOL}\n%y = permute(%p) {{dims=(2, 1, 3)}}", before=PLACED
+    )
 
 
 def test_output_bits_of_w4a4():
@@ -353,7 +369,7 @@ def test_output_bits_of_w4a4():
     assert "%r_q = fake_quantize(%r) u4 activation" in result and "%s_q = fake_quantize(%s) u8 activation" in result
 
 
-# ---- insert_rescale, choose_signs, share_scales ---------------------------------------------------------------------------
+# ---- insert_rescale, choose_signs, share_scales ----------------------------------------------------------------------
 ALL = (CommuteRelu, QuantizeLayers, QuantizeInputs, QuantizeLeakyRelu, QuantizeAveragePool, QuantizeActivations)
 TWO = LAYER + f"""const %d/kernel: f32[3,3,2,3] = random(2)
 %d = conv(%x, %d/kernel) {CONV}
@@ -361,7 +377,10 @@ TWO = LAYER + f"""const %d/kernel: f32[3,3,2,3] = random(2)
 
 
 def meet(cls, body, output="%y", **options):
-    before = ALL if cls is InsertRescale else (*ALL, InsertRescale) if cls is ChooseSigns else (*ALL, InsertRescale, ChooseSigns)
+    before = (
+        ALL if cls is InsertRescale else (*ALL, InsertRescale) if cls is ChooseSigns
+        else (*ALL, InsertRescale, ChooseSigns)
+    )
     return run(cls, body, before=before, output=output, **options)[0]
 
 
@@ -381,7 +400,8 @@ def test_a_quantizer_that_serves_others_is_rescaled(op):
 
 
 def test_a_quantizer_is_followed_through_moves_that_serve_one_reader():
-    body = TWO + f"%p = permute(%c) {{dims=(2, 1, 3)}}\n%q = max_pool(%p) {POOL}\n%r = max_pool(%d) {POOL}\n%y = concat(%q, %r)\n%z = softmax(%y)"
+    body = (TWO + f"%p = permute(%c) {{dims=(2, 1, 3)}}\n%q = max_pool(%p) {POOL}\n%r = max_pool(%d) {POOL}\n%y = "
+                  "concat(%q, %r)\n%z = softmax(%y)")
     result = meet(ShareScales, body, "%z")
     assert "rescale" not in result and result.count("group=y_inputs") == 2
     assert "%y_rescale_0 = fake_quantize(%q)" in meet(InsertRescale, body, "%z, %p")
@@ -447,7 +467,10 @@ def test_average_pools_follow_their_input(middle, sign):
         pool = f"%y = average_pool(%r) {{pool_size=(3, 3), strides=(1, 1), padding='{padding}'}}"
         assert f"%y_q = fake_quantize(%y) {sign}8 activation\n" in meet(ChooseSigns, f"{LAYER}{middle}\n{pool}")
         published = [Rule("y", schemes.get("int8").replace(reciprocal_bits=8))]
-        assert f"%y_q = fake_quantize(%y) {sign}8 activation floor" in meet(ChooseSigns, f"{LAYER}{middle}\n{pool}", rules=published)
+        assert (
+            f"%y_q = fake_quantize(%y) {sign}8 activation floor"
+            in meet(ChooseSigns, f"{LAYER}{middle}\n{pool}", rules=published)
+        )
 
 
 def test_average_pool_behind_a_mixed_concat_is_signed():
@@ -476,23 +499,33 @@ def test_sums_of_what_is_never_negative_have_no_sign():
     %y = add(%t, %f)"""
     result = meet(ShareScales, body, "%y, %p")
     for line in ("%t_q = fake_quantize(%t) u8 activation", "%f_q = fake_quantize(%f) u8 activation group=y_inputs",
-                 "%y_rescale_0 = fake_quantize(%t_q) u8 rescale group=y_inputs", "%y_q = fake_quantize(%y) u8 activation"):
+                 "%y_rescale_0 = fake_quantize(%t_q) u8 rescale group=y_inputs", "%y_q = fake_quantize(%y) u8 "
+                                                                                 "activation"):
         assert line in result
-    assert "%f_q = fake_quantize(%f) s8 activation" in meet(ShareScales, body.replace("fixed=True", "fixed=False"), "%y, %p"), "a trained factor may change its sign"
+    assert (
+        "%f_q = fake_quantize(%f) s8 activation"
+        in meet(ShareScales, body.replace("fixed=True", "fixed=False"), "%y, %p")
+    ), "a trained factor may change its sign"
     published = meet(ShareScales, body, "%y, %p", scheme="graffitist_int8")
     assert "%r_q = fake_quantize(%r) u8" in published
-    assert "%t_q = fake_quantize(%t) s8 activation" in published and "%y_rescale_0 = fake_quantize(%t_q) s8 rescale" in published
+    assert (
+        "%t_q = fake_quantize(%t) s8 activation" in published
+        and "%y_rescale_0 = fake_quantize(%t_q) s8 rescale" in published
+    )
 
 
 def test_a_maximum_with_what_is_never_negative_needs_no_sign():
     body = TWO + "%r = relu(%d)\n%y = maximum(%c, %r)\n%z = add(%y, %r)"
     result = meet(ShareScales, body, "%z")
-    assert "%c_q = fake_quantize(%c) u8 activation group=y_inputs" in result and "%z_q = fake_quantize(%z) u8 activation" in result
+    assert ("%c_q = fake_quantize(%c) u8 activation group=y_inputs" in result and "%z_q = fake_quantize(%z) u8 "
+                                                                                  "activation" in result)
     result = meet(ShareScales, body, "%z", scheme="graffitist_int8")
-    assert "%c_q = fake_quantize(%c) s8 activation group=y_inputs" in result and "%z_q = fake_quantize(%z) s8 activation" in result
+    assert ("%c_q = fake_quantize(%c) s8 activation group=y_inputs" in result and "%z_q = fake_quantize(%z) s8 "
+                                                                                  "activation" in result)
 
 
-@pytest.mark.parametrize("key, value, message", [("bits", 4, "bits is 8 and 4"), ("signed", False, "signed is True and False")])
+@pytest.mark.parametrize("key, value, message", [("bits", 4, "bits is 8 and 4"), ("signed", False, "signed is True "
+                                                                                                   "and False")])
 def test_merging_different_quantizers_is_an_error(key, value, message):
     """C16: members of a merge agree on bits and signedness."""
     graph = parse("""fakequant graph net
@@ -502,8 +535,10 @@ def test_merging_different_quantizers_is_an_error(key, value, message):
     output %a, %b""")
     nodes = graph.nodes
     for node in nodes:
-        node.attrs = {"quantizer": "log_threshold", "narrow": False, "rounding": "half_even", "trainable": True, "calibration": "max",
-                      "log2_threshold": None, "group": None, **node.attrs}
+        node.attrs = {
+            "quantizer": "log_threshold", "narrow": False, "rounding": "half_even", "trainable": True,
+            "calibration": "max", "log2_threshold": None, "group": None, **node.attrs
+        }
     assert merge_thresholds(nodes, "g") and not merge_thresholds(nodes, "g")
     assert [node.attrs["group"] for node in nodes] == ["g", "g"]
     nodes[1].attrs[key] = value
@@ -513,9 +548,18 @@ def test_merging_different_quantizers_is_an_error(key, value, message):
 
 def test_sharing_before_signs_are_chosen_is_refused():
     with pytest.raises(ValueError, match="signed is False and True"):
-        run(ShareScales, TWO + "%r = relu(%c)\n%y = concat(%r, %d)\n%z = softmax(%y)", before=(*ALL, InsertRescale), output="%z")
+        run(
+            ShareScales, TWO + "%r = relu(%c)\n%y = concat(%r, %d)\n%z = softmax(%y)", before=(*ALL, InsertRescale),
+            output="%z"
+        )
 
 
 def test_sharing_before_rescale_points_is_refused():
     with pytest.raises(ValueError, match="run insert_rescale first"):
-        run(ShareScales, TWO + f"const %e/kernel: f32[1,1,2,3] = random(3)\n%e = conv(%x, %e/kernel) {CONV}\n%p = max_pool(%c) {POOL}\n%y = concat(%c, %d, %e)\n%z = softmax(%y)", before=ALL, output="%z, %p")
+        run(
+            ShareScales,
+            TWO
+            + f"const %e/kernel: f32[1,1,2,3] = random(3)\n%e = conv(%x, %e/kernel) {CONV}\n%p = max_pool(%c) "
+              f"{POOL}\n%y = concat(%c, %d, %e)\n%z = softmax(%y)",
+            before=ALL, output="%z, %p"
+        )

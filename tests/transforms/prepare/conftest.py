@@ -12,9 +12,14 @@ from graffiti.graph.printer import parse, to_text
 from graffiti.graph.verify import verify_graph
 
 
-def _same_function(before: Graph, after: Graph, tolerance: float = 1e-5, *, count: int = 3, scale: float = 1.0, island=None) -> None:
+def _same_function(
+    before: Graph, after: Graph, tolerance: float = 1e-5, *, count: int = 3, scale: float = 1.0, island=None
+) -> None:
     rng = np.random.RandomState(7)
-    inputs = [scale * rng.normal(size=(count, *(6 if n is None else n for n in before.shape(name)[1:]))) for name in before.inputs]
+    inputs = [
+        scale * rng.normal(size=(count, *(6 if n is None else n for n in before.shape(name)[1:])))
+        for name in before.inputs
+    ]
     assert after.inputs == before.inputs and after.interface == before.interface
     results = run_float(before, inputs, island=island), run_float(after, inputs, island=island)
     for name, expected, got in zip(before.outputs, *results, strict=True):
@@ -32,10 +37,12 @@ def same_function():
 def check():
     """``check(pass, before, after=None)``: text in, text out; ``after=None`` for a graph the pass leaves alone.
 
-    The input graph stays as it is, the result is valid and as written, ``modified`` is honest, a second run changes nothing, and
-    the function is the same.
+    The input graph stays as it is, the result is valid and as written, ``modified`` is honest, a second run changes
+    nothing, and the function is the same.
     """
-    def run(step: Pass, before: str, after: str | None = None, constants: dict[str, np.ndarray] | None = None) -> PassResult:
+    def run(
+        step: Pass, before: str, after: str | None = None, constants: dict[str, np.ndarray] | None = None
+    ) -> PassResult:
         graph = parse(before)
         verify_graph(graph)
         original = snapshot(graph)

@@ -203,14 +203,16 @@ def test_7_parameters_that_others_read_are_copied(check):
     ("_,2,3", "batch_norm(%x, %bn/gamma, %r, %bn/mean, %bn/variance) {epsilon=0.001}", "computed"),
 ])
 def test_8_left_alone_with_a_note(shape, op, why):
-    graph = parse(f"float graph g\ninput %x:f32[{shape}]\n{BN}\nconst %bn/gamma_map:f32[2,1] = random(14)\n%i = relu(%x)\n%r = relu(%bn/beta)\n%y = {op}\noutput %y, %r")
+    graph = parse(f"float graph g\ninput %x:f32[{shape}]\n{BN}\nconst %bn/gamma_map:f32[2,1] = random(14)\n%i = "
+                  f"relu(%x)\n%r = relu(%bn/beta)\n%y = {op}\noutput %y, %r")
     result = AffineToDepthwise()(graph)
     assert not result.modified
     (note,) = result.notes
     assert note.node == "y" and why in note.why
 
 
-@pytest.mark.parametrize("op", ["rescaling(%m) {scale=(1.0, 2.0, 3.0), offset=0.5}", "rescaling(%m) {scale='map', offset=0.0}"])
+@pytest.mark.parametrize("op", ["rescaling(%m) {scale=(1.0, 2.0, 3.0), offset=0.5}", "rescaling(%m) {scale='map', "
+                                                                                     "offset=0.0}"])
 def test_9_at_the_border_it_is_left_alone(check, op):
     check(AffineToDepthwise(), f"""
         float graph g
@@ -224,9 +226,14 @@ def test_9_at_the_border_it_is_left_alone(check, op):
 
 
 def test_9_bytes_with_one_number_for_all_stay_codes():
-    """``uint8``: they are codes already; with a number for each column, or with such a map behind, they are computed as reals."""
+    """``uint8``: they are codes already; with a number for each column, or with such a map behind, they are computed
+    as reals.
+    """
     def left(dtype, scale, behind=""):
-        graph = parse(f"float graph g\ninput %x:f32[_,3,4,3]\n%s = rescaling(%x) {{scale={scale}, offset=0.5}}\n{behind}output {'%t' if behind else '%s'}")
+        graph = parse(
+            f"float graph g\ninput %x:f32[_,3,4,3]\n%s = rescaling(%x) {{scale={scale}, offset=0.5}}\n{behind}output "
+            f"{'%t' if behind else '%s'}"
+        )
         graph.interface["input_dtypes"] = [dtype]
         return [node.name for node in AffineToDepthwise()(graph).graph.nodes if node.op == "rescaling"]
 
@@ -247,5 +254,7 @@ def test_needs_separable_convolutions_split():
         %bn = {NORM.format('%s')}
         output %bn
     """)
-    with pytest.raises(PassError, match="AffineToDepthwise cannot run: batch norm 'bn' can fold into separable_conv 's'"):
+    with pytest.raises(
+        PassError, match="AffineToDepthwise cannot run: batch norm 'bn' can fold into separable_conv 's'"
+    ):
         AffineToDepthwise()(graph)

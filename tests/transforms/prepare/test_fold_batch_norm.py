@@ -89,7 +89,9 @@ def test_1_to_3_inference(check, op, x, kernel, channels, attrs, axis):
         gamma, beta, mean, variance = (c[f"bn/{role}"] for role in ("gamma", "beta", "mean", "variance"))
         constants = {
             "c/kernel": fold.fold_kernel(c["c/kernel"], gamma, variance, 0.001, axis),
-            "c/bias": fold.fold_bias(c.get("c/bias", np.zeros(channels, np.float32)), gamma, beta, mean, variance, 0.001),
+            "c/bias": fold.fold_bias(
+                c.get("c/bias", np.zeros(channels, np.float32)), gamma, beta, mean, variance, 0.001
+            ),
         }
         check(FoldBatchNorm(training=False), before, f"""
             float graph g
@@ -229,7 +231,9 @@ def test_4_calls_in_another_order(check):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("reader, outputs", [("relu(%c)", "%bn, %r"), ("relu(%x)", "%bn, %c"), ("relu(%c/product)", "%bn, %r")])
+@pytest.mark.parametrize(
+    "reader, outputs", [("relu(%c)", "%bn, %r"), ("relu(%x)", "%bn, %c"), ("relu(%c/product)", "%bn, %r")]
+)
 def test_5_read_elsewhere(check, training, reader, outputs):
     check(FoldBatchNorm(training=training), f"""
         float graph g
@@ -256,7 +260,9 @@ def test_6_shared_but_not_alike(check, training, kernel, second):
     check(FoldBatchNorm(training=training), two_calls(kernel, second))
 
 
-@pytest.mark.parametrize("between, attrs", [("relu", ""), ("pad", "{pads=((0, 0), (0, 0), (0, 0))}"), ("training_only", "{layer='Dropout'}")])
+@pytest.mark.parametrize(
+    "between, attrs", [("relu", ""), ("pad", "{pads=((0, 0), (0, 0), (0, 0))}"), ("training_only", "{layer='Dropout'}")]
+)
 def test_7_something_in_between(check, between, attrs):
     check(FoldBatchNorm(), f"""
         float graph g

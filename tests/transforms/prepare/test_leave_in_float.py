@@ -36,7 +36,10 @@ def test_1_to_4_islands_compute_the_same(shape, op, why):
     from graffiti.keras_io.islands import IslandRunner
 
     front = f"{BN if op.startswith('batch') else ''}\n{'const %c:f32[4,3] = random(3)' if '%c' in op else ''}\n{'%r = relu(%x)' if '(%r' in op else ''}"
-    graph = parse(f"float graph g\ninput %x:f32[{shape}]\n{front}\n%a/b = {op.replace('%c', repr('c'))}\n%y = relu(%a/b)\noutput %y, %a/b")
+    graph = parse(
+        f"float graph g\ninput %x:f32[{shape}]\n{front}\n%a/b = {op.replace('%c', repr('c'))}\n%y = relu(%a/b)\noutput "
+        "%y, %a/b"
+    )
     original = snapshot(graph)
     result = LeaveInFloat()(graph)
     assert result.modified and snapshot(graph) == original

@@ -81,12 +81,17 @@ def test_mean_4_nothing_to_average(check, keepdims, rest):
 
 
 @pytest.mark.parametrize("shape, axes, keepdims, ops", [
-    ("_,6,4,3", (3,), False, "permute reshape average_pool reshape"), ("_,6,4,3", (1, 3), True, "permute reshape average_pool reshape"),
-    ("_,5", (1,), True, "reshape average_pool reshape"), ("_,2,3,2,3", (1, 2, 3), False, "reshape average_pool reshape"), ("_,2,3,2,4", (2, 3), False, "permute reshape average_pool reshape"),
+    ("_,6,4,3", (3,), False, "permute reshape average_pool reshape"), ("_,6,4,3", (1, 3), True, "permute reshape "
+                                                                                                "average_pool reshape"),
+    ("_,5", (1,), True, "reshape average_pool reshape"),
+    ("_,2,3,2,3", (1, 2, 3), False, "reshape average_pool reshape"),
+    ("_,2,3,2,4", (2, 3), False, "permute reshape average_pool reshape"),
     ("_,6,4,1", (3,), False, "permute reshape"),
 ])
 def test_mean_5_other_axes(same_function, shape, axes, keepdims, ops):
-    graph = parse(f"float graph g\ninput %x:f32[{shape}]\n%m = mean(%x) {{axes={axes}, keepdims={keepdims}}}\noutput %m")
+    graph = parse(
+        f"float graph g\ninput %x:f32[{shape}]\n%m = mean(%x) {{axes={axes}, keepdims={keepdims}}}\noutput %m"
+    )
     result = MeanToAveragePool()(graph)
     verify_graph(result.graph)
     assert [node.op for node in result.graph.nodes] == ops.split() and result.graph.outputs == ["m"]
@@ -110,7 +115,8 @@ def test_mean_7_left_alone_with_a_note(check, shape, axes, why):
 
 
 @pytest.mark.parametrize("shape, pool", [
-    ("_,7,6,2", "pool_size=(3, 2), strides=(2, 1)"), ("_,_,_,2", "pool_size=(2, 2), strides=(2, 2)"), ("_,8,2", "pool_size=(3,), strides=(2,), padding='same'"),
+    ("_,7,6,2", "pool_size=(3, 2), strides=(2, 1)"), ("_,_,_,2", "pool_size=(2, 2), strides=(2, 2)"),
+    ("_,8,2", "pool_size=(3,), strides=(2,), padding='same'"),
 ])
 def test_average_pool_2_left_alone(check, shape, pool):
     check(CanonicalAveragePool(), f"float graph g\ninput %x:f32[{shape}]\n%p = average_pool(%x) {{{pool}}}\noutput %p")
@@ -135,7 +141,8 @@ def test_average_pool_1_window_of_one(check):
     ("_,4,4,4,2", "pool_size=(2, 2, 2), strides=(2, 2, 2)", "3"), ("_,4,_", "pool_size=(2,), strides=(2,)", "channels"),
 ])
 def test_average_pool_3_left_alone_with_a_note(shape, op, why):
-    result = CanonicalAveragePool()(parse(f"float graph g\ninput %x:f32[{shape}]\n%p = average_pool(%x) {{{op}}}\noutput %p"))
+    result = CanonicalAveragePool()(parse(f"float graph g\ninput %x:f32[{shape}]\n%p = average_pool(%x) "
+                                          f"{{{op}}}\noutput %p"))
     assert not result.modified
     (note,) = result.notes
     assert note.node == "p" and why in note.why
@@ -157,22 +164,36 @@ def published(text: str):
 
 
 def test_published_product():
-    graph = published("float graph g\ninput %x:f32[_,_,6,2]\n%p = average_pool(%x) {pool_size=(3, 2), strides=(2, 1)}\noutput %p")
-    assert graph.node("p").op == "depthwise_conv" and graph.node("p").attrs == {"strides": (2, 1), "padding": "valid", "dilation": (1, 1)}
-    assert graph.constants["p/reciprocal"].shape == (3, 2, 2, 1) and (graph.constants["p/reciprocal"] == np.float32(1 / 6)).all()
+    graph = published("float graph g\ninput %x:f32[_,_,6,2]\n%p = average_pool(%x) {pool_size=(3, 2), strides=(2, "
+                      "1)}\noutput %p")
+    assert (
+        graph.node("p").op == "depthwise_conv"
+        and graph.node("p").attrs == {"strides": (2, 1), "padding": "valid", "dilation": (1, 1)}
+    )
+    assert (
+        graph.constants["p/reciprocal"].shape == (3, 2, 2, 1)
+        and (graph.constants["p/reciprocal"] == np.float32(1 / 6)).all()
+    )
 
 
 def test_published_product_over_the_border():
     window = np.zeros((4, 2))  # 4 rows, window 3, one zero each side; 4 columns in steps of 2, window 3, zero behind
     window[:, 0], window[:, 1] = np.array([2, 3, 3, 2]) * 3, np.array([2, 3, 3, 2]) * 2
-    graph = published("float graph g\ninput %x:f32[_,4,4,2]\n%p = average_pool(%x) {pool_size=(3, 3), strides=(1, 2), padding='same'}\noutput %p")
+    graph = published("float graph g\ninput %x:f32[_,4,4,2]\n%p = average_pool(%x) {pool_size=(3, 3), strides=(1, 2), "
+                      "padding='same'}\noutput %p")
     assert [(node.name, node.op, node.inputs) for node in graph.nodes] == [
         ("p/sum", "depthwise_conv", ("x", "p/ones")), ("p", "multiply", ("p/sum", "p/reciprocal"))]
-    assert (graph.constants["p/reciprocal"] == (1 / window).astype(np.float32).reshape(1, 4, 2, 1)).all() and (graph.constants["p/ones"] == 1).all()
+    assert (
+        (graph.constants["p/reciprocal"] == (1 / window).astype(np.float32).reshape(1, 4, 2, 1)).all()
+        and (graph.constants["p/ones"] == 1).all()
+    )
 
 
 def test_published_product_of_unknown_length_where_the_window_is_one():
-    graph = published("float graph g\ninput %x:f32[_,_,2,1]\n%p = average_pool(%x) {pool_size=(1, 3), strides=(1, 1), padding='same'}\noutput %p")
+    graph = published(
+        "float graph g\ninput %x:f32[_,_,2,1]\n%p = average_pool(%x) {pool_size=(1, 3), strides=(1, 1), "
+        "padding='same'}\noutput %p"
+    )
     assert graph.constants["p/reciprocal"].shape == (1, 1, 2, 1) and (graph.constants["p/reciprocal"] == 0.5).all()
 
 
@@ -184,7 +205,10 @@ def test_window_counts_against_a_loop():
                 count = window_output(size, window, stride, 1, "same")
                 expected = [sum(0 <= i * stride - before + k < size for k in range(window)) for i in range(count)]
                 assert window_counts(size, window, stride, "same").tolist() == expected
-                assert window_counts(size, window, stride, "valid").tolist() == [window] * window_output(size, window, stride, 1, "valid")
+                assert (
+                    window_counts(size, window, stride, "valid").tolist()
+                    == [window] * window_output(size, window, stride, 1, "valid")
+                )
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])

@@ -38,7 +38,9 @@ def test_zoo(same_function, factory, training):
     assert snapshot(again) == snapshot(after)
 
 
-@pytest.mark.parametrize("name, batch_norms", [("resnet8_cifar10_jpeg.keras", 7), ("mobilenet_v2_small_cifar10_jpeg.keras", 17)])
+@pytest.mark.parametrize(
+    "name, batch_norms", [("resnet8_cifar10_jpeg.keras", 7), ("mobilenet_v2_small_cifar10_jpeg.keras", 17)]
+)
 def test_real_models(shared_dir, same_function, name, batch_norms):
     model = keras.models.load_model(shared_dir / "models" / name, compile=False)
     graph = read(model)

@@ -41,33 +41,65 @@ def shape_of(graph) -> list[str]:
 FOLDED = ["fold_kernel", "fold_bias", "conv", "bias_add"]
 # what comes first, behind what it must not run, a graph, its ops when the order is right
 DEPENDENCIES = [
-    ("CanonicalActivation", "RemoveIdentity", HEAD + "%a = activation(%c) {function='linear'}\n%bn = " + NORM.format("%a") + "\noutput %bn", FOLDED),
+    (
+        "CanonicalActivation", "RemoveIdentity",
+        HEAD + "%a = activation(%c) {function='linear'}\n%bn = " + NORM.format("%a") + "\noutput %bn", FOLDED
+    ),
     ("RemoveDead", "LeaveInFloat", HEAD + "%bn = " + NORM.format("%c") + "\n%dead = relu(%c)\noutput %bn", FOLDED),
-    ("SinkTraining", "FoldBatchNorm", HEAD + "%d = training_only(%c) {layer='Dropout', config={'rate': 0.5}}\n%bn = " + NORM.format("%d") + "\noutput %bn",
+    (
+        "SinkTraining", "FoldBatchNorm",
+        HEAD + "%d = training_only(%c) {layer='Dropout', config={'rate': 0.5}}\n%bn = " + NORM.format("%d")
+        + "\noutput %bn",
+        [*FOLDED, "training_only"]
+    ),
+    ("RemoveIdentity", "SinkTraining", HEAD + "%d = training_only(%c) {layer='Dropout', config={'rate': 0.5}}\n%i = "
+                                              "identity(%d)\n%bn = " + NORM.format("%i") + "\noutput %bn",
      [*FOLDED, "training_only"]),
-    ("RemoveIdentity", "SinkTraining", HEAD + "%d = training_only(%c) {layer='Dropout', config={'rate': 0.5}}\n%i = identity(%d)\n%bn = " + NORM.format("%i") + "\noutput %bn",
-     [*FOLDED, "training_only"]),
-    ("RemoveIdentity", "FoldBatchNorm", HEAD + "%i = identity(%c)\n%bn = " + NORM.format("%i") + "\noutput %bn", FOLDED),
-    ("RemoveIdentity", "CollapseConcat", HEAD + "%a = concat(%c, %x)\n%i = identity(%a)\n%b = concat(%i, %x)\noutput %b", ["conv", "concat"]),
-    ("RemoveIdentity", "MergeRescaling", HEAD + "%a = rescaling(%c) {scale=2.0, offset=1.0}\n%i = identity(%a)\n%b = rescaling(%i) {scale=0.5, offset=1.0}\noutput %b",
-     ["conv", "depthwise_conv", "bias_add"]),
-    ("MergeRescaling", "AffineToDepthwise", HEAD + "%a = rescaling(%c) {scale=2.0, offset=1.0}\n%b = rescaling(%a) {scale=0.5, offset=1.0}\noutput %b",
-     ["conv", "depthwise_conv", "bias_add"]),
+    (
+        "RemoveIdentity", "FoldBatchNorm", HEAD + "%i = identity(%c)\n%bn = " + NORM.format("%i") + "\noutput %bn",
+        FOLDED
+    ),
+    (
+        "RemoveIdentity", "CollapseConcat",
+        HEAD + "%a = concat(%c, %x)\n%i = identity(%a)\n%b = concat(%i, %x)\noutput %b", ["conv", "concat"]
+    ),
+    (
+        "RemoveIdentity", "MergeRescaling",
+        HEAD
+        + "%a = rescaling(%c) {scale=2.0, offset=1.0}\n%i = identity(%a)\n%b = rescaling(%i) {scale=0.5, "
+          "offset=1.0}\noutput %b",
+        ["conv", "depthwise_conv", "bias_add"]
+    ),
+    (
+        "MergeRescaling", "AffineToDepthwise",
+        HEAD + "%a = rescaling(%c) {scale=2.0, offset=1.0}\n%b = rescaling(%a) {scale=0.5, offset=1.0}\noutput %b",
+        ["conv", "depthwise_conv", "bias_add"]
+    ),
     ("SplitSeparableConv", "AffineToDepthwise", HEAD + """
         const %s/depthwise_kernel:f32[3,3,4,1] = random(5)
         const %s/pointwise_kernel:f32[1,1,4,4] = random(6)
         %s = separable_conv(%c, %s/depthwise_kernel, %s/pointwise_kernel) {strides=(1, 1), dilation=(1, 1)}
         %bn = """ + NORM.format("%s") + "\noutput %bn", ["conv", "depthwise_conv", *FOLDED]),
-    ("MeanToAveragePool", "LeaveInFloat", HEAD + "%m = mean(%c) {axes=(1, 2)}\noutput %m", ["conv", "average_pool", "reshape"]),
+    (
+        "MeanToAveragePool", "LeaveInFloat", HEAD + "%m = mean(%c) {axes=(1, 2)}\noutput %m",
+        ["conv", "average_pool", "reshape"]
+    ),
     ("AffineToDepthwise", "FoldBatchNorm", HEAD + "%r = relu(%c)\n%bn = " + NORM.format("%r") + "\noutput %bn",
      ["conv", "relu", "fold_kernel", "fold_bias", "depthwise_conv", "bias_add"]),
-    ("UnfuseLeakyRelu", "LeaveInFloat", HEAD + "%l = leaky_relu(%c) {alpha=0.1}\noutput %l", ["conv", "multiply", "maximum"]),
+    (
+        "UnfuseLeakyRelu", "LeaveInFloat", HEAD + "%l = leaky_relu(%c) {alpha=0.1}\noutput %l",
+        ["conv", "multiply", "maximum"]
+    ),
 ]
 
 
-@pytest.mark.parametrize("first, second, text, ops", DEPENDENCIES, ids=[f"{first}-before-{second}" for first, second, _, _ in DEPENDENCIES])
+@pytest.mark.parametrize(
+    "first, second, text, ops", DEPENDENCIES, ids=[f"{first}-before-{second}" for first, second, _, _ in DEPENDENCIES]
+)
 def test_order(same_function, first, second, text, ops):
-    """In order it gives these ops; the other way round it raises or gives something else. Both keep the function where they run."""
+    """In order it gives these ops; the other way round it raises or gives something else. Both keep the function
+    where they run.
+    """
     graph = parse(text)
     after = prepare(graph)
     assert shape_of(after) == ops

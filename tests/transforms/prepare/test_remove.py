@@ -53,11 +53,14 @@ def test_dead_nothing_to_do(check):
 
 
 MOVES_NOTHING = [
-    "identity(%a)", "reshape(%a) {shape=(6, 4, 3)}", "permute(%a) {dims=(1, 2, 3)}", "pad(%a) {pads=((0, 0), (0, 0), (0, 0))}",
+    "identity(%a)", "reshape(%a) {shape=(6, 4, 3)}", "permute(%a) {dims=(1, 2, 3)}",
+    "pad(%a) {pads=((0, 0), (0, 0), (0, 0))}",
     "crop(%a) {crops=((0, 0), (0, 0), (0, 0))}", "slice(%a) {slices=((0, None, 1), (0, None, 1), (0, None, 1))}",
     "take(%a) {axis=2, indices=(0, 1, 2, 3)}", "upsample(%a) {size=(1, 1)}", "concat(%a) {axis=-1}",
-    "max_pool(%a) {pool_size=(1, 1), strides=(1, 1), padding='same'}", "average_pool(%a) {pool_size=(1, 1), strides=(1, 1)}",
-    "rescaling(%a) {scale=1.0, offset=0.0}", "rescaling(%a) {scale=(1.0, 1.0, 1.0), offset=0.0}", "leaky_relu(%a) {alpha=1.0}",
+    "max_pool(%a) {pool_size=(1, 1), strides=(1, 1), padding='same'}",
+    "average_pool(%a) {pool_size=(1, 1), strides=(1, 1)}",
+    "rescaling(%a) {scale=1.0, offset=0.0}", "rescaling(%a) {scale=(1.0, 1.0, 1.0), offset=0.0}",
+    "leaky_relu(%a) {alpha=1.0}",
 ]
 
 
@@ -84,7 +87,8 @@ MOVES_SOMETHING = [
     "crop(%a) {crops=((0, 0), (1, 0), (0, 0))}", "slice(%a) {slices=((0, None, 1), (0, None, 2), (0, None, 1))}",
     "take(%a) {axis=2, indices=(0, 1, 3, 2)}", "upsample(%a) {size=(1, 2)}", "concat(%a, %a) {axis=-1}",
     "max_pool(%a) {pool_size=(1, 1), strides=(2, 1)}", "average_pool(%a) {pool_size=(1, 2), strides=(1, 1)}",
-    "rescaling(%a) {scale=1.0, offset=0.5}", "rescaling(%a) {scale=(1.0, 2.0, 1.0), offset=0.0}", "leaky_relu(%a) {alpha=0.5}",
+    "rescaling(%a) {scale=1.0, offset=0.5}", "rescaling(%a) {scale=(1.0, 2.0, 1.0), offset=0.0}",
+    "leaky_relu(%a) {alpha=0.5}",
 ]
 
 

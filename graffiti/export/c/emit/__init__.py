@@ -15,7 +15,9 @@ from graffiti.export.c.emit.moves import Concat, Crop, Pad, Permute, Slice, Take
 from graffiti.export.c.emit.requantize import Requantize
 from graffiti.export.c.emit.reshape import Reshape
 
-_ALL = (Conv, DepthwiseConv, ConvTranspose, Dense, Elementwise, Requantize, Lookup, MaxPool, GlobalMaxPool, AveragePool, Concat, Pad, Crop, Slice, Take, Permute,
-        Upsample, Reshape)
+_ALL = (
+    Conv, DepthwiseConv, ConvTranspose, Dense, Elementwise, Requantize, Lookup, MaxPool, GlobalMaxPool, AveragePool,
+    Concat, Pad, Crop, Slice, Take, Permute, Upsample, Reshape
+)
 
 EMITTERS: dict[str, Emitter] = {op: emitter() for emitter in _ALL for op in emitter.ops}

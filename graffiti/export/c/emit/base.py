@@ -30,13 +30,28 @@ class Emitter:
         rank = len(graph.shape(node.inputs[0]))
         if self.ranks is not None and rank not in self.ranks:
             expected = " or ".join(map(str, self.ranks))
-            found.append(Problem(node.name, node.op, f"its input has {rank} axes, the C kernels take {expected} (batch included)", "reshape it in the model"))
+            found.append(
+                Problem(
+                    node.name, node.op, f"its input has {rank} axes, the C kernels take {expected} (batch included)",
+                    "reshape it in the model"
+                )
+            )
         for index in self.weights:
             if not graph.is_constant(node.inputs[index]):
-                found.append(Problem(node.name, node.op, f"its input {node.inputs[index]!r} is computed", "the C kernels need a constant there"))
+                found.append(
+                    Problem(
+                        node.name, node.op, f"its input {node.inputs[index]!r} is computed",
+                        "the C kernels need a constant there"
+                    )
+                )
         for index in self.tensors:
             if index < len(node.inputs) and graph.is_constant(node.inputs[index]):
-                found.append(Problem(node.name, node.op, f"its input {node.inputs[index]!r} is a constant", "fold the node into a constant before exporting"))
+                found.append(
+                    Problem(
+                        node.name, node.op, f"its input {node.inputs[index]!r} is a constant",
+                        "fold the node into a constant before exporting"
+                    )
+                )
         return found
 
     def scratch(self, graph: Graph, step: Step) -> int:

@@ -11,7 +11,9 @@ from graffiti.graph.ops import attr, transpose_pads
 
 
 class ConvTranspose(Emitter):
-    """The kernel is stored as it is, ``[window][out][in]``: each tap that reaches an output is one matrix times one pixel."""
+    """The kernel is stored as it is, ``[window][out][in]``: each tap that reaches an output is one matrix times one
+    pixel.
+    """
 
     ops = ("conv_transpose",)
     ranks = (3, 4)
@@ -30,6 +32,7 @@ class ConvTranspose(Emitter):
         window = window_struct(writer, step, sizes, strides, (1,) * len(sizes), pads)
         type = kernel_type(graph, step)
         return [
-            f"graffiti_conv_transpose({window}, {writer.read(x)}, {writer.type(x).enum}, {writer.kernel(kernel, values, type)}, {type.enum}, "
+            f"graffiti_conv_transpose({window}, {writer.read(x)}, {writer.type(x).enum}, "
+            f"{writer.kernel(kernel, values, type)}, {type.enum}, "
             f"{writer.epilogue(step)}, {writer.write(step.output)}, {scratch});"
         ]

@@ -26,9 +26,11 @@ class Dense(Emitter):
         values = graph.constants[kernel]
         inputs, outputs = values.shape
         rows, _ = rows_and_channels(graph, x, True)
-        window = writer.struct("graffiti_window", f"{step.output}_window", f"{{1, {rows}, {inputs}, 1, {rows}, {outputs}, 1, 1, 1, 1, 1, 1, 0, 0, 1}}")
+        window = writer.struct("graffiti_window", f"{step.output}_window", f"{{1, {rows}, {inputs}, 1, {rows}, "
+                                                                           f"{outputs}, 1, 1, 1, 1, 1, 1, 0, 0, 1}}")
         type = kernel_type(graph, step)
         return [
-            f"graffiti_conv(&{window}, {writer.read(x)}, {writer.type(x).enum}, {writer.kernel(kernel, values.T, type)}, {type.enum}, "
+            f"graffiti_conv(&{window}, {writer.read(x)}, {writer.type(x).enum}, "
+            f"{writer.kernel(kernel, values.T, type)}, {type.enum}, "
             f"{writer.epilogue(step)}, {writer.write(step.output)}, {scratch});"
         ]

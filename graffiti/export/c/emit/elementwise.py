@@ -24,15 +24,33 @@ class Elementwise(Emitter):
         ranks = [len(graph.shape(v)) for v in node.inputs]
         constant = [graph.is_constant(v) for v in node.inputs]
         if all(constant):
-            found.append(Problem(node.name, node.op, "both operands are constants", "fold the node into a constant before exporting"))
+            found.append(
+                Problem(
+                    node.name, node.op, "both operands are constants", "fold the node into a constant before exporting"
+                )
+            )
         rank = len(graph.shape(node.output))
         if any(r != rank for r, c in zip(ranks, constant) if not c):
-            found.append(Problem(node.name, node.op, f"its operands have {ranks[0]} and {ranks[1]} axes", "reshape them to one rank"))
+            found.append(
+                Problem(
+                    node.name, node.op, f"its operands have {ranks[0]} and {ranks[1]} axes", "reshape them to one rank"
+                )
+            )
         for value, r, is_constant in zip(node.inputs, ranks, constant):
             if is_constant and r == rank and graph.shape(value)[0] != 1:
-                found.append(Problem(node.name, node.op, f"the constant {value!r} differs between the examples of a batch", "give it a first axis of 1"))
+                found.append(
+                    Problem(
+                        node.name, node.op, f"the constant {value!r} differs between the examples of a batch",
+                        "give it a first axis of 1"
+                    )
+                )
         if rank - 1 > MAX_RANK:
-            found.append(Problem(node.name, node.op, f"it has {rank} axes, the C kernels take up to {MAX_RANK + 1}", "reshape it in the model"))
+            found.append(
+                Problem(
+                    node.name, node.op, f"it has {rank} axes, the C kernels take up to {MAX_RANK + 1}",
+                    "reshape it in the model"
+                )
+            )
         return found
 
     def reusable(self, graph: Graph, step: Step) -> tuple[str, ...]:

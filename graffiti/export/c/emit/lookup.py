@@ -22,7 +22,8 @@ class Lookup(Emitter):
         format = graph.format(node.inputs[0])
         if not found and format is not None and graph.constants[node.inputs[1]].size != format.qmax - format.qmin + 1:
             size = graph.constants[node.inputs[1]].size
-            found.append(Problem(node.name, node.op, f"its table has {size} entries for the codes {format.qmin} to {format.qmax}", "store one entry for each code"))
+            found.append(Problem(node.name, node.op, f"its table has {size} entries for the codes {format.qmin} to "
+                                                     f"{format.qmax}", "store one entry for each code"))
         return found
 
     def reusable(self, graph: Graph, step: Step) -> tuple[str, ...]:
@@ -34,4 +35,7 @@ class Lookup(Emitter):
         lowest = format_of(writer.graph, x).qmin
         entries = writer.array(table, np.asarray(writer.graph.constants[table]), type)
         count = count_of(writer.graph, x)
-        return [f"graffiti_lookup({writer.read(x)}, {writer.type(x).enum}, {lowest}, {entries}, {type.enum}, {count}, {writer.write(step.output)});"]
+        return [
+            f"graffiti_lookup({writer.read(x)}, {writer.type(x).enum}, {lowest}, {entries}, {type.enum}, {count}, "
+            f"{writer.write(step.output)});"
+        ]

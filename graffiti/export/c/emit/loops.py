@@ -20,7 +20,9 @@ def broadcast_steps(shape: Sequence[int], target: Sequence[int]) -> list[int]:
     return [0 if size == 1 and wanted != 1 else step for size, wanted, step in zip(padded, target, dense_steps(padded))]
 
 
-def collapse(sizes: Sequence[int], a: Sequence[int], b: Sequence[int], keep_last: bool = False) -> tuple[list[int], list[int], list[int]]:
+def collapse(
+    sizes: Sequence[int], a: Sequence[int], b: Sequence[int], keep_last: bool = False
+) -> tuple[list[int], list[int], list[int]]:
     """Drop axes of size 1 and join neighbours that both tensors step through alike; at least one axis stays.
 
     Args:

@@ -21,7 +21,10 @@ class MaxPool(Emitter):
 
     def reusable(self, graph: Graph, step: Step) -> tuple[str, ...]:
         size = attr(step.node, "pool_size")
-        in_place = not any(front_pads(graph, step, size, attr(step.node, "strides"), (1,) * len(size))) and shrinking(graph, step)
+        in_place = (
+            not any(front_pads(graph, step, size, attr(step.node, "strides"), (1,) * len(size)))
+            and shrinking(graph, step)
+        )
         return step.inputs[:1] if in_place else ()
 
     def emit(self, writer: Writer, step: Step, scratch: str) -> list[str]:
@@ -33,8 +36,8 @@ class MaxPool(Emitter):
 
 
 class GlobalMaxPool(Emitter):
-    """Whole axes. Neighbouring ones at once: the tensor is (before, axes, behind) and a window over ``axes`` slides along ``before``.
-    Separate ones one after another, through scratch.
+    """Whole axes. Neighbouring ones at once: the tensor is (before, axes, behind) and a window over ``axes`` slides
+    along ``before``. Separate ones one after another, through scratch.
     """
 
     ops = ("global_max_pool",)
@@ -48,7 +51,8 @@ class GlobalMaxPool(Emitter):
         passes = self._passes(writer.graph, step)
         for index, (before, covered, behind, bytes) in enumerate(passes):
             window = writer.struct(
-                "graffiti_window", f"{step.output}_window", f"{{{before}, {covered}, {behind}, {before}, 1, {behind}, 1, {covered}, 1, 1, 1, 1, 0, 0, 1}}"
+                "graffiti_window", f"{step.output}_window",
+                f"{{{before}, {covered}, {behind}, {before}, 1, {behind}, 1, {covered}, 1, 1, 1, 1, 0, 0, 1}}"
             )
             target = writer.write(step.output) if index == len(passes) - 1 else f"(uint8_t *){scratch} + {at}"
             lines.append(f"graffiti_max_pool(&{window}, {source}, {type}, {target});")
@@ -66,7 +70,9 @@ class GlobalMaxPool(Emitter):
             first = last = axes.pop()
             while axes and axes[-1] == first - 1:
                 first = axes.pop()
-            before, covered, behind = (math.prod(part) for part in (shape[:first], shape[first : last + 1], shape[last + 1 :]))
+            before, covered, behind = (
+                math.prod(part) for part in (shape[:first], shape[first : last + 1], shape[last + 1 :])
+            )
             shape[first : last + 1] = [1] * (last + 1 - first)
             passes.append((before, covered, behind, -(-before * behind * width // 16) * 16))
         return passes

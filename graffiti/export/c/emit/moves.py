@@ -1,4 +1,6 @@
-"""Ops that only move codes: concat, pad, crop, slice, take, permute, upsample. All are copies through one nest of loops."""
+"""Ops that only move codes: concat, pad, crop, slice, take, permute, upsample. All are copies through one nest of
+loops.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +28,23 @@ class Move(Emitter):
     def problems(self, graph: Graph, node: Node) -> list[Problem]:
         found = super().problems(graph, node)
         if self.axes(graph, node) > MAX_RANK:
-            found.append(Problem(node.name, node.op, f"it needs {self.axes(graph, node)} nested loops, the C kernels have {MAX_RANK}", "reshape it in the model"))
+            found.append(
+                Problem(
+                    node.name, node.op,
+                    f"it needs {self.axes(graph, node)} nested loops, the C kernels have {MAX_RANK}",
+                    "reshape it in the model"
+                )
+            )
         return found
 
     def copy(
-        self, writer: Writer, step: Step, source: str, sizes: Sequence[int], source_steps: Sequence[int], target_steps: Sequence[int], target_start: int = 0,
+        self, writer: Writer, step: Step, source: str, sizes: Sequence[int], source_steps: Sequence[int],
+        target_steps: Sequence[int], target_start: int = 0,
         name: str = "",
     ) -> list[str]:
-        """A copy of ``sizes`` elements into the output from the element ``target_start`` on; nothing where there are none."""
+        """A copy of ``sizes`` elements into the output from the element ``target_start`` on; nothing where there are
+        none.
+        """
         if math.prod(sizes) == 0:
             return []
         width = writer.type(step.output).bytes
@@ -54,7 +65,10 @@ class Concat(Move):
         lines, start, steps = [], 0, dense_steps(target)
         for index, value in enumerate(step.inputs):
             shape = example_shape(graph, value)
-            lines += self.copy(writer, step, writer.read(value), shape, dense_steps(shape), steps, start * steps[axis], f"{step.output}_{index}")
+            lines += self.copy(
+                writer, step, writer.read(value), shape, dense_steps(shape), steps, start * steps[axis],
+                f"{step.output}_{index}"
+            )
             start += shape[axis]
         return lines
 
@@ -64,7 +78,12 @@ class Concat(Move):
             found.append(Problem(node.name, node.op, "it joins along the batch axis", "join along another axis"))
         for value in node.inputs:
             if graph.is_constant(value):
-                found.append(Problem(node.name, node.op, f"its input {value!r} is a constant", "add it to the model as an input, or leave it out"))
+                found.append(
+                    Problem(
+                        node.name, node.op, f"its input {value!r} is a constant",
+                        "add it to the model as an input, or leave it out"
+                    )
+                )
         return found
 
 
@@ -108,7 +127,9 @@ class Slice(Move):
         slices = attr(step.node, "slices")
         start = sum(first * each for (first, _, _), each in zip(slices, steps))
         source_steps = [stride * each for (_, _, stride), each in zip(slices, steps)]
-        return self.copy(writer, step, writer.read(x, start * writer.type(x).bytes), target, source_steps, dense_steps(target))
+        return self.copy(
+            writer, step, writer.read(x, start * writer.type(x).bytes), target, source_steps, dense_steps(target)
+        )
 
 
 class Take(Move):
@@ -122,14 +143,22 @@ class Take(Move):
     def emit(self, writer: Writer, step: Step, scratch: str) -> list[str]:
         x = step.inputs[0]
         shape, target = example_shape(writer.graph, x), example_shape(writer.graph, step.output)
-        axis, steps, target_steps = attr(step.node, "axis") % (len(shape) + 1) - 1, dense_steps(shape), dense_steps(target)
+        axis, steps, target_steps = (
+            attr(step.node, "axis") % (len(shape) + 1) - 1, dense_steps(shape), dense_steps(target)
+        )
         lines: list[str] = []
         for number, grid in enumerate(index_grids(attr(step.node, "indices"))):
             sizes = [*shape[:axis], *grid.sizes, *shape[axis + 1 :]]
             source_steps = [*steps[:axis], *(each * steps[axis] for each in grid.steps), *steps[axis + 1 :]]
-            out_steps = [*target_steps[:axis], *(each * target_steps[axis] for each in dense_steps(grid.sizes)), *target_steps[axis + 1 :]]
+            out_steps = [
+                *target_steps[:axis], *(each * target_steps[axis] for each in dense_steps(grid.sizes)),
+                *target_steps[axis + 1 :]
+            ]
             source = writer.read(x, grid.first * steps[axis] * writer.type(x).bytes)
-            lines += self.copy(writer, step, source, sizes, source_steps, out_steps, grid.start * target_steps[axis], f"{step.output}_{number}")
+            lines += self.copy(
+                writer, step, source, sizes, source_steps, out_steps, grid.start * target_steps[axis],
+                f"{step.output}_{number}"
+            )
         return lines
 
 
@@ -142,11 +171,16 @@ class Permute(Move):
         x = step.inputs[0]
         shape, target = example_shape(writer.graph, x), example_shape(writer.graph, step.output)
         steps = dense_steps(shape)
-        return self.copy(writer, step, writer.read(x), target, [steps[dim - 1] for dim in attr(step.node, "dims")], dense_steps(target))
+        return self.copy(
+            writer, step, writer.read(x), target, [steps[dim - 1] for dim in attr(step.node, "dims")],
+            dense_steps(target)
+        )
 
 
 class Upsample(Move):
-    """Every element repeated along the spatial axes: an axis of its own for each factor, which the source does not step."""
+    """Every element repeated along the spatial axes: an axis of its own for each factor, which the source does not
+    step.
+    """
 
     ops = ("upsample",)
 

@@ -17,7 +17,8 @@ class Requantize(Emitter):
     def problems(self, graph: Graph, node: Node) -> list[Problem]:
         found = super().problems(graph, node)
         if node.op == "bias_add" and not graph.is_constant(node.inputs[1]):
-            found.append(Problem(node.name, node.op, f"its bias {node.inputs[1]!r} is computed", "use an add for what is no constant"))
+            found.append(Problem(node.name, node.op, f"its bias {node.inputs[1]!r} is computed", "use an add for what "
+                                                                                                 "is no constant"))
         return found
 
     def reusable(self, graph: Graph, step: Step) -> tuple[str, ...]:
@@ -26,4 +27,7 @@ class Requantize(Emitter):
     def emit(self, writer: Writer, step: Step, scratch: str) -> list[str]:
         x = step.inputs[0]
         rows, channels = rows_and_channels(writer.graph, x, step.per_channel)
-        return [f"graffiti_requantize({writer.read(x)}, {writer.type(x).enum}, {rows}, {channels}, {writer.epilogue(step)}, {writer.write(step.output)});"]
+        return [
+            f"graffiti_requantize({writer.read(x)}, {writer.type(x).enum}, {rows}, {channels}, "
+            f"{writer.epilogue(step)}, {writer.write(step.output)});"
+        ]

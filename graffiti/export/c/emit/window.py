@@ -23,7 +23,9 @@ def pair(values: Sequence[int], first: int = 1) -> tuple[int, int]:
     return (first, int(values[0])) if len(values) == 1 else (int(values[0]), int(values[1]))
 
 
-def front_pads(graph: Graph, step: Step, window: Sequence[int], strides: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
+def front_pads(
+    graph: Graph, step: Step, window: Sequence[int], strides: Sequence[int], dilation: Sequence[int]
+) -> tuple[int, ...]:
     """Zeros in front of each spatial axis: those of an absorbed ``pad`` and those of the op's own padding.
 
     Args:
@@ -61,7 +63,9 @@ def window_struct(writer: Writer, step: Step, window, strides, dilation, pads, g
 
 
 def kernel_type(graph: Graph, step: Step) -> CType:
-    """How a kernel that is multiplied with gathered patches is stored: 4, 8 or 16 bits where it and the input allow, else 32."""
+    """How a kernel that is multiplied with gathered patches is stored: 4, 8 or 16 bits where it and the input allow,
+    else 32.
+    """
     if type_of(format_of(graph, step.inputs[0])) not in (S8, U8, S16):
         return S32
     if fits_nibbles(graph, step.inputs[1]):
@@ -78,8 +82,9 @@ def fits_nibbles(graph: Graph, kernel: str) -> bool:
 def shrinking(graph: Graph, step: Step) -> bool:
     """Whether the output has no more rows and columns than the input, and a pixel of it takes no more bytes.
 
-    Without padding in front, the window of output pixel ``n`` begins at input pixel ``n`` or behind it. An output that is
-    written after its whole window was read then overwrites nothing that is still to be read, and may take the input's memory.
+    Without padding in front, the window of output pixel ``n`` begins at input pixel ``n`` or behind it. An output that
+    is written after its whole window was read then overwrites nothing that is still to be read, and may take the
+    input's memory.
     """
     def pixel(value: str) -> int:
         return example_shape(graph, value)[-1] * type_of(format_of(graph, value)).bytes

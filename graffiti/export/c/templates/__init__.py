@@ -1,4 +1,6 @@
-"""The programs and build files that come with an export, as templates: ``@word@`` stands for a text of the network's."""
+"""The programs and build files that come with an export, as templates: ``@word@`` stands for a text of the
+network's.
+"""
 
 from __future__ import annotations
 

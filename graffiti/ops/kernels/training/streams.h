@@ -12,8 +12,8 @@
 
 namespace graffiti {
 
-// Results of this size leave the caches before anyone reads them: written past the caches, none of their lines is read first. Smaller ones lose more by the next
-// reader's misses than their writing gains.
+// Results of this size leave the caches before anyone reads them: written past the caches, none of their lines is read
+// first. Smaller ones lose more by the next reader's misses than their writing gains.
 constexpr int64_t kStreamBytes = 12 * 1024 * 1024;
 
 // Whether rows of `columns` floats go past the caches: whole lines only.
