@@ -133,8 +133,8 @@ def table(folder: pathlib.Path) -> str:
         if len(r["history"]) == r.get("epochs"):
             found.setdefault((r["network"], r["epochs"], r["images"]), {}).setdefault(r["scheme"], []).append(r)
     lines = [
-        "| network | epochs × images | scheme | seeds | top-1 | spread | drop | stripped, statistics anew / as trained "
-        "| gradients at 8 / 16 / 24 bits |",
+        "| network | epochs × images | scheme | seeds | top-1 | spread | drop "
+        "| stripped, statistics anew / as trained | gradients at 8 / 16 / 24 bits |",
         "|---|---|---|---|---|---|---|---|---|"]
     for (network, epochs, images), rows in found.items():
         base = np.mean([r["accuracy"] for r in rows["float32"]]) if "float32" in rows else np.nan

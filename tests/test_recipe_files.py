@@ -28,7 +28,8 @@ rules:
   - {match: d, scheme: null}
   - {match: e, scheme: {base: int8, weights: {bits: 6}}}
 calibration: {examples: 16, weights: max}
-alt: {epochs: 2, batch_size: 8, weight_learning_rate: 1e-3, threshold_learning_rate: 0.01, freeze_start: 0, freeze_interval: 5}
+alt: {epochs: 2, batch_size: 8, weight_learning_rate: 1e-3, threshold_learning_rate: 0.01, freeze_start: 0,
+  freeze_interval: 5}
 target: c99
 """
 

@@ -59,7 +59,9 @@ def _e(text: object) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     cells = "".join("<tr>" + "".join(f"<td>{_e(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{"".join(f"<th>{_e(name)}</th>" for name in head)}</tr></thead><tbody>{cells}</tbody></table></div>'
+    names = "".join(f"<th>{_e(name)}</th>" for name in head)
+    table = f"<table><thead><tr>{names}</tr></thead><tbody>{cells}</tbody></table>"
+    return f'<div class="scroll">{table}</div>'
 
 
 def _db(value: float | None) -> str:
@@ -74,12 +76,18 @@ def _bytes(count: float | None) -> str:
 
 def _head(c: Content) -> str:
     v, flash = c.verification, c.cost.weight_bytes + c.cost.bias_bytes
-    verdict = {"equal": ("good", "equal, bit for bit"), "bounded": ("good", "within its bounds"), "failed": ("bad", "not proven")}[v.verdict]
-    cards = [(f'<b class="{verdict[0]}">{verdict[1]}</b>', f"{v.mismatches:,} of {v.compared:,} integers differ, "
-                                                           f"{len(v.targets)} executors")]
+    verdict = {
+        "equal": ("good", "equal, bit for bit"), "bounded": ("good", "within its bounds"),
+        "failed": ("bad", "not proven")
+    }[v.verdict]
+    compared = f"{v.mismatches:,} of {v.compared:,} integers differ, {len(v.targets)} executors"
+    cards = [(f'<b class="{verdict[0]}">{verdict[1]}</b>', compared)]
     cards += [(f"<b>{value:.2%}</b>", f"accuracy, {_e(name)}") for name, value in c.accuracies]
-    cards += [(f"<b>{_bytes(flash)}</b>", "constants (flash), without code"), (f"<b>{_bytes(c.cost.peak_activation_bytes)}</b>", "activations (RAM), one example, at the least"),
-              (f"<b>{c.cost.macs:,}</b>", "MACs an example")]
+    cards += [
+        (f"<b>{_bytes(flash)}</b>", "constants (flash), without code"),
+        (f"<b>{_bytes(c.cost.peak_activation_bytes)}</b>", "activations (RAM), one example, at the least"),
+        (f"<b>{c.cost.macs:,}</b>", "MACs an example")
+    ]
     inner = "".join(f'<div class="card">{big}<span>{small}</span></div>' for big, small in cards)
     return (
         f'<h1>{_e(c.name)}</h1><p class="note">{c.examples:,} examples; layers measured on the first '
@@ -91,13 +99,24 @@ def _accuracy(c: Content) -> str:
     if not c.accuracies:
         return ""
     first = c.accuracies[0][1]
-    return ("<h2>Accuracy</h2>" + _table(
-        ["network", "top-1", f"against {c.accuracies[0][0]}"], [(name, f"{value:.2%}", "" if i == 0 else f"{100 * (value - first):+.2f} points") for i, (name, value) in enumerate(c.accuracies)]))
+    return (
+        "<h2>Accuracy</h2>"
+        + _table(
+            ["network", "top-1", f"against {c.accuracies[0][0]}"],
+            [
+                (name, f"{value:.2%}", "" if i == 0 else f"{100 * (value - first):+.2f} points")
+                for i, (name, value) in enumerate(c.accuracies)
+            ]
+        )
+    )
 
 
 def _layers(c: Content) -> str:
     compared = any(row.float_sqnr is not None for row in c.rows)
-    head = ["value", "role", "bits", "log2 step", "range", "seen", "clipped", "SQNR", "cosine", *(["SQNR to float", "cosine to float"] if compared else [])]
+    head = [
+        "value", "role", "bits", "log2 step", "range", "seen", "clipped", "SQNR", "cosine",
+        *(["SQNR to float", "cosine to float"] if compared else [])
+    ]
     rows = []
     for r in c.rows:
         exponents = str(r.exponents[0]) if len(set(r.exponents)) == 1 else f"{min(r.exponents)} … {max(r.exponents)}"
@@ -135,12 +154,16 @@ def _trajectories(c: Content) -> str:
         "log2 of each clipping threshold while ALT retrained it (the mean over channels where there is one per "
         "channel)."
     )
-    return (f'<h2>Thresholds in training</h2><p class="note">{note}</p>' + charts.lines(c.history.steps, series, "log2 thresholds over training steps"))
+    return (
+        f'<h2>Thresholds in training</h2><p class="note">{note}</p>'
+        + charts.lines(c.history.steps, series, "log2 thresholds over training steps")
+    )
 
 
 def _histograms(c: Content) -> str:
     figures = "".join(
-        f"<figure>{charts.histogram(*r.histogram, r.low, r.high, f'histogram of {r.name}')}<figcaption><b>{_e(r.name)}</b>, {_e(r.role)}, "
+        f"<figure>{charts.histogram(*r.histogram, r.low, r.high, f'histogram of {r.name}')}"
+        f"<figcaption><b>{_e(r.name)}</b>, {_e(r.role)}, "
         f"{r.type}, {charts.number(r.low)} … {charts.number(r.high)}</figcaption></figure>" for r in c.rows)
     return (
         '<h2>Histograms</h2><p class="note">Dashed lines: the range that is represented. Heights on a square-root '

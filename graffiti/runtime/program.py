@@ -387,8 +387,11 @@ class _Compiler:
         pads = [tuple(pair) for pair in attr(node, "pads")]
         readers = self.users.get(node.name, [])
         spatial = pads[:-1] if len(pads) == 3 else [(0, 0), *pads[:-1]]
-        if (node.name not in self.graph.outputs and readers and len(pads) in (2, 3) and pads[-1] == (0, 0) and node.inputs[0] not in self.pads \
-                and all(OPS[r.op].pads and r.inputs[0] == node.name for r in readers)):
+        inner = node.name not in self.graph.outputs and readers and node.inputs[0] not in self.pads
+        if (
+            inner and len(pads) in (2, 3) and pads[-1] == (0, 0)
+            and all(OPS[r.op].pads and r.inputs[0] == node.name for r in readers)
+        ):
             self.pads[node.name] = (node.inputs[0], spatial)
             return
         x_shape, y_shape = self.shape(node.inputs[0]), self.shape(node.name)

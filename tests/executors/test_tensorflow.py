@@ -52,7 +52,7 @@ const %f/bias:s32@-12[10] = full(-100)
 output %y, %r, %s, %f_q
 """
 
-MOVES = """
+MOVES = ("""
 integer graph moves
 input %x:f32[_,6,5,4]
 input %codes:s8@-3[_,6,5,2]
@@ -82,7 +82,7 @@ const %t/kernel:s8n@-7[3,3,5,6] = random(3)
 %big = upsample(%j) {size=(2, 3)}
 %seen = dequantize(%big)
 output %cut, %least, %average, %top, %top_kept, %t_q, %t_valid, %l, %scaled, %by_one, %padded, %cropped, %turned, %seen, %pool, %codes
-"""
+""")
 
 SERIES = """
 integer graph series

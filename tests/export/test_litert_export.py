@@ -29,7 +29,8 @@ S8, U8, S16 = QFormat(8, True, -7), QFormat(8, False, -8), QFormat(16, True, -12
 
 def inputs_of(graph: Graph, count: int, seed: int = 0) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
-    return [(rng.normal(size=(count, *graph.shape(name)[1:])) * (3 if seed else 0.7)).astype(np.float32) for name in graph.inputs]
+    spread = 3 if seed else 0.7
+    return [(rng.normal(size=(count, *graph.shape(name)[1:])) * spread).astype(np.float32) for name in graph.inputs]
 
 
 def compare(graph: Graph, runtime: str, arrays, arithmetic: str = "int8") -> dict[str, int]:
@@ -37,7 +38,8 @@ def compare(graph: Graph, runtime: str, arrays, arithmetic: str = "int8") -> dic
     model = LiteRTModel(graph, runtime, arithmetic=arithmetic)
     expected = EXPORTER.expected_difference(graph, runtime=runtime, arithmetic=arithmetic)
     worst = assert_equal(graph, model.run_all(arrays), oracle.run(graph, arrays, values=True), runtime, expected)
-    stored = {node.output for node in graph.nodes if node.op in ("quantize", "requantize", "lookup", "max_pool", "concat")}
+    kinds = ("quantize", "requantize", "lookup", "max_pool", "concat")
+    stored = {node.output for node in graph.nodes if node.op in kinds}
     assert stored <= set(worst), "tensors that LiteRT stores were not compared"
     return worst
 
@@ -53,7 +55,8 @@ def test_all_problems_are_listed_before_anything_is_written(tmp_path):
     b = c_graphs.Builder((4, 4, 3), S8)
     wide = b.node("requantize", "wide", b.input, format=QFormat(16, False, -12))
     away = b.node("requantize", "away", b.input, format=QFormat(8, True, -5), rounding="half_away")
-    b.graph.insert("island", [b.node("dequantize", "real", b.input)], "norm", {"layer": {}, "output_shapes": ((None, 4, 4, 3),), "reason": "it is a LayerNormalization"})
+    attrs = {"layer": {}, "output_shapes": ((None, 4, 4, 3),), "reason": "it is a LayerNormalization"}
+    b.graph.insert("island", [b.node("dequantize", "real", b.input)], "norm", attrs)
     graph = b.finish(wide, away)
     graph.outputs.append("norm")
     assert {problem.layer for problem in EXPORTER.supports(graph)} == {"wide", "away", "norm"}
@@ -99,7 +102,8 @@ def residual() -> Graph:
     y = b.conv(x, 8, "b", kernel=kernel, out=QFormat(8, False, -3), low=0)
     z = b.conv(x, 8, "c", out=QFormat(8, False, -3), window=(1, 1))
     s = b.node("requantize", "s_q", b.node("add", "s", y, z), format=QFormat(8, False, -2))
-    p = b.node("depthwise_conv", "p", s, b.graph.add_constant("p/reciprocal", np.full((8, 8, 8, 1), 255, np.uint8), QFormat(8, False, -14)), strides=(8, 8), padding="valid", dilation=(1, 1))
+    reciprocal = b.graph.add_constant("p/reciprocal", np.full((8, 8, 8, 1), 255, np.uint8), QFormat(8, False, -14))
+    p = b.node("depthwise_conv", "p", s, reciprocal, strides=(8, 8), padding="valid", dilation=(1, 1))
     p = b.node("requantize", "p_q", p, format=QFormat(8, False, -2), rounding="floor")
     d = b.conv(b.node("reshape", "flat", p, shape=(8,)), 5, "d", op="dense", window=())
     r = b.node("dequantize", "out", d)
@@ -113,7 +117,8 @@ def test_what_is_in_the_file():
     (sub,) = model.subgraphs
     tensors = {tensor.name.decode(): tensor for tensor in sub.tensors}
     for name, tensor in tensors.items():
-        for scale in tensor.quantization.scale if tensor.quantization is not None and tensor.quantization.scale is not None else ():
+        scales = None if tensor.quantization is None else tensor.quantization.scale
+        for scale in () if scales is None else scales:
             if not name.startswith("p/"):
                 assert np.frexp(scale)[0] == 0.5, f"{name}: {scale} is no power of two"
     for name in ("a_q", "b_q", "s_q", "d_q"):

@@ -249,7 +249,8 @@ def test_ort_melts_bare_pairs_and_ours_keep_apart():
     assert kinds.count("Round") == 2 and kinds.count("QuantizeLinear") == 3
     bare = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 21]> g (float[401] x) => (float[401] y)
         <float fine = {0.25}, float coarse = {1.0}, int8 zero = {0}> {
-        a = QuantizeLinear(x, fine, zero)  b = DequantizeLinear(a, fine, zero)  c = QuantizeLinear(b, coarse, zero)  y = DequantizeLinear(c, coarse, zero) }""")
+        a = QuantizeLinear(x, fine, zero)  b = DequantizeLinear(a, fine, zero)
+        c = QuantizeLinear(b, coarse, zero)  y = DequantizeLinear(c, coarse, zero) }""")
     plain, optimized = (
         onnxruntime.InferenceSession(
             bare.SerializeToString(), harness.session_options(o), providers=["CPUExecutionProvider"]

@@ -51,7 +51,7 @@ const %variance:f32[6] = full(1.0)
 %y = permute(%p) {dims=(3, 1, 2)}
 output %y, %m
 """
-FAKEQUANT = """
+FAKEQUANT = ("""
 fakequant graph net
 input %x:f32[_,4]
 const %k:f32[4,6] = random(1)
@@ -64,7 +64,7 @@ const %b:f32[6] = random(2)
 %y_q = fake_quantize(%y) {bits=8, signed=True, group='shared'}
 %z_q = fake_quantize(%p) {bits=8, signed=True, group='shared'}
 output %y_q, %z_q
-"""
+""")
 
 
 @pytest.mark.parametrize("text", [INTEGER, FLOAT, FAKEQUANT], ids=["integer", "float", "fakequant"])

@@ -17,7 +17,7 @@ from graffiti.transforms import pipelines
 
 L = keras.layers
 
-TEXT = """
+TEXT = ("""
 fakequant graph tiny
 input %image:f32[_,8,8,3]
 const %a/kernel:f32[3,3,3,8] = random(1)
@@ -66,7 +66,7 @@ const %d/kernel:f32[8,5] = random(10)
 %d_q = fake_quantize(%d) {bits=8, signed=True, log2_threshold=(2.0,)}
 %softmax = softmax(%d_q)
 output %softmax, %sum_q
-"""
+""")
 
 
 def nodes(graph: Graph, *, thresholds: bool = True) -> dict:

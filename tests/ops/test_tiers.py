@@ -35,7 +35,8 @@ PROGRAM = textwrap.dedent("""
         "batch_norm_grad": lambda tier: ops.graffiti_batch_norm_grad(
             x, x, x[0], x[0], x[0], x[0], [], relu=False, tier=tier),
         "fake_quantize": lambda tier: ops.graffiti_fake_quantize(x, 0.0, bits=8, is_signed=True, tier=tier),
-        "fake_quantize_grad": lambda tier: ops.graffiti_fake_quantize_grad(x, x, 0.0, bits=8, is_signed=True, tier=tier),
+        "fake_quantize_grad": lambda tier: ops.graffiti_fake_quantize_grad(
+            x, x, 0.0, bits=8, is_signed=True, tier=tier),
         "maximum": lambda tier: ops.graffiti_maximum(x.astype(np.int8), x.astype(np.int8), tier=tier),
     }
     for name, call in calls.items():

@@ -18,8 +18,8 @@ def cmake_text(program: Program, has_vectors: bool) -> str:
     firmware_test = " # export with test_inputs=... to have something to test"
     if has_vectors:
         firmware_test = """
-        add_test(NAME firmware COMMAND ${QEMU} -machine ${MACHINE} -nographic -monitor none -semihosting-config enable=on,target=native
-                 -kernel $<TARGET_FILE:firmware>)"""
+        add_test(NAME firmware COMMAND ${QEMU} -machine ${MACHINE} -nographic -monitor none
+                 -semihosting-config enable=on,target=native -kernel $<TARGET_FILE:firmware>)"""
     return fill("CMakeLists.txt.in", name=name, upper=upper, test=test, firmware_test=firmware_test)
 
 

@@ -203,7 +203,8 @@ def _header(program: Program, flash: int) -> str:
  *
 {lines}
  *
- * Constants take {flash} bytes of flash (weights, biases, shifts, tables), the static arena {program.arena_bytes} bytes of RAM.
+ * Constants take {flash} bytes of flash (weights, biases, shifts, tables), the static arena {program.arena_bytes}
+ * bytes of RAM.
  * There is one arena: {name}_run is not reentrant. Inputs and outputs must not overlap.
  */
 #ifndef {upper}_H
@@ -294,7 +295,8 @@ def _quantize_helper(program: Program, argument: str, port: InputPort) -> str:
 static inline void {program.name}_quantize_{argument}(const float *values, {type} *codes) {{
 {"".join(tables)}{declaration}    for (int32_t i = 0; i < {prefix}_COUNT; i++) {{
 {"".join(lines)}        const double scaled = ldexp((double){value}, -({exponent})), code = {_ROUND[port.rounding]};
-        codes[i] = ({type})(code != code ? 0.0 : code < {prefix}_LOWEST ? {prefix}_LOWEST : code > {prefix}_HIGHEST ? {prefix}_HIGHEST : code);
+        const double low = {prefix}_LOWEST, high = {prefix}_HIGHEST;
+        codes[i] = ({type})(code != code ? 0.0 : code < low ? low : code > high ? high : code);
     }}
 }}"""
 

@@ -184,7 +184,8 @@ def example_shape(graph: Graph, value: str) -> tuple[int, ...]:
     """The shape of one example of a tensor; for a constant the part that broadcasts against one example."""
     shape = graph.shape(value)
     if not graph.is_constant(value):
-        return tuple(int(n) for n in shape[1:])  # type: ignore[arg-type]  # unknown sizes are refused by CExporter.supports
+        # CExporter.supports refuses unknown sizes
+        return tuple(int(n) for n in shape[1:])  # type: ignore[arg-type]
     return tuple(int(n) for n in shape)  # type: ignore[arg-type]
 
 

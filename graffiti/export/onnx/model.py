@@ -68,14 +68,18 @@ def build(graph: Graph, style: Style, *, batch: int | None = None, show: str = "
     shown = [t.name for t in b.tensors.values() if show == "all" or (show == "codes" and t.codes)]
     names = list(dict.fromkeys([*outputs, *(name for name in shown if name not in graph.inputs)]))
     info = [value for name, value in b.value_info.items() if name not in names and name not in graph.inputs]
-    body = helper.make_graph(b.nodes, graph.name, inputs, [b.value_info[name] for name in names], b.initializers, value_info=info)
+    body = helper.make_graph(
+        b.nodes, graph.name, inputs, [b.value_info[name] for name in names], b.initializers, value_info=info
+    )
     opsets = [helper.make_opsetid(domain, version) for domain, version in {"": style.opset, **style.domains}.items()]
     model = helper.make_model(body, opset_imports=opsets, ir_version=IR_VERSION, producer_name="graffiti")
     formats = {name: str(graph.format(name)) for name in b.tensors if graph.format(name) is not None}
     helper.set_model_props(model, {FORMATS_KEY: json.dumps(formats, ensure_ascii=False)})
     model = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     checker.check_model(model, full_check=True)
-    return OnnxGraph(model, b.tensors, {name: input_type(graph, name, style) for name in graph.inputs}, outputs, b.rounded)
+    return OnnxGraph(
+        model, b.tensors, {name: input_type(graph, name, style) for name in graph.inputs}, outputs, b.rounded
+    )
 
 
 def _input(b: Builder, name: str) -> Any:
@@ -94,7 +98,10 @@ def _input(b: Builder, name: str) -> Any:
     else:
         wide, rank = b.wide(name), b.rank(name)
         real = b.node("Cast", [name], f"{name}/float", to=b.float_type(wide))
-        real = b.node("Mul", [real, b.power(format.exponents, wide, rank=rank, axis=rank - 1, name=f"{name}/scale")], f"{name}/real")
+        real = b.node(
+            "Mul", [real, b.power(format.exponents, wide, rank=rank, axis=rank - 1, name=f"{name}/scale")],
+            f"{name}/real"
+        )
         b.hold(name, real, True, wide, codes=name)
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), b.dims(name, True))
 
@@ -126,7 +133,9 @@ def _outputs(b: Builder) -> list[str]:
         else:
             _output(b, value, name, dtype)
             first[value] = name
-        b.value_info[name] = helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), b.dims(value, True))
+        b.value_info[name] = helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(dtype), b.dims(value, True)
+        )
     return b.outputs
 
 
@@ -168,33 +177,49 @@ def problems(graph: Graph, *, fixed_sizes: bool = False) -> list[Problem]:
     ranges = code_ranges(graph)
     for node in graph.nodes:
         if node.op == "average_pool" and not sums_exactly(graph, node, magnitude(ranges[node.inputs[0]])):
-            found.append(Problem(node.name, node.op, "the sums of its windows leave what float32 holds exactly", "use smaller windows or fewer bits in front of it"))
+            found.append(Problem(
+                node.name, node.op, "the sums of its windows leave what float32 holds exactly",
+                "use smaller windows or fewer bits in front of it"
+            ))
         if node.op in PRODUCTS:
             sums = int(weight_sums(graph.constants[node.inputs[1]], node.op).max(initial=0))
             if digit_bits(magnitude(ranges[node.inputs[0]]), sums) == 0:
-                found.append(Problem(node.name, node.op, f"its weights' magnitudes add up to {sums}, more than float32 "
-                                                         "can sum exactly", "use narrower weights for this layer"))
+                found.append(Problem(
+                    node.name, node.op, f"its weights' magnitudes add up to {sums}, more than float32 can sum exactly",
+                    "use narrower weights for this layer"
+                ))
     size = sum(array.nbytes for array in graph.constants.values())
     if size > MAX_BYTES:
-        found.append(Problem(graph.name, "model", f"its constants take {size} bytes, one ONNX file holds 2 GiB", "split the model"))
+        found.append(
+            Problem(
+                graph.name, "model", f"its constants take {size} bytes, one ONNX file holds 2 GiB", "split the model"
+            )
+        )
     return found
 
 
 def _of_node(graph: Graph, node: Node) -> Iterator[Problem]:
     if node.op == "island":
-        yield Problem(node.name, node.op, f"it is kept in float ({node.attrs.get('reason') or 'no integer form'})", "quantize it, replace it, or leave it out of the exported model")
+        yield Problem(
+            node.name, node.op, f"it is kept in float ({node.attrs.get('reason') or 'no integer form'})",
+            "quantize it, replace it, or leave it out of the exported model"
+        )
     elif node.op == "softmax":
         if not _reaches_only_outputs(graph, node.output):
-            yield Problem(node.name, node.op, "a softmax inside the network is computed in float", "keep softmax at "
-                                                                                                   "the output, or use "
-                                                                                                   "a table activation instead")
+            yield Problem(
+                node.name, node.op, "a softmax inside the network is computed in float",
+                "keep softmax at the output, or use a table activation instead"
+            )
     elif node.op not in RULES:
         yield Problem(node.name, node.op, "it has no ONNX rule", "leave it out of the exported model")
     elif node.op in PRODUCTS and node.inputs[1] not in graph.constants:
         yield Problem(node.name, node.op, "its kernel is computed by the network", "use a layer with constant weights")
     elif node.op == "reshape" and sum(n is None for n in attributes(node)["shape"]) > 1:
         yield Problem(node.name, node.op, "two of its sizes are unknown", "give the model fixed input sizes")
-    elif (node.op == "upsample" and None in graph.shape(node.inputs[0])[1:-1] and getattr(graph.format(node.output), "bits", 0) > 16):
+    elif (
+        node.op == "upsample" and None in graph.shape(node.inputs[0])[1:-1]
+        and getattr(graph.format(node.output), "bits", 0) > 16
+    ):
         yield Problem(node.name, node.op, "it repeats accumulators of unknown size", "give the model fixed input sizes")
 
 
@@ -210,7 +235,10 @@ def _of_values(graph: Graph, fixed_sizes: bool) -> Iterator[tuple[str, str, str]
             low, high = min(type.format.exponents), max(type.format.exponents)
             bits = max(magnitude(ranges[name]), 1).bit_length()
             if low < EXPONENTS[0] or high + bits > EXPONENTS[1]:
-                yield name, f"its exponents {low} to {high} leave what float32 holds", "choose thresholds nearer to 1, or scale the input"
+                yield (
+                    name, f"its exponents {low} to {high} leave what float32 holds",
+                    "choose thresholds nearer to 1, or scale the input"
+                )
 
 
 def _reaches_only_outputs(graph: Graph, value: str) -> bool:

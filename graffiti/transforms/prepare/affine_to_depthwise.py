@@ -41,7 +41,10 @@ class AffineToDepthwise(Pass):
         for node in graph.nodes:
             front = graph.producer(node.inputs[0]) if node.op == "batch_norm" else None
             if front is not None and front.op == "separable_conv":
-                yield f"batch norm {node.name!r} can fold into separable_conv {front.name!r} once that is split; split it first"
+                yield (
+                    f"batch norm {node.name!r} can fold into separable_conv {front.name!r} once that is split; "
+                    "split it first"
+                )
 
     def run(self, graph: Graph) -> PassResult:
         graph, notes = graph.copy(), []

@@ -57,7 +57,8 @@ class LeaveInFloat(Pass):
             why = REASONS[node.op](graph, node)
             if why is None or not all(graph.is_constant(value) for value in node.inputs[1:]):
                 continue
-            trainable = (not any(graph.training.get(value, {}).get("trainable", True) is False for value in node.inputs[1:]))
+            settings = [graph.training.get(value, {}) for value in node.inputs[1:]]
+            trainable = all(setting.get("trainable", True) is not False for setting in settings)
             form, name = layer_forms.form_of(graph, node), node.name.replace("/", "_")
             layer = form.serialized(name=name, trainable=trainable, dtype="float32")
             node.attrs = {
@@ -74,4 +75,7 @@ class LeaveInFloat(Pass):
             if id(node) in at_border:
                 continue
             if (node.op in REASONS and node.op not in QUANTIZED) or "fakequant" not in OPS[node.op].stages:
-                yield f"{node.op} {node.name!r} is still there, which a fakequant graph cannot hold; a pass before must rewrite it"
+                yield (
+                    f"{node.op} {node.name!r} is still there, which a fakequant graph cannot hold; "
+                    "a pass before must rewrite it"
+                )

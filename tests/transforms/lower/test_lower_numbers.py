@@ -42,7 +42,8 @@ def test_c10_compute_layer():
         %c/product = dense(%x, %c/kernel)
         %c = bias_add(%c/product, %c/bias)
         %r = relu(%c)
-        output %r""", scheme, ["x"], x_q=math.log2(1.1), c__q_kernel=math.log2(0.95), c__accumulator=t, c__q_bias=t, r_q=u)
+        output %r""", scheme, ["x"], x_q=math.log2(1.1), c__q_kernel=math.log2(0.95), c__accumulator=t, c__q_bias=t,
+        r_q=u)
     x = np.array([[0.7, 0.2, 1.1]], np.float32)
     values = run(graph, x, values=True)
     assert graph.constants["c/q_kernel"].tolist() == [[38, -70], [102, 13], [-54, 122]]

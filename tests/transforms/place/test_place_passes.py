@@ -277,13 +277,14 @@ def test_a_linear_layer_is_signed():
 
 
 def test_relu_reads_the_accumulator_and_the_others_one_signed_value():
-    assert (tail(f"%r = relu(%c)\n%p = max_pool(%c) {POOL}\n%y = permute(%c) {{dims=(2, 1, 3)}}", "%y, %p, %r") == text("""
+    readers = f"%r = relu(%c)\n%p = max_pool(%c) {POOL}\n%y = permute(%c) {{dims=(2, 1, 3)}}"
+    assert tail(readers, "%y, %p, %r") == text("""
         %c_q = fake_quantize(%c) s8 activation
         %r = relu(%c)
         %r_q = fake_quantize(%r) u8 activation
         %p = max_pool(%c_q)
         %y = permute(%c_q)
-        output %y, %p, %r_q"""))
+        output %y, %p, %r_q""")
 
 
 def test_relu_behind_codes_is_quantized_behind_it_too():

@@ -185,7 +185,7 @@ def test_7_parameters_that_others_read_are_copied(check):
         %i = relu(%x)
         %j = relu(%y)
         %bn/product = depthwise_conv(%i, %bn/kernel) {{strides=(1,), padding='valid', dilation=(1,)}}
-        %bn = {NORM.format('%bn/product').replace('mma,', 'mma_1,').replace('beta,', 'beta_1,').replace('mean,', 'mean_1,').replace('ance)', 'ance_1)')}
+        %bn = batch_norm(%bn/product, %bn/gamma_1, %bn/beta_1, %bn/mean_1, %bn/variance_1) {{epsilon=0.001}}
         %other/product = depthwise_conv(%bn, %other/kernel) {{strides=(1,), padding='valid', dilation=(1,)}}
         %other = {NORM.format('%other/product').replace('0.001', '0.5').replace('bn/', 'other/')}
         %flat/expand = reshape(%j) {{shape=(1, 1, 3)}}

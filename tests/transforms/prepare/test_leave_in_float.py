@@ -35,7 +35,10 @@ CASES = [  # shape, op, why
 def test_1_to_4_islands_compute_the_same(shape, op, why):
     from graffiti.keras_io.islands import IslandRunner
 
-    front = f"{BN if op.startswith('batch') else ''}\n{'const %c:f32[4,3] = random(3)' if '%c' in op else ''}\n{'%r = relu(%x)' if '(%r' in op else ''}"
+    front = "\n".join([
+        BN if op.startswith("batch") else "", "const %c:f32[4,3] = random(3)" if "%c" in op else "",
+        "%r = relu(%x)" if "(%r" in op else ""
+    ])
     graph = parse(
         f"float graph g\ninput %x:f32[{shape}]\n{front}\n%a/b = {op.replace('%c', repr('c'))}\n%y = relu(%a/b)\noutput "
         "%y, %a/b"
