@@ -44,7 +44,13 @@ def train(q, inputs):
     q.fit(inputs, targets, batch_size=8, epochs=2, verbose=0, callbacks=graffiti.callbacks.alt())
 
 
-@pytest.mark.parametrize("factory", zoo.ZOO, ids=lambda f: f.__name__)
+# the others run with -m slow: a training of each is half a minute
+TRAINED = [zoo.resnet, zoo.moves, zoo.islands, zoo.tables, zoo.two_inputs_two_outputs]
+
+
+@pytest.mark.parametrize(
+    "factory", [f if f in TRAINED else pytest.param(f, marks=pytest.mark.slow) for f in zoo.ZOO], ids=lambda f: f.__name__
+)
 def test_after_training_every_engine_and_file_gives_the_same_bits(factory, tmp_path):
     """One training for all that int8 must show: the exact engines, C, the saved model, the saved graph."""
     model, q = quantized(factory, "int8")

@@ -67,8 +67,10 @@ def _round_trip(q, tmp_path) -> None:
     assert not lowered.training and not any(node.op == "training_only" for node in lowered.nodes)
 
 
-@pytest.mark.parametrize("folded", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind, folded", [
+    pytest.param(kind, folded, marks=[] if folded and kind in ("Dense", "Conv2D", "SeparableConv2D") or kind == "Dense relu" else pytest.mark.slow)
+    for kind in KINDS for folded in (False, True)
+])
 def test_regularizers_and_constraints(kind, folded, tmp_path):
     make, x, weights = KINDS[kind]
     if folded and kind == "Dense relu":
@@ -228,6 +230,6 @@ def test_what_is_not_taken_over_is_said():
     q = _quantized(half, FLAT)
     (line,) = q.quantization_report.of("training")
     assert "mixed_float16 are read as float32" in line.why
-    assert np.allclose(q.predict(FLAT, verbose=0), half.predict(FLAT, verbose=0), atol=0.05)
+    assert np.allclose(q.predict(FLAT, verbose=0), half.predict(FLAT, verbose=0), atol=0.13)  # two steps
     _fit(q, FLAT)
     assert not _quantized(keras.Model(i, L.Dense(3)(i)), FLAT).quantization_report.of("training")
