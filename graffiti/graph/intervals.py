@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from graffiti.graph.functions import EVERYTHING, Interval
+from graffiti.graph.interval_rules import Rule, Site
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import OPS, attributes
 
@@ -20,7 +21,7 @@ def of_dtype(dtype: str) -> Interval:
 
 
 def intervals(
-    graph: Graph, known: Mapping[str, Interval] | None = None, *, rule: Callable[[Node], Callable | None] | None = None,
+    graph: Graph, known: Mapping[str, Interval] | None = None, *, rule: Callable[[Node], Rule | None] | None = None,
 ) -> dict[str, Interval]:
     """The interval of every value, whatever the trained weights become.
 
@@ -46,7 +47,7 @@ def intervals(
         found[name] = known.get(name) or ((float(np.min(array)), float(np.max(array))) if array.size else EVERYTHING)
     for node in graph.nodes:
         of_node = (None if rule is None else rule(node)) or OPS[node.op].interval_rule
-        interval = of_node(graph, node, attributes(node), [found[value] for value in node.inputs])
+        interval = of_node(Site(graph, node, attributes(node), [found[value] for value in node.inputs]))
         for out in node.outputs:
             put(out, EVERYTHING if any(math.isnan(end) for end in interval) else interval)
     return found

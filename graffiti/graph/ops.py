@@ -188,7 +188,7 @@ class OpRow:
     format: Callable = _float_format                # only asked in the integer stage
     moves_codes: bool = False                       # output codes are input codes: formats pass through unchanged
     meets: bool = False                             # its inputs are on one grid: their quantizers share a threshold
-    interval: Callable | None = None                # see interval_rules; None: what follows from the other columns
+    interval: rules.Rule | None = None              # see interval_rules; None: what follows from the other columns
     # of two operands: the function of numpy that it is, monotone in each
     elementwise: Callable | None = None
     kernel: Kernel | None = None                    # of a product: how its second input lies
@@ -197,8 +197,8 @@ class OpRow:
     unprepared: bool = False                        # ``transforms.prepare`` rewrites it; what it leaves is an island
 
     @property
-    def interval_rule(self) -> Callable:
-        """``(graph, node, attributes, intervals of the inputs) -> interval of the output``."""
+    def interval_rule(self) -> rules.Rule:
+        """The interval of the output from a node and those of its inputs."""
         if self.kernel is not None:
             return functools.partial(rules.product, self.kernel)
         if self.elementwise is not None and self.interval is None:

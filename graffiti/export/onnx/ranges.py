@@ -62,7 +62,7 @@ def _range(graph: Graph, node: Node, given: list[Range]) -> Range:
         return min(corners), max(corners)
     if OPS[node.op].binary or node.op == "bias_add":  # codes at one exponent follow the rule of the reals
         rule = interval_rules.add if node.op == "bias_add" else OPS[node.op].interval_rule
-        low, high = rule(graph, node, attrs, given)
+        low, high = rule(interval_rules.Site(graph, node, attrs, given))
         return int(low), int(high)
     if node.op == "relu":
         low, high = (max(end, 0) for end in given[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from graffiti import schemes
 from graffiti.config import LayerInfo, QuantizerSpec, ReportLine, Rule, Scheme
@@ -83,7 +83,7 @@ class Plan:
 
     def intervals(self, graph: Graph) -> dict[str, Interval]:
         """What every value can be, as far as its scheme lets that be known (``Scheme.signs``)."""
-        def published(node: Node) -> Callable | None:
+        def published(node: Node) -> interval_rules.Rule | None:
             if (self.scheme(node) or self.default).signs != "published" or interval_rules.averages(graph, node):
                 return None
             row = OPS[node.op]
