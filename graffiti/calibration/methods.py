@@ -1,13 +1,9 @@
-"""Values → threshold. numpy only; adding a method adds a function and a row in ``METHODS``.
-
-Every method takes the flat values a quantizer sees, never empty, and the quantizer's range, and returns a real
-``t >= 0``. The values are an array, or ``Flat`` where they are too many for one: a method walks over their blocks.
-"""
+"""Values → threshold. numpy only; adding a method adds a function, as ``Method`` says, and a row in ``METHODS``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
@@ -20,8 +16,32 @@ _LARGE_BLOCK = 1 << 20  # where numpy itself keeps to the cache
 MAX_BINS = 8192         # bound on the bins of the KL-J search, reached only beyond 67 million values or by nearly constant ones
 
 
+class Method(Protocol):
+    """What the methods have in common: a threshold from the values that a quantizer sees and its range of codes."""
+
+    def __call__(self, values: Seen, *, bits: int, signed: bool, narrow: bool, rounding: str) -> float:
+        """Choose a threshold.
+
+        Args:
+            values: real, flat, never empty: an array, or ``Flat`` where they are too many for one. A method walks over
+                their blocks (``blocks_of``).
+            bits: of a code, the sign included.
+            signed: whether codes have a sign.
+            narrow: whether a signed range lacks its lowest code.
+            rounding: a mode of ``numerics.rounding.ROUNDING_MODES``.
+
+        Returns:
+            A real ``t >= 0``. The quantizer's step is ``2**(ceil(log2 t) - (bits - signed))``.
+        """
+        ...
+
+
 def maximum(values: Seen, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even") -> float:
-    """``t = max |x|`` (MAX). The range is not used.
+    """``t = max |x|`` (MAX); NaN where there is one.
+
+    Args:
+        values: as of every ``Method``.
+        bits, signed, narrow, rounding: not used.
 
     References: Jain et al., arXiv 1903.08066, section 4 (weights of static runs).
     """
@@ -29,7 +49,11 @@ def maximum(values: Seen, *, bits: int = 8, signed: bool = True, narrow: bool = 
 
 
 def three_sigma(values: Seen, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even") -> float:
-    """``t = |mean(x)| + 3 * std(x)``, population standard deviation (3SD). The range is not used.
+    """``t = |mean(x)| + 3 * std(x)``, population standard deviation (3SD).
+
+    Args:
+        values: as of every ``Method``.
+        bits, signed, narrow, rounding: not used.
 
     References: Jain et al., arXiv 1903.08066, section 4 (weights of retrained runs).
     """
@@ -41,9 +65,14 @@ def three_sigma(values: Seen, *, bits: int = 8, signed: bool = True, narrow: boo
 def percentile(
     values: Seen, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even", percent: float = 99.9,
 ) -> float:
-    """``t`` = the 99.9th percentile of ``|x|`` (linear between neighbours). The range is not used.
+    """``t`` = the 99.9th percentile of ``|x|`` (linear between neighbours).
 
     The largest magnitudes alone are kept, as many as lie at the percentile and above.
+
+    Args:
+        values: as of every ``Method``.
+        bits, signed, narrow, rounding: not used.
+        percent: 0 to 100; another percentile than the method has by name.
     """
     keep = values.size - math.floor((values.size - 1) * percent / 100.0)  # the neighbour below it, and all above
     largest = np.zeros(0, np.float32)
@@ -59,7 +88,12 @@ def percentile(
 def squared_error(
     values: Seen, threshold: float, *, bits: int, signed: bool, narrow: bool = False, rounding: str = "half_even",
 ) -> float:
-    """Sum of ``(q(x) - x)**2`` with a power-of-two ``threshold``, in float64."""
+    """Sum of ``(q(x) - x)**2`` with a power-of-two ``threshold``, in float64.
+
+    Args:
+        values, bits, signed, narrow, rounding: as of every ``Method``.
+        threshold: above 0; the step is ``threshold / 2**(bits - signed)``.
+    """
     scale = threshold / 2.0 ** (bits - int(signed))
     low, high = (-(1 << (bits - 1)) + int(narrow) if signed else 0), (1 << (bits - int(signed))) - 1
     total = 0.0
@@ -74,10 +108,17 @@ def squared_error(
 def mean_squared_error(values: Seen, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even") -> float:
     """The scale with the smallest ``sum (q(x) - x)**2`` (the smaller one on ties), as a threshold ``t = 2**(e - 0.5)``.
 
-    Every ``t`` in ``(2**(e-1), 2**e]`` has that scale; the middle in the log domain keeps training from leaving it by the first step.
+    Every ``t`` in ``(2**(e-1), 2**e]`` has that scale; the middle in the log domain keeps training from leaving it by
+    the first step.
 
     The search starts one above ``ceil(log2 max |x|)`` and goes down until the error has risen twice in a row, at most a
     little beyond the width of the code; every error is taken over all values.
+
+    Args:
+        values, bits, signed, narrow, rounding: as of every ``Method``.
+
+    Returns:
+        0 where all values are.
     """
     largest = maximum(values)
     if largest == 0.0:
@@ -107,6 +148,10 @@ def kl_j(values: Seen, *, bits: int = 8, signed: bool = True, narrow: bool = Fal
     is the distance to the *unclipped* cdf. The threshold is ``(i + 0.5) * bin width`` of the first smallest ``D_i``.
     With fewer bins than levels (16 bits, nearly always) it is ``max a``. The histogram holds all values, however many;
     the search costs the square of the number of bins.
+
+    Args:
+        values, bits, signed: as of every ``Method``.
+        narrow, rounding: not used.
 
     References: Jain et al., arXiv 1903.08066, section 4; "Facts that are easy to get wrong" of its released code.
     """
@@ -140,7 +185,7 @@ def kl_j(values: Seen, *, bits: int = 8, signed: bool = True, narrow: bool = Fal
     return (best + 0.5) * (largest / bins)
 
 
-METHODS: dict[str, Callable[..., float]] = {
+METHODS: dict[str, Method] = {
     "max": maximum,
     "3sd": three_sigma,
     "percentile": percentile,
@@ -149,7 +194,7 @@ METHODS: dict[str, Callable[..., float]] = {
 }
 
 
-def get(name: str) -> Callable[..., float]:
+def get(name: str) -> Method:
     """A method by its registry name.
 
     Raises:

@@ -154,7 +154,7 @@ def _state(operation) -> Iterator[tuple[int, str, str, Any]]:
 
 
 # ---- plain values → a layer ----------------------------------------------------------------------------------------------
-def restore(node: Node, graph: Graph, name: str | None = None):
+def restore(node: Node, name: str | None = None):
     """The layer or operation of an island that was read from a file, without its weights.
 
     Raises:
@@ -204,7 +204,7 @@ class Workshop:
         instance = node.attrs.get("instance") or node.name
         if instance not in self._made:
             live = getattr(node.attrs["layer"], "live", None)
-            self._made[instance] = restore(node, self.graph, name) if live is None else self._twins.of(live, name)
+            self._made[instance] = restore(node, name) if live is None else self._twins.of(live, name)
             self._load_files(node, self._made[instance])
         return self._made[instance]
 
@@ -255,7 +255,20 @@ class Workshop:
 
 
 def arguments(node: Node, graph: Graph, inputs: list) -> tuple[list, dict]:
-    """The arguments of an island's call, with ``inputs`` and arrays in their places."""
+    """The arguments of an island's call, with ``inputs`` and arrays in their places.
+
+    Args:
+        node: an ``island``; its attribute ``call`` says what stands where, and without one the inputs are the
+            arguments.
+        graph: holds the arrays that the call was made with.
+        inputs: arrays or tensors, in the order of the node's inputs.
+
+    Returns:
+        ``(args, kwargs)``.
+
+    Raises:
+        ValueError: where an argument was an object of the process that read the model.
+    """
     call = node.attrs.get("call") or {"args": [{_INPUT: i} for i in range(len(inputs))], "kwargs": {}, "weights": len(node.attrs.get("weights", ()))}
     arrays = [graph.constants[name] for name in node.attrs.get("weights", ())[call["weights"]:]]
     objects = getattr(node.attrs["layer"], "objects", ())

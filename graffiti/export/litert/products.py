@@ -147,7 +147,20 @@ def _stuff_zeros(e: Emitter, node: Node, x: int, like: Layout | None, size: Sequ
 
 
 def pad(e: Emitter, x: int, shape: Sequence[int | None], pads: Sequence[tuple[int, int]], like: Layout | None, owner: str, out: int | None = None) -> int:
-    """Zeros (the zero-point) around every axis but the batch."""
+    """Zeros (the zero-point) around every axis but the batch.
+
+    Args:
+        e: the emitter.
+        x: tensor to pad.
+        shape: of ``x``, the batch first; ``None`` for sizes that are not known.
+        pads: ``(before, after)`` of each axis but the batch.
+        like: layout of ``x``; ``None`` for float32.
+        owner: the value that temporary tensors are called after.
+        out: tensor to write into; ``None`` for a temporary one, and for ``x`` itself where nothing is added.
+
+    Returns:
+        The padded tensor.
+    """
     if out is None:
         if not any(b or c for b, c in pads):
             return x
@@ -163,7 +176,17 @@ def _version(like: Layout | None, real: int, int8: int, int16: int) -> int:
 
 # ---- integer: one fused operator ---------------------------------------------------------------------------------------
 def kernel_tensor(e: Emitter, node: Node, scales: np.ndarray | None = None, codes: np.ndarray | None = None) -> int:
-    """The kernel as an int8 constant; ``scales`` and ``codes`` replace its own."""
+    """The kernel as an int8 constant; ``scales`` and ``codes`` replace its own.
+
+    Args:
+        e: the emitter.
+        node: a product; its kernel is a constant.
+        scales: one, or one for each output channel; ``None`` for those of the kernel's format.
+        codes: int8 codes in the graph's layout; ``None`` for the graph's own.
+
+    Returns:
+        The constant's tensor.
+    """
     name = node.inputs[1]
     array, axis = kernel_codes(node, e.graph.constants[name] if codes is None else codes)
     scales = np.atleast_1d(e.format(name).scale if scales is None else scales)
@@ -171,11 +194,22 @@ def kernel_tensor(e: Emitter, node: Node, scales: np.ndarray | None = None, code
 
 
 def bias_tensor(e: Emitter, owner: str, codes: np.ndarray, scales: np.ndarray, wide: bool) -> int:
-    """The bias as an int32 constant (int64 beside 16-bit activations), at the accumulator's scales."""
+    """The bias as an int32 constant (int64 beside 16-bit activations), at the accumulator's scales.
+
+    Args:
+        e: the emitter.
+        owner: what the constant is called.
+        codes: ``(channels,)``.
+        scales: one, or one for each output channel.
+        wide: whether the activations have 16 bits.
+
+    Returns:
+        The constant's tensor.
+    """
     return e.stored(owner, codes.astype(np.int64 if wide else np.int32), Quantization(tuple(map(float, np.atleast_1d(scales)))))
 
 
-def real_product(e: Emitter, node: Node, bias: np.ndarray | None = None) -> None:
+def real_product(e: Emitter, node: Node) -> None:
     """A product on float tensors, exact because every partial sum is an integer below 2**24 steps.
 
     A kernel with a scale for each channel is multiplied in steps, and its channels are scaled behind the product:
@@ -211,7 +245,16 @@ def real_product(e: Emitter, node: Node, bias: np.ndarray | None = None) -> None
 
 
 def fused_activation(layout: Layout, low: int, high: int) -> tuple[int, int, int]:
-    """LiteRT's fused activation for codes clamped to ``[low, high]``, and what it and the integer type clamp to by themselves."""
+    """LiteRT's fused activation for codes clamped to ``[low, high]``, and what it and the integer type clamp to by
+    themselves.
+
+    Args:
+        layout: how the output is stored.
+        low, high: codes of that layout's format.
+
+    Returns:
+        ``(activation, lowest, highest)``: ``NONE``, ``RELU`` or ``RELU6``, and the codes that are reached with it.
+    """
     first, last = layout.saturates
     exponent = layout.format.exponents[0]
     six = round(6 / 2.0**exponent)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
@@ -20,7 +21,29 @@ from graffiti.low_bit.recurrent_product import RecurrentProduct
 Step = Callable[[tf.Tensor, list, tf.Tensor], tuple[tf.Tensor, list, list]]
 
 
-def lstm(cell, gates: tf.Tensor, states: list, recur: Callable) -> tuple[tf.Tensor, list]:
+class Cell(Protocol):
+    """The arithmetic of the gates at one time step, in float."""
+
+    def __call__(
+        self, cell: Any, gates: tf.Tensor, states: list[tf.Tensor], recur: Callable[[int, tf.Tensor], tf.Tensor],
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """One step.
+
+        Args:
+            cell: the Keras cell; its activations count, and ``reset_after`` of a GRU.
+            gates: ``[batch, units]`` for each gate, side by side: the input times its kernel, with the bias.
+            states: each ``[batch, units]``, in the order of Keras.
+            recur: ``(part, h) ->`` the quantized product of ``h`` with a part of the recurrent kernel, with the bias
+                of its own where there is one. Part 0 is all of it, but for the candidate of ``GRU(reset_after=False)``,
+                which is part 1.
+
+        Returns:
+            The output and the new states.
+        """
+        ...
+
+
+def _lstm(cell, gates, states, recur):
     """``i, f, c, o = gates + h·W``, ``c' = f*c + i*act(c)``, ``h' = o*act(c')``."""
     h, c = states
     i, f, g, o = tf.split(gates + recur(0, h), 4, axis=-1)
@@ -30,8 +53,11 @@ def lstm(cell, gates: tf.Tensor, states: list, recur: Callable) -> tuple[tf.Tens
     return h, [h, c]
 
 
-def gru(cell, gates: tf.Tensor, states: list, recur: Callable) -> tuple[tf.Tensor, list]:
-    """``z, r`` from ``gates + h·W``; the candidate from ``r*(h·W)`` or, with ``reset_after=False``, ``(r*h)·W``; ``h' = z*h + (1 - z)*candidate``."""
+def _gru(cell, gates, states, recur):
+    """``z, r`` from ``gates + h·W``; the candidate from ``r*(h·W)`` or, with ``reset_after=False``, ``(r*h)·W``.
+
+    ``h' = z*h + (1 - z)*candidate``.
+    """
     h, inner = states[0], cell.recurrent_activation
     xz, xr, xh = tf.split(gates, 3, axis=-1)
     if cell.reset_after:
@@ -46,14 +72,16 @@ def gru(cell, gates: tf.Tensor, states: list, recur: Callable) -> tuple[tf.Tenso
     return h, [h]
 
 
-def simple(cell, gates: tf.Tensor, states: list, recur: Callable) -> tuple[tf.Tensor, list]:
+def _simple(cell, gates, states, recur):
     """``h' = act(gates + h·W)``."""
     h = gates + recur(0, states[0])
     h = h if cell.activation is None else cell.activation(h)
     return h, [h]
 
 
-CELLS: dict[type, Callable] = {keras.layers.LSTMCell: lstm, keras.layers.GRUCell: gru, keras.layers.SimpleRNNCell: simple}
+CELLS: dict[type, Cell] = {
+    keras.layers.LSTMCell: _lstm, keras.layers.GRUCell: _gru, keras.layers.SimpleRNNCell: _simple,
+}
 
 
 def over_time(step: Step, inputs: tf.Tensor, states: list, mask: tf.Tensor | None, *, backwards: bool, zero_output: bool, unroll: bool, products: int):
