@@ -236,7 +236,12 @@ ELEMENTWISE: dict[str, tuple[Callable, bool]] = {
 
 
 def elementwise(op: str, x, y) -> tf.Tensor:
-    """An op of ``ELEMENTWISE`` on codes: int32, or where it selects the dtype of ``x``."""
+    """An op of ``ELEMENTWISE`` on codes: int32, or where it selects the dtype of ``x``.
+
+    Args:
+        op: its name in ``graph/ops.py``.
+        x, y: codes that broadcast.
+    """
     function, selects = ELEMENTWISE[op]
     result = function(tf.cast(x, tf.int32), tf.cast(y, tf.int32))
     return tf.cast(result, x.dtype) if selects else result

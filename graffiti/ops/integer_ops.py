@@ -180,7 +180,13 @@ def conv2d_transpose(
 
 
 def bias_add(x, bias, *, engine: str = "auto", tier: str = "auto") -> tf.Tensor:
-    """int32 accumulators plus an int32 bias over the last axis."""
+    """int32 accumulators plus an int32 bias over the last axis.
+
+    Args:
+        x: int32, channels last.
+        bias: int32 ``(channels,)`` at the exponents of ``x``.
+        engine, tier: see the module.
+    """
     return add(x, bias, engine=engine, tier=tier)
 
 
@@ -205,32 +211,69 @@ def elementwise(op: str, x, y, *, engine: str = "auto", tier: str = "auto") -> t
 
 
 def add(x, y, *, engine: str = "auto", tier: str = "auto") -> tf.Tensor:
-    """int32 ``x + y`` of codes with one exponent; shapes broadcast."""
+    """int32 ``x + y`` of codes with one exponent; shapes broadcast.
+
+    Args:
+        x, y: codes of any dtype.
+        engine, tier: see the module.
+    """
     return elementwise("add", x, y, engine=engine, tier=tier)
 
 
 def subtract(x, y, *, engine: str = "auto", tier: str = "auto") -> tf.Tensor:
-    """int32 ``x - y`` of codes with one exponent; shapes broadcast."""
+    """int32 ``x - y`` of codes with one exponent; shapes broadcast.
+
+    Args:
+        x, y: codes of any dtype.
+        engine, tier: see the module.
+    """
     return elementwise("subtract", x, y, engine=engine, tier=tier)
 
 
 def multiply(x, y, *, engine: str = "auto", tier: str = "auto") -> tf.Tensor:
-    """int32 ``x * y``, the exponents add; shapes broadcast."""
+    """int32 ``x * y``, the exponents add; shapes broadcast.
+
+    Args:
+        x, y: codes of any dtype.
+        engine, tier: see the module.
+    """
     return elementwise("multiply", x, y, engine=engine, tier=tier)
 
 
 def maximum(x, y, *, engine: str = "auto", tier: str = "auto") -> tf.Tensor:
-    """The larger code, both of one format and dtype; shapes broadcast."""
+    """The larger code, both of one format and dtype; shapes broadcast.
+
+    Args:
+        x, y: codes.
+        engine, tier: see the module.
+
+    Raises:
+        ValueError: where the dtypes differ.
+    """
     return elementwise("maximum", x, y, engine=engine, tier=tier)
 
 
 def minimum(x, y, *, engine: str = "auto", tier: str = "auto") -> tf.Tensor:
-    """The smaller code, both of one format and dtype; shapes broadcast."""
+    """The smaller code, both of one format and dtype; shapes broadcast.
+
+    Args:
+        x, y: codes.
+        engine, tier: see the module.
+
+    Raises:
+        ValueError: where the dtypes differ.
+    """
     return elementwise("minimum", x, y, engine=engine, tier=tier)
 
 
 def relu(x, *, high: int | None = None, engine: str = "auto", tier: str = "auto") -> tf.Tensor:
-    """``min(max(x, 0), high)`` on codes: a requantization by no shift."""
+    """``min(max(x, 0), high)`` on codes: a requantization by no shift.
+
+    Args:
+        x: codes, whose dtype the output keeps.
+        high: code of the largest output, for instance that of ReLU6's six; ``None`` for no upper limit.
+        engine, tier: see the module.
+    """
     x = _codes(x, "relu")
     top = x.dtype.max if high is None else high
     return requantize(x, Requantization(0, 0, int(top), x.dtype.name, "floor"), engine=engine, tier=tier)
@@ -257,7 +300,14 @@ def lookup(x, table, *, low: int, engine: str = "auto", tier: str = "auto") -> t
 def max_pool(
     x, *, pool_size: Sequence[int], strides: Sequence[int], padding="valid", engine: str = "auto", tier: str = "auto",
 ) -> tf.Tensor:
-    """The largest code of each window, ``(batch, height, width, channels)``; padding never wins."""
+    """The largest code of each window, ``(batch, height, width, channels)``; padding never wins.
+
+    Args:
+        x: codes, whose dtype the output keeps.
+        pool_size, strides: of height and width.
+        padding: ``same`` or ``valid`` as in TensorFlow, or ``((top, bottom), (left, right))``.
+        engine, tier: see the module.
+    """
     x = _codes(x, "max_pool")
     if _native(engine, tier):
         window = _window(strides, (1, 1), padding)
@@ -296,13 +346,28 @@ def average_pool(
 
 
 def concat(values: Sequence, *, axis: int = -1, engine: str = "auto", tier: str = "auto") -> tf.Tensor:
-    """Codes of one format joined along an axis; TensorFlow's own op on either engine, it only moves bytes."""
+    """Codes of one format joined along an axis; TensorFlow's own op on either engine, it only moves bytes.
+
+    Args:
+        values: codes of one dtype.
+        axis: the batch counts.
+        engine, tier: see the module.
+    """
     return fallback.concat([_codes(value, "concat") for value in values], axis=axis)
 
 
 # ---- formats --------------------------------------------------------------------------------------------------------
 def requantize(x, to: Requantization, *, engine: str = "auto", tier: str = "auto") -> tf.Tensor:
-    """``saturate(round(x / 2**shift), low, high)`` of codes; one shift, or one per channel of the last axis."""
+    """``saturate(round(x / 2**shift), low, high)`` of codes; one shift, or one per channel of the last axis.
+
+    Args:
+        x: codes, up to int32.
+        to: the shift, the range and the dtype of the output.
+        engine, tier: see the module.
+
+    Raises:
+        ValueError: where the number of shifts is not the size of the last axis.
+    """
     x = _codes(x, "requantize")
     if isinstance(to.shift, tuple) and x.shape[-1] is not None and len(to.shift) != x.shape[-1]:
         raise ValueError(f"requantize needs one shift or {x.shape[-1]} (the last axis of x), got {len(to.shift)}")
@@ -322,7 +387,14 @@ def requantize(x, to: Requantization, *, engine: str = "auto", tier: str = "auto
 def quantize(x, format: QFormat, *, rounding: str = "half_even", engine: str = "auto", tier: str = "auto") -> tf.Tensor:
     """Floats to codes: ``saturate(round(x / 2**exponent))`` in ``format``; infinities saturate.
 
+    Args:
+        x: float32, any shape.
+        format: of the codes, with one exponent.
+        rounding: a mode of ``numerics.rounding.ROUNDING_MODES``.
+        engine, tier: see the module.
+
     Raises:
+        ValueError: for a format with several exponents.
         tf.errors.InvalidArgumentError: where ``x`` holds NaN.
     """
     check_rounding(rounding)
@@ -337,7 +409,13 @@ def quantize(x, format: QFormat, *, rounding: str = "half_even", engine: str = "
 
 
 def dequantize(x, format: QFormat, *, engine: str = "auto", tier: str = "auto") -> tf.Tensor:
-    """Codes to float32: the code rounded to 24 bits half to even, times ``2**exponent``."""
+    """Codes to float32: the code rounded to 24 bits half to even, times ``2**exponent``.
+
+    Args:
+        x: codes, up to int32.
+        format: what they mean; with several exponents they belong to the last axis.
+        engine, tier: see the module.
+    """
     x = _codes(x, "dequantize")
     if _native(engine, tier):
         exponents = format.exponent if isinstance(format.exponent, tuple) else (format.exponent,)

@@ -125,6 +125,15 @@ def finish(
 
     A lifted product (``out_like`` has no zero-point) writes the same bytes under a zero-point; a reshape, which copies
     them, gives them their meaning back.
+
+    Args:
+        e: the emitter.
+        node: the product.
+        value: the last one of its chain.
+        operands: all but the output and its activation, which are chosen here.
+        like, out_like: layouts of the input and of ``value``.
+        low, high: codes that the chain saturates to.
+        lifted: whether the product writes under a zero-point.
     """
     operands.activation, first, last = products.fused_activation(out_like, low, high)
     free = low <= first and high >= last
