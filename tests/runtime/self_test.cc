@@ -93,6 +93,39 @@ void TestConv(int tier, const graffiti_conv_shape& s, int x_type, int kernel_typ
   }
 }
 
+void TestAveragePool(int tier, const graffiti_pool_shape& s, int x_type, int y_type, int mode, int shift, bool divide,
+                     const graffiti_parallel* parallel) {
+  const int64_t batch = 2;
+  Array x(x_type, batch * s.height * s.width * s.channels), y(y_type, batch * s.out_height * s.out_width * s.channels);
+  x.Fill();
+  const int32_t shifts[1] = {shift};
+  const int32_t lowest = static_cast<int32_t>(Low(y_type)), highest = static_cast<int32_t>(High(y_type));
+  const graffiti_requantization to{shifts, 1, mode, lowest, highest, y_type};
+  EXPECT(graffiti_average_pool(&s, batch, x.data, x_type, &to, divide, y.data, tier, parallel) == 0);
+  for (int64_t i = 0; i < y.count; ++i) {
+    const int64_t c = i % s.channels, q = i / s.channels % s.out_width, row = i / s.channels / s.out_width;
+    const int64_t b = row / s.out_height, top = row % s.out_height * s.stride_h - s.pad_top;
+    const int64_t left = q * s.stride_w - s.pad_left;
+    int64_t sum = 0, count = 0;
+    for (int64_t h = std::max<int64_t>(top, 0); h < std::min(top + s.pool_height, s.height); ++h)
+      for (int64_t w = std::max<int64_t>(left, 0); w < std::min(left + s.pool_width, s.width); ++w, ++count)
+        sum += x.Get(((b * s.height + h) * s.width + w) * s.channels + c);
+    if (!divide) count = 1;
+    // round(sum * 2**-shift / count): numerator / divisor, rounded down, and the ties of the rest
+    const int64_t divisor = count << std::max(shift, 0), numerator = sum * (int64_t{1} << std::max(-shift, 0));
+    int64_t code = numerator / divisor - (numerator % divisor < 0);
+    const int64_t twice = 2 * (numerator - code * divisor);
+    const bool up = mode == GRAFFITI_HALF_EVEN ? twice > divisor || (twice == divisor && code % 2 != 0)
+                    : mode == GRAFFITI_HALF_UP ? twice >= divisor
+                    : mode == GRAFFITI_HALF_AWAY ? twice > divisor || (twice == divisor && sum >= 0) : false;
+    code += up;
+    if (y.Get(i) != std::clamp(code, Low(y_type), High(y_type))) {
+      EXPECT(!"average pool differs");
+      return;
+    }
+  }
+}
+
 // Every part on a thread of its own.
 void EveryPart(void*, int64_t n, void (*fn)(void*, int64_t, int64_t), void* argument) {
   std::vector<std::thread> threads;
@@ -148,6 +181,26 @@ void TestTrainings(int tier) {
         for (int dy_type : {GRAFFITI_S8, GRAFFITI_S16})
           for (const graffiti_parallel* parallel : {static_cast<const graffiti_parallel*>(nullptr), &threads})
             if (parallel == nullptr || (batch == 6 && x_type == GRAFFITI_S8)) TestTraining(tier, shape, batch, x_type, dy_type, parallel);
+}
+
+// Overlapping, disjoint and global windows, partial ones, one column, tails of channels, rows beyond what is held.
+void TestAveragePools(int tier) {
+  const graffiti_pool_shape shapes[] = {
+      {6, 7, 3, 6, 7, 3, 3, 1, 1, 1, 1}, {5, 9, 17, 3, 5, 3, 3, 2, 2, 1, 1}, {4, 8, 1, 2, 4, 2, 2, 2, 2, 0, 0},
+      {3, 4, 70, 3, 4, 2, 3, 1, 1, 0, 1}, {7, 7, 5, 1, 1, 7, 7, 1, 1, 0, 0}, {7, 7, 130, 1, 1, 7, 7, 1, 1, 0, 0},
+      {33, 1, 6, 11, 1, 5, 1, 3, 1, 1, 0}, {2, 90, 64, 2, 44, 2, 4, 1, 2, 0, 0}, {2, 6, 700, 2, 6, 3, 3, 1, 1, 1, 1},
+      {1, 140, 65, 1, 13, 1, 128, 1, 1, 0, 0}, {3, 9, 4, 2, 3, 1, 2, 2, 4, 0, 0},
+      {14, 13, 9, 1, 1, 14, 13, 1, 1, 0, 0}};
+  const graffiti_parallel threads{EveryPart, nullptr, 3};
+  int number = 0;
+  for (const graffiti_pool_shape& shape : shapes)
+    for (int x_type : {GRAFFITI_S8, GRAFFITI_U8, GRAFFITI_S16})
+      for (int y_type : {GRAFFITI_S8, GRAFFITI_U8, GRAFFITI_S16, GRAFFITI_S32})
+        for (int mode = 0; mode < 4; ++mode, ++number)
+          for (int shift : {-9, -1, 0, 2}) {
+            const graffiti_parallel* parallel = number % 7 == 0 ? &threads : nullptr;
+            TestAveragePool(tier, shape, x_type, y_type, mode, shift, number % 5 != 0, parallel);
+          }
 }
 
 void TestElements(int tier) {
@@ -267,6 +320,7 @@ int main(int argc, char** argv) {
         for (int kernel_type : {GRAFFITI_S8, GRAFFITI_U8, GRAFFITI_S16})
           for (int y_type : {GRAFFITI_U8, GRAFFITI_S16, GRAFFITI_S32}) TestConv(tier, shape, x_type, kernel_type, y_type, (x_type + kernel_type) % 4, y_type == GRAFFITI_S32 ? 0 : 9);
     TestElements(tier);
+    TestAveragePools(tier);
     TestTrainings(tier);
   }
   for (int i = 1; i < argc; ++i) TestProgram(argv[i]);

@@ -52,17 +52,54 @@ def test_every_number_of_channels(tier, dtype):
         check(x, tier, (2, 2), (1, 1), "same", 0, QFormat(8, info.min < 0, 0), "half_even")
 
 
-def test_every_sum_of_a_window_with_ties(tier):
-    """Sixteen lanes of ones and a remainder walk over all sums of windows whose mean can be a tie, and of some whose mean cannot."""
-    for count in (1, 2, 3, 4, 6, 9, 10, 12, 25, 36, 49, 63, 64, 100):
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_every_sum_of_a_window_with_ties(tier, overlapping):
+    """A channel for each sum of a window, of counts with ties and without; one output alone, and two that overlap."""
+    for count in (1, 2, 3, 4, 6, 9, 10, 12, 25, 36, 49, 63, 64, 100, 128):
         sums = np.arange(0, 255 * count + 1)
         x = np.zeros((1, count, 1, len(sums)), np.uint8)
         for tap in range(count):
             x[0, tap, 0] = np.clip(sums - 255 * tap, 0, 255)
+        if overlapping:
+            x = np.concatenate([x, x[:, :1]], axis=1).transpose(0, 2, 1, 3)
+        window, strides = ((1, count), (1, 1)) if overlapping else ((count, 1), (count, 1))
         for mode in ROUNDING_MODES:
-            for left in (-3, 0, 1, 3):
-                check(x, tier, (count, 1), (count, 1), "valid", left, QFormat(8, False, -left), mode)
-                check((x.astype(np.int16) - 128).astype(np.int8), tier, (count, 1), (count, 1), "valid", left, QFormat(8, True, -left), mode)
+            for left in (-3, 0, 1, 3, 7):
+                for codes in (x, (x.astype(np.int16) - 128).astype(np.int8)):
+                    check(codes, tier, window, strides, "valid", left, QFormat(8, codes.dtype == np.int8, -left), mode)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_rows_of_outputs(tier, dtype):
+    """Windows that overlap, touch, leave gaps, reach over the border; few and many channels; long rows."""
+    rng, info = np.random.default_rng(4), np.iinfo(dtype)
+    modes = itertools.cycle(itertools.product(ROUNDING_MODES, (0, 1, -2)))
+    windows, steps = ((2, 2), (3, 3), (2, 3), (1, 2), (5, 4), (8, 8)), ((1, 1), (2, 2), (2, 3), (1, 9))
+    geometries = itertools.product(windows, steps, ("same", "valid"))
+    shapes = [(9, 12, 1), (8, 9, 3), (9, 8, 8), (8, 17, 15), (9, 11, 16), (8, 9, 33), (8, 8, 64), (8, 9, 100)]
+    for (window, strides, padding), size in itertools.product(geometries, shapes):
+        x = calls.unaligned(rng.integers(info.min, info.max + 1, (2, *size)).astype(dtype))
+        mode, left = next(modes)
+        check(x, tier, window, strides, padding, left, QFormat(8, info.min < 0, -left), mode)
+    for size, window, strides in (
+        ((3, 900, 20), (3, 3), (1, 1)), ((2, 70, 700), (2, 3), (1, 2)), ((2, 3000, 3), (2, 2), (2, 2)),
+        ((1, 500, 70), (1, 128), (1, 1)), ((4, 33, 257), (2, 2), (2, 2)), ((3, 11, 1280), (3, 3), (1, 1)),
+        ((2, 700, 24), (2, 5), (2, 2)),
+    ):
+        for padding in ("same", "valid"):
+            mode, left = next(modes)
+            x = rng.integers(info.min, info.max + 1, (1, *size)).astype(dtype)
+            check(x, tier, window, strides, padding, left, QFormat(8, info.min < 0, -left), mode)
+
+
+def test_images_of_one_column(tier):
+    """Pools of sequences: neighbours in memory are neighbours in height."""
+    rng = np.random.default_rng(5)
+    cases = itertools.product((1, 3, 40, 130), (2, 3, 7), (1, 2, 5), ("same", "valid"))
+    for channels, window, stride, padding in cases:
+        x = rng.integers(-128, 128, (2, 50, 1, channels)).astype(np.int8)
+        for mode in ROUNDING_MODES:
+            check(x, tier, (window, 1), (stride, 1), padding, 1, QFormat(8, True, -1), mode)
 
 
 def test_large_windows_take_doubles(tier):
@@ -77,12 +114,18 @@ def test_large_windows_take_doubles(tier):
             check(full, tier, (256, 256), (256, 256), "valid", left, target, mode)
 
 
-def test_sums_limits_and_wide_outputs(tier):
+@pytest.mark.parametrize("strides", [(3, 3), (1, 1)])
+def test_sums_limits_and_wide_outputs(tier, strides):
     x = np.random.default_rng(3).integers(-128, 128, (2, 6, 6, 19)).astype(np.int8)
-    check(x, tier, (3, 3), (3, 3), "valid", -4, QFormat(8, True, 4), "half_even", divide=False)
-    check(x, tier, (3, 3), (3, 3), "valid", 6, QFormat(16, True, -6), "half_even")
-    check(x, tier, (3, 3), (3, 3), "valid", 2, QFormat(8, True, -2), "half_even", low=0, high=90)
-    check(x, tier, (3, 3), (3, 3), "valid", 2, QFormat(16, False, -2), "half_up", low=3, high=900)
+    for dtype in (np.int8, np.uint8):
+        x = x.view(dtype)
+        check(x, tier, (3, 3), strides, "valid", -4, QFormat(8, True, 4), "half_even", divide=False)
+        check(x, tier, (3, 3), strides, "valid", 6, QFormat(16, True, -6), "half_even")
+        check(x, tier, (3, 3), strides, "valid", 20, QFormat(32, True, -20), "half_even")
+        check(x, tier, (3, 3), strides, "valid", 2, QFormat(8, True, -2), "half_even", low=0, high=90)
+        check(x, tier, (3, 3), strides, "valid", 7, QFormat(8, True, -7), "half_away", low=-3, high=90)
+        check(x, tier, (3, 3), strides, "valid", 0, QFormat(8, True, 0), "floor", low=100, high=100)
+        check(x, tier, (2, 3), strides, "same", 2, QFormat(16, False, -2), "half_up", low=3, high=900)
 
 
 @pytest.mark.parametrize("window, shift, why", [((0, 2), 0, "at least 1"), ((2, 2), 63, "shift"), ((2, 2), [0, 1], "one shift")])

@@ -234,9 +234,21 @@ int AveragePoolOp::Init(const graffiti_pool_shape& shape, int from_type, const g
   y_type = to->type;
   shift = to->shift[0];
   divide = divides;
-  division = {Quotient::kDouble, 1.0, to->rounding, to->low, to->high};
-  blocks = CeilDiv(s.channels, kBlockChannels);
+  division.rounding = to->rounding;
+  division.low = to->low;
+  division.high = to->high;
   kernels = &GetAverage(tier);
+  divisions.clear();
+  if (TypeSize(x_type) == 1 && count <= kRowTaps) {
+    const bool inside = s.pad_top == 0 && (s.out_height - 1) * s.stride_h + s.pool_height <= s.height &&
+                        s.pad_left == 0 && (s.out_width - 1) * s.stride_w + s.pool_width <= s.width;
+    divisions.resize(count + 1);
+    for (int64_t taps = inside ? count : 1; taps <= count; ++taps) divisions[taps] = DivisionOf(taps);
+  }
+  // a window of many channels that is alone in its row is faster by itself
+  const bool alone = s.out_width == 1 && (s.width > 1 || s.out_height == 1);
+  by_rows = !divisions.empty() && (!alone || s.channels < 2 * kernels->lanes);
+  blocks = by_rows ? 1 : CeilDiv(s.channels, kBlockChannels);
   return GRAFFITI_OK;
 }
 
@@ -251,10 +263,56 @@ Quotient AveragePoolOp::KindOf(int64_t count) const {
   return product ? Quotient::kProduct : Quotient::kFloat;
 }
 
-void AveragePoolOp::Run(const void* x, void* y, int64_t lo, int64_t hi) const {
-  const int64_t size = TypeSize(x_type), pixel = s.channels * size, y_pixel = s.channels * TypeSize(y_type);
+Division AveragePoolOp::DivisionOf(int64_t taps) const {
+  const int64_t count = divide ? taps : 1;
   Division d = division;
-  int64_t known = 0;  // the count that d is for
+  d.kind = KindOf(count);
+  d.divisor = std::ldexp(static_cast<double>(count), shift);
+  if (TypeSize(x_type) == 1 && TypeSize(y_type) == 1)
+    ChooseSmall(taps * TypeLow(x_type), taps * TypeHigh(x_type), count, shift, &d);
+  return d;
+}
+
+void AveragePoolOp::RunRows(const uint8_t* x, uint8_t* y, int64_t lo, int64_t hi) const {
+  const int64_t row_bytes = s.width * s.channels, image_bytes = s.height * row_bytes;
+  AverageRow r{};
+  r.row_bytes = row_bytes;
+  r.channels = s.channels;
+  r.divisions = divisions.data();
+  while (lo < hi) {
+    const int64_t first = lo % s.out_height, top = first * s.stride_h - s.pad_top;
+    const uint8_t* image = x + lo / s.out_height * image_bytes;
+    r.end = image + image_bytes;
+    r.out = y + lo * s.out_width * s.channels * TypeSize(y_type);
+    if (s.width == 1 && s.out_width == 1) {  // an image of one column lies in memory like one of one row
+      r.base = image;
+      r.rows = 1;
+      r.width = s.height;
+      r.window = s.pool_height;
+      r.stride = s.stride_h;
+      r.pad = -top;
+      r.outputs = std::min(hi - lo, s.out_height - first);
+      lo += r.outputs;
+    } else {
+      const int64_t first_row = std::max<int64_t>(top, 0);
+      r.base = image + first_row * row_bytes;
+      r.rows = std::min(top + s.pool_height, s.height) - first_row;
+      r.width = s.width;
+      r.window = s.pool_width;
+      r.stride = s.stride_w;
+      r.pad = s.pad_left;
+      r.outputs = s.out_width;
+      ++lo;
+    }
+    kernels->row(x_type, y_type, r);
+  }
+}
+
+void AveragePoolOp::Run(const void* x, void* y, int64_t lo, int64_t hi) const {
+  if (by_rows) return RunRows(static_cast<const uint8_t*>(x), static_cast<uint8_t*>(y), lo, hi);
+  const int64_t size = TypeSize(x_type), pixel = s.channels * size, y_pixel = s.channels * TypeSize(y_type);
+  Division made;
+  int64_t known = -1;  // the taps that it is for
   for (int64_t unit = lo; unit < hi; ++unit) {
     const int64_t row = unit / blocks, channel = unit % blocks * kBlockChannels;
     const int64_t top = row % s.out_height * s.stride_h - s.pad_top;
@@ -273,15 +331,12 @@ void AveragePoolOp::Run(const void* x, void* y, int64_t lo, int64_t hi) const {
       p.columns = std::min(left + s.pool_width, s.width) - first;
       p.base = image + (first_row * s.width + first) * pixel + channel * size;
       p.out = out;
-      const int64_t count = divide ? p.rows * p.columns : 1;
-      if (count != known) {
-        d.kind = KindOf(count);
-        d.divisor = std::ldexp(static_cast<double>(count), shift);
-        d.small = Small::kNo;
-        if (size == 1 && TypeSize(y_type) == 1) ChooseSmall(p.rows * p.columns, count, shift, &d);
-        known = count;
+      const int64_t taps = p.rows * p.columns;
+      if (divisions.empty() && taps != known) {
+        made = DivisionOf(taps);
+        known = taps;
       }
-      kernels->run(x_type, y_type, p, d);
+      kernels->run(x_type, y_type, p, divisions.empty() ? made : divisions[taps]);
     }
   }
 }

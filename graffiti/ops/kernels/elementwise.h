@@ -70,7 +70,9 @@ struct AveragePoolOp {
   int x_type = 0, y_type = 0, shift = 0;
   bool divide = true;
   Division division{};
-  int64_t blocks = 1;  // of channels: a unit of work is one of them in one output row
+  std::vector<Division> divisions;  // of windows of up to kRowTaps bytes, by their taps
+  bool by_rows = false;             // one call of the kernel for all outputs of a row
+  int64_t blocks = 1;               // of channels: a unit of work is one of them in one output row
   const AverageKernels* kernels = nullptr;
 
   int Init(const graffiti_pool_shape& shape, int x_type, const graffiti_requantization* to, bool divide, int tier);
@@ -79,6 +81,8 @@ struct AveragePoolOp {
 
  private:
   Quotient KindOf(int64_t count) const;
+  Division DivisionOf(int64_t taps) const;
+  void RunRows(const uint8_t* x, uint8_t* y, int64_t lo, int64_t hi) const;
 };
 
 struct QuantizeOp {
