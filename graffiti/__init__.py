@@ -6,10 +6,11 @@ Importing this package registers every graffiti class with Keras, so that saved 
 
 import keras as _keras  # noqa: F401 - Keras first: importing tensorflow_model_optimization before it may switch tf.keras to Keras 2
 
-from graffiti import callbacks, data, files, layers, quantizers, recipes, schemes, targets, tfmot
+from graffiti import callbacks, data, exceptions, files, layers, quantizers, recipes, schemes, targets, tfmot
 from graffiti.api import calibrate, quantize, to_integer
 from graffiti.config import QuantizerSpec, ReportLine, Rule, Scheme
 from graffiti.cost import cost
+from graffiti.exceptions import AccumulatorOverflow, ExportError, TargetError, Unavailable
 from graffiti.html_report import report
 from graffiti.inspection import Inspection, inspect
 from graffiti.integer_graph import IntegerGraph
@@ -17,16 +18,15 @@ from graffiti.low_bit.convert import quantize_training, strip
 from graffiti.low_bit.optimizer import LowBitOptimizer
 from graffiti.optimizers import ALT
 from graffiti.reports import QuantizationReport
-from graffiti.targets import TargetError, TargetProfile
+from graffiti.targets import TargetProfile
 from graffiti.training_config import TensorSpec, TrainingScheme
-from graffiti.transforms.lower.prove_accumulators import AccumulatorOverflow
 from graffiti.verification import VerificationReport, verify
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "ALT", "AccumulatorOverflow", "Inspection", "IntegerGraph", "LowBitOptimizer", "QuantizationReport",
-    "QuantizerSpec", "ReportLine", "Rule", "Scheme", "TargetError", "TargetProfile", "TensorSpec", "TrainingScheme",
-    "VerificationReport", "calibrate", "callbacks", "cost", "data", "files", "inspect", "layers", "quantize", "quantize_training",
+    "ALT", "AccumulatorOverflow", "ExportError", "Inspection", "IntegerGraph", "LowBitOptimizer", "QuantizationReport",
+    "QuantizerSpec", "ReportLine", "Rule", "Scheme", "TargetError", "TargetProfile", "TensorSpec", "TrainingScheme", "Unavailable",
+    "VerificationReport", "calibrate", "callbacks", "cost", "data", "exceptions", "files", "inspect", "layers", "quantize", "quantize_training",
     "quantizers", "recipes", "report", "schemes", "strip", "targets", "tfmot", "to_integer", "verify",
 ]

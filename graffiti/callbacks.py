@@ -6,38 +6,22 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
+from graffiti import checks
 from graffiti.files import atomic_file
+from graffiti.keras_io import compat
 from graffiti.low_bit.callbacks import LowBitInsight, LowBitSteps, shares
 from graffiti.optimizers import ALT
 from graffiti.quantizers.base import Quantizer
 
-__all__ = ["FreezeBatchNorm", "FreezeThresholds", "LowBitInsight", "LowBitSteps", "ThresholdHistory", "alt", "quantizers_of", "shares"]
-
-
-def _layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Every layer with a stable name, those inside others too (``conv/kernel_quantizer``), each once, in the order of the model."""
-    seen: set[int] = set()
-    stack = [(layer.name, layer) for layer in reversed(model.layers)]
-    while stack:
-        path, layer = stack.pop()
-        if id(layer) in seen:
-            continue
-        seen.add(id(layer))
-        yield path, layer
-        if isinstance(layer, keras.Model):
-            inner = [(f"{path}/{part.name}", part) for part in layer.layers]
-        else:
-            inner = []
-            for key, value in vars(layer).items():
-                parts = () if key.startswith("_") else value if isinstance(value, (list, tuple)) else [value]
-                inner.extend((f"{path}/{key}", part) for part in parts if isinstance(part, keras.layers.Layer))
-        stack.extend(reversed(inner))
+__all__ = [
+    "FreezeBatchNorm", "FreezeThresholds", "LowBitInsight", "LowBitSteps", "ThresholdHistory", "alt", "quantizers_of",
+    "shares"
+]
 
 
 def _number(variable: keras.Variable) -> int:
@@ -54,7 +38,8 @@ def quantizers_of(model: keras.Model) -> dict[str, Quantizer]:
     """
     return {
         path.removesuffix("/quantizer").removesuffix("_quantizer"): layer
-        for path, layer in _layers(model) if isinstance(layer, Quantizer) and layer.log2_threshold is not None
+        for path, layer in compat.named_layers(model)
+        if isinstance(layer, Quantizer) and layer.log2_threshold is not None
     }
 
 
@@ -73,15 +58,13 @@ class FreezeBatchNorm(keras.callbacks.Callback):
 
     def __init__(self, epochs: int = 1) -> None:
         super().__init__()
-        if epochs < 0:
-            raise ValueError(f"epochs until batch norm freezes is at least 0, got {epochs}")
-        self.epochs = epochs
+        self.epochs = checks.whole("epochs of FreezeBatchNorm", epochs, 0)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Freeze where it is time."""
         steps = (self.params or {}).get("steps")
         if epoch >= self.epochs or (steps and _number(self.model.optimizer.iterations) >= self.epochs * steps):
-            for _, layer in _layers(self.model):
+            for _, layer in compat.named_layers(self.model):
                 variable = getattr(layer, "batch_norm_frozen", None)
                 if variable is not None:
                     variable.assign(np.ones(variable.shape, variable.dtype))
@@ -115,15 +98,16 @@ class FreezeThresholds(keras.callbacks.Callback):
 
     def __init__(self, start: int | None = None, interval: int | None = None, decay: float | None = None) -> None:
         super().__init__()
-        if interval is not None and interval < 1:
-            raise ValueError(f"interval between decisions is at least 1 step, got {interval}")
+        interval = None if interval is None else checks.whole("interval of FreezeThresholds", interval, 1, of="steps")
         self.start, self.interval, self.decay = start, interval, decay
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Look for the optimizer."""
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         if not isinstance(optimizer, ALT):
-            raise ValueError(f"FreezeThresholds needs a model compiled with graffiti.ALT, got {type(optimizer).__name__}")
+            raise ValueError(
+                f"FreezeThresholds needs a model compiled with graffiti.ALT, got {type(optimizer).__name__}"
+            )
         self._optimizer = optimizer
         self._start = optimizer.freeze_start if self.start is None else self.start
         self._interval = optimizer.freeze_interval if self.interval is None else self.interval
@@ -150,7 +134,9 @@ class FreezeThresholds(keras.callbacks.Callback):
             The path of the variable, ``None`` where none qualifies.
         """
         candidates: list[tuple[float, int, Any, np.ndarray]] = []
-        for variable, total, average in zip(optimizer.thresholds, optimizer.gradient_sums, optimizer.averages, strict=True):
+        for variable, total, average in zip(
+            optimizer.thresholds, optimizer.gradient_sums, optimizer.averages, strict=True
+        ):
             frozen = getattr(variable, "frozen", None)
             live = None if frozen is None else ~np.asarray(frozen.numpy(), bool)
             if live is not None and live.any():
@@ -181,15 +167,16 @@ class ThresholdHistory(keras.callbacks.Callback):
 
     def __init__(self, interval: int = 50, path: str | os.PathLike | None = None) -> None:
         super().__init__()
-        if interval < 1:
-            raise ValueError(f"interval between records is at least 1 step, got {interval}")
-        self.interval, self.path = interval, None if path is None else pathlib.Path(path)
+        self.interval = checks.whole("interval of ThresholdHistory", interval, 1, of="steps")
+        self.path = None if path is None else pathlib.Path(path)
         self.steps: list[int] = []
         self.values: dict[str, list[Any]] = {}
 
     def to_dict(self) -> dict[str, Any]:
         """``{"steps": [...], "log2_threshold": {quantizer: [...]}}``."""
-        return {"steps": list(self.steps), "log2_threshold": {name: list(values) for name, values in self.values.items()}}
+        return {
+            "steps": list(self.steps), "log2_threshold": {name: list(values) for name, values in self.values.items()}
+        }
 
     def save(self, path: str | os.PathLike) -> None:
         """Write ``to_dict`` as JSON; the file is either the old or the new one, never half of it."""
@@ -208,7 +195,9 @@ class ThresholdHistory(keras.callbacks.Callback):
             if any(len(v) != len(steps) for v in values.values()):
                 raise ValueError("lists of different lengths")
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not a threshold history ({error}); remove it or choose another path") from error
+            raise ValueError(
+                f"{path} is not a threshold history ({error}); remove it or choose another path"
+            ) from error
         self.steps, self.values = steps, values
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -255,5 +244,7 @@ def alt(
 
     References: Jain et al., arXiv 1903.08066, section 5.
     """
-    listed: list[keras.callbacks.Callback] = [FreezeBatchNorm(batch_norm_epochs), FreezeThresholds(freeze_start, freeze_interval)]
+    listed: list[keras.callbacks.Callback] = [
+        FreezeBatchNorm(batch_norm_epochs), FreezeThresholds(freeze_start, freeze_interval)
+    ]
     return listed if history is None else [*listed, history]

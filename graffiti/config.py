@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from graffiti import checks
 from graffiti.numerics.rounding import check_rounding
 from graffiti.training_config import TrainingScheme
 
@@ -17,9 +18,9 @@ MIN_BITS = 2
 MAX_BITS = 16
 
 
-def _check_bits(name: str, bits: Any, low: int, high: int) -> None:
-    if isinstance(bits, bool) or not isinstance(bits, int) or not low <= bits <= high:
-        raise ValueError(f"{name} is a whole number from {low} to {high}, got {bits!r}")
+def _set_bits(spec: Any, field: str, name: str) -> None:
+    """Check a width of a frozen dataclass, and hold it as an ``int``."""
+    object.__setattr__(spec, field, checks.whole(name, getattr(spec, field), MIN_BITS, MAX_BITS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class QuantizerSpec:
     quantizer: str = "log_threshold"
 
     def __post_init__(self) -> None:
-        _check_bits("bits of a quantizer", self.bits, MIN_BITS, MAX_BITS)
+        _set_bits(self, "bits", "bits of a quantizer")
         if self.signed not in ("auto", True, False):
             raise ValueError(f"signed is True, False or 'auto', got {self.signed!r}")
         if self.narrow and self.signed is False:
@@ -85,7 +86,7 @@ class Scheme:
     Args:
         weights: kernels of the compute layers.
         activations: what the layers hand on.
-        gradients: the backward signal, for low-bit training; ``None`` leaves it in float.
+        gradients: ``None``. Gradients are quantized by low-bit training (``quantize_training``), never by a static scheme; anything else is refused.
         bias_bits: the same as ``accumulator_bits``: bias and accumulator are on one grid.
         accumulator_bits: 32: exact, the bias is an integer at the accumulator's own exponent ``e_x + e_w``. Up to 16: a
             quantizer follows each product and shares its threshold with the bias's (the published topology).
@@ -124,6 +125,10 @@ class Scheme:
     name: str = "custom"
 
     def __post_init__(self) -> None:
+        if self.gradients is not None:
+            raise ValueError(
+                "gradients of a Scheme stay None: a static scheme quantizes a trained network; to train with quantized "
+                f"gradients use graffiti.quantize_training with a TrainingScheme, got {self.gradients!r}")
         if self.signs not in SIGNS:
             raise ValueError(f"signs of a scheme are one of {', '.join(SIGNS)}, got {self.signs!r}")
         for field in _SPECS:
@@ -138,11 +143,11 @@ class Scheme:
             spec = getattr(self, field)
             if spec is not None and spec.signed is False:
                 raise ValueError(f"{field} hold negative values; use signed=True or 'auto'")
-        _check_bits("leaky_relu_bits", self.leaky_relu_bits, MIN_BITS, MAX_BITS)
+        _set_bits(self, "leaky_relu_bits", "leaky_relu_bits")
         if self.reciprocal_bits is not None:
-            _check_bits("reciprocal_bits", self.reciprocal_bits, MIN_BITS, MAX_BITS)
+            _set_bits(self, "reciprocal_bits", "reciprocal_bits")
         if self.accumulator_bits != 32:
-            _check_bits("accumulator_bits (other than 32)", self.accumulator_bits, MIN_BITS, MAX_BITS)
+            _set_bits(self, "accumulator_bits", "accumulator_bits (other than 32)")
         if self.bias_bits != self.accumulator_bits:
             raise ValueError(
                 "bias and accumulator are on one grid, so bias_bits and accumulator_bits are the same (32, or 2 to 16); "

@@ -130,8 +130,8 @@ def cost(model_or_graph: keras.Model | IntegerGraph) -> Cost:
     if not isinstance(model_or_graph, keras.Model):
         raise TypeError(f"cost takes a Keras 3 model or an IntegerGraph, got {type(model_or_graph).__name__}")
     compat.check_model(model_or_graph)
-    trained = {layer.name: layer for layer in model_or_graph._flatten_layers() if isinstance(layer, LowBitLayer)}
-    for layer in model_or_graph._flatten_layers():
+    trained = {layer.name: layer for layer in compat.sublayers(model_or_graph) if isinstance(layer, LowBitLayer)}
+    for layer in compat.sublayers(model_or_graph):
         if isinstance(layer, keras.layers.TimeDistributed) and layer.layer.name in trained:
             trained[layer.name] = trained[layer.layer.name]  # its product is read under the name of the wrapper
     if trained:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from graffiti import checks
+
 _IMAGE_KEYS, _LABEL_KEYS = ("images", "x", "inputs"), ("labels", "y", "targets")
 
 
@@ -53,8 +55,7 @@ def load(path: str | os.PathLike, *, split: str | None = None, limit: int | None
         FileNotFoundError: where nothing is there.
         ValueError: where the file holds something else.
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit is the number of examples to use, at least 1, got {limit}")
+    limit = None if limit is None else checks.whole("limit", limit, 1, of="examples")
     path = pathlib.Path(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; expected a .npy or .npz file or a folder of TFRecords")

@@ -1,7 +1,8 @@
-"""Settings in files: YAML or JSON into plain values and back, and the strict checks that recipes and target profiles share.
+"""Settings in files: YAML or JSON into plain values and back, and the strict checks that recipes and target profiles
+share.
 
-YAML needs the package PyYAML, which graffiti depends on; JSON is read without it. Every refusal is one sentence that names the file, the
-key, what was expected and, where a key is misspelt, the nearest one.
+YAML needs the package PyYAML, which graffiti depends on; JSON is read without it. Every refusal is one sentence that
+names the file, the key, what was expected and, where a key is misspelt, the nearest one.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 SUFFIXES = (".yaml", ".yml", ".json")
+T = TypeVar("T")
 
 
 def read(path: str | os.PathLike) -> dict[str, Any]:
@@ -51,7 +53,9 @@ def _import_yaml(what: str):
     try:
         import yaml
     except ImportError as error:
-        raise ImportError(f"{what} needs the package PyYAML ({error}); install it with pip install pyyaml, or use JSON") from error
+        raise ImportError(
+            f"{what} needs the package PyYAML ({error}); install it with pip install pyyaml, or use JSON"
+        ) from error
     return yaml
 
 
@@ -81,17 +85,22 @@ def _yaml(text: str, path: pathlib.Path) -> Any:
             if isinstance(node, yaml.MappingNode):
                 self.flatten_mapping(node)
                 keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-                _unique(((key if isinstance(key, (str, int, float, bool, type(None))) else str(key), None) for key in keys), path)
+                _unique(
+                    ((key if isinstance(key, (str, int, float, bool, type(None))) else str(key), None) for key in keys),
+                    path
+                )
             return super().construct_mapping(node, deep=True)
 
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789"))
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
     try:
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
-# ---- checks of plain values ---------------------------------------------------------------------------------------------
+# ---- checks of plain values ------------------------------------------------------------------------------------------
 def kind(value: Any) -> str:
     """A value in the words of a settings file."""
     if value is None:
@@ -107,6 +116,61 @@ def nearest(word: Any, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for a misspelt word, or nothing."""
     close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalog(Generic[T]):
+    """Settings that are one file each: some come by name with graffiti, users write more.
+
+    Args:
+        folder: where the named ones lie, as ``.yaml``.
+        kind: their class, with ``from_config(values, where)``.
+        word: what one is called, for sentences (``recipe``).
+        title: what the file of one is called (``target profile``).
+    """
+
+    folder: pathlib.Path
+    kind: type[T]
+    word: str
+    title: str
+    kept: dict[str, T] = dataclasses.field(default_factory=dict, compare=False)
+
+    def names(self) -> tuple[str, ...]:
+        """Those that come with graffiti."""
+        return tuple(sorted(path.stem for path in self.folder.glob("*.yaml")))
+
+    def load(self, path: str | os.PathLike) -> T:
+        """From a YAML or JSON file.
+
+        Raises:
+            FileNotFoundError: where there is no such file.
+            ValueError: where it holds something else; one sentence says which key is wrong and what is expected there.
+        """
+        return self.kind.from_config(read(path), f"the {self.title} {pathlib.Path(path).name}")  # type: ignore[attr-defined]
+
+    def get(self, thing: str | os.PathLike | T) -> T:
+        """From a name, the path of a file, or the thing itself (returned as it is).
+
+        Raises:
+            ValueError: where there is none such, or the file holds something else.
+            FileNotFoundError: where there is no such file.
+            TypeError: for something else.
+        """
+        if isinstance(thing, self.kind):
+            return thing
+        if not isinstance(thing, (str, os.PathLike)):
+            raise TypeError(f"a {self.word} is a name, a path or a {self.kind.__name__}, got {thing!r}")
+        name, known = os.fspath(thing), self.names()
+        if name in known:
+            if name not in self.kept:
+                self.kept[name] = self.load(self.folder / f"{name}.yaml")
+            return self.kept[name]
+        if os.sep in name or name.endswith(SUFFIXES):
+            return self.load(name)
+        raise ValueError(
+            f"there is no {self.word} {name!r}{nearest(name, known)}; the {self.word}s are {', '.join(known)}, or the "
+            "path of a YAML or JSON file"
+        )
 
 
 def check_keys(content: Any, known: Iterable[str], where: str, *, required: Iterable[str] = ()) -> dict[str, Any]:
@@ -145,7 +209,10 @@ def whole(value: Any, where: str, low: int | None = None, high: int | None = Non
         ValueError: where it is no whole number, or outside the range.
     """
     span = "" if low is None else f" of at least {low}" if high is None else f" from {low} to {high}"
-    if isinstance(value, bool) or not isinstance(value, int) or (low is not None and value < low) or (high is not None and value > high):
+    if (
+        isinstance(value, bool) or not isinstance(value, int) or (low is not None and value < low)
+        or (high is not None and value > high)
+    ):
         raise ValueError(f"{where} is a whole number{span}, got {kind(value)}")
     return value
 
@@ -210,7 +277,10 @@ def several_of(value: Any, known: Iterable[str], where: str) -> tuple[str, ...]:
 
 def span(value: Any, where: str) -> tuple[int, int]:
     """``[lowest, highest]``."""
-    if not isinstance(value, (list, tuple)) or len(value) != 2 or any(isinstance(v, bool) or not isinstance(v, int) for v in value) or value[0] > value[1]:
+    if (
+        not isinstance(value, (list, tuple)) or len(value) != 2
+        or any(isinstance(v, bool) or not isinstance(v, int) for v in value) or value[0] > value[1]
+    ):
         shown = list(value) if isinstance(value, (list, tuple)) else kind(value)
         raise ValueError(f"{where} is a list [lowest, highest] of whole numbers, got {shown}")
     return int(value[0]), int(value[1])

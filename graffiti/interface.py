@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from graffiti import user_data
+from graffiti import checks, user_data
 from graffiti.graph.interpreter import cut
 from graffiti.graph.ir import Graph
 
@@ -52,11 +52,10 @@ def batches(graph: Graph, x: Any, batch_size: int) -> Iterator[list[np.ndarray]]
         ValueError: where the data does not fill the graph's own batches; and as in ``user_data.Inputs.parts``.
         TypeError: for something else than data.
     """
-    if isinstance(batch_size, bool) or batch_size != int(batch_size) or batch_size < 1:
-        raise ValueError(f"batch_size is a whole number of examples, at least 1, got {batch_size!r}")
+    batch_size = checks.whole("batch_size", batch_size, 1, of="examples")
     plain = user_data.is_plain(x)
     for arrays in inputs_of(graph).parts(x):
-        yield from cut(graph, arrays, int(batch_size) if plain else max(len(arrays[0]), 1))
+        yield from cut(graph, arrays, batch_size if plain else max(len(arrays[0]), 1))
 
 
 def labelled(graph: Graph, x: Any, who: str) -> tuple[Any, np.ndarray | None]:

@@ -14,6 +14,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from graffiti import checks
+from graffiti.keras_io import compat
+
 PUBLISHED_BATCH_SIZE = 24
 PUBLISHED_STEPS_PER_EPOCH = 1_281_167 // PUBLISHED_BATCH_SIZE  # ImageNet
 PUBLISHED_EPOCHS = 5
@@ -71,8 +74,8 @@ class _ThresholdOptimizer(keras.optimizers.Optimizer):
 
         The average starts at the first value and then has the decay ``min(ema_decay, (1+step)/(10+step))``.
         """
-        index = self._get_variable_index(variable)
-        frozen = getattr(self._trainable_variables[index], "frozen", None)
+        index = compat.variable_index(self, variable)
+        frozen = getattr(compat.optimized(self)[index], "frozen", None)
         before = tf.identity(variable)
         update(gradient, variable, learning_rate)
         if frozen is not None:
@@ -88,7 +91,7 @@ class _ThresholdOptimizer(keras.optimizers.Optimizer):
     @property
     def thresholds(self) -> list[keras.Variable]:
         """The threshold variables, in the order of ``gradient_sums`` and ``averages``; empty before ``build``."""
-        return list(self._trainable_variables) if self.built else []
+        return compat.optimized(self)
 
     def reset_gradient_sums(self) -> None:
         """Start the sums of gradients again."""
@@ -157,7 +160,7 @@ class ThresholdSGD(_ThresholdOptimizer, keras.optimizers.SGD):
         step = super().update_step
 
         def update(gradient, variable, learning_rate):
-            moment = self.second_moments[self._get_variable_index(variable)]
+            moment = self.second_moments[compat.variable_index(self, variable)]
             normed, new = normed_log_gradient(gradient, tf.convert_to_tensor(moment), self.iterations + 1, beta=self.beta)
             self.assign(moment, new)
             step(normed, variable, learning_rate)
@@ -184,8 +187,47 @@ def deserialized(config: dict[str, Any], custom_objects=None) -> dict[str, Any]:
     }
 
 
+class TwoOptimizers(keras.optimizers.MultiOptimizer):
+    """One optimizer for the variables whose path matches a pattern, one for all others.
+
+    Args:
+        pattern: a regular expression.
+        special: the optimizer of what it matches.
+        weights: the optimizer of everything else.
+        loss_scale_factor: as in every Keras optimizer.
+        name: as in every Keras optimizer.
+    """
+
+    def __init__(
+        self, pattern: str, special: keras.optimizers.Optimizer, weights: keras.optimizers.Optimizer, *,
+        loss_scale_factor: float | None = None, name: str,
+    ) -> None:
+        super().__init__(
+            keras.optimizers.OptimizerMap(weights, {pattern: special}), loss_scale_factor=loss_scale_factor, name=name)
+
+    @property
+    def special_optimizer(self) -> keras.optimizers.Optimizer:
+        """The optimizer of what the pattern matches."""
+        return self.optimizers[0]
+
+    @property
+    def weights_optimizer(self) -> keras.optimizers.Optimizer:
+        """The optimizer of everything else."""
+        return self.optimizers[1]
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain values of the arguments that all have; a subclass adds ``special_optimizer`` under its own word."""
+        weights = keras.saving.serialize_keras_object(self.weights_optimizer)
+        return {"weights": weights, "loss_scale_factor": self.loss_scale_factor, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects=None):
+        """The inverse of ``get_config``."""
+        return cls(**deserialized(config, custom_objects))
+
+
 @keras.saving.register_keras_serializable(package="graffiti")
-class ALT(keras.optimizers.MultiOptimizer):
+class ALT(TwoOptimizers):
     r"""Adaptive-gradient log-domain threshold training (ALT, later called TQT): one Adam for weights, one for thresholds.
 
     Both are Adam with ``beta_1 = 0.9, beta_2 = 0.999, epsilon = 1e-8``. Without ``steps_per_epoch`` the schedules are
@@ -240,8 +282,8 @@ class ALT(keras.optimizers.MultiOptimizer):
         loss_scale_factor: float | None = None, name: str = "alt",
     ) -> None:
         for label, value in (("steps_per_epoch", steps_per_epoch), ("batch_size", batch_size), ("epochs", epochs), ("freeze_interval", freeze_interval)):
-            if value is not None and (isinstance(value, bool) or int(value) != value or value < 1):
-                raise ValueError(f"{label} of ALT is a whole number of at least 1, got {value!r}")
+            if value is not None:
+                checks.whole(f"{label} of ALT", value, 1)
         factor = PUBLISHED_BATCH_SIZE / batch_size
         weight_interval, threshold_interval, initial, decisions = 3000 * factor, 1000 * factor, 1e-6, None
         if steps_per_epoch is not None:
@@ -264,32 +306,17 @@ class ALT(keras.optimizers.MultiOptimizer):
             raise ValueError(
                 f"thresholds need an optimizer that leaves frozen ones alone: ThresholdAdam or ThresholdSGD, got {type(thresholds).__name__}"
             )
-        super().__init__(
-            keras.optimizers.OptimizerMap(weights, {THRESHOLD_PATTERN: thresholds}), loss_scale_factor=loss_scale_factor, name=name,
-        )
+        super().__init__(THRESHOLD_PATTERN, thresholds, weights, loss_scale_factor=loss_scale_factor, name=name)
         self.freeze_start = threshold_interval if freeze_start is None else int(freeze_start)
         self.freeze_interval = int(freeze_interval or max(1, min(50, round(decisions or 50))))
 
     @property
     def thresholds_optimizer(self) -> keras.optimizers.Optimizer:
         """The optimizer of the thresholds."""
-        return self.optimizers[0]
-
-    @property
-    def weights_optimizer(self) -> keras.optimizers.Optimizer:
-        """The optimizer of everything else."""
-        return self.optimizers[1]
+        return self.special_optimizer
 
     def get_config(self) -> dict[str, Any]:
         """Plain values: both optimizers with their schedules, and when to freeze."""
-        serialize = keras.saving.serialize_keras_object
-        return {
-            "weights": serialize(self.weights_optimizer), "thresholds": serialize(self.thresholds_optimizer),
-            "freeze_start": self.freeze_start, "freeze_interval": self.freeze_interval,
-            "loss_scale_factor": self.loss_scale_factor, "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects=None) -> ALT:
-        """The inverse of ``get_config``."""
-        return cls(**deserialized(config, custom_objects))
+        thresholds = keras.saving.serialize_keras_object(self.thresholds_optimizer)
+        freezing = {"freeze_start": self.freeze_start, "freeze_interval": self.freeze_interval}
+        return {**super().get_config(), "thresholds": thresholds, **freezing}

@@ -13,6 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from graffiti.keras_io import compat
+
 # Constructor arguments of Keras 2 that Keras 3 has dropped or renamed; everything else is passed on as it is.
 _DROPPED = {"batch_input_shape", "dtype", "ragged", "sparse", "implementation", "time_major", "renorm", "fused",
             "virtual_batch_size", "adjustment", "experimental_autocast"}
@@ -64,7 +66,7 @@ def convert(model: Any) -> keras.Model:
         raise TypeError(f"convert expects a tf_keras model or the path of one, got {type(model).__name__}")
     if not model.built:
         raise ValueError(f"model {model.name!r} is not built; call it once, or give it an input shape, before convert")
-    if not isinstance(model, tf_keras.Sequential) and not getattr(model, "_is_graph_network", False):
+    if not isinstance(model, tf_keras.Sequential) and not compat.is_keras2_graph(model):
         raise ValueError(f"model {model.name!r} is subclassed; convert reads Sequential and Functional models")
     converted = _Converter().model(model)
     _hold_against(model, converted)
@@ -72,7 +74,7 @@ def convert(model: Any) -> keras.Model:
 
 
 class _Converter:
-    """Rebuilds a Keras 2 graph in Keras 3. Keras 2 is frozen, so its node internals can be relied on."""
+    """Rebuilds a Keras 2 graph in Keras 3."""
 
     def __init__(self) -> None:
         self.behind: dict[int, list[keras.layers.Layer]] = {}  # a layer's activation, where Keras 3 has it only as layers of their own
@@ -83,24 +85,21 @@ class _Converter:
         calls: Counter[str] = Counter()
         for tensor in model.inputs:
             dtype = tensor.dtype.name
-            name = tensor._keras_history.layer.name
+            name = compat.keras2_maker(tensor)
             tensors[id(tensor)] = keras.Input(batch_shape=tuple(tensor.shape), dtype=dtype, name=name)
-        for depth in sorted(model._nodes_by_depth, reverse=True):
-            for node in model._nodes_by_depth[depth]:
-                if node.is_input:
-                    continue
-                layer = node.layer
-                if id(layer) not in layers:
-                    layers[id(layer)] = self.layer(layer)
-                args, kwargs = self.arguments(node, tensors)
-                made = layers[id(layer)](*args, **kwargs)
-                for activation in self.behind.get(id(layer), ()):
-                    made = activation(made)
-                for new in _flatten(made) if not isinstance(layers[id(layer)], keras.layers.Layer) else ():
-                    calls[layer.name] += 1  # Keras 3 numbers its ops in a count of its own; keep the names of the original
-                    new._keras_history.operation.name = layer.name + (f"_{calls[layer.name]}" if calls[layer.name] > 1 else "")
-                for old, new in zip(_flatten(node.outputs), _flatten(made)):
-                    tensors[id(old)] = new
+        for node in compat.keras2_nodes(model):
+            layer = node.layer
+            if id(layer) not in layers:
+                layers[id(layer)] = self.layer(layer)
+            args, kwargs = self.arguments(node, tensors)
+            made = layers[id(layer)](*args, **kwargs)
+            for activation in self.behind.get(id(layer), ()):
+                made = activation(made)
+            for new in _flatten(made) if not isinstance(layers[id(layer)], keras.layers.Layer) else ():
+                calls[layer.name] += 1  # Keras 3 numbers its ops in a count of its own; keep the names of the original
+                compat.rename_maker(new, layer.name + (f"_{calls[layer.name]}" if calls[layer.name] > 1 else ""))
+            for old, new in zip(_flatten(node.outputs), _flatten(made)):
+                tensors[id(old)] = new
         inputs = [tensors[id(t)] for t in model.inputs]
         outputs = [tensors[id(t)] for t in model.outputs]
         converted = keras.Model(
@@ -250,7 +249,7 @@ def _hold_against(old, new: keras.Model) -> None:
     names = {layer.name: layer for layer in new.layers}
     for layer in old.layers:
         behind = names.get(f"{layer.name}_hard_sigmoid", names.get(layer.name))
-        if behind is None or len(layer._inbound_nodes) != 1 or len(behind._inbound_nodes) != 1:
+        if behind is None or compat.call_count(layer) != 1 or compat.call_count(behind) != 1:
             continue  # shared layers have no output of their own to compare
         first = _difference(tf_keras.Model(old.inputs, layer.output), keras.Model(new.inputs[0] if len(new.inputs) == 1 else new.inputs, behind.output), arrays)
         if first is not None and first > _TOLERANCE:

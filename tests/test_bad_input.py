@@ -124,7 +124,7 @@ def test_nan_inside_the_network_and_bad_options(refuses, model, q):
             call()
     with refuses(ValueError, "a calibration method is one of max, 3sd, .*, got 'median'", q):
         graffiti.calibrate(q, IMAGES, activations="median", progress=False)
-    with refuses(ValueError, "steps is the number of calibration batches to use, at least 1, got 0", model):
+    with refuses(ValueError, "steps is a whole number of batches, at least 1, got 0", model):
         graffiti.quantize(model, calibration=IMAGES, steps=0, progress=False)
 
 

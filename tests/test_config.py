@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from graffiti.config import LayerInfo, QuantizerSpec, ReportLine, Rule, Scheme
@@ -10,7 +11,12 @@ SPEC = QuantizerSpec(8)
 SCHEME = Scheme(SPEC, SPEC, first_layer=SPEC.replace(bits=6), inputs=SPEC.replace(signed=True), name="mine")
 
 
-@pytest.mark.parametrize("bits", [1, 17, 0, -8, 8.0, "8", True, None])
+def test_a_whole_number_of_another_type_is_held_as_an_int():
+    for bits in (8.0, np.int64(8)):
+        assert type(QuantizerSpec(bits).bits) is int and QuantizerSpec(bits) == QuantizerSpec(8)
+
+
+@pytest.mark.parametrize("bits", [1, 17, 0, -8, 8.5, "8", True, None])
 def test_bits_outside_2_to_16_are_refused(bits):
     with pytest.raises(ValueError, match="whole number from 2 to 16"):
         QuantizerSpec(bits)

@@ -72,7 +72,7 @@ def test_threads_and_tiers_give_the_same(net):
     for tier in library.load().tiers():
         for threads in (1, 2, 5):
             np.testing.assert_array_equal(ig.predict(images, 6, engine="native", tier=tier, threads=threads), expected)
-    with pytest.raises(ValueError, match="at least one thread"):
+    with pytest.raises(ValueError, match="threads of a runner is a whole number of at least 1"):
         ig.predict(images, engine="native", threads=0)
     with pytest.raises(ValueError, match="a tier is one of auto, scalar"):
         ig.predict(images, engine="native", tier="sse9")

@@ -29,9 +29,9 @@ def test_schemes_are_the_presets():
 def test_public_names():
     """A change to this list is a change to the contract."""
     assert sorted(graffiti.__all__) == [
-        "ALT", "AccumulatorOverflow", "Inspection", "IntegerGraph", "LowBitOptimizer", "QuantizationReport",
+        "ALT", "AccumulatorOverflow", "ExportError", "Inspection", "IntegerGraph", "LowBitOptimizer", "QuantizationReport",
         "QuantizerSpec", "ReportLine", "Rule", "Scheme", "TargetError", "TargetProfile", "TensorSpec",
-        "TrainingScheme", "VerificationReport", "calibrate", "callbacks", "cost", "data", "files", "inspect", "layers", "quantize",
+        "TrainingScheme", "Unavailable", "VerificationReport", "calibrate", "callbacks", "cost", "data", "exceptions", "files", "inspect", "layers", "quantize",
         "quantize_training", "quantizers", "recipes", "report", "schemes", "strip", "targets", "tfmot", "to_integer", "verify",
     ]
     assert all(hasattr(graffiti, name) for name in graffiti.__all__)

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from graffiti import user_data
+from graffiti import checks, user_data
 from graffiti.calibration.values import Spool, Values
 
 _BATCH = 32  # examples that one step of a plain array stands for, Keras' default
@@ -55,12 +55,11 @@ def read(data: Any, model: keras.Model, steps: int | None = None, spool: Spool |
     inputs = inputs_of(model)
     if data is None:
         raise ValueError("there is no calibration data; pass 50 to 500 typical inputs of the model")
-    if steps is not None and (isinstance(steps, bool) or int(steps) != steps or steps < 1):
-        raise ValueError(f"steps is the number of calibration batches to use, at least 1, got {steps!r}")
+    steps = None if steps is None else checks.whole("steps", steps, 1, of="batches")
     plain = user_data.is_plain(data)
-    limit = int(steps) * _BATCH if steps is not None and plain else None
+    limit = steps * _BATCH if steps is not None and plain else None
     found: list[Values] = []
-    for batch in inputs.parts(data, steps=None if steps is None else int(steps), endless=_ENDLESS):
+    for batch in inputs.parts(data, steps=steps, endless=_ENDLESS):
         # what a user's array holds is held already; batches of a dataset come and go
         found = found or [Values(None if plain else spool or Spool()) for _ in batch]
         for values, name, array, dtype in zip(found, inputs.names, batch, inputs.dtypes, strict=True):

@@ -19,7 +19,7 @@ EVERY, STORED = "every value", "what is stored"  # ``Executor.shows``
 
 class Unavailable(Exception):
     """An executor cannot run a graph here, and that is no fault: a package, a tool or an instruction set is missing, or it has no
-    form for one of the graph's layers. The only exception that makes ``verify`` skip a target."""
+    form for one of the graph's layers. The only exception that makes ``verify`` skip a target; its message says what is missing."""
 
 
 class Running(Protocol):

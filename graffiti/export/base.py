@@ -15,10 +15,20 @@ from graffiti.graph.problem import Problem
 
 
 class ExportError(ValueError):
-    """A graph cannot be exported; ``problems`` lists every offending layer."""
+    """A graph cannot be exported. Nothing was written.
+
+    Args:
+        format: the export format.
+        graph: that cannot be written.
+        problems: at least one.
+
+    Attributes:
+        format: the export format.
+        problems: a ``Problem(layer, op, reason, fix)`` for each offending layer.
+    """
 
     def __init__(self, format: str, graph: Graph, problems: Sequence[Problem]) -> None:
-        self.problems = list(problems)
+        self.format, self.problems = format, list(problems)
         lines = "".join(f"\n  - {problem}" for problem in self.problems)
         super().__init__(f"graph {graph.name!r} cannot be exported as {format}, {len(self.problems)} layers stand against it:{lines}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from graffiti.graph.ir import Graph
 
@@ -196,10 +196,3 @@ def bytes_of(graph: Graph, value: str) -> int:
             raise ValueError(f"value {value!r} has the unknown shape {shape}; memory is planned for fixed sizes only")
         count *= size
     return count * (4 if format is None else format.dtype.itemsize)
-
-
-def plan_values(graph: Graph, values: Mapping[str, tuple[int, int]], alignment: int = 16) -> tuple[dict[str, int], Plan]:
-    """``plan`` by name: offsets of the values (one example each) whose lifetimes are given."""
-    names = list(values)
-    result = plan([bytes_of(graph, name) for name in names], [values[name] for name in names], alignment)
-    return dict(zip(names, result.offsets)), result

@@ -6,7 +6,7 @@ Run between passes in tests and under a debug flag, and on every integer graph t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,15 @@ PADDINGS = ("same", "valid")
 
 
 class GraphError(ValueError):
-    """A graph breaks an invariant; the message lists the first few faults."""
+    """A graph breaks an invariant; the message lists the first few faults.
+
+    Attributes:
+        faults: all of them, one sentence each.
+    """
+
+    def __init__(self, message: str, faults: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.faults = list(faults)
 
 
 def verify_graph(graph: Graph) -> None:
@@ -34,7 +42,7 @@ def verify_graph(graph: Graph) -> None:
     faults = problems(graph)
     if faults:
         more = f"\n  ... and {len(faults) - 10} more" if len(faults) > 10 else ""
-        raise GraphError(f"the {graph.stage} graph {graph.name!r} is not valid:\n  " + "\n  ".join(faults[:10]) + more)
+        raise GraphError(f"the {graph.stage} graph {graph.name!r} is not valid:\n  " + "\n  ".join(faults[:10]) + more, faults)
 
 
 def problems(graph: Graph) -> list[str]:

@@ -477,6 +477,11 @@ class Twins:
                         copy._layers.remove(mine)
 
 
+def rename_maker(tensor: keras.KerasTensor, name: str) -> None:
+    """Give another name to the operation that a symbolic tensor comes from."""
+    tensor._keras_history.operation.name = name
+
+
 def tie(layer, old: keras.Variable, new: keras.Variable) -> None:
     """Let a built layer, and those inside it, use another variable for one of theirs.
 
@@ -507,6 +512,92 @@ def _classes(layer) -> dict[str, Any]:
             if not kind.__module__.startswith(("keras.", "builtins")) and hasattr(value, "get_config"):
                 found[kind.__name__] = found[keras.saving.get_registered_name(kind)] = kind
     return found
+
+
+@contextlib.contextmanager
+def default_policy(policy: str) -> Iterator[None]:
+    """The dtype policy of layers that are made without one."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+# ---- models ----------------------------------------------------------------------------------------------------------------
+def is_keras_own(model: keras.Model) -> bool:
+    """Whether a model's class is Keras' own ``Model`` or ``Sequential``, no subclass."""
+    return type(model).__module__.startswith("keras.")
+
+
+def as_class(model: keras.Model, kind: type) -> keras.Model:
+    """The same layers and tensors as a model of another class, compiled as the model is.
+
+    Args:
+        model: Functional, or a built Sequential.
+        kind: ``keras.Model``, ``keras.Sequential`` or a subclass; Sequential where the model is.
+    """
+    if isinstance(model, keras.Sequential):
+        made = kind([model._layers[0], *model.layers], name=model.name, trainable=model.trainable)
+    else:
+        made = kind(model.input, model.output, name=model.name)
+    if model.compiled:
+        made.compile_from_config(model.get_compile_config())
+    return made
+
+
+def named_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
+    """Every layer with a stable name, those inside others too (``conv/kernel_quantizer``), each once, in the order of the model."""
+    seen: set[int] = set()
+    stack = [(layer.name, layer) for layer in reversed(model.layers)]
+    while stack:
+        path, layer = stack.pop()
+        if id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        yield path, layer
+        if isinstance(layer, keras.Model):
+            inner = [(f"{path}/{part.name}", part) for part in layer.layers]
+        else:
+            inner = []
+            for key, value in vars(layer).items():
+                parts = () if key.startswith("_") else value if isinstance(value, (list, tuple)) else [value]
+                inner.extend((f"{path}/{key}", part) for part in parts if isinstance(part, keras.layers.Layer))
+        stack.extend(reversed(inner))
+
+
+# ---- optimizers ------------------------------------------------------------------------------------------------------------
+def optimized(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """The variables that a built optimizer moves, in the order of its own variables; empty before it is built."""
+    return list(optimizer._trainable_variables) if optimizer.built else []
+
+
+def variable_index(optimizer: keras.optimizers.Optimizer, variable: keras.Variable) -> int:
+    """Where a variable stands in ``optimized``."""
+    return optimizer._get_variable_index(variable)
+
+
+# ---- Keras 2: frozen, so its nodes can be relied on ------------------------------------------------------------------------
+def is_keras2_graph(model) -> bool:
+    """Whether a ``tf_keras`` model (not Sequential) consists of symbolic tensors."""
+    return bool(getattr(model, "_is_graph_network", False))
+
+
+def keras2_nodes(model) -> Iterator[Any]:
+    """The calls of a ``tf_keras`` model, its inputs aside, in topological order."""
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        yield from (node for node in model._nodes_by_depth[depth] if not node.is_input)
+
+
+def keras2_maker(tensor) -> str:
+    """The name of the ``tf_keras`` layer that a symbolic tensor comes from."""
+    return tensor._keras_history.layer.name
+
+
+def call_count(layer) -> int:
+    """How often a layer, of Keras 2 or 3, was called on symbolic tensors."""
+    return len(layer._inbound_nodes)
 
 
 # ---- state of models ---------------------------------------------------------------------------------------------------------

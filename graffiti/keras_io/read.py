@@ -82,7 +82,7 @@ class Reader:
     """
 
     def __init__(self, model: keras.Model, keep_float: KeepFloat | None = None) -> None:
-        quantized = any(_is_quantizing(layer) for layer in model._flatten_layers())
+        quantized = any(_is_quantizing(layer) for layer in compat.sublayers(model))
         self.graph = Graph("fakequant" if quantized else "float", name=model.name)
         self.trainable = bool(model.trainable)
         self.keep_float = keep_float or (lambda name, layer: False)

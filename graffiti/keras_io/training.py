@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from graffiti.keras_io import compat
+
 _ELEMENTWISE = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2, keras.constraints.NonNeg)
 _KNOWN: dict[tuple[str, str], type] = {}  # the user's classes that were met while reading, which no file has to know in this process
 
@@ -82,7 +84,7 @@ def lost(model: keras.Model) -> list[tuple[str, str]]:
     own = [name for name in ("train_step", "test_step", "compute_loss") if _is_own(type(model), name)]
     if own:
         found.append((model.name, f"{' and '.join(own)} of {type(model).__name__} are the class's own and stay with it; the quantized model trains as any keras.Model does"))
-    halves = [layer for layer in model._flatten_layers() if layer is not model and _is_half(layer)]
+    halves = [layer for layer in compat.sublayers(model) if layer is not model and _is_half(layer)]
     if halves:
         policies = ", ".join(sorted({layer.dtype_policy.name for layer in halves}))
         found.append((model.name, f"{len(halves)} layers with the dtype policy {policies} are read as float32: fake quantization is exact there, and integers need no half precision"))

@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from graffiti.reports import QuantizationReport
+
 
 @keras.saving.register_keras_serializable(package="graffiti")
 class Output(keras.layers.Layer):
@@ -69,10 +71,19 @@ class QuantizedModel(keras.Model):
         inputs: as in ``keras.Model``.
         outputs: the same. An output made by an ``Output`` layer has the name that this layer says, any other its layer's name.
         name: the model's.
+        quantization_report: plain values of a ``QuantizationReport``; a ``.keras`` file holds them.
         **kwargs: as in ``keras.Model``.
+
+    Attributes:
+        quantization_report: what ``quantize`` did; empty where nobody knows.
     """
 
-    def __init__(self, inputs, outputs, name=None, **kwargs) -> None:
+    def __init__(self, inputs, outputs, name=None, *, quantization_report=(), **kwargs) -> None:
         super().__init__(inputs, outputs, name=name, **kwargs)
+        self.quantization_report = QuantizationReport.from_config(quantization_report)
         given = {layer.name: layer.output_name for layer in self.layers if isinstance(layer, Output)}
         self.output_names: list[str] = [given.get(layer, layer) for layer in list(self.output_names)]
+
+    def get_config(self) -> dict[str, Any]:
+        """The functional model's config and the report."""
+        return {**super().get_config(), "quantization_report": self.quantization_report.to_config()}

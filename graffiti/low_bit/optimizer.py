@@ -6,13 +6,13 @@ from typing import Any
 
 import keras
 
-from graffiti.optimizers import deserialized
+from graffiti.optimizers import TwoOptimizers
 
 SCALE_PATTERN = r"(.*/)?learned_scale"
 
 
 @keras.saving.register_keras_serializable(package="graffiti")
-class LowBitOptimizer(keras.optimizers.MultiOptimizer):
+class LowBitOptimizer(TwoOptimizers):
     """Two optimizers: one for weights, one for the learned scales of ``large_gradients``, without weight decay.
 
     Args:
@@ -34,27 +34,13 @@ class LowBitOptimizer(keras.optimizers.MultiOptimizer):
         weights = keras.optimizers.get(weights)
         if scales is None:
             scales = keras.optimizers.Adam(scale_learning_rate, name="scales_adam")
-        super().__init__(keras.optimizers.OptimizerMap(weights, {SCALE_PATTERN: scales}), loss_scale_factor=loss_scale_factor, name=name)
+        super().__init__(SCALE_PATTERN, scales, weights, loss_scale_factor=loss_scale_factor, name=name)
 
     @property
     def scales_optimizer(self) -> keras.optimizers.Optimizer:
         """The optimizer of the learned scales."""
-        return self.optimizers[0]
-
-    @property
-    def weights_optimizer(self) -> keras.optimizers.Optimizer:
-        """The optimizer of everything else."""
-        return self.optimizers[1]
+        return self.special_optimizer
 
     def get_config(self) -> dict[str, Any]:
         """Plain values: both optimizers."""
-        serialize = keras.saving.serialize_keras_object
-        return {
-            "weights": serialize(self.weights_optimizer), "scales": serialize(self.scales_optimizer), "loss_scale_factor": self.loss_scale_factor,
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects=None) -> LowBitOptimizer:
-        """The inverse of ``get_config``."""
-        return cls(**deserialized(config, custom_objects))
+        return {**super().get_config(), "scales": keras.saving.serialize_keras_object(self.scales_optimizer)}

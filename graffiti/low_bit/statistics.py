@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
+from graffiti.keras_io import compat
+
 
 def reestimate(model: keras.Model, arrays: list[np.ndarray], batch_size: int, *, progress: bool = True) -> None:
     """Replace the moving mean and variance of each batch norm by the mean of its batches', weighted by their sizes; nothing else changes.
@@ -20,7 +22,7 @@ def reestimate(model: keras.Model, arrays: list[np.ndarray], batch_size: int, *,
 
     References: Wu and Johnson, "Rethinking 'Batch' in BatchNorm", arXiv 2105.07576, section 3.
     """
-    norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    norms = [layer for layer in compat.sublayers(model) if isinstance(layer, keras.layers.BatchNormalization)]
     moving = {id(variable) for norm in norms for variable in (norm.moving_mean, norm.moving_variance)}
     others = [(variable, variable.numpy()) for variable in model.variables if id(variable) not in moving]
     momenta = [norm.momentum for norm in norms]

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from graffiti import checks
 from graffiti.numerics.formats import QFormat, exponent_of_threshold
 from graffiti.numerics.rounding import check_rounding
 
@@ -112,14 +113,13 @@ class Quantizer(keras.layers.Layer):
         channel_axis: ChannelAxis = None, role: str = "activation", calibration: str = "max", trainable: bool = True,
         name: str | None = None, dtype: Any = "float32",
     ) -> None:
-        if isinstance(bits, bool) or int(bits) != bits or not MIN_BITS <= bits <= MAX_BITS:
-            raise ValueError(f"bits of a quantizer is a whole number from {MIN_BITS} to {MAX_BITS}, got {bits!r}")
+        bits = checks.whole("bits of a quantizer", bits, MIN_BITS, MAX_BITS)
         if narrow and not signed:
             raise ValueError("narrow drops the lowest code of a signed range; an unsigned quantizer cannot be narrow")
         if not (channel_axis in (None, "flat") or (isinstance(channel_axis, int) and not isinstance(channel_axis, bool))):
             raise ValueError(f"channel_axis is None, 'flat' or the index of an axis, got {channel_axis!r}")
         super().__init__(name=name, trainable=trainable, dtype="float32")  # a loaded config names a dtype; there is only this one
-        self.bits, self.signed, self.narrow = int(bits), bool(signed), bool(narrow)
+        self.bits, self.signed, self.narrow = bits, bool(signed), bool(narrow)
         self.rounding = check_rounding(rounding)
         self.channel_axis, self.role, self.calibration = channel_axis, role, calibration
         self.supports_masking = True

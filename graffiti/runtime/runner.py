@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from graffiti import checks
 from graffiti.graph import interpreter, ops
 from graffiti.graph.ir import Graph
 from graffiti.runtime import library
@@ -44,8 +45,7 @@ class Runner:
     def __init__(self, graph: Graph, tier: str = "auto", threads: int | None = None, island: Island | None = None) -> None:
         if graph.stage != "integer":
             raise ValueError(f"Runner runs a graph of stage 'integer', got {graph.stage!r}; lower it first")
-        if threads is not None and threads < 1:
-            raise ValueError(f"a runner uses at least one thread, got {threads}")
+        threads = None if threads is None else checks.whole("threads of a runner", threads, 1)
         if island is None and (islands := [node.name for node in graph.nodes if node.op == "island"]):
             raise ValueError(f"layer {islands[0]!r} stayed in float; pass island=, a function (node, arrays) -> arrays")
         library.tier_number(tier)

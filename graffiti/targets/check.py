@@ -25,12 +25,16 @@ WINDOWS = tuple(name for name, row in OPS.items() if row.integer and (row.window
 
 
 class TargetError(ValueError):
-    """A network does not fit its target; ``problems`` lists every offending layer with what would fix it.
+    """A network does not fit its target.
 
     Args:
         target: the profile's name.
         network: the graph's name.
         problems: at least one.
+
+    Attributes:
+        target: the profile's name.
+        problems: a ``Problem(layer, op, reason, fix)`` for each offending layer and reason.
     """
 
     def __init__(self, target: str, network: str, problems: Iterable[Problem]) -> None:

@@ -112,11 +112,12 @@ def test_lifetimes_of_a_graph_follow_views():
     assert memory.lifetimes_of(graph, views=()) == {"x": (0, 0), "q": (0, 3), "view": (1, 2), "d": (2, 4), "r": (3, 3)}
 
 
-def test_bytes_and_plan_by_name():
+def test_bytes_of_values():
     graph = small_graph()
     assert [memory.bytes_of(graph, v) for v in ("x", "q", "view", "d", "k")] == [96, 24, 24, 20, 120 * 1]
-    offsets, plan = memory.plan_values(graph, memory.lifetimes_of(graph), alignment=4)
-    assert set(offsets) == {"x", "q", "d", "r"} and plan.total == plan.lower_bound == 96 + 24
+    lifetimes = memory.lifetimes_of(graph)
+    plan = memory.plan([memory.bytes_of(graph, name) for name in lifetimes], list(lifetimes.values()), alignment=4)
+    assert plan.total == plan.lower_bound == 96 + 24
 
 
 def test_unknown_sizes_are_an_error():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import graffiti
+from graffiti.low_bit.callbacks import tensor_quantizers
 from graffiti.low_bit.quantizers import AdaptivePrecision
 from graffiti.low_bit.quantizers import adaptive_precision as method
 from graffiti.training_config import TensorSpec, TrainingScheme
@@ -173,7 +176,7 @@ def test_widths_of_a_network_are_counted():
     model = graffiti.quantize_training(plain, scheme)
     model.compile("sgd", "mse")
     model.fit(np.random.randn(32, 5), np.random.randn(32, 3), batch_size=8, epochs=2, verbose=0, callbacks=[graffiti.callbacks.LowBitSteps()])
-    assert [int(q.epoch_steps) for q in graffiti.low_bit.callbacks.quantizers_of(model)] == [4, 4]
+    assert [int(q.epoch_steps) for q in tensor_quantizers(model)] == [4, 4]
     shares = graffiti.callbacks.shares(model)
     assert sum(shares.values()) == pytest.approx(1) and shares[24] > 0.5
 
@@ -185,3 +188,34 @@ def test_bad_arguments():
         AdaptivePrecision(widths=(4,))
     with pytest.raises(ValueError, match="mode of adaptive precision is one of 1, 2"):
         AdaptivePrecision(mode=3)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: keras.Model(x := keras.Input((5,)), keras.layers.Dense(3)(x)), lambda: keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)]),
+], ids=["functional", "sequential"])
+def test_fit_warns_where_nobody_says_how_long_an_epoch_is(make):
+    x, y = np.random.randn(8, 5), np.random.randn(8, 3)
+
+    def model(**hyper):
+        made = graffiti.quantize_training(make(), graffiti.schemes.get("adaptive_precision", **hyper))
+        made.compile("sgd", "mse")
+        return made
+
+    steps = graffiti.callbacks.LowBitSteps()
+    with pytest.warns(UserWarning, match=r"take 1000 steps for an epoch.*pass callbacks=\[graffiti.callbacks.LowBitSteps\(\)\]"):
+        model().fit(x, y, verbose=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for listed in ([steps], steps):
+            model().fit(x, y, verbose=0, callbacks=listed)
+        model(steps_per_epoch=4).fit(x, y, verbose=0)
+        told = model()
+        told.fit(x, y, 32, 1, 0, [steps])  # by position
+        told.fit(x, y, verbose=0)          # what it was told is kept
+        plain = graffiti.quantize_training(make(), "min_max_int8")
+        plain.compile("sgd", "mse")
+        plain.fit(x, y, verbose=0)
+    assert [int(q.epoch_steps) for q in tensor_quantizers(told)] == [1, 1, 1]
+    said = model()
+    said.fit(x, y, verbose=0, callbacks=[graffiti.callbacks.LowBitSteps(steps=70)])
+    assert {int(q.epoch_steps) for q in tensor_quantizers(said)} == {70}

@@ -10,7 +10,8 @@ from low_bit.models import compiled, convnet, examples, mlp
 
 import graffiti
 from graffiti import Rule
-from graffiti.low_bit.callbacks import quantizers_of
+from graffiti.low_bit.callbacks import tensor_quantizers
+from graffiti.low_bit.convert import apply, decide, report
 from graffiti.training_config import TensorSpec, TrainingScheme
 
 
@@ -33,6 +34,53 @@ def test_conversion_keeps_weights_names_and_the_original():
             np.testing.assert_array_equal(layer.weights[0], model.get_layer(holder).weights[0])
     assert all(np.array_equal(a, b) for a, b in zip(before, plain.get_weights())) and kinds(plain)["first"] == "Conv2D"
     assert [line.layer for line in model.quantization_report.of("quantized")] == ["first", "conv", "depthwise", "transposed", "separable", "last"]
+
+
+def test_decide_says_what_apply_does_and_touches_nothing():
+    plain = convnet()
+    weights, config = [w.copy() for w in plain.get_weights()], plain.get_config()
+    nodes = [len(layer._inbound_nodes) for layer in plain.layers]
+    decisions = decide(plain, "adaptive_precision", [Rule("conv", None)])
+    assert plain.get_config() == config and nodes == [len(layer._inbound_nodes) for layer in plain.layers]
+    assert all(np.array_equal(a, b) for a, b in zip(weights, plain.get_weights()))
+    assert {d.path: d.action for d in decisions} == {
+        "first": "low_bit", "bn": "fused_norm", "relu": "absorbed_relu", "conv": "float", "bn_linear": "absorbed_norm", "sum": "residual_norm",
+        "joined": "absorbed_relu", "depthwise": "low_bit", "transposed": "low_bit", "separable": "low_bit", "last": "low_bit",
+    }
+    by_path = {d.path: d for d in decisions}
+    assert by_path["sum"].partner is plain.get_layer("bn_linear") and by_path["sum"].normalized == 1 and by_path["sum"].relu
+    assert by_path["conv"].why == "a rule keeps it in float" and by_path["conv"].scheme is None
+    model = apply(plain, decisions, seed=3)
+    assert model.quantization_report == report(decisions) == graffiti.quantize_training(plain, "adaptive_precision", rules=[Rule("conv", None)]).quantization_report
+    assert kinds(model) == kinds(graffiti.quantize_training(plain, "adaptive_precision", rules=[Rule("conv", None)]))
+    fewer = apply(plain, [d for d in decisions if d.path == "last"])
+    assert {name: kind for name, kind in kinds(fewer).items() if kinds(plain)[name] != kind} == {"last": "LowBitDense"}
+    with pytest.raises(ValueError, match="these rules match no layer: 'nothing' → float"):
+        decide(plain, "adaptive_precision", [Rule("nothing", None)])
+    with pytest.raises(ValueError, match="'last' is no layer of model 'mlp'; decide about the model that they are applied to"):
+        apply(mlp(), [by_path["last"]])
+
+
+def test_a_layer_inside_a_wrapper_has_a_decision_of_its_own():
+    inputs = keras.Input((5, 6))
+    x = keras.layers.Bidirectional(keras.layers.LSTM(3, return_sequences=True, name="lstm"), name="both")(inputs)
+    plain = keras.Model(inputs, keras.layers.TimeDistributed(keras.layers.Dense(2, name="dense"), name="steps")(x))
+    found = [(d.path, d.part, d.target.name) for d in decide(plain, "min_max_int8")]
+    assert found == [
+        ("both/forward_lstm", "forward_layer", "forward_lstm"), ("both/backward_lstm", "backward_layer", "backward_lstm"), ("steps/dense", "layer", "dense")]
+
+
+@pytest.mark.parametrize("make", [mlp, convnet, lambda: keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, name="last")], name="row")])
+def test_the_report_is_in_the_file_and_strip_gives_the_models_class_back(make, tmp_path):
+    plain = make()
+    model = compiled(graffiti.quantize_training(plain, "min_max_int8"))
+    model.save(tmp_path / "net.keras")
+    again = keras.models.load_model(tmp_path / "net.keras")
+    assert type(again) is type(model) and isinstance(model, keras.Sequential) == isinstance(plain, keras.Sequential)
+    assert again.quantization_report == model.quantization_report and model.quantization_report.of("quantized")
+    assert type(graffiti.strip(again)) is type(plain)
+    assert not getattr(keras.models.clone_model(again), "quantization_report", ())
+    assert compiled(plain) and graffiti.quantize_training(plain, "min_max_int8").compiled, "Keras' clone of a compiled model is compiled"
 
 
 def test_strip_gives_the_trained_network_back():
@@ -92,7 +140,7 @@ def test_strip_takes_data_of_several_named_inputs():
 @pytest.mark.parametrize(("data", "options", "message"), [
     (np.zeros((4, 5, 8, 3), np.float32), {}, r"has shape \(batch"),
     (np.full((4, 8, 8, 3), np.nan, np.float32), {}, "NaN or Inf"),
-    (np.zeros((4, 8, 8, 3), np.float32), {"batch_size": 0}, "batch_size is a number of examples, at least 1, got 0"),
+    (np.zeros((4, 8, 8, 3), np.float32), {"batch_size": 0}, "batch_size is a whole number of examples, at least 1, got 0"),
 ])
 def test_strip_refuses_data_that_the_model_cannot_take(data, options, message):
     with pytest.raises(ValueError, match=message):
@@ -178,7 +226,7 @@ def test_nested_and_sequential_models():
     model = graffiti.quantize_training(plain, "adaptive_precision", rules=[Rule("inner/dense", "min_max_int8")])
     assert [line.layer for line in model.quantization_report] == ["inner/dense", "head"]
     assert model.get_layer("inner").get_layer("dense").low_bit.scheme.name == "min_max_int8" and model.get_layer("head").low_bit.signed is False
-    assert len(list(quantizers_of(model))) == 6
+    assert len(list(tensor_quantizers(model))) == 6
     x = np.ones((2, 6), np.float32)
     np.testing.assert_array_equal(graffiti.strip(model)(x), plain(x))
 

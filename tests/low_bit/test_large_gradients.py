@@ -8,29 +8,40 @@ import tensorflow as tf
 
 from graffiti.low_bit.quantizers import LargeGradients, LearnedScale
 from graffiti.low_bit.quantizers import large_gradients as method
+from graffiti.numerics.noise import uniform
 
 G = tf.constant([0.8, -0.5, 0.31, 0.06, -0.02, 0.0, -0.79, 0.011])
-
-
-@pytest.mark.parametrize(("bits", "factor", "codes", "values"), [
-    (4, 1.0, [7, -4, 3, 1, 0, 0, -7, 0], [0.8, -0.45714286, 0.34285714, 0.11428571, 0, 0, -0.8, 0]),
-    (4, 0.8, [7, -5, 3, 1, 0, 0, -7, 0], [0.64, -0.45714286, 0.27428571, 0.09142857, 0, 0, -0.64, 0]),
-    (8, 0.9, [127, -88, 55, 11, -4, 0, -127, 2], [0.72, -0.49889764, 0.31181102, 0.0623622, -0.02267717, 0, -0.72, 0.01133858])])
-def test_l1_quantizer(bits, factor, codes, values):
-    found = method.quantize_gradient(G, tf.constant(factor), bits)
-    np.testing.assert_array_equal(found, codes)
-    np.testing.assert_allclose(found * method.gradient_step(tf.constant(factor), tf.constant(0.8), bits), values, rtol=1e-6)
-
-
-def test_l2_given_noise():
-    noise = tf.constant([0.3, -0.4, 0.49, -0.2, 0.1, -0.1, 0.45, 0.25])
-    np.testing.assert_array_equal(method.quantize_gradient(G, tf.constant(1.0), 4, noise), [7, -5, 3, 0, 0, 0, -6, 0])
 
 
 def built(cls=LargeGradients, shape=(8,), **arguments):
     quantizer = cls(**arguments)
     quantizer.build(shape)
     return quantizer
+
+
+@pytest.mark.parametrize(("bits", "factor", "codes"), [
+    (4, 1.0, [7, -4, 3, 1, 0, 0, -7, 0]), (4, 0.8, [7, -5, 3, 1, 0, 0, -7, 0]), (8, 0.9, [127, -88, 55, 11, -4, 0, -127, 2]),
+])
+def test_l1_quantizer(bits, factor, codes):
+    """The mean of many draws rounds to the codes of rounding to nearest; each draw is beside the real value, or at the range's end."""
+    quantizer = built(bits=bits, initial_factor=factor, beta=0.0, seed=1)
+    draws = np.stack([(q := quantizer.encode(G, True)).codes.numpy() for _ in range(200)]).astype(np.int64)
+    step, top = 2 * factor * 0.8 / (2**bits - 2), 2 ** (bits - 1) - 1
+    assert float(q.scale) == pytest.approx(step, rel=1e-6) and (q.low, q.high) == (-top, top)
+    exact = G.numpy().astype(np.float64) / step
+    assert np.all(np.abs(draws - np.clip(exact, -top, top)) < 1 + 1e-5)
+    np.testing.assert_array_equal(np.round(np.clip(exact, -top, top)), codes)
+    np.testing.assert_allclose(draws.mean(0), np.clip(exact, -top, top), atol=0.13)
+
+
+def test_l2_the_noise_of_a_draw_decides_its_code():
+    """Codes are ``clip(round(G/step + U))`` with the generator's own ``U``."""
+    quantizer, g = built(bits=4, seed=5), tf.tile(G, [16])
+    key = quantizer.noise.numpy()
+    q = quantizer.encode(g, True)
+    expected = np.floor(g.numpy() * (1 / q.scale.numpy()) + uniform(g.shape[0], (int(key[0]), int(key[1]))))
+    np.testing.assert_array_equal(q.codes, np.clip(expected, -7, 7))
+    assert not np.array_equal(q.codes, quantizer.encode(g, True).codes), "the noise stands still"
 
 
 def test_l3_unbiased():
@@ -91,10 +102,14 @@ def test_l8_optimality():
     assert abs((alpha - 1.1 * rate) / (2**bits - 2) - 1.1 * rate) > 1e-5
 
 
+def learned(x, bound: float, **arguments) -> np.ndarray:
+    return LearnedScale(bits=4, **arguments).encode(tf.constant(x, tf.float32), False, (tf.constant(bound),)).real().numpy()
+
+
 def test_l9_weights_and_l10_activations():
-    np.testing.assert_allclose(method.quantize_weights(tf.constant([0.9, -0.33, 0.05, -1.4]), tf.constant(1.0), 4), [0.85714286, -0.28571429, 0, -1], rtol=1e-6)
-    assert len(np.unique(method.quantize_weights(tf.linspace(-1.0, 1.0, 10001), tf.constant(1.0), 4))) == 15
-    np.testing.assert_allclose(method.quantize_activations(tf.constant([0, 0.2, 0.77, 1.9]), tf.constant(1.5), 4), [0, 0.2, 0.8, 1.5], rtol=1e-6)
+    np.testing.assert_allclose(learned([0.9, -0.33, 0.05, -1.4], 1.0, role="weights"), [0.85714286, -0.28571429, 0, -1], rtol=1e-6)
+    assert len(np.unique(learned(np.linspace(-1.0, 1.0, 10001), 1.0, role="weights"))) == 15
+    np.testing.assert_allclose(learned([0, 0.2, 0.77, 1.9], 1.5, role="activations", signed=False), [0, 0.2, 0.8, 1.5], rtol=1e-6)
 
 
 def test_l11_first_scales():

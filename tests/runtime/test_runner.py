@@ -104,7 +104,7 @@ def test_pickle_and_settings():
     assert Runner(graph).threads == len(os.sched_getaffinity(0)) and supported_tiers()[0] == "scalar"
     with pytest.raises(ValueError, match="a tier is one of"):
         Runner(graph, tier="neon512")
-    with pytest.raises(ValueError, match="at least one thread"):
+    with pytest.raises(ValueError, match="threads of a runner is a whole number of at least 1, got 0"):
         Runner(graph, threads=0)
     graph.stage = "float"
     with pytest.raises(ValueError, match="stage 'integer'"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 
-from graffiti import files
+from graffiti import checks, files
 from graffiti.export import difference
 from graffiti.export.base import Exporter, Package, Problem, WriteOption
 from graffiti.export.onnx.model import OnnxGraph, build, problems
@@ -43,8 +43,7 @@ class _OnnxFile(Exporter):
 
     def _build(self, graph: Graph, style: Style, batch: int | None, show: str) -> OnnxGraph:
         self.check(graph)
-        if batch is not None and batch < 1:
-            raise ValueError(f"batch is a size of at least 1, or None for the format's default; got {batch}")
+        batch = None if batch is None else checks.whole("batch", batch, 1, of="examples")
         self.check_packages()
         return build(graph, style, batch=batch or (1 if self.fixed_sizes else None), show=show)
 

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import keras
 
+from graffiti.low_bit.layers.absorbed import AbsorbedBatchNormalization, AbsorbedLayer, AbsorbedReLU
 from graffiti.low_bit.layers.attention import LowBitGroupQueryAttention, LowBitMultiHeadAttention
 from graffiti.low_bit.layers.base import LowBitLayer
-from graffiti.low_bit.layers.batch_norm import (
-    AbsorbedBatchNormalization,
-    AbsorbedLayer,
-    AbsorbedReLU,
-    FusedBatchNormalization,
-    QuantizedBatchNormalization,
-    ResidualBatchNormalization,
-)
+from graffiti.low_bit.layers.batch_norm import FusedBatchNormalization, ResidualBatchNormalization
 from graffiti.low_bit.layers.convolution import (
     LowBitConv1D,
     LowBitConv1DTranspose,
@@ -25,6 +19,7 @@ from graffiti.low_bit.layers.convolution import (
     LowBitSeparableConv2D,
 )
 from graffiti.low_bit.layers.dense import LowBitDense, LowBitEinsumDense
+from graffiti.low_bit.layers.quantized_batch_norm import QuantizedBatchNormalization
 from graffiti.low_bit.layers.recurrent import LowBitGRU, LowBitLSTM, LowBitRNN, LowBitSimpleRNN
 from graffiti.low_bit.layers.wrappers import inner_layers, rewrap
 

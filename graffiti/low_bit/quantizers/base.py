@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from graffiti import checks
 from graffiti.low_bit import replicas
 from graffiti.low_bit.quantized import Quantized
 
@@ -167,12 +168,16 @@ def check_number(name: str, value, low: float, high: float) -> float:
 def check_bits(name: str, bits, low: int, high: int) -> int:
     """A width, checked.
 
+    Args:
+        name: for the sentence.
+        bits: what arrived.
+        low: the narrowest.
+        high: the widest.
+
     Raises:
         ValueError: where it is no whole number from ``low`` to ``high``.
     """
-    if isinstance(bits, bool) or not isinstance(bits, int) or not low <= bits <= high:
-        raise ValueError(f"{name} is a whole number of bits from {low} to {high}, got {bits!r}")
-    return bits
+    return checks.whole(name, bits, low, high, of="bits")
 
 
 def check_choice(name: str, value, choices: tuple) -> Any:

@@ -7,8 +7,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from graffiti import checks
 from graffiti.low_bit import replicas
-from graffiti.low_bit.quantizers.base import check_bits, check_number
+from graffiti.low_bit.quantizers.base import check_number
 from graffiti.low_bit.quantizers.min_max import MinMax
 
 
@@ -58,7 +59,8 @@ class DirectionSensitive(MinMax):
 
     def __init__(self, *, interval: int = 100, candidates: int = 20, alpha: float = 20.0, beta: float = 0.1, **kwargs) -> None:
         super().__init__(**kwargs)
-        self.interval, self.candidates = check_bits("interval (in steps)", interval, 1, 1 << 30), check_bits("candidates (a count)", candidates, 1, 1000)
+        self.interval = checks.whole("interval of direction_sensitive", interval, 1, 1 << 30, of="steps")
+        self.candidates = checks.whole("candidates of direction_sensitive", candidates, 1, 1000)
         self.alpha, self.beta = check_number("alpha", alpha, 0.0, 1e6), check_number("beta", beta, 0.0, 1.0)
 
     def build(self, input_shape=None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from graffiti import checks
 from graffiti.low_bit import replicas
 from graffiti.low_bit.quantized import Quantized
 from graffiti.low_bit.quantizers.base import TensorQuantizer, check_bits, check_choice, check_number
@@ -93,10 +94,10 @@ class DynamicFixedPoint(TensorQuantizer):
         self.bits = 32 if bits == 32 else check_bits("bits of dynamic fixed point (or 32)", bits, 2, 16)
         self.rounding = check_choice("rounding of dynamic fixed point", rounding, (None, *ROUNDINGS))
         self.target_overflow = check_number("target_overflow", target_overflow, 0.0, 1.0)
-        self.initial_exponent = initial_exponent
         if initial_exponent is not None:
-            check_bits("initial_exponent of dynamic fixed point", initial_exponent, MIN_EXPONENT, MAX_EXPONENT)
-        self.update_interval = check_bits("update_interval of dynamic fixed point (in steps)", update_interval, 1, 1 << 30)
+            initial_exponent = checks.whole("initial_exponent of dynamic fixed point", initial_exponent, MIN_EXPONENT, MAX_EXPONENT)
+        self.initial_exponent = initial_exponent
+        self.update_interval = checks.whole("update_interval of dynamic fixed point", update_interval, 1, 1 << 30, of="steps")
 
     @property
     def stochastic(self) -> bool:

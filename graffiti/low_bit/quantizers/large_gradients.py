@@ -29,13 +29,6 @@ def gradient_step(factor: tf.Tensor, largest: tf.Tensor, bits: int) -> tf.Tensor
     return 2.0 * tf.where(tf.equal(clip, 0.0), _TINY, clip) / float(2**bits - 2)
 
 
-def quantize_gradient(g: tf.Tensor, factor: tf.Tensor, bits: int, noise: tf.Tensor | float = 0.0) -> tf.Tensor:
-    """Codes ``clip(round(G/step + U), -(2**(b-1)-1), 2**(b-1)-1)`` with ``U`` in [-1/2, 1/2), as float32."""
-    step = gradient_step(factor, tf.reduce_max(tf.abs(g)), bits)
-    top = float(2 ** (bits - 1) - 1)
-    return tf.clip_by_value(tf.round(g / step + noise), -top, top)
-
-
 def target_rate(alpha: float, bits: int) -> float:
     """``alpha / (2**b - 1)``: the part of all gradients that the best interval clips."""
     return alpha / (2**bits - 1)
@@ -66,18 +59,6 @@ def first_factor(g: tf.Tensor, target: float, beta: float) -> tf.Tensor:
     edge = tf.sort(tf.reshape(magnitude, [-1]), direction="DESCENDING")[kept - 1]
     steps = tf.floor((1.0 - edge) / beta) + 1.0
     return tf.clip_by_value(1.0 - beta * steps, 0.001, 1.0)
-
-
-def quantize_weights(w: tf.Tensor, scale: tf.Tensor, bits: int) -> tf.Tensor:
-    """``(2*round(wn*(2**b-2))/(2**b-2) - 1) * s`` with ``wn = clip((w/|s| + 1)/2, 0, 1)``."""
-    top = float(2 ** (bits - 1) - 1)
-    return tf.clip_by_value(tf.round(w / tf.abs(scale) * top), -top, top) / top * scale
-
-
-def quantize_activations(x: tf.Tensor, bound: tf.Tensor, bits: int) -> tf.Tensor:
-    """``round(clip(x/u, 0, 1) * (2**b-1)) / (2**b-1) * u``."""
-    top = float(2**bits - 1)
-    return tf.clip_by_value(tf.round(x / bound * top), 0.0, top) / top * bound
 
 
 def first_scale(x: tf.Tensor, half_normal: bool) -> tf.Tensor:

@@ -9,7 +9,7 @@ from graffiti.graph.ops import attr
 from graffiti.numerics.formats import QFormat
 from graffiti.numerics.rounding import round_real
 from graffiti.transforms.lower.context import Lowering
-from graffiti.transforms.lower.prove_accumulators import AccumulatorOverflow
+from graffiti.transforms.lower.prove_accumulators import AccumulatorOverflow, Overflow
 
 
 def lower_quantize_bias(context: Lowering, node: Node) -> None:
@@ -31,7 +31,6 @@ def lower_quantize_bias(context: Lowering, node: Node) -> None:
     if np.any(codes < format.qmin) or np.any(codes > format.qmax):
         raise AccumulatorOverflow(
             f"the bias of {node.of_layer!r} is {worst:.0f} steps of its accumulator, more than {format.bits} bits "
-            "hold; its input or "
-            "kernel threshold is far too small: calibrate again, or keep the layer in float with a rule"
-        )
+            "hold; its input or kernel threshold is far too small: calibrate again, or keep the layer in float with a "
+            "rule", [Overflow(node.of_layer, node.op, int(worst))], format.bits)
     context.values[node.name] = context.constant(node.name, codes.astype(np.int64), format)

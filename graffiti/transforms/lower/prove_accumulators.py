@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -17,17 +18,37 @@ from graffiti.numerics.rounding import divide, shift_right
 Interval = tuple[np.ndarray, np.ndarray]  # lowest and highest code, int64, scalar or one for each index of the last axis
 
 
-class AccumulatorOverflow(ValueError):
-    """An accumulator could overflow for some input."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Overflow:
-    """A sum that may leave its register: the layer, the op, and the largest magnitude that some input may reach."""
+    """A sum that may leave its register.
+
+    Attributes:
+        layer: where.
+        op: the sum's.
+        bound: the largest magnitude that some input may reach.
+    """
 
     layer: str
     op: str
     bound: int
+
+
+class AccumulatorOverflow(ValueError):
+    """An accumulator could overflow for some input.
+
+    Args:
+        message: one sentence.
+        overflows: where.
+        bits: width of the register.
+
+    Attributes:
+        overflows: an ``Overflow(layer, op, bound)`` for each such layer, in the order of the graph.
+        bits: width of the register that they leave.
+    """
+
+    def __init__(self, message: str, overflows: Iterable[Overflow] = (), bits: int = 32) -> None:
+        super().__init__(message)
+        self.overflows, self.bits = list(overflows), bits
 
 
 class ProveAccumulators(Pass):
@@ -71,8 +92,7 @@ def intervals(graph: Graph, bits: int = 32) -> dict[str, Interval]:
         first, others = overflows[0], [repr(overflow.layer) for overflow in overflows[1:]]
         raise AccumulatorOverflow(
             f"layer {first.layer!r} ({first.op}): its accumulator may reach {first.bound}, more than the {(1 << (bits - 1)) - 1} that {bits} bits hold; "
-            "use fewer bits for its weights or input, or keep it in float with a rule" + (f" (and so may {', '.join(others)})" if others else "")
-        )
+            "use fewer bits for its weights or input, or keep it in float with a rule" + (f" (and so may {', '.join(others)})" if others else ""), overflows, bits)
     return found
 
 
