@@ -1,8 +1,12 @@
-"""The published methods of low-bit training, and the baselines people compare with, as functions of their hyper-parameters and as presets."""
+"""The published methods of low-bit training, and the baselines people compare with, as functions of their
+hyper-parameters and as presets.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from graffiti.training_config import TensorSpec, TrainingScheme
@@ -13,17 +17,23 @@ def adaptive_precision(*, adapt: tuple[str, ...] = ("gradients",), **hyper) -> T
 
     Args:
         adapt: which of ``weights activations gradients`` may change their width.
-        **hyper: of ``low_bit.quantizers.AdaptivePrecision``: ``threshold mode alpha beta gamma delta init_fraction steps_per_epoch interval_cap``, and
-            ``widths`` of what adapts.
+        **hyper: of ``low_bit.quantizers.AdaptivePrecision``: ``threshold mode alpha beta gamma delta init_fraction
+            steps_per_epoch interval_cap``, and ``widths`` of what adapts.
 
     References: Zhang et al., CVPR 2020.
     """
     widths = hyper.pop("widths", (8, 16, 24))
-    specs: dict[str, Any] = {role: TensorSpec("adaptive_precision", {"widths": list(widths if role in adapt else widths[:1]), **hyper}) for role in ("weights", "activations", "gradients")}
+    specs: dict[str, Any] = {
+        role: TensorSpec("adaptive_precision", {"widths": list(widths if role in adapt else widths[:1]), **hyper})
+        for role in ("weights", "activations", "gradients")
+    }
     return TrainingScheme(**specs, name="adaptive_precision")
 
 
-def large_gradients(bits: int = 4, *, weight_bits: int | None = None, activation_bits: int | None = None, name: str | None = None, **hyper) -> TrainingScheme:
+def large_gradients(
+    bits: int = 4, *, weight_bits: int | None = None, activation_bits: int | None = None, name: str | None = None,
+    **hyper
+) -> TrainingScheme:
     """INT4 training with small error for large gradients; the first and the last layer stay in float.
 
     Args:
@@ -35,8 +45,11 @@ def large_gradients(bits: int = 4, *, weight_bits: int | None = None, activation
     References: Kim et al., ECCV 2024.
     """
     return TrainingScheme(
-        TensorSpec("learned_scale", {"bits": weight_bits or min(bits, 8)}), TensorSpec("learned_scale", {"bits": activation_bits or min(bits, 8)}),
-        TensorSpec("large_gradients", {"bits": bits, **hyper}), first_layer=False, last_layer=False, name=name or f"large_gradients_int{bits}")
+        TensorSpec("learned_scale", {"bits": weight_bits or min(bits, 8)}),
+        TensorSpec("learned_scale", {"bits": activation_bits or min(bits, 8)}),
+        TensorSpec("large_gradients", {"bits": bits, **hyper}), first_layer=False, last_layer=False,
+        name=name or f"large_gradients_int{bits}"
+    )
 
 
 def dynamic_fixed_point(
@@ -48,8 +61,8 @@ def dynamic_fixed_point(
     Args:
         bits: B of every tensor.
         batch_norm: whether its two parts are quantized.
-        update: ``float_master``; ``quantized_update`` (weights stored in B bits with stochastic rounding); ``lazy_update`` (rounded weight gradients with
-            error feedback).
+        update: ``float_master``; ``quantized_update`` (weights stored in B bits with stochastic rounding);
+            ``lazy_update`` (rounded weight gradients with error feedback).
         forward_rounding: of weights, activations, bias and batch norm.
         gradient_rounding: of gradients.
         **hyper: of ``low_bit.quantizers.DynamicFixedPoint``: ``target_overflow initial_exponent update_interval``.
@@ -60,7 +73,9 @@ def dynamic_fixed_point(
     References: Su et al., J. Semicond. 2020.
     """
     if update not in ("float_master", "quantized_update", "lazy_update"):
-        raise ValueError(f"update of dynamic fixed point is 'float_master', 'quantized_update' or 'lazy_update', got {update!r}")
+        raise ValueError(
+            f"update of dynamic fixed point is 'float_master', 'quantized_update' or 'lazy_update', got {update!r}"
+        )
     forward = TensorSpec("dynamic_fixed_point", {"bits": bits, "rounding": forward_rounding, **hyper})
     backward = TensorSpec("dynamic_fixed_point", {"bits": bits, "rounding": gradient_rounding, **hyper})
     stored = TensorSpec("dynamic_fixed_point", {"bits": bits, "rounding": "stochastic", **hyper})
@@ -71,7 +86,8 @@ def dynamic_fixed_point(
 
 
 def multi_level_scaling(
-    element=(2, 1), group=(8, 1), *, stochastic: str = "gradients", rescale: bool = True, use_sign_bit: bool = True, name: str = "multi_level_scaling",
+    element=(2, 1), group=(8, 1), *, stochastic: str = "gradients", rescale: bool = True, use_sign_bit: bool = True,
+    name: str = "multi_level_scaling",
     **hyper,
 ) -> TrainingScheme:
     """Multi-level scaling of convolutions; the first one and the dense layers stay in float.
@@ -97,12 +113,20 @@ def multi_level_scaling(
     """
     if stochastic not in ("gradients", "all", "none"):
         raise ValueError(f"stochastic of multi_level_scaling is 'gradients', 'all' or 'none', got {stochastic!r}")
-    shared = {"element": list(element), "group": list(group), "rescale": bool(rescale), "use_sign_bit": bool(use_sign_bit), **hyper}
-    forward, gradients = (TensorSpec("multi_level_scaling", {**shared, "stochastic": stochastic in noisy}) for noisy in (("all",), ("all", "gradients")))
+    shared = {
+        "element": list(element), "group": list(group), "rescale": bool(rescale), "use_sign_bit": bool(use_sign_bit),
+        **hyper
+    }
+    forward, gradients = (
+        TensorSpec("multi_level_scaling", {**shared, "stochastic": stochastic in noisy})
+        for noisy in (("all",), ("all", "gradients"))
+    )
     return TrainingScheme(forward, forward, gradients, first_layer=False, kinds=("convolution", "depthwise"), name=name)
 
 
-def min_max(bits: int = 8, *, first_layer: bool = True, last_layer: bool = True, gradient_rounding: str = "stochastic") -> TrainingScheme:
+def min_max(
+    bits: int = 8, *, first_layer: bool = True, last_layer: bool = True, gradient_rounding: str = "stochastic"
+) -> TrainingScheme:
     """The range is the largest magnitude of each tensor; the baseline of everything.
 
     Args:
@@ -112,11 +136,15 @@ def min_max(bits: int = 8, *, first_layer: bool = True, last_layer: bool = True,
     """
     spec = TensorSpec("min_max", {"bits": bits})
     gradients = TensorSpec("min_max", {"bits": bits, "rounding": gradient_rounding})
-    return TrainingScheme(spec, spec, gradients, first_layer=first_layer, last_layer=last_layer, name=f"min_max_int{bits}")
+    return TrainingScheme(
+        spec, spec, gradients, first_layer=first_layer, last_layer=last_layer, name=f"min_max_int{bits}"
+    )
 
 
 def fixed_factor(bits: int = 4, factor: float = 1.0) -> TrainingScheme:
-    """The baseline of ``large_gradients``: the same quantizers with a clipping factor that never moves (1.0: min-max clipping)."""
+    """The baseline of ``large_gradients``: the same quantizers with a clipping factor that never moves (1.0: min-max
+    clipping).
+    """
     return large_gradients(bits, beta=0.0, initial_factor=factor, name=f"fixed_factor_{factor:g}_int{bits}")
 
 
@@ -153,16 +181,16 @@ def unified_int8(**hyper) -> TrainingScheme:
 # name -> a function of the method's hyper-parameters
 TRAINING_SCHEMES: dict[str, Callable[..., TrainingScheme]] = {
     "adaptive_precision": adaptive_precision,
-    "large_gradients_int4": lambda **hyper: large_gradients(4, **hyper),
-    "large_gradients_int5": lambda **hyper: large_gradients(5, **hyper),
-    "large_gradients_int6": lambda **hyper: large_gradients(6, **hyper),
-    "large_gradients_int8": lambda **hyper: large_gradients(8, **hyper),
+    "large_gradients_int4": partial(large_gradients, 4),
+    "large_gradients_int5": partial(large_gradients, 5),
+    "large_gradients_int6": partial(large_gradients, 6),
+    "large_gradients_int8": partial(large_gradients, 8),
     "dynamic_fixed_point": dynamic_fixed_point,
     "multi_level_scaling": multi_level_scaling,
-    "multi_level_scaling_2_4": lambda **hyper: multi_level_scaling((2, 4), name="multi_level_scaling_2_4", **hyper),
-    "min_max_int8": lambda **hyper: min_max(8, **hyper),
-    "min_max_int4": lambda **hyper: min_max(4, **hyper),
-    "fixed_factor_int4": lambda **hyper: fixed_factor(4, **hyper),
+    "multi_level_scaling_2_4": partial(multi_level_scaling, (2, 4), name="multi_level_scaling_2_4"),
+    "min_max_int8": partial(min_max, 8),
+    "min_max_int4": partial(min_max, 4),
+    "fixed_factor_int4": partial(fixed_factor, 4),
     "per_sample": per_sample,
     "dorefa": dorefa,
     "unified_int8": unified_int8,
@@ -172,9 +200,19 @@ TRAINING_SCHEMES: dict[str, Callable[..., TrainingScheme]] = {
 def get(name: str, **hyper: Any) -> TrainingScheme:
     """A training preset by its name, with some of its hyper-parameters changed.
 
+    Args:
+        name: of ``TRAINING_SCHEMES``.
+        **hyper: arguments of the preset's function.
+
     Raises:
-        ValueError: where there is no such preset.
+        ValueError: where there is no such preset, or a hyper-parameter that its function does not take.
     """
     if name not in TRAINING_SCHEMES:
         raise ValueError(f"there is no training scheme {name!r}; the presets are {', '.join(TRAINING_SCHEMES)}")
-    return TRAINING_SCHEMES[name](**hyper)
+    function = TRAINING_SCHEMES[name]
+    try:
+        inspect.signature(function).bind(**hyper)
+    except TypeError as error:
+        taken = [p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        raise ValueError(f"the scheme {name} takes {', '.join(taken)}, got {', '.join(hyper)} ({error})") from error
+    return function(**hyper)

@@ -3,7 +3,8 @@
 import pytest
 
 from graffiti import schemes, training_schemes
-from graffiti.config import Scheme
+from graffiti.config import QuantizerSpec, Scheme
+from graffiti.training_config import TrainingScheme
 
 
 def test_names():
@@ -19,7 +20,7 @@ def test_get_takes_names_schemes_and_configs(name):
 
 
 def test_get_refuses_the_rest():
-    with pytest.raises(ValueError, match="there is no scheme 'int5'; the presets are int8, int8_per_channel"):
+    with pytest.raises(ValueError, match="there is no scheme 'int5' .did you mean 'int[48]'..; the presets are int8, int8_per_channel"):
         schemes.get("int5")
     with pytest.raises(TypeError, match="a preset's name, a Scheme or its config, got 8"):
         schemes.get(8)
@@ -82,3 +83,37 @@ def test_multi_level_scaling_rounds_gradients_alone_stochastically():
     assert published.weights.arguments == {"element": [2, 1], "group": [8, 1], "rescale": False, "use_sign_bit": False, "stochastic": True}
     with pytest.raises(ValueError, match="'gradients', 'all' or 'none', got True"):
         training_schemes.get("multi_level_scaling", stochastic=True)
+
+
+def test_static_and_low_bit_schemes_are_one_name_space():
+    assert schemes.names("all") == (*schemes.names("static"), *schemes.names("low_bit"))
+    assert schemes.names() == schemes.names("static") and schemes.training_names() == schemes.names("low_bit")
+    assert len(set(schemes.names("all"))) == len(schemes.names("all")), "two presets of one name"
+    for name in schemes.names("all"):
+        assert isinstance(schemes.get(name), Scheme if name in schemes.names() else TrainingScheme)
+    with pytest.raises(ValueError, match="of the kinds static, low_bit, all, got 'gradients'"):
+        schemes.names("gradients")
+    with pytest.raises(ValueError, match=r"there is no scheme 'large_gradients_int7' \(did you mean 'large_gradients_int\d'\?\)"):
+        schemes.get("large_gradients_int7")
+
+
+def test_hyper_parameters_by_name():
+    """Of a low-bit preset they are its method's, of everything else the scheme's fields; a preset itself stays as it is."""
+    assert schemes.get("large_gradients_int4", alpha=2e-3).gradients.arguments == {"bits": 4, "alpha": 2e-3}
+    assert schemes.get("large_gradients_int4", alpha=2e-3) == schemes.get_training("large_gradients_int4", alpha=2e-3)
+    assert schemes.get("multi_level_scaling_2_4", rescale=False).name == "multi_level_scaling_2_4"
+    assert schemes.get("int8", rounding="half_up").rounding == "half_up" and schemes.get("int8").rounding == "half_even"
+    assert schemes.get_static("int8", leaky_relu_bits=12).leaky_relu_bits == 12
+    assert schemes.get(schemes.get("dorefa"), last_layer=True).last_layer is True
+    assert schemes.get(schemes.get("dorefa").to_config(), last_layer=True).last_layer is True
+    with pytest.raises(ValueError, match="the scheme min_max_int8 takes .*gradient_rounding, got alpha"):
+        schemes.get("min_max_int8", alpha=1.0)
+    with pytest.raises(ValueError, match="a Scheme has the fields weights, .*, got alpha too"):
+        schemes.get("int8", alpha=1.0)
+
+
+def test_a_static_scheme_refuses_gradients():
+    spec = QuantizerSpec(8)
+    with pytest.raises(ValueError, match="gradients of a Scheme stay None.*use graffiti.quantize_training"):
+        Scheme(spec, spec, gradients=spec)
+    assert schemes.get("int8").to_config()["gradients"] is None
