@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import pathlib
@@ -21,6 +22,7 @@ import graffiti
 from graffiti import cli
 from graffiti.cli import common
 from graffiti.export import EXPORTERS
+from graffiti.graph.passes import PassError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 IMAGES = np.random.RandomState(0).normal(size=(24, 8, 8, 3)).astype(np.float32)
@@ -333,7 +335,12 @@ REFUSALS = [
     (("quantize", "{}/float.keras", "--calibration=empty.npy", "--output=o.keras"), "empty.npy is neither .npy nor .npz, or is cut off"),
     (("quantize", "{}/float.keras", "--calibration=small.npy", "--output=o.keras"), r"has shape \(batch, 8, 8, 3\), got \(4, 2\)"),
     (("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=o.keras", "--scheme=int9"), "int9"),
+    (("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=o.keras", "--scheme=dorefa"), "that one is for low-bit training"),
     (("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=o.keras", "--keep_float=conv9"), "matches no layer"),
+    (("lower", "{}/float.keras", "--output=o.graffiti"), "is not quantized"),
+    (("lower", "{}/q.keras", "--output=o.keras"), "--output names a .graffiti file, got o.keras"),
+    (("lower", "{}/q.keras", "--output=o.graffiti", "--target=c98"), "there is no target 'c98'"),
+    (("lower", "{}/net.graffiti", "--output=o.graffiti"), "is an integer graph; expected the .keras model"),
     (("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=taken.keras"), "taken.keras exists already; choose another path"),
     (("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=o.h5"), "--output names a .keras file, got o.h5"),
     (("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=no/o.keras"), "folder .*no does not exist"),
@@ -404,6 +411,42 @@ def test_refusals_are_one_sentence_and_write_nothing(call, made, tmp_path, words
         assert out == "" and sentence.startswith(f"graffiti {words[0]}: ")
     assert re.search(message, sentence), sentence
     assert before == ({p.name: p.read_bytes() for p in tmp_path.iterdir()}, {p.name: p.read_bytes() for p in made.iterdir()})
+
+
+def test_lower(call, made, tmp_path):
+    code, out, _ = call("lower", "{}/q.keras", "--output=net.graffiti", "--target=cortex_m", "--json")
+    result = json.loads(out)
+    graph = graffiti.IntegerGraph.load("net.graffiti")
+    assert code == 0 and graph.digest() == graffiti.IntegerGraph.load(made / "net.graffiti").digest() == result["sha256"]
+    assert (result["nodes"], result["islands"], result["target"]) == (len(graph.graph.nodes), 0, "cortex_m")
+    assert result["bytes"] == os.path.getsize("net.graffiti")
+    code, _, err = call("lower", "{}/q.keras", "--output=net.graffiti")
+    assert code == 2 and "net.graffiti exists already" in err
+    code, out, _ = call("lower", "{}/q.keras", "--output=net.graffiti", "--overwrite")
+    assert code == 0 and f"sha256 {result['sha256']}" in out and "wrote net.graffiti" in out
+    code, out, _ = call("lower", "{}/q.keras", "--output=npu.graffiti", "--target=generic_npu_16bit", "--json")
+    assert code == 2 and {problem["layer"].split("/")[0] for problem in json.loads(out)["problems"]} >= {"c", "d"} and not os.path.exists("npu.graffiti")
+
+
+@pytest.mark.parametrize("fault", [TypeError("unsupported operand"), AttributeError("no such thing"), PassError("a pass broke its contract")])
+def test_a_fault_of_graffiti_is_no_sentence_for_the_user(call, monkeypatch, fault):
+    def run(args):
+        raise fault
+
+    monkeypatch.setattr(cli.COMMANDS["lower"], "run", run)
+    with pytest.raises(type(fault)):
+        call("lower", "{}/q.keras", "--output=o.graffiti")
+
+
+def test_report_of_a_file_says_why_a_layer_is_in_float(call, tmp_path):
+    """The reason is in the .keras file, where the graph alone does not know it."""
+    code, *_ = call("quantize", "{}/float.keras", "--calibration={}/images.npy", "--output=q.keras", "--keep_float=d")
+    assert code == 0
+    q = keras.models.load_model("q.keras")
+    (why,) = {line.why for line in q.quantization_report.of("float") if line.layer == "d"}
+    assert "rule" in why
+    code, *_ = call("report", "q.keras", "--data={}/images.npy", "--output=r.html", "--nosensitivity")
+    assert code == 0 and html.escape(why) in (tmp_path / "r.html").read_text()
 
 
 @pytest.mark.parametrize("words", [(), ("paint",), ("quantize",), ("quantize", "m.keras"), ("verify", "m.keras", "--data=d", "--limit=0"), ("retrain", "m", "--train=d", "--output=o", "--epochs=x"), ("inspect", "m", "--loud")])

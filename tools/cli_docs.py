@@ -28,7 +28,7 @@ flags.DEFINE_list("pages", [], "only rewrite these; all of them run")
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "graffiti" / "docs" / "cli"
-PAGES = ("quantize", "retrain", "verify", "export", "inspect", "report", "bench")
+PAGES = ("quantize", "retrain", "lower", "verify", "export", "inspect", "report", "bench")
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 
 

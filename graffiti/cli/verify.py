@@ -20,7 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--targets", default="reference,native,python",
         help=f"comma-separated: {', '.join(executors.EXECUTORS)}, ... (an unknown one lists all)")
-    parser.add_argument("--out", "--report", dest="out", help="also write the certificate to this file: .json, or .txt for its text form")
+    parser.add_argument("--out", "--output", "--report", dest="out", help="also write the certificate to this file: .json, or .txt for its text form")
     parser.add_argument("--timestamp", action="store_true", help="write the time (UTC) into the certificate")
     parser.add_argument("--overwrite", action="store_true", help="replace the certificate where it exists")
 
