@@ -34,7 +34,8 @@ def build(graph: Graph) -> keras.Model:
     """
     if graph.stage not in ("float", "fakequant"):
         raise ValueError(f"build makes a model of a float or fakequant graph, got one of stage {graph.stage!r}")
-    return Builder(graph).model()
+    with compat.default_policy("float32"):  # half precision holds no codes of 16 bits
+        return Builder(graph).model()
 
 
 class Builder:
