@@ -26,7 +26,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ALT", "AccumulatorOverflow", "ExportError", "Inspection", "IntegerGraph", "LowBitOptimizer", "QuantizationReport",
-    "QuantizerSpec", "ReportLine", "Rule", "Scheme", "TargetError", "TargetProfile", "TensorSpec", "TrainingScheme", "Unavailable",
-    "VerificationReport", "calibrate", "callbacks", "cost", "data", "exceptions", "files", "inspect", "layers", "quantize", "quantize_training",
+    "QuantizerSpec", "ReportLine", "Rule", "Scheme", "TargetError", "TargetProfile", "TensorSpec", "TrainingScheme",
+    "Unavailable",
+    "VerificationReport", "calibrate", "callbacks", "cost", "data", "exceptions", "files", "inspect", "layers",
+    "quantize", "quantize_training",
     "quantizers", "recipes", "report", "schemes", "strip", "targets", "tfmot", "to_integer", "verify",
 ]

@@ -86,7 +86,8 @@ class Scheme:
     Args:
         weights: kernels of the compute layers.
         activations: what the layers hand on.
-        gradients: ``None``. Gradients are quantized by low-bit training (``quantize_training``), never by a static scheme; anything else is refused.
+        gradients: ``None``. Gradients are quantized by low-bit training (``quantize_training``), never by a static
+            scheme; anything else is refused.
         bias_bits: the same as ``accumulator_bits``: bias and accumulator are on one grid.
         accumulator_bits: 32: exact, the bias is an integer at the accumulator's own exponent ``e_x + e_w``. Up to 16: a
             quantizer follows each product and shares its threshold with the bias's (the published topology).
@@ -96,11 +97,11 @@ class Scheme:
         inputs: the network's inputs; ``None`` takes ``activations``.
         outputs: what the last layer hands out; ``None`` takes ``activations``.
         leaky_relu_bits: width of the three quantizers inside a leaky ReLU.
-        reciprocal_bits: ``None``: an average pool is the exact mean, rounded by the scheme's mode. Else the published form: a product with
-            the constant ``1/(kh*kw)`` of this width, rounded down.
-        signs: which stored values have no sign bit where their spec says ``auto``. ``intervals``: those that cannot be negative whatever the
-            input and the trained weights (``graph/intervals.py``). ``published``: the outputs of ReLU and of functions that are never
-            negative, and what moves or averages them.
+        reciprocal_bits: ``None``: an average pool is the exact mean, rounded by the scheme's mode. Else the published
+            form: a product with the constant ``1/(kh*kw)`` of this width, rounded down.
+        signs: which stored values have no sign bit where their spec says ``auto``. ``intervals``: those that cannot be
+            negative whatever the input and the trained weights (``graph/intervals.py``). ``published``: the outputs of
+            ReLU and of functions that are never negative, and what moves or averages them.
         name: for messages.
 
     Raises:
@@ -150,7 +151,8 @@ class Scheme:
             _set_bits(self, "accumulator_bits", "accumulator_bits (other than 32)")
         if self.bias_bits != self.accumulator_bits:
             raise ValueError(
-                "bias and accumulator are on one grid, so bias_bits and accumulator_bits are the same (32, or 2 to 16); "
+                "bias and accumulator are on one grid, so bias_bits and accumulator_bits are the same (32, or 2 "
+                "to 16); "
                 f"got {self.bias_bits} and {self.accumulator_bits}"
             )
         check_rounding(self.rounding)
@@ -207,7 +209,8 @@ class Rule:
     Args:
         match: a regular expression that the whole layer path must match (``"block1/.*"``), a layer class
             (``keras.layers.Dense``), or a function ``LayerInfo -> bool``.
-        scheme: a ``Scheme`` (for low-bit training a ``TrainingScheme``) or a preset's name; ``None`` keeps the layer in float.
+        scheme: a ``Scheme`` (for low-bit training a ``TrainingScheme``) or a preset's name; ``None`` keeps the layer in
+            float.
 
     Raises:
         ValueError: where ``match`` is not a valid regular expression.
@@ -248,8 +251,8 @@ class ReportLine:
 
     Attributes:
         layer: the layer or tensor it is about.
-        what: ``quantized``, ``folded``, ``shared``, ``float``, ``frozen``, ``dropped``, ``warning`` (something is lost that a rule, or another scale in
-            the model, would keep) or ``training`` (how it is trained from now on).
+        what: ``quantized``, ``folded``, ``shared``, ``float``, ``frozen``, ``dropped``, ``warning`` (something is lost
+            that a rule, or another scale in the model, would keep) or ``training`` (how it is trained from now on).
         why: one sentence.
     """
 

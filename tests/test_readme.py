@@ -13,7 +13,9 @@ README = (pathlib.Path(__file__).resolve().parents[1] / "README.md").read_text()
 
 def table(title: str) -> list[list[str]]:
     section = README.split(f"## {title}\n")[1].split("\n## ")[0]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("|")][2:]
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("|")
+    ][2:]
 
 
 def test_supported_layers_are_those_that_the_reader_knows():
@@ -28,12 +30,15 @@ def test_schemes_are_the_presets():
 
 def test_public_names():
     """A change to this list is a change to the contract."""
-    assert sorted(graffiti.__all__) == [
-        "ALT", "AccumulatorOverflow", "ExportError", "Inspection", "IntegerGraph", "LowBitOptimizer", "QuantizationReport",
+    assert (sorted(graffiti.__all__) == [
+        "ALT", "AccumulatorOverflow", "ExportError", "Inspection", "IntegerGraph", "LowBitOptimizer",
+        "QuantizationReport",
         "QuantizerSpec", "ReportLine", "Rule", "Scheme", "TargetError", "TargetProfile", "TensorSpec",
-        "TrainingScheme", "Unavailable", "VerificationReport", "calibrate", "callbacks", "cost", "data", "exceptions", "files", "inspect", "layers", "quantize",
-        "quantize_training", "quantizers", "recipes", "report", "schemes", "strip", "targets", "tfmot", "to_integer", "verify",
-    ]
+        "TrainingScheme", "Unavailable", "VerificationReport", "calibrate", "callbacks", "cost", "data", "exceptions",
+        "files", "inspect", "layers", "quantize",
+        "quantize_training", "quantizers", "recipes", "report", "schemes", "strip", "targets", "tfmot", "to_integer",
+        "verify",
+    ])
     assert all(hasattr(graffiti, name) for name in graffiti.__all__)
 
 
@@ -44,10 +49,15 @@ def test_recipes_and_documents_named_exist():
 
 
 def test_no_page_installs_somebody_elses_package():
-    """The name ``graffiti`` on the package index is another project's: documentation and messages install from a checkout."""
+    """The name ``graffiti`` on the package index is another project's: documentation and messages install from a
+    checkout.
+    """
     root = pathlib.Path(__file__).resolve().parents[1]
-    files = [path for pattern in ("*.md", "*.py", "*.yaml", "*.toml", "Makefile") for folder in ("", "graffiti/**/", "recipes/", "tools/", "tests/**/")
-             for path in root.glob(f"{folder}{pattern}")]
+    files = [
+        path for pattern in ("*.md", "*.py", "*.yaml", "*.toml", "Makefile")
+        for folder in ("", "graffiti/**/", "recipes/", "tools/", "tests/**/")
+        for path in root.glob(f"{folder}{pattern}")
+    ]
     assert len(files) > 200
     wrong = re.compile(r"install\s+(?:-\S+\s+)*['\"]?graffiti(?:\[|['\"`\s]|$)", re.MULTILINE)
     found = [f"{path.relative_to(root)}: {match[0]}" for path in files for match in wrong.finditer(path.read_text())]

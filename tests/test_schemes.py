@@ -8,7 +8,13 @@ from graffiti.training_config import TrainingScheme
 
 
 def test_names():
-    assert schemes.names() == ("int8", "int8_per_channel", "int8_half_up", "int8_half_up_per_channel", "int4", "int4_per_channel", "w4a4", "graffitist_int8", "graffitist_int4")
+    assert (
+        schemes.names()
+        == (
+            "int8", "int8_per_channel", "int8_half_up", "int8_half_up_per_channel", "int4", "int4_per_channel", "w4a4",
+            "graffitist_int8", "graffitist_int4"
+        )
+    )
 
 
 @pytest.mark.parametrize("name", schemes.names())
@@ -20,7 +26,9 @@ def test_get_takes_names_schemes_and_configs(name):
 
 
 def test_get_refuses_the_rest():
-    with pytest.raises(ValueError, match="there is no scheme 'int5' .did you mean 'int[48]'..; the presets are int8, int8_per_channel"):
+    with pytest.raises(
+        ValueError, match="there is no scheme 'int5' .did you mean 'int[48]'..; the presets are int8, int8_per_channel"
+    ):
         schemes.get("int5")
     with pytest.raises(TypeError, match="a preset's name, a Scheme or its config, got 8"):
         schemes.get(8)
@@ -52,7 +60,8 @@ def test_other_presets_take_the_exact_mean(name):
 
 
 @pytest.mark.parametrize("name, weights, activations, edges", [
-    ("int8", 8, 8, None), ("int4", 4, 8, 8), ("int4_per_channel", 4, 8, 8), ("w4a4", 4, 4, 8), ("graffitist_int4", 4, 8, 8),
+    ("int8", 8, 8, None), ("int4", 4, 8, 8), ("int4_per_channel", 4, 8, 8), ("w4a4", 4, 4, 8),
+    ("graffitist_int4", 4, 8, 8),
 ])
 def test_widths(name, weights, activations, edges):
     scheme = schemes.get(name)
@@ -76,11 +85,17 @@ def test_a_copy_is_another_scheme():
 def test_multi_level_scaling_rounds_gradients_alone_stochastically():
     """Decision 22; the published choice is an argument away."""
     scheme = schemes.get("multi_level_scaling")
-    assert [spec.arguments["stochastic"] for spec in (scheme.weights, scheme.activations, scheme.gradients)] == [False, False, True]
+    assert (
+        [spec.arguments["stochastic"] for spec in (scheme.weights, scheme.activations, scheme.gradients)]
+        == [False, False, True]
+    )
     assert scheme.weights.arguments["rescale"] is True
     published = training_schemes.get("multi_level_scaling", stochastic="all", rescale=False, use_sign_bit=False)
     assert published.weights == published.gradients
-    assert published.weights.arguments == {"element": [2, 1], "group": [8, 1], "rescale": False, "use_sign_bit": False, "stochastic": True}
+    assert (
+        published.weights.arguments
+        == {"element": [2, 1], "group": [8, 1], "rescale": False, "use_sign_bit": False, "stochastic": True}
+    )
     with pytest.raises(ValueError, match="'gradients', 'all' or 'none', got True"):
         training_schemes.get("multi_level_scaling", stochastic=True)
 
@@ -93,12 +108,16 @@ def test_static_and_low_bit_schemes_are_one_name_space():
         assert isinstance(schemes.get(name), Scheme if name in schemes.names() else TrainingScheme)
     with pytest.raises(ValueError, match="of the kinds static, low_bit, all, got 'gradients'"):
         schemes.names("gradients")
-    with pytest.raises(ValueError, match=r"there is no scheme 'large_gradients_int7' \(did you mean 'large_gradients_int\d'\?\)"):
+    with pytest.raises(
+        ValueError, match=r"there is no scheme 'large_gradients_int7' \(did you mean 'large_gradients_int\d'\?\)"
+    ):
         schemes.get("large_gradients_int7")
 
 
 def test_hyper_parameters_by_name():
-    """Of a low-bit preset they are its method's, of everything else the scheme's fields; a preset itself stays as it is."""
+    """Of a low-bit preset they are its method's, of everything else the scheme's fields; a preset itself stays as it
+    is.
+    """
     assert schemes.get("large_gradients_int4", alpha=2e-3).gradients.arguments == {"bits": 4, "alpha": 2e-3}
     assert schemes.get("large_gradients_int4", alpha=2e-3) == schemes.get_training("large_gradients_int4", alpha=2e-3)
     assert schemes.get("multi_level_scaling_2_4", rescale=False).name == "multi_level_scaling_2_4"

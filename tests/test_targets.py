@@ -26,7 +26,7 @@ from graffiti.transforms import pipelines
 C99 = targets.get("c99")
 
 
-# ---- the files -----------------------------------------------------------------------------------------------------------
+# ---- the files -------------------------------------------------------------------------------------------------------
 def test_the_profiles_that_come_with_graffiti():
     assert {"c99", "cortex_m", "litert", "onnx", "qonnx_fpga", "hls4ml", "generic_npu_16bit"} <= set(targets.names())
     for name in targets.names():
@@ -46,24 +46,39 @@ def test_a_profile_of_ones_own(tmp_path, suffix):
     path = tmp_path / f"chip{suffix}"
     config = dataclasses.replace(C99, name="chip", shift=(0, 15)).to_config()
     path.write_text(json.dumps(config) if suffix == ".json" else documents.to_yaml(config))
-    assert targets.get(path) == targets.get(str(path)) == targets.load(path) == dataclasses.replace(C99, name="chip", shift=(0, 15))
+    assert (
+        targets.get(path) == targets.get(str(path)) == targets.load(path)
+        == dataclasses.replace(C99, name="chip", shift=(0, 15))
+    )
 
 
 BAD = [
     ({"wieghts": {}}, r"has no key 'wieghts' \(did you mean 'weights'\?\); its keys are name, description"),
-    ({"ops": ["conv", "cnov"]}, r"every entry of ops of a target profile is one of .*, got 'cnov' \(did you mean 'conv'\?\)"),
+    (
+        {"ops": ["conv", "cnov"]},
+        r"every entry of ops of a target profile is one of .*, got 'cnov' \(did you mean 'conv'\?\)"
+    ),
     ({"ops": "conv"}, "ops of a target profile is a list of different words"),
     ({"ops": ["conv", "conv"]}, "a list of different words"),
     ({"weights": {}}, "weights of a target profile lacks bits"),
     ({"weights": 8}, "weights of a target profile has the keys bits, .*got 8"),
-    ({"weights": {"bits": [8, 4]}}, r"bits of weights of a target profile is a list \[lowest, highest\] of whole numbers, got \[8, 4\]"),
+    (
+        {"weights": {"bits": [8, 4]}},
+        r"bits of weights of a target profile is a list \[lowest, highest\] of whole numbers, got \[8, 4\]"
+    ),
     ({"weights": {"bits": [0, 4]}}, "is a whole number from 1 to 32, got 0"),
     ({"weights": {"bits": [2, 8], "narow": True}}, "did you mean 'narrow'"),
-    ({"weights": {"bits": [2, 8], "narrow": "yes"}}, "narrow of weights of a target profile is true or false, got 'yes'"),
+    (
+        {"weights": {"bits": [2, 8], "narrow": "yes"}},
+        "narrow of weights of a target profile is true or false, got 'yes'"
+    ),
     ({"activations": {"bits": [2, 8], "sign": "singed"}}, "did you mean 'signed'"),
     ({"accumulator_bits": 64}, "accumulator_bits of a target profile is a whole number from 2 to 32, got 64"),
     ({"accumulator_bits": True}, "is a whole number from 2 to 32, got True"),
-    ({"accumulator_bits": 32, "sum_bits": 16}, "accumulator_bits of a target profile is at most its sum_bits, got 32 and 16"),
+    (
+        {"accumulator_bits": 32, "sum_bits": 16},
+        "accumulator_bits of a target profile is at most its sum_bits, got 32 and 16"
+    ),
     ({"rounding": ["half_evne"]}, "did you mean 'half_even'"),
     ({"saturation": "wrap"}, "saturation of a target profile is one of saturate, none, got 'wrap'"),
     ({"shift": 8}, r"shift of a target profile is a list \[lowest, highest\]"),
@@ -82,7 +97,9 @@ def test_bad_profiles_are_one_sentence(change, message):
 
 
 def test_finding_a_target(tmp_path):
-    with pytest.raises(ValueError, match=r"there is no target 'cortexm' \(did you mean 'cortex_m'\?\); the targets are c99, "):
+    with pytest.raises(
+        ValueError, match=r"there is no target 'cortexm' \(did you mean 'cortex_m'\?\); the targets are c99, "
+    ):
         targets.get("cortexm")
     with pytest.raises(FileNotFoundError, match="there is no file .*absent.yaml"):
         targets.get(tmp_path / "absent.yaml")
@@ -96,7 +113,7 @@ def test_finding_a_target(tmp_path):
         targets.get(tmp_path / "lacks.yaml")
 
 
-# ---- every limit -----------------------------------------------------------------------------------------------------------
+# ---- every limit -----------------------------------------------------------------------------------------------------
 def softmax_inside():
     b = c_graphs.Builder((6,))
     real = b.node("softmax", "s", b.node("dequantize", "real", b.input))
@@ -106,7 +123,10 @@ def softmax_inside():
 def island_inside():
     b = c_graphs.Builder((6,))
     real = b.node("dequantize", "real", b.input)
-    island = b.graph.insert("island", [real], "norm", {"layer": {}, "output_shapes": ((None, 6),), "reason": "LayerNormalization"}, type=TensorType((None, 6)))
+    island = b.graph.insert(
+        "island", [real], "norm", {"layer": {}, "output_shapes": ((None, 6),), "reason": "LayerNormalization"},
+        type=TensorType((None, 6))
+    )
     return b.finish(b.node("quantize", "again", island.output, format=QFormat(8, True, -5)))
 
 
@@ -124,7 +144,10 @@ def limits(tensors, **changes):
 
 NETWORK = random_graphs.small_network
 LIMITS = [
-    (NETWORK, {"ops": tuple(op for op in C99.ops if op != "depthwise_conv")}, "b/product", "c99 has no op depthwise_conv"),
+    (
+        NETWORK, {"ops": tuple(op for op in C99.ops if op != "depthwise_conv")}, "b/product",
+        "c99 has no op depthwise_conv"
+    ),
     (island_inside, {}, "norm", r"kept in float \(LayerNormalization\)"),
     (softmax_inside, {}, "s", "a softmax inside the network"),
     (c_graphs.resnet8, {"softmax": "none"}, "softmax", "c99 has no softmax"),
@@ -132,11 +155,20 @@ LIMITS = [
     (unknown_size, {"sizes": "windows"}, "b/product", "c99 needs these sizes"),
     (NETWORK, {"dense_axes": (2, 3)}, "fc/product", "it reads 1 axes beside the batch, c99 takes 2 to 3"),
     (NETWORK, {"spatial_axes": (1, 1)}, "a/product", "it has 2 spatial axes, c99 takes 1 to 1"),
-    (NETWORK, {"weights": limits(C99.weights, bits=(2, 4))}, "a/product", "its weights are s8, c99 takes 2 to 4 bits signed"),
+    (
+        NETWORK, {"weights": limits(C99.weights, bits=(2, 4))}, "a/product",
+        "its weights are s8, c99 takes 2 to 4 bits signed"
+    ),
     (NETWORK, {"weights": limits(C99.weights, sign="unsigned")}, "fc/product", "takes unsigned ones only"),
-    (c_graphs.CASES["per_channel_conv"], {"weights": limits(C99.weights, per_channel=False)}, "c/product", "one scale for each channel"),
+    (
+        c_graphs.CASES["per_channel_conv"], {"weights": limits(C99.weights, per_channel=False)}, "c/product",
+        "one scale for each channel"
+    ),
     (NETWORK, {"activations": limits(C99.activations, bits=(2, 7))}, "x_q", "its codes are s8, c99 takes 2 to 7 bits"),
-    (NETWORK, {"activations": limits(C99.activations, unsigned_bits=7)}, "a", "its codes are u8, c99 takes 2 to 7 bits unsigned"),
+    (
+        NETWORK, {"activations": limits(C99.activations, unsigned_bits=7)}, "a",
+        "its codes are u8, c99 takes 2 to 7 bits unsigned"
+    ),
     (NETWORK, {"activations": limits(C99.activations, sign="signed")}, "sum_q", "takes signed ones only"),
     (NETWORK, {"activations": limits(C99.activations, narrow=True)}, "b", "use the lowest code -128"),
     (c_graphs.resnet8, {"bias_bits": (2, 16)}, "conv0", "its bias has 32 bits, c99 takes 2 to 16 bits"),
@@ -149,7 +181,9 @@ LIMITS = [
 ]
 
 
-@pytest.mark.parametrize(("make", "change", "layer", "reason"), LIMITS, ids=[f"{layer}-{reason[:20]}" for _, _, layer, reason in LIMITS])
+@pytest.mark.parametrize(
+    ("make", "change", "layer", "reason"), LIMITS, ids=[f"{layer}-{reason[:20]}" for _, _, layer, reason in LIMITS]
+)
 def test_every_limit(make, change, layer, reason):
     found = targets.problems(make(), dataclasses.replace(C99, **change))
     hits = [problem for problem in found if problem.layer == layer and re.search(reason, problem.reason)]
@@ -163,7 +197,9 @@ def test_a_16_bit_accumulator():
     npu = targets.get("generic_npu_16bit")
     assert not targets.problems(c_graphs.CASES["conv_accumulator16"](), npu)
     reasons = [problem.reason for problem in targets.problems(NETWORK(), dataclasses.replace(npu, weights=C99.weights))]
-    assert not any("goes on in 32 bits" in reason for reason in reasons), "products without a bias go straight to 8 bits"
+    assert (
+        not any("goes on in 32 bits" in reason for reason in reasons)
+    ), "products without a bias go straight to 8 bits"
     reasons = [problem.reason for problem in targets.problems(c_graphs.resnet8(), npu)]
     assert any("goes on in 32 bits, accumulators of generic_npu_16bit have 16" in reason for reason in reasons)
 
@@ -174,14 +210,15 @@ def test_only_integer_graphs():
         targets.problems(graph, C99)
 
 
-# ---- profile and exporter ------------------------------------------------------------------------------------------------------
+# ---- profile and exporter --------------------------------------------------------------------------------------------
 GRAPHS = {
     **{f"random{seed}": (lambda seed=seed: random_graphs.random_graph(seed)) for seed in range(40)},
     **{f"network{seed}": (lambda seed=seed: c_graphs.random_network(seed)) for seed in range(10)},
     **{name: make for name, make in c_graphs.CASES.items()},
     "softmax": softmax_inside, "island": island_inside, "unknown": unknown_size,
 }
-CHAIN = "LiteRT has no operator for this chain of formats"  # beyond data: the exporter finds it, and `problems` lists it too
+# beyond data: the exporter finds it, and `problems` lists it too
+CHAIN = "LiteRT has no operator for this chain of formats"
 
 
 @pytest.mark.parametrize("format", export.EXPORTERS)
@@ -196,9 +233,15 @@ def test_profile_and_exporter_agree(format, tmp_path):
         supports, listed = exporter.supports(graph), targets.problems(graph, profile)
         if name == "unknown":
             assert bool(supports) == bool(listed) == (profile.sizes != "any")
-        missing = {problem.layer for problem in supports if CHAIN not in problem.reason} - {problem.layer for problem in listed}
+        missing = (
+            {problem.layer for problem in supports if CHAIN not in problem.reason}
+            - {problem.layer for problem in listed}
+        )
         assert not missing, f"{name}: {format} refuses {missing}, the profile does not"
-        assert {problem.layer for problem in supports} | {problem.layer for problem in listed} == {problem.layer for problem in exporter.problems(graph)}
+        assert (
+            {problem.layer for problem in supports} | {problem.layer for problem in listed}
+            == {problem.layer for problem in exporter.problems(graph)}
+        )
         if supports or listed:
             refused += 1
             with pytest.raises(ExportError) as caught:
@@ -241,10 +284,15 @@ def test_c_of_what_the_profile_takes_is_equal():
 def test_export_for_a_narrower_target_writes_nothing(tmp_path):
     graph = graffiti.IntegerGraph(NETWORK())
     path = tmp_path / "chip.yaml"
-    path.write_text(documents.to_yaml(dataclasses.replace(C99, name="chip", shift=(0, 8), spatial_axes=(1, 1)).to_config()))
+    path.write_text(
+        documents.to_yaml(dataclasses.replace(C99, name="chip", shift=(0, 8), spatial_axes=(1, 1)).to_config())
+    )
     with pytest.raises(ExportError, match="stand against it") as caught:
         graph.export(tmp_path / "out", target=path)
-    assert {"a", "fc", "a/product"} <= {problem.layer for problem in caught.value.problems} and not (tmp_path / "out").exists()
+    assert (
+        {"a", "fc", "a/product"} <= {problem.layer for problem in caught.value.problems}
+        and not (tmp_path / "out").exists()
+    )
     with pytest.raises(ValueError, match="the target chip is exported as c, not as onnx"):
         graph.export(tmp_path / "out.onnx", format="onnx", target=path)
     with pytest.raises(ValueError, match=r"there is no export format 'onxn' \(did you mean 'onnx'\?\)"):
@@ -255,13 +303,15 @@ def test_export_for_a_narrower_target_writes_nothing(tmp_path):
 def test_write_itself_holds_the_graph_against_the_profile(tmp_path, monkeypatch):
     for format in export.EXPORTERS:
         exporter = export.get(format)
-        monkeypatch.setitem(targets.CATALOG.kept, exporter.target, dataclasses.replace(targets.get(exporter.target), shift=(0, 8)))
+        monkeypatch.setitem(
+            targets.CATALOG.kept, exporter.target, dataclasses.replace(targets.get(exporter.target), shift=(0, 8))
+        )
         with pytest.raises(ExportError, match="it shifts right by 9"):
             exporter.write(NETWORK(), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-# ---- quantizing, lowering, inspecting --------------------------------------------------------------------------------------------
+# ---- quantizing, lowering, inspecting --------------------------------------------------------------------------------
 def model():
     keras.utils.clear_session(free_memory=False)
     layers = keras.layers
@@ -279,7 +329,9 @@ def test_the_target_chooses_the_scheme():
     expected = graffiti.quantize(model(), "graffitist_int8", calibration=IMAGES, progress=False)
     np.testing.assert_array_equal(q.predict(IMAGES, verbose=0), expected.predict(IMAGES, verbose=0))
     assert graffiti.to_integer(q, target="generic_npu_16bit").digest() == graffiti.to_integer(q).digest()
-    assert graffiti.inspect(q, "generic_npu_16bit").ok and graffiti.inspect(graffiti.to_integer(q), "generic_npu_16bit").ok
+    assert (
+        graffiti.inspect(q, "generic_npu_16bit").ok and graffiti.inspect(graffiti.to_integer(q), "generic_npu_16bit").ok
+    )
 
 
 def test_a_scheme_against_the_target_is_refused_before_calibration():
@@ -291,7 +343,10 @@ def test_a_scheme_against_the_target_is_refused_before_calibration():
     with pytest.raises(graffiti.TargetError) as caught:
         graffiti.quantize(source, "int8_per_channel", IMAGES, target="generic_npu_16bit")
     assert {problem.layer for problem in caught.value.problems} == {"c", "c/product", "d", "d/product"}
-    assert "set per_channel=False" in str(caught.value) and "graffitist_int8" in str(caught.value) and isinstance(caught.value, ValueError)
+    assert (
+        "set per_channel=False" in str(caught.value) and "graffitist_int8" in str(caught.value)
+        and isinstance(caught.value, ValueError)
+    )
     with pytest.raises(graffiti.TargetError, match="kept in float"):
         graffiti.quantize(source, calibration=IMAGES, target="c99", rules=[graffiti.Rule("d", None)])
     with pytest.raises(ValueError, match="there is no target 'c98'"):
@@ -306,7 +361,10 @@ def test_lowering_proves_the_targets_register_and_shifts():
     overflowing = {problem.layer for problem in caught.value.problems if "2047 that 12 bits hold" in problem.reason}
     assert overflowing == {"c", "d"}, "every layer is listed, not the first one"
     graph = graffiti.to_integer(q).graph
-    shift = {node.name: graph.format(node.name).exponent - graph.format(node.inputs[0]).exponent for node in graph.nodes if node.op == "requantize"}
+    shift = {
+        node.name: graph.format(node.name).exponent - graph.format(node.inputs[0]).exponent for node in graph.nodes
+        if node.op == "requantize"
+    }
     exact = dataclasses.replace(C99, name="exact", shift=(min(shift.values()), max(shift.values())))
     graffiti.to_integer(q, target=exact)
     with pytest.raises(graffiti.TargetError, match=f"it shifts right by {max(shift.values())}, exact by"):
@@ -328,25 +386,45 @@ def test_the_sketch_has_the_formats_of_the_calibrated_graph(factory, scheme):
     sketch = pipelines.sketch(blank)
 
     def shape_of(graph):
-        return {name: (type.shape, None if type.format is None else (type.format.bits, type.format.signed, type.format.narrow, len(type.format.exponents)))
-                for name, type in graph.types.items() if graph.producer(name) is not None and graph.producer(name).op != "requantize" or name in graph.constants}
+        return {
+            name: (
+                type.shape,
+                None if type.format is None
+                else (type.format.bits, type.format.signed, type.format.narrow, len(type.format.exponents))
+            )
+            for name, type in graph.types.items()
+            if graph.producer(name) is not None and graph.producer(name).op != "requantize" or name in graph.constants
+        }
 
     a, b = shape_of(real), shape_of(sketch)
     assert {name: a[name] for name in a.keys() & b.keys()} == {name: b[name] for name in a.keys() & b.keys()}
-    assert len(a.keys() & b.keys()) >= 0.9 * len(a) and len(b) <= len(a) + 6, "calibration only decides which requantize is left out"
+    assert (
+        len(a.keys() & b.keys()) >= 0.9 * len(a) and len(b) <= len(a) + 6
+    ), "calibration only decides which requantize is left out"
 
 
 def test_inspect_every_stage(tmp_path):
     source = model()
     inspection = graffiti.inspect(source, "generic_npu_16bit", scheme="int8_per_channel")
-    assert (inspection.stage, inspection.scheme, inspection.ok) == ("float", "int8_per_channel", False) and inspection.unchecked
+    assert (
+        (inspection.stage, inspection.scheme, inspection.ok) == ("float", "int8_per_channel", False)
+        and inspection.unchecked
+    )
     assert {problem.layer for problem in inspection.problems} == {"c", "c/product", "d", "d/product"}
-    assert "fix: set per_channel=False" in str(inspection) and json.loads(json.dumps(inspection.to_config()))["problems"][0]["fix"]
+    assert (
+        "fix: set per_channel=False" in str(inspection)
+        and json.loads(json.dumps(inspection.to_config()))["problems"][0]["fix"]
+    )
     assert graffiti.inspect(source, "generic_npu_16bit").ok, "its own scheme fits"
     assert graffiti.inspect(source).target is None and graffiti.inspect(source).lines
     q = graffiti.quantize(source, "int8_per_channel", IMAGES, progress=False)
-    on_q, on_graph = graffiti.inspect(q, "generic_npu_16bit"), graffiti.inspect(graffiti.to_integer(q), "generic_npu_16bit")
-    assert on_q.stage == "fakequant" and on_graph.stage == "integer" and on_q.problems == on_graph.problems and not on_q.unchecked
+    on_q, on_graph = (
+        graffiti.inspect(q, "generic_npu_16bit"), graffiti.inspect(graffiti.to_integer(q), "generic_npu_16bit")
+    )
+    assert (
+        on_q.stage == "fakequant" and on_graph.stage == "integer" and on_q.problems == on_graph.problems
+        and not on_q.unchecked
+    )
     assert {problem.layer for problem in on_q.problems} >= {problem.layer for problem in inspection.problems}
     with pytest.raises(TypeError):
         graffiti.inspect("net.keras", "c99")

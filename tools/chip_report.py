@@ -1,10 +1,12 @@
-"""Flash and RAM of the three MLPerf Tiny networks as C on a Cortex-M, beside TensorFlow Lite Micro's for the same networks.
+"""Flash and RAM of the three MLPerf Tiny networks as C on a Cortex-M, beside TensorFlow Lite Micro's for the same
+networks.
 
     python tools/chip_report.py --shared=../shared
 
-Code and constants are the sections of a linked firmware (``arm-none-eabi-size -A``). TensorFlow Lite Micro's arena is measured with the Python package ``tflite-micro`` on this
-machine where that is installed (``pip install tflite-micro``): its planner's part for tensors, and the total with the
-persistent data of the interpreter, whose pointers are wider here than on a Cortex-M. Prints Markdown.
+Code and constants are the sections of a linked firmware (``arm-none-eabi-size -A``). TensorFlow Lite Micro's arena is
+measured with the Python package ``tflite-micro`` on this machine where that is installed (``pip install
+tflite-micro``): its planner's part for tensors, and the total with the persistent data of the interpreter, whose
+pointers are wider here than on a Cortex-M. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ import tempfile
 import chip_models
 from absl import app, flags
 
-from graffiti.export.c import targets
+from graffiti.export.c import boards
 from graffiti.export.c.exporter import CExporter
 from graffiti.export.c.harness import read_manifest, storage_dtype
 
 _SHARED = flags.DEFINE_string("shared", "../shared", "folder that holds models/ and data/")
-_CPU = flags.DEFINE_enum("cpu", "cortex-m4", ["cortex-m3", "cortex-m4", "cortex-m7", "cortex-m55"], "what to compile for")
+_CPU = flags.DEFINE_enum(
+    "cpu", "cortex-m4", ["cortex-m3", "cortex-m4", "cortex-m7", "cortex-m55"], "what to compile for"
+)
 _SCHEMES = flags.DEFINE_list("schemes", ["int8", "int8_per_channel", "int4", "int4_per_channel"], "which schemes")
 
 _TFLM = """
@@ -39,7 +43,9 @@ interpreter.print_allocations()
 
 def sections(program: pathlib.Path) -> dict[str, int]:
     """Section → bytes."""
-    text = subprocess.run([targets.TARGETS[_CPU.value].size_tool, "-A", program], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(
+        [boards.BOARDS[_CPU.value].size_tool, "-A", program], capture_output=True, text=True, check=True
+    ).stdout
     return {name: int(size) for name, size in re.findall(r"^(\.\S+)\s+(\d+)\s+\d+", text, re.MULTILINE)}
 
 
@@ -54,8 +60,14 @@ def tflm(flatbuffer: pathlib.Path) -> str:
 
 def main(_) -> None:
     shared = pathlib.Path(_SHARED.value)
-    print(f"{_CPU.value}, bytes. Code is the kernels and the network's calls, libc's memcpy and the firmware around them included.\n")
-    print("| network | scheme | weights and tables | code -Os | code -O2 | arena | best possible | arena, inputs and outputs | TFLM tensors / arena | .tflite |")
+    print(
+        f"{_CPU.value}, bytes. Code is the kernels and the network's calls, libc's memcpy and the firmware around them "
+        "included.\n"
+    )
+    print(
+        "| network | scheme | weights and tables | code -Os | code -O2 | arena | best possible | arena, inputs and "
+        "outputs | TFLM tensors / arena | .tflite |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for name in chip_models.MODELS:
         calibration, _inputs = chip_models.inputs(name, shared, 100)
@@ -68,13 +80,16 @@ def main(_) -> None:
                 CExporter().write(ig.graph, folder)
                 manifest, code = read_manifest(folder), {}
                 for level in ("-Os", "-O2"):
-                    targets.build(folder, _CPU.value, folder / level, (level,))
+                    boards.build(folder, _CPU.value, folder / level, (level,))
                     found = sections(folder / level)
                     code[level] = found[".text"] + found[".rodata"] + found.get(".data", 0) - manifest["flash_bytes"]
             ports = sum(_bytes(port) for port in (*manifest["inputs"], *manifest["outputs"]))
             print(
-                f"| {name} | {scheme} | {manifest['flash_bytes']:,} | {code['-Os']:,} | {code['-O2']:,} | {manifest['arena_bytes']:,} | "
-                f"{manifest['arena_lower_bound']:,} | {manifest['arena_bytes'] + ports:,} | {measured} | {flatbuffer.stat().st_size:,} |", flush=True,
+                f"| {name} | {scheme} | {manifest['flash_bytes']:,} | {code['-Os']:,} | {code['-O2']:,} | "
+                f"{manifest['arena_bytes']:,} | "
+                f"{manifest['arena_lower_bound']:,} | {manifest['arena_bytes'] + ports:,} | {measured} | "
+                f"{flatbuffer.stat().st_size:,} |",
+                flush=True,
             )
 
 

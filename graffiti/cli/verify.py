@@ -20,7 +20,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--targets", default="reference,native,python",
         help=f"comma-separated: {', '.join(executors.EXECUTORS)}, ... (an unknown one lists all)")
-    parser.add_argument("--out", "--output", "--report", dest="out", help="also write the certificate to this file: .json, or .txt for its text form")
+    parser.add_argument(
+        "--out", "--output", "--report", dest="out",
+        help="also write the certificate to this file: .json, or .txt for its text form"
+    )
     parser.add_argument("--timestamp", action="store_true", help="write the time (UTC) into the certificate")
     parser.add_argument("--overwrite", action="store_true", help="replace the certificate where it exists")
 
@@ -38,14 +41,18 @@ def run(args: argparse.Namespace) -> common.Result:
         files.check_free(args.out, overwrite=args.overwrite)
     if args.model.endswith(".graffiti"):
         if args.graph:
-            raise ValueError(f"{args.model} is an integer graph already; give the .keras model with --graph, or no --graph")
+            raise ValueError(
+                f"{args.model} is an integer graph already; give the .keras model with --graph, or no --graph"
+            )
         q, graph = None, graffiti.IntegerGraph.load(args.model)
     else:
         q = common.load_model(args.model)
         graph = graffiti.IntegerGraph.load(args.graph) if args.graph else common.lowered(q)
     examples = common.load_data(args.data, args.limit, graph)
     stamp = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds") if args.timestamp else ""
-    report = graffiti.verify(q, graph, examples.inputs, [target.strip() for target in args.targets.split(",")], timestamp=stamp)
+    report = graffiti.verify(
+        q, graph, examples.inputs, [target.strip() for target in args.targets.split(",")], timestamp=stamp
+    )
     if args.out:
         if args.out.endswith(".txt"):
             with files.atomic_file(args.out, overwrite=args.overwrite) as temporary:

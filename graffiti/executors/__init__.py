@@ -9,7 +9,7 @@ from __future__ import annotations
 from graffiti.executors import rows, timed
 from graffiti.executors.executor import EVERY, STORED, Executor, Option, Package, Running, Unavailable, known
 from graffiti.export import EXPORTERS
-from graffiti.export.c.targets import TARGETS as BOARDS
+from graffiti.export.c.boards import BOARDS
 
 _MICRO = Package("tflite-micro", "tflite_micro.python.tflite_micro.runtime")
 _TIERS = ("scalar", "avx2", "avx512vnni")

@@ -18,8 +18,10 @@ EVERY, STORED = "every value", "what is stored"  # ``Executor.shows``
 
 
 class Unavailable(Exception):
-    """An executor cannot run a graph here, and that is no fault: a package, a tool or an instruction set is missing, or it has no
-    form for one of the graph's layers. The only exception that makes ``verify`` skip a target; its message says what is missing."""
+    """An executor cannot run a graph here, and that is no fault: a package, a tool or an instruction set is missing, or
+    it has no form for one of the graph's layers. The only exception that makes ``verify`` skip a target; its message
+    says what is missing.
+    """
 
 
 class Running(Protocol):
@@ -60,7 +62,8 @@ class Executor:
         shows: ``EVERY`` value of the graph, or what is ``STORED``: not what is fused into a step.
         predicts: whether ``run`` gives the outputs as reals, softmax and Keras layers left in float included, and
             ``predict`` takes it.
-        bounds: ``(graph, option) -> {tensor: (steps, why)}``, where its arithmetic cannot be the graph's, known before anything runs.
+        bounds: ``(graph, option) -> {tensor: (steps, why)}``, where its arithmetic cannot be the graph's, known before
+            anything runs.
         timed: ``(graph, inputs, threads) -> call``, where ``benchmark`` may time it on the graph's own export.
     """
 
@@ -99,7 +102,8 @@ class Executor:
 
         Args:
             graph: of stage ``integer``.
-            island: ``(node, arrays) -> arrays``, computes Keras layers left in float; of this run alone, since layers may hold a state.
+            island: ``(node, arrays) -> arrays``, computes Keras layers left in float; of this run alone, since layers
+                may hold a state.
             option: a key of ``options``, or nothing.
             threads: how many to use, where it can be said; its own choice by default.
 

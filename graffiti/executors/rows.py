@@ -178,18 +178,18 @@ def c(graph: Graph, island: Island | None, option: str, threads: int | None):
 
     Args:
         graph: as of ``Executor.run``.
-        option: ``""`` fused, as it is written; ``unfused``; or a board of ``export.c.targets.TARGETS``.
+        option: ``""`` fused, as it is written; ``unfused``; or a board of ``export.c.boards.BOARDS``.
         island, threads: not used; the exporter takes no Keras layers, the code runs on one thread.
 
     Raises:
         Unavailable: where the exporter refuses the graph, or a compiler or emulator is missing.
     """
     from graffiti.export.base import ExportError
+    from graffiti.export.c.boards import BOARDS, EmulatedModel, missing
     from graffiti.export.c.harness import CModel, compiler
-    from graffiti.export.c.targets import TARGETS, EmulatedModel, missing
 
     with unavailable(ExportError):
-        if option in TARGETS:
+        if option in BOARDS:
             if why := missing(option):
                 raise Unavailable(why)
             return Emulated(graph, EmulatedModel(graph, option))

@@ -42,11 +42,15 @@ def verify_graph(graph: Graph) -> None:
     faults = problems(graph)
     if faults:
         more = f"\n  ... and {len(faults) - 10} more" if len(faults) > 10 else ""
-        raise GraphError(f"the {graph.stage} graph {graph.name!r} is not valid:\n  " + "\n  ".join(faults[:10]) + more, faults)
+        raise GraphError(
+            f"the {graph.stage} graph {graph.name!r} is not valid:\n  " + "\n  ".join(faults[:10]) + more, faults
+        )
 
 
 def problems(graph: Graph) -> list[str]:
-    """All faults as sentences; empty for a valid graph. Later checks are left out where earlier ones make them meaningless."""
+    """All faults as sentences; empty for a valid graph. Later checks are left out where earlier ones make them
+    meaningless.
+    """
     if graph.stage not in STAGES:
         return [f"a stage is one of {', '.join(STAGES)}, got {graph.stage!r}"]
     faults = list(_names(graph))
@@ -60,7 +64,7 @@ def problems(graph: Graph) -> list[str]:
     return faults
 
 
-# ---- the graph as a whole ------------------------------------------------------------------------------------------------
+# ---- the graph as a whole --------------------------------------------------------------------------------------------
 def _names(graph: Graph) -> Iterator[str]:
     """Every value is defined once, before it is read, and has a type; every type has a value."""
     defined: set[str] = set()
@@ -80,7 +84,10 @@ def _names(graph: Graph) -> Iterator[str]:
                 yield f"node {node.name!r} ({node.op}) reads {value!r}, {why}"
         for value in node.attached:
             if value not in graph.constants:
-                yield f"node {node.name!r} ({node.op}) names {value!r} in its attributes, which is no constant of the graph"
+                yield (
+                    f"node {node.name!r} ({node.op}) names {value!r} in its attributes, which is no constant of "
+                    "the graph"
+                )
         for out in node.outputs:
             if out in defined:
                 yield f"node {node.name!r} ({node.op}) defines {out!r} a second time; names are unique"
@@ -120,7 +127,10 @@ def _interface(graph: Graph) -> Iterator[str]:
         leaves = list(_leaves(graph.interface[key]))
         known = range(len(names))
         if not all(isinstance(leaf, int) and not isinstance(leaf, bool) and leaf in known for leaf in leaves):
-            yield f"its interface lists the {key} {leaves}; expected numbers from 0 to {len(names) - 1}, one of the graph's {key} each"
+            yield (
+                f"its interface lists the {key} {leaves}; expected numbers from 0 to {len(names) - 1}, one of the "
+                f"graph's {key} each"
+            )
     dtypes = graph.interface.get("input_dtypes")
     if dtypes is not None and len(dtypes) != len(graph.inputs):
         yield f"its interface names the dtypes of {len(dtypes)} inputs, the graph has {len(graph.inputs)}"
@@ -143,7 +153,10 @@ def _constants(graph: Graph) -> Iterator[str]:
         elif array.dtype != type.format.dtype:
             yield f"constant {name!r} is {array.dtype}; its format {type.format} is stored as {type.format.dtype}"
         elif array.size and (array.min() < type.format.qmin or array.max() > type.format.qmax):
-            yield f"constant {name!r} holds codes from {array.min()} to {array.max()}; {type.format} has {type.format.qmin} to {type.format.qmax}"
+            yield (
+                f"constant {name!r} holds codes from {array.min()} to {array.max()}; {type.format} has "
+                f"{type.format.qmin} to {type.format.qmax}"
+            )
 
 
 def _groups(graph: Graph) -> Iterator[str]:
@@ -157,10 +170,13 @@ def _groups(graph: Graph) -> Iterator[str]:
         for key in ("bits", "signed", "narrow", "log2_threshold"):
             mine, theirs = ops.attr(node, key), ops.attr(other, key)
             if mine != theirs:
-                yield f"quantizers {other.name!r} and {node.name!r} share the threshold {group!r} but have {key} {theirs!r} and {mine!r}; expected equal ones"
+                yield (
+                    f"quantizers {other.name!r} and {node.name!r} share the threshold {group!r} but have {key} "
+                    f"{theirs!r} and {mine!r}; expected equal ones"
+                )
 
 
-# ---- one node: its form ----------------------------------------------------------------------------------------------------
+# ---- one node: its form ----------------------------------------------------------------------------------------------
 def _node_form(graph: Graph, node: Node) -> Iterator[str]:
     """Op, stage, number of inputs and outputs, attributes."""
     if node.op not in ops.OPS:
@@ -171,7 +187,9 @@ def _node_form(graph: Graph, node: Node) -> Iterator[str]:
         yield f"the op stands in {' and '.join(row.stages)} graphs only, this one is {graph.stage}"
     names = row.inputs.removesuffix("...").split()
     if len(node.inputs) != len(names) and not (row.variadic and len(node.inputs) >= len(names)):
-        yield f"expected {'at least ' if row.variadic else ''}{len(names)} inputs ({row.inputs}), got {len(node.inputs)}"
+        yield (
+            f"expected {'at least ' if row.variadic else ''}{len(names)} inputs ({row.inputs}), got {len(node.inputs)}"
+        )
     if node.op != "island" and len(node.outputs) != 1:
         yield f"expected one output, got {len(node.outputs)}"
     for key, default in row.attrs.items():
@@ -182,7 +200,7 @@ def _node_form(graph: Graph, node: Node) -> Iterator[str]:
             yield f"the attribute {key!r} is unknown; expected {', '.join(row.attrs) or 'none'}"
 
 
-# ---- one node: what it says --------------------------------------------------------------------------------------------------
+# ---- one node: what it says ------------------------------------------------------------------------------------------
 def _node_meaning(graph: Graph, node: Node) -> list[str]:
     """Attribute values, then shapes, then formats, then the inferred type; the first kind with faults is enough."""
     attrs = ops.attributes(node)
@@ -217,16 +235,25 @@ def _attributes(graph: Graph, node: Node, attrs: dict[str, Any]) -> Iterator[str
         if key in attrs and (
             len(attrs[key]) != rank - 1 or any(len(pair) != 2 or min(pair) < 0 for pair in attrs[key])
         ):
-            yield f"{key} must be {rank - 1} pairs (before, after) of integers >= 0, one per axis but the batch, got {attrs[key]!r}"
+            yield (
+                f"{key} must be {rank - 1} pairs (before, after) of integers >= 0, one per axis but the batch, got "
+                f"{attrs[key]!r}"
+            )
     if "slices" in attrs and (
         len(attrs["slices"]) != rank - 1
         or any(len(s) != 3 or s[0] < 0 or s[2] < 1 or (s[1] is not None and s[1] <= s[0]) for s in attrs["slices"])
     ):
-        yield f"slices must be {rank - 1} triples (start, stop, step) with 0 <= start < stop and step >= 1, one per axis but the batch, got {attrs['slices']!r}"
+        yield (
+            f"slices must be {rank - 1} triples (start, stop, step) with 0 <= start < stop and step >= 1, one per axis "
+            f"but the batch, got {attrs['slices']!r}"
+        )
     if "indices" in attrs:
         size = graph.shape(node.inputs[0])[attrs["axis"]]
         if not attrs["indices"] or any(i < 0 or (size is not None and i >= size) for i in attrs["indices"]):
-            yield f"indices must be at least one of 0 to {'the end' if size is None else size - 1} of axis {attrs['axis']}, got {attrs['indices']!r}"
+            yield (
+                f"indices must be at least one of 0 to {'the end' if size is None else size - 1} of axis "
+                f"{attrs['axis']}, got {attrs['indices']!r}"
+            )
     if "dims" in attrs and sorted(attrs["dims"]) != list(range(1, rank)):
         yield f"dims must be an order of the axes 1 to {rank - 1}, got {attrs['dims']!r}"
     if "axes" in attrs and (not attrs["axes"] or any(not 0 < axis < rank for axis in attrs["axes"])):
@@ -263,7 +290,10 @@ def _rescaling(graph: Graph, node: Node) -> Iterator[str]:
         except ValueError:
             fits = False
         if not fits:
-            yield f"{key} has shape {value.shape}, which does not broadcast against one example of shape {graph.shape(node.inputs[0])[1:]}"
+            yield (
+                f"{key} has shape {value.shape}, which does not broadcast against one example of shape "
+                f"{graph.shape(node.inputs[0])[1:]}"
+            )
         if not (np.abs(value) <= np.finfo(np.float32).max).all():
             yield f"{key} holds NaN or infinity; expected finite numbers"
 
@@ -301,7 +331,10 @@ def _shapes(graph: Graph, node: Node, attrs: dict[str, Any]) -> Iterator[str]:
     if node.op == "concat":
         axis = attrs["axis"] % len(shapes[0])
         for shape in shapes[1:]:
-            if len(shape) != len(shapes[0]) or any(i != axis and None not in (a, b) and a != b for i, (a, b) in enumerate(zip(shape, shapes[0]))):
+            if (
+                len(shape) != len(shapes[0])
+                or any(i != axis and None not in (a, b) and a != b for i, (a, b) in enumerate(zip(shape, shapes[0])))
+            ):
                 yield f"the shapes {shapes[0]} and {shape} differ beside axis {axis}"
     if node.op == "reshape" and None not in shapes[0][1:] and None not in attrs["shape"]:
         elements = math.prod(size or 0 for size in shapes[0][1:])
@@ -328,7 +361,10 @@ def _formats(graph: Graph, node: Node, attrs: dict[str, Any]) -> Iterator[str]:
         if node.op == "quantize" and attrs["format"].per_channel:
             yield f"an activation has one exponent, got {attrs['format']}"
         if node.op == "rescaling" and node.inputs[0] not in border.real_values(graph):
-            yield f"{node.inputs[0]!r} is computed by the network; a rescaling stands between an input and its quantize, with moves at most in front"
+            yield (
+                f"{node.inputs[0]!r} is computed by the network; a rescaling stands between an input and its quantize, "
+                "with moves at most in front"
+            )
         return
     if row.moves_codes and all(format is None for format in given):
         return  # between an island and a border
@@ -347,10 +383,16 @@ def _formats(graph: Graph, node: Node, attrs: dict[str, Any]) -> Iterator[str]:
         if second.per_channel:
             channels = graph.shape(node.output)[-1]
             if len(second.exponents) != channels:
-                yield f"the kernel's format has {len(second.exponents)} exponents, expected {channels}, one per output channel"
+                yield (
+                    f"the kernel's format has {len(second.exponents)} exponents, expected {channels}, one per "
+                    "output channel"
+                )
     elif row.sums:
         if first.exponent != second.exponent:
-            yield f"{node.inputs[0]!r} is at exponent {first.exponent}, {node.inputs[1]!r} at {second.exponent}; sums need one exponent"
+            yield (
+                f"{node.inputs[0]!r} is at exponent {first.exponent}, {node.inputs[1]!r} at {second.exponent}; sums "
+                "need one exponent"
+            )
     elif row.meets:
         for value, format in zip(node.inputs[1:], formats[1:]):
             if format != first:
@@ -360,7 +402,9 @@ def _formats(graph: Graph, node: Node, attrs: dict[str, Any]) -> Iterator[str]:
         if node.inputs[1] not in graph.constants:
             yield f"the table {node.inputs[1]!r} must be a constant"
         if graph.shape(node.inputs[1]) != (codes,):
-            yield f"the table must have {codes} entries, one per code of {first}, got shape {graph.shape(node.inputs[1])}"
+            yield (
+                f"the table must have {codes} entries, one per code of {first}, got shape {graph.shape(node.inputs[1])}"
+            )
         if second != attrs["format"]:
             yield f"the table holds codes of {second}, the attribute format says {attrs['format']}"
     elif node.op == "average_pool":

@@ -525,7 +525,7 @@ def default_policy(policy: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-# ---- models ----------------------------------------------------------------------------------------------------------------
+# ---- models ----------------------------------------------------------------------------------------------------------
 def is_keras_own(model: keras.Model) -> bool:
     """Whether a model's class is Keras' own ``Model`` or ``Sequential``, no subclass."""
     return type(model).__module__.startswith("keras.")
@@ -548,7 +548,7 @@ def as_class(model: keras.Model, kind: type) -> keras.Model:
 
 
 def named_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Every layer with a stable name, those inside others too (``conv/kernel_quantizer``), each once, in the order of the model."""
+    """Every layer with a stable name, those inside others too (``conv/kernel_quantizer``), each once, in order."""
     seen: set[int] = set()
     stack = [(layer.name, layer) for layer in reversed(model.layers)]
     while stack:
@@ -567,7 +567,7 @@ def named_layers(model: keras.Model) -> Iterator[tuple[str, keras.layers.Layer]]
         stack.extend(reversed(inner))
 
 
-# ---- optimizers ------------------------------------------------------------------------------------------------------------
+# ---- optimizers ------------------------------------------------------------------------------------------------------
 def optimized(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
     """The variables that a built optimizer moves, in the order of its own variables; empty before it is built."""
     return list(optimizer._trainable_variables) if optimizer.built else []
@@ -578,7 +578,7 @@ def variable_index(optimizer: keras.optimizers.Optimizer, variable: keras.Variab
     return optimizer._get_variable_index(variable)
 
 
-# ---- Keras 2: frozen, so its nodes can be relied on ------------------------------------------------------------------------
+# ---- Keras 2: frozen, so its nodes can be relied on ------------------------------------------------------------------
 def is_keras2_graph(model) -> bool:
     """Whether a ``tf_keras`` model (not Sequential) consists of symbolic tensors."""
     return bool(getattr(model, "_is_graph_network", False))

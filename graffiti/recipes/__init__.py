@@ -30,7 +30,9 @@ def load(path: str | os.PathLike) -> Recipe:
 
 
 def get(recipe: str | os.PathLike | Recipe) -> Recipe:
-    """A recipe from its name, the path of a file, or a recipe (returned as it is); raises as ``documents.Catalog.get``."""
+    """A recipe from its name, the path of a file, or a recipe (returned as it is); raises as
+    ``documents.Catalog.get``.
+    """
     return CATALOG.get(recipe)
 
 

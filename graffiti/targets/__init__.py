@@ -4,8 +4,8 @@
     graffiti.quantize(model, target="cortex_m", calibration=images)
     graffiti.inspect(model, target="my_chip.yaml")
 
-The same profile steers quantization (the scheme, and what it may not ask for), lowering (the width that accumulators are proven
-for), export (checked before anything is written) and ``inspect``.
+The same profile steers quantization (the scheme, and what it may not ask for), lowering (the width that accumulators
+are proven for), export (checked before anything is written) and ``inspect``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def load(path: str | os.PathLike) -> TargetProfile:
 
 
 def get(target: str | os.PathLike | TargetProfile) -> TargetProfile:
-    """A profile from its name, the path of a file, or a profile (returned as it is); raises as ``documents.Catalog.get``."""
+    """A profile from its name, the path of a file, or a profile (returned as it is); raises as
+    ``documents.Catalog.get``.
+    """
     return CATALOG.get(target)
 
 

@@ -16,7 +16,7 @@ from contract import Refused, assert_contract, assert_equal, start
 
 from graffiti import executors
 from graffiti.executors import EVERY, EXECUTORS, Unavailable
-from graffiti.export.c.targets import TARGETS as BOARDS
+from graffiti.export.c.boards import BOARDS
 from graffiti.graph import interpreter
 from graffiti.graph.ops import OPS
 from graffiti.graph.verify import verify_graph

@@ -32,11 +32,20 @@ def built(**arguments) -> AdaptivePrecision:
 
 
 def error_of(x, bits: int, exponent: int) -> float:
-    return float(method.quantization_error(method.mean_magnitude(x), method.mean_magnitude(method.quantize(x, bits, tf.constant(exponent)))))
+    return float(
+        method.quantization_error(
+            method.mean_magnitude(x), method.mean_magnitude(method.quantize(x, bits, tf.constant(exponent)))
+        )
+    )
 
 
-@pytest.mark.parametrize(("largest", "bits", "expected"), [
-    (127 / 128, 8, -7), (1.0, 8, -6), (1.0, 16, -14), (1.0, 24, -22), (0.5, 8, -7), (128.0, 8, 1), (127 / 128, 16, -15), (127 / 128, 24, -23)])
+@pytest.mark.parametrize(
+    ("largest", "bits", "expected"),
+    [
+        (127 / 128, 8, -7), (1.0, 8, -6), (1.0, 16, -14), (1.0, 24, -22), (0.5, 8, -7), (128.0, 8, 1),
+        (127 / 128, 16, -15), (127 / 128, 24, -23)
+    ]
+)
 def test_a1_shift(largest, bits, expected):
     assert int(method.shift(tf.constant(largest), bits)) == expected
 
@@ -55,7 +64,9 @@ def test_a1_shift_is_the_smallest_that_does_not_saturate():
 
 def test_a2_quantize_and_qem():
     np.testing.assert_array_equal(method.quantize(A2, 8, tf.constant(-7)) * 2**7, [115, -40, 1, 0, 6, 16])
-    np.testing.assert_array_equal(method.quantize(A2, 16, tf.constant(-15)) * 2**15, [29491, -10158, 131, -66, 1638, 4162])
+    np.testing.assert_array_equal(
+        method.quantize(A2, 16, tf.constant(-15)) * 2**15, [29491, -10158, 131, -66, 1638, 4162]
+    )
     assert error_of(A2, 8, -7) == pytest.approx(0.00245763, rel=1e-4)
     assert error_of(A2, 16, -15) == pytest.approx(5.562696e-06, rel=1e-2)  # of float32 values
     assert error_of(tf.zeros(4), 8, 0) == 0
@@ -80,7 +91,8 @@ def test_a4_vanishing_but_harmless_tail():
 
 
 @pytest.mark.parametrize(("s", "before", "error", "expected"), [
-    (-10, -10.0, 0.002, 248), (-10, -10.5, 0.0001, 3), (-10, -12.0, 0.01, 1), (-10, -10.02, 0.0001, 123), (-10, -10.0, 0.03, 1), (-10, -10.0, 0.0005, 3998),
+    (-10, -10.0, 0.002, 248), (-10, -10.5, 0.0001, 3), (-10, -12.0, 0.01, 1), (-10, -10.02, 0.0001, 123),
+    (-10, -10.0, 0.03, 1), (-10, -10.0, 0.0005, 3998),
     (-10, -10.0, 0.0, 5000)])
 def test_a5_interval(s, before, error, expected):
     drift = tf.constant(0.04 * abs(s - before), tf.float32)
@@ -144,7 +156,8 @@ def test_a10_one_gradient_for_both_products(engine):
     xq, cq, wq = quantized(x), quantized(c), quantized(kernel.numpy())
     np.testing.assert_array_equal(dw, (xq.T @ cq).astype(np.float32))
     np.testing.assert_array_equal(dx, (cq @ wq.T).astype(np.float32))
-    np.testing.assert_array_equal(y, (xq @ wq).astype(np.float32))  # the gradient quantizer leaves the forward product alone
+    # the gradient quantizer leaves the forward product alone
+    np.testing.assert_array_equal(y, (xq @ wq).astype(np.float32))
 
 
 def test_phases():
@@ -175,7 +188,10 @@ def test_widths_of_a_network_are_counted():
     scheme = TrainingScheme(gradients=TensorSpec("adaptive_precision", {"threshold": 1e-6}), name="strict")
     model = graffiti.quantize_training(plain, scheme)
     model.compile("sgd", "mse")
-    model.fit(np.random.randn(32, 5), np.random.randn(32, 3), batch_size=8, epochs=2, verbose=0, callbacks=[graffiti.callbacks.LowBitSteps()])
+    model.fit(
+        np.random.randn(32, 5), np.random.randn(32, 3), batch_size=8, epochs=2, verbose=0,
+        callbacks=[graffiti.callbacks.LowBitSteps()]
+    )
     assert [int(q.epoch_steps) for q in tensor_quantizers(model)] == [4, 4]
     shares = graffiti.callbacks.shares(model)
     assert sum(shares.values()) == pytest.approx(1) and shares[24] > 0.5
@@ -191,7 +207,8 @@ def test_bad_arguments():
 
 
 @pytest.mark.parametrize("make", [
-    lambda: keras.Model(x := keras.Input((5,)), keras.layers.Dense(3)(x)), lambda: keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)]),
+    lambda: keras.Model(x := keras.Input((5,)), keras.layers.Dense(3)(x)),
+    lambda: keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)]),
 ], ids=["functional", "sequential"])
 def test_fit_warns_where_nobody_says_how_long_an_epoch_is(make):
     x, y = np.random.randn(8, 5), np.random.randn(8, 3)
@@ -202,7 +219,9 @@ def test_fit_warns_where_nobody_says_how_long_an_epoch_is(make):
         return made
 
     steps = graffiti.callbacks.LowBitSteps()
-    with pytest.warns(UserWarning, match=r"take 1000 steps for an epoch.*pass callbacks=\[graffiti.callbacks.LowBitSteps\(\)\]"):
+    with pytest.warns(
+        UserWarning, match=r"take 1000 steps for an epoch.*pass callbacks=\[graffiti.callbacks.LowBitSteps\(\)\]"
+    ):
         model().fit(x, y, verbose=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)

@@ -25,15 +25,24 @@ def test_conversion_keeps_weights_names_and_the_original():
     model = graffiti.quantize_training(plain, "adaptive_precision")
     assert [layer.name for layer in model.layers] == [layer.name for layer in plain.layers]
     found = kinds(model)
-    assert found["first"] == "LowBitConv2D" and found["bn"] == "FusedBatchNormalization" and found["relu"] == "AbsorbedReLU"
-    assert found["sum"] == "ResidualBatchNormalization" and found["bn_linear"] == "AbsorbedBatchNormalization" and found["joined"] == "AbsorbedReLU"
+    assert (
+        found["first"] == "LowBitConv2D" and found["bn"] == "FusedBatchNormalization"
+        and found["relu"] == "AbsorbedReLU"
+    )
+    assert (
+        found["sum"] == "ResidualBatchNormalization" and found["bn_linear"] == "AbsorbedBatchNormalization"
+        and found["joined"] == "AbsorbedReLU"
+    )
     assert model.get_layer("sum").relu and model.get_layer("bn").relu and model.get_layer("sum").normalized == 1
     for layer in plain.layers:
         if layer.weights:
             holder = "sum" if layer.name == "bn_linear" else layer.name
             np.testing.assert_array_equal(layer.weights[0], model.get_layer(holder).weights[0])
     assert all(np.array_equal(a, b) for a, b in zip(before, plain.get_weights())) and kinds(plain)["first"] == "Conv2D"
-    assert [line.layer for line in model.quantization_report.of("quantized")] == ["first", "conv", "depthwise", "transposed", "separable", "last"]
+    assert (
+        [line.layer for line in model.quantization_report.of("quantized")]
+        == ["first", "conv", "depthwise", "transposed", "separable", "last"]
+    )
 
 
 def test_decide_says_what_apply_does_and_touches_nothing():
@@ -43,21 +52,31 @@ def test_decide_says_what_apply_does_and_touches_nothing():
     decisions = decide(plain, "adaptive_precision", [Rule("conv", None)])
     assert plain.get_config() == config and nodes == [len(layer._inbound_nodes) for layer in plain.layers]
     assert all(np.array_equal(a, b) for a, b in zip(weights, plain.get_weights()))
-    assert {d.path: d.action for d in decisions} == {
-        "first": "low_bit", "bn": "fused_norm", "relu": "absorbed_relu", "conv": "float", "bn_linear": "absorbed_norm", "sum": "residual_norm",
-        "joined": "absorbed_relu", "depthwise": "low_bit", "transposed": "low_bit", "separable": "low_bit", "last": "low_bit",
-    }
+    assert ({d.path: d.action for d in decisions} == {
+        "first": "low_bit", "bn": "fused_norm", "relu": "absorbed_relu", "conv": "float", "bn_linear": "absorbed_norm",
+        "sum": "residual_norm",
+        "joined": "absorbed_relu", "depthwise": "low_bit", "transposed": "low_bit", "separable": "low_bit",
+        "last": "low_bit",
+    })
     by_path = {d.path: d for d in decisions}
-    assert by_path["sum"].partner is plain.get_layer("bn_linear") and by_path["sum"].normalized == 1 and by_path["sum"].relu
+    assert (
+        by_path["sum"].partner is plain.get_layer("bn_linear") and by_path["sum"].normalized == 1
+        and by_path["sum"].relu
+    )
     assert by_path["conv"].why == "a rule keeps it in float" and by_path["conv"].scheme is None
     model = apply(plain, decisions, seed=3)
-    assert model.quantization_report == report(decisions) == graffiti.quantize_training(plain, "adaptive_precision", rules=[Rule("conv", None)]).quantization_report
+    assert (
+        model.quantization_report == report(decisions)
+        == graffiti.quantize_training(plain, "adaptive_precision", rules=[Rule("conv", None)]).quantization_report
+    )
     assert kinds(model) == kinds(graffiti.quantize_training(plain, "adaptive_precision", rules=[Rule("conv", None)]))
     fewer = apply(plain, [d for d in decisions if d.path == "last"])
     assert {name: kind for name, kind in kinds(fewer).items() if kinds(plain)[name] != kind} == {"last": "LowBitDense"}
     with pytest.raises(ValueError, match="these rules match no layer: 'nothing' → float"):
         decide(plain, "adaptive_precision", [Rule("nothing", None)])
-    with pytest.raises(ValueError, match="'last' is no layer of model 'mlp'; decide about the model that they are applied to"):
+    with pytest.raises(
+        ValueError, match="'last' is no layer of model 'mlp'; decide about the model that they are applied to"
+    ):
         apply(mlp(), [by_path["last"]])
 
 
@@ -66,11 +85,19 @@ def test_a_layer_inside_a_wrapper_has_a_decision_of_its_own():
     x = keras.layers.Bidirectional(keras.layers.LSTM(3, return_sequences=True, name="lstm"), name="both")(inputs)
     plain = keras.Model(inputs, keras.layers.TimeDistributed(keras.layers.Dense(2, name="dense"), name="steps")(x))
     found = [(d.path, d.part, d.target.name) for d in decide(plain, "min_max_int8")]
-    assert found == [
-        ("both/forward_lstm", "forward_layer", "forward_lstm"), ("both/backward_lstm", "backward_layer", "backward_lstm"), ("steps/dense", "layer", "dense")]
+    assert (
+        found
+        == [
+            ("both/forward_lstm", "forward_layer", "forward_lstm"),
+            ("both/backward_lstm", "backward_layer", "backward_lstm"), ("steps/dense", "layer", "dense")
+        ]
+    )
 
 
-@pytest.mark.parametrize("make", [mlp, convnet, lambda: keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, name="last")], name="row")])
+@pytest.mark.parametrize(
+    "make",
+    [mlp, convnet, lambda: keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, name="last")], name="row")]
+)
 def test_the_report_is_in_the_file_and_strip_gives_the_models_class_back(make, tmp_path):
     plain = make()
     model = compiled(graffiti.quantize_training(plain, "min_max_int8"))
@@ -80,7 +107,9 @@ def test_the_report_is_in_the_file_and_strip_gives_the_models_class_back(make, t
     assert again.quantization_report == model.quantization_report and model.quantization_report.of("quantized")
     assert type(graffiti.strip(again)) is type(plain)
     assert not getattr(keras.models.clone_model(again), "quantization_report", ())
-    assert compiled(plain) and graffiti.quantize_training(plain, "min_max_int8").compiled, "Keras' clone of a compiled model is compiled"
+    assert (
+        compiled(plain) and graffiti.quantize_training(plain, "min_max_int8").compiled
+    ), "Keras' clone of a compiled model is compiled"
 
 
 def test_strip_gives_the_trained_network_back():
@@ -103,7 +132,9 @@ def test_strip_takes_the_batch_statistics_anew_from_data():
     """Of the network without quantizers, each batch norm behind those in front of it; nothing else changes."""
     inputs = keras.Input((6, 6, 3))
     x = keras.layers.BatchNormalization(name="first_bn", momentum=0.9)(keras.layers.Conv2D(4, 3, name="first")(inputs))
-    x = keras.layers.BatchNormalization(name="last_bn")(keras.layers.BatchNormalization(name="frozen_bn")(keras.layers.Conv2D(4, 3, name="second")(x)))
+    x = keras.layers.BatchNormalization(name="last_bn")(
+        keras.layers.BatchNormalization(name="frozen_bn")(keras.layers.Conv2D(4, 3, name="second")(x))
+    )
     outputs = keras.layers.Dense(3, name="last")(keras.layers.Flatten()(keras.layers.Dropout(0.5, name="dropout")(x)))
     plain = keras.Model(inputs, outputs)
     plain.get_layer("frozen_bn").trainable = False
@@ -122,8 +153,13 @@ def test_strip_takes_the_batch_statistics_anew_from_data():
         assert np.abs(getattr(before, own) - wanted).max() > 1e-3
     assert norm.momentum == 0.9
     changed = {v.path for v, w in zip(anew.weights, kept.weights, strict=True) if not np.array_equal(v, w)}
-    assert {path.rsplit("/", 2)[-2] for path in changed} == {"first_bn", "last_bn"} and all("moving" in path for path in changed), changed
-    np.testing.assert_array_equal(graffiti.strip(model, x, steps=1).predict(x, verbose=0), graffiti.strip(model, x[:32]).predict(x, verbose=0))
+    assert (
+        {path.rsplit("/", 2)[-2] for path in changed} == {"first_bn", "last_bn"}
+        and all("moving" in path for path in changed)
+    ), changed
+    np.testing.assert_array_equal(
+        graffiti.strip(model, x, steps=1).predict(x, verbose=0), graffiti.strip(model, x[:32]).predict(x, verbose=0)
+    )
 
 
 def test_strip_takes_data_of_several_named_inputs():
@@ -140,7 +176,10 @@ def test_strip_takes_data_of_several_named_inputs():
 @pytest.mark.parametrize(("data", "options", "message"), [
     (np.zeros((4, 5, 8, 3), np.float32), {}, r"has shape \(batch"),
     (np.full((4, 8, 8, 3), np.nan, np.float32), {}, "NaN or Inf"),
-    (np.zeros((4, 8, 8, 3), np.float32), {"batch_size": 0}, "batch_size is a whole number of examples, at least 1, got 0"),
+    (
+        np.zeros((4, 8, 8, 3), np.float32), {"batch_size": 0},
+        "batch_size is a whole number of examples, at least 1, got 0"
+    ),
 ])
 def test_strip_refuses_data_that_the_model_cannot_take(data, options, message):
     with pytest.raises(ValueError, match=message):
@@ -171,7 +210,10 @@ def test_only_sums_of_one_batch_norm_and_a_tensor_of_its_shape_are_computed_with
     found = {layer.name: type(layer).__name__ for layer in model._flatten_layers()}
     fused = {name for name, kind in found.items() if kind == "ResidualBatchNormalization"}
     assert fused == {"linear", "two_norms"} and found["relu_1"] == "AbsorbedReLU" and found["relu_2"] == "ReLU"
-    assert found["inner_bn"] == found["a_bn"] == "AbsorbedBatchNormalization" and found["b_bn"] == found["shown_bn"] == found["row_bn"] == "FusedBatchNormalization"
+    assert (
+        found["inner_bn"] == found["a_bn"] == "AbsorbedBatchNormalization"
+        and found["b_bn"] == found["shown_bn"] == found["row_bn"] == "FusedBatchNormalization"
+    )
     assert not model.get_layer("two_norms").trainable and not model.get_layer("nested").get_layer("linear").relu
     images = np.random.default_rng(0).normal(size=(8, 6, 6, 4)).astype(np.float32)
     stripped = graffiti.strip(model)
@@ -209,7 +251,10 @@ def test_signs_come_from_the_network():
 
 
 def test_rules():
-    rules = [Rule("conv", None), Rule(keras.layers.DepthwiseConv2D, "min_max_int4"), Rule(lambda layer: layer.path == "last", graffiti.schemes.get("dorefa"))]
+    rules = [
+        Rule("conv", None), Rule(keras.layers.DepthwiseConv2D, "min_max_int4"),
+        Rule(lambda layer: layer.path == "last", graffiti.schemes.get("dorefa"))
+    ]
     model = graffiti.quantize_training(convnet(), "adaptive_precision", rules=rules)
     report = {line.layer: line.why for line in model.quantization_report}
     assert report["conv"] == "a rule keeps it in float" and "min_max_int4" in report["depthwise"]
@@ -225,7 +270,10 @@ def test_nested_and_sequential_models():
     plain = keras.Model(inputs, keras.layers.Dense(2, name="head")(inner(inputs)))
     model = graffiti.quantize_training(plain, "adaptive_precision", rules=[Rule("inner/dense", "min_max_int8")])
     assert [line.layer for line in model.quantization_report] == ["inner/dense", "head"]
-    assert model.get_layer("inner").get_layer("dense").low_bit.scheme.name == "min_max_int8" and model.get_layer("head").low_bit.signed is False
+    assert (
+        model.get_layer("inner").get_layer("dense").low_bit.scheme.name == "min_max_int8"
+        and model.get_layer("head").low_bit.signed is False
+    )
     assert len(list(tensor_quantizers(model))) == 6
     x = np.ones((2, 6), np.float32)
     np.testing.assert_array_equal(graffiti.strip(model)(x), plain(x))
@@ -273,14 +321,19 @@ def test_what_is_refused():
 @pytest.mark.parametrize("name", graffiti.schemes.training_names())
 def test_presets_round_trip(name):
     scheme = graffiti.schemes.get(name)
-    assert TrainingScheme.from_config(scheme.to_config()) == scheme and graffiti.schemes.get_training(scheme.to_config()) == scheme
+    assert (
+        TrainingScheme.from_config(scheme.to_config()) == scheme
+        and graffiti.schemes.get_training(scheme.to_config()) == scheme
+    )
 
 
 @pytest.mark.parametrize("product", ["forward", "input_gradient", "weight_gradient"])
 def test_each_product_can_be_float_alone(product):
     """The switched product equals the plain layer's; the two others are those of the quantized one."""
     plain = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, use_bias=False)])
-    scheme = graffiti.schemes.training_schemes.get("min_max_int8").replace(gradients=TensorSpec("min_max", {"bits": 8, "rounding": "half_even"}))
+    scheme = graffiti.schemes.training_schemes.get("min_max_int8").replace(
+        gradients=TensorSpec("min_max", {"bits": 8, "rounding": "half_even"})
+    )
     rng = np.random.default_rng(0)
     x, c = tf.constant(rng.normal(size=(5, 6)), tf.float32), rng.normal(size=(5, 3)).astype(np.float32)
 
@@ -300,14 +353,19 @@ def test_each_product_can_be_float_alone(product):
 
 
 def noise_of(model) -> dict[str, int]:
-    return {f"{layer.path}/{part.role}": part.seed for layer in model._flatten_layers() for part in layer._layers if hasattr(part, "seed") and hasattr(part, "role")}
+    return {
+        f"{layer.path}/{part.role}": part.seed for layer in model._flatten_layers() for part in layer._layers
+        if hasattr(part, "seed") and hasattr(part, "role")
+    }
 
 
 def test_random_bits_follow_from_the_seed_and_the_path_alone():
     """Another line in the report (a layer that stays in float) moves no other layer's bits; another seed moves all."""
     plain = convnet()
     whole = noise_of(graffiti.quantize_training(plain, "adaptive_precision"))
-    part = noise_of(graffiti.quantize_training(plain, "adaptive_precision", rules=[Rule("first", None), Rule("conv", None)]))
+    part = noise_of(
+        graffiti.quantize_training(plain, "adaptive_precision", rules=[Rule("first", None), Rule("conv", None)])
+    )
     other = noise_of(graffiti.quantize_training(plain, "adaptive_precision", seed=1))
     assert len(set(whole.values())) == len(whole) == 21, "two tensors of one seed"
     assert 0 < len(part) < len(whole) and part == {path: whole[path] for path in part}

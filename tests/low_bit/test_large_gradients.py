@@ -20,10 +20,13 @@ def built(cls=LargeGradients, shape=(8,), **arguments):
 
 
 @pytest.mark.parametrize(("bits", "factor", "codes"), [
-    (4, 1.0, [7, -4, 3, 1, 0, 0, -7, 0]), (4, 0.8, [7, -5, 3, 1, 0, 0, -7, 0]), (8, 0.9, [127, -88, 55, 11, -4, 0, -127, 2]),
+    (4, 1.0, [7, -4, 3, 1, 0, 0, -7, 0]), (4, 0.8, [7, -5, 3, 1, 0, 0, -7, 0]),
+    (8, 0.9, [127, -88, 55, 11, -4, 0, -127, 2]),
 ])
 def test_l1_quantizer(bits, factor, codes):
-    """The mean of many draws rounds to the codes of rounding to nearest; each draw is beside the real value, or at the range's end."""
+    """The mean of many draws rounds to the codes of rounding to nearest; each draw is beside the real value, or at
+    the range's end.
+    """
     quantizer = built(bits=bits, initial_factor=factor, beta=0.0, seed=1)
     draws = np.stack([(q := quantizer.encode(G, True)).codes.numpy() for _ in range(200)]).astype(np.int64)
     step, top = 2 * factor * 0.8 / (2**bits - 2), 2 ** (bits - 1) - 1
@@ -60,7 +63,10 @@ def test_l4_zero_gradient():
 
 
 def test_l5_targets():
-    np.testing.assert_allclose([method.target_rate(1e-3, b) for b in (4, 5, 6, 8)], [6.666667e-05, 3.225806e-05, 1.587302e-05, 3.921569e-06], rtol=1e-6)
+    np.testing.assert_allclose(
+        [method.target_rate(1e-3, b) for b in (4, 5, 6, 8)], [6.666667e-05, 3.225806e-05, 1.587302e-05, 3.921569e-06],
+        rtol=1e-6
+    )
 
 
 def l6() -> tf.Tensor:
@@ -103,13 +109,19 @@ def test_l8_optimality():
 
 
 def learned(x, bound: float, **arguments) -> np.ndarray:
-    return LearnedScale(bits=4, **arguments).encode(tf.constant(x, tf.float32), False, (tf.constant(bound),)).real().numpy()
+    return LearnedScale(bits=4, **arguments).encode(
+        tf.constant(x, tf.float32), False, (tf.constant(bound),)
+    ).real().numpy()
 
 
 def test_l9_weights_and_l10_activations():
-    np.testing.assert_allclose(learned([0.9, -0.33, 0.05, -1.4], 1.0, role="weights"), [0.85714286, -0.28571429, 0, -1], rtol=1e-6)
+    np.testing.assert_allclose(
+        learned([0.9, -0.33, 0.05, -1.4], 1.0, role="weights"), [0.85714286, -0.28571429, 0, -1], rtol=1e-6
+    )
     assert len(np.unique(learned(np.linspace(-1.0, 1.0, 10001), 1.0, role="weights"))) == 15
-    np.testing.assert_allclose(learned([0, 0.2, 0.77, 1.9], 1.5, role="activations", signed=False), [0, 0.2, 0.8, 1.5], rtol=1e-6)
+    np.testing.assert_allclose(
+        learned([0, 0.2, 0.77, 1.9], 1.5, role="activations", signed=False), [0, 0.2, 0.8, 1.5], rtol=1e-6
+    )
 
 
 def test_l11_first_scales():
@@ -136,7 +148,9 @@ def test_l12_clamps():
 def test_gradient_of_the_learned_scale(role, signed, low):
     """The class against automatic differentiation of the published formula, straight through the rounding."""
     quantizer, top = LearnedScale(bits=4, role=role, signed=signed), 7.0 if signed else 15.0
-    x, scale, upstream = tf.constant([0.9, -0.33, 0.05, -1.4, 2.2]), tf.constant(0.8), tf.constant([1.0, -2, 3, 0.5, 0.25])
+    x, scale, upstream = (
+        tf.constant([0.9, -0.33, 0.05, -1.4, 2.2]), tf.constant(0.8), tf.constant([1.0, -2, 3, 0.5, 0.25])
+    )
     with tf.GradientTape() as tape:
         tape.watch([x, scale])
         unit = tf.clip_by_value(x / scale, low, 1.0)

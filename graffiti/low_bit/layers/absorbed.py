@@ -57,7 +57,9 @@ class AbsorbedBatchNormalization(AbsorbedLayer):
         self.computed_by = str(computed_by)
 
     def call(self, inputs, training=None, mask=None):
-        """``inputs``. Keras hands a mask to whatever takes one, and so back to the batch norm when ``strip`` calls it."""
+        """``inputs``. Keras hands a mask to whatever takes one, and so back to the batch norm when ``strip`` calls
+        it.
+        """
         return inputs
 
     def get_config(self) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Dynamic fixed point: one power-of-two step per tensor, moved by a factor of two when too much or too little overflows."""
+"""Dynamic fixed point: one power-of-two step per tensor, moved by a factor of two when too much or too little
+overflows.
+"""
 
 from __future__ import annotations
 
@@ -65,22 +67,25 @@ def next_exponent(exponent: tf.Tensor, overflow: tf.Tensor, overflow_at_half: tf
 def one_shot_exponent(largest: tf.Tensor, bits: int) -> tf.Tensor:
     """``floor(log2(max|x|)) + 1 - (B-1)``: where the rule ends for a tensor that does not change; int32."""
     pattern = tf.bitwise.right_shift(tf.bitcast(largest, tf.int32), 23)
-    return tf.clip_by_value(tf.where(largest > 0, pattern - 127 + 1 - (bits - 1), MIN_EXPONENT), MIN_EXPONENT, MAX_EXPONENT)
+    return tf.clip_by_value(
+        tf.where(largest > 0, pattern - 127 + 1 - (bits - 1), MIN_EXPONENT), MIN_EXPONENT, MAX_EXPONENT
+    )
 
 
 @keras.saving.register_keras_serializable(package="graffiti")
 class DynamicFixedPoint(TensorQuantizer):
     """B-bit two's complement with one step ``2**exponent`` per tensor, which follows the overflow rate.
 
-    Forward: ``clip(r(x/step), -2**(B-1), 2**(B-1) - 1) * step``. Backward: straight through, also where it saturates. After each use in training the
-    exponent goes up where the overflow rate is above ``target_overflow``, down where it would not be at half the step; the new one holds from the next step on.
+    Forward: ``clip(r(x/step), -2**(B-1), 2**(B-1) - 1) * step``. Backward: straight through, also where it saturates.
+    After each use in training the exponent goes up where the overflow rate is above ``target_overflow``, down where it
+    would not be at half the step; the new one holds from the next step on.
 
     Args:
         bits: B, 2 to 16; 32 does not quantize.
         rounding: ``half_even`` or ``stochastic``; ``None``: stochastic for gradients, else half to even.
         target_overflow: tolerated overflow rate; 0 as in the prototype, 1e-4 in the classic algorithm.
-        initial_exponent: of the first step (prototype: -5); ``None`` takes the one-shot rule on the first tensor that is not zero, because a first step that is
-            much too coarse makes stochastically rounded gradients explode.
+        initial_exponent: of the first step (prototype: -5); ``None`` takes the one-shot rule on the first tensor that
+            is not zero, because a first step that is much too coarse makes stochastically rounded gradients explode.
         update_interval: steps between updates.
         **kwargs: see ``TensorQuantizer``.
 
@@ -88,16 +93,21 @@ class DynamicFixedPoint(TensorQuantizer):
     """
 
     def __init__(
-        self, *, bits: int = 8, rounding: str | None = None, target_overflow: float = 0.0, initial_exponent: int | None = None, update_interval: int = 1, **kwargs,
+        self, *, bits: int = 8, rounding: str | None = None, target_overflow: float = 0.0,
+        initial_exponent: int | None = None, update_interval: int = 1, **kwargs,
     ) -> None:
         super().__init__(**kwargs)
         self.bits = 32 if bits == 32 else check_bits("bits of dynamic fixed point (or 32)", bits, 2, 16)
         self.rounding = check_choice("rounding of dynamic fixed point", rounding, (None, *ROUNDINGS))
         self.target_overflow = check_number("target_overflow", target_overflow, 0.0, 1.0)
         if initial_exponent is not None:
-            initial_exponent = checks.whole("initial_exponent of dynamic fixed point", initial_exponent, MIN_EXPONENT, MAX_EXPONENT)
+            initial_exponent = checks.whole(
+                "initial_exponent of dynamic fixed point", initial_exponent, MIN_EXPONENT, MAX_EXPONENT
+            )
         self.initial_exponent = initial_exponent
-        self.update_interval = checks.whole("update_interval of dynamic fixed point", update_interval, 1, 1 << 30, of="steps")
+        self.update_interval = checks.whole(
+            "update_interval of dynamic fixed point", update_interval, 1, 1 << 30, of="steps"
+        )
 
     @property
     def stochastic(self) -> bool:
@@ -121,7 +131,8 @@ class DynamicFixedPoint(TensorQuantizer):
         exponent = self.current_exponent(x)
         half = 1 << (self.bits - 1)
         codes, extremes = training_quantize.quantize(
-            x, power_of_two(-exponent), low=-half, high=half - 1, rounding="stochastic" if self.stochastic else "half_even",
+            x, power_of_two(-exponent), low=-half, high=half - 1,
+            rounding="stochastic" if self.stochastic else "half_even",
             seed=self.next_seed() if self.stochastic else None)
         if training:
             self.update(x, exponent, extremes)

@@ -15,7 +15,8 @@ from graffiti.graph.passes import Pass, PassResult
 from graffiti.numerics.formats import QFormat
 from graffiti.numerics.rounding import divide, shift_right
 
-Interval = tuple[np.ndarray, np.ndarray]  # lowest and highest code, int64, scalar or one for each index of the last axis
+# lowest and highest code, int64, scalar or one for each index of the last axis
+Interval = tuple[np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +56,13 @@ class ProveAccumulators(Pass):
     """Bounds every tensor's codes from the inputs' ranges and the actual constants; changes nothing.
 
     For a product ``sum_k w_k*x_k`` with ``x_k`` in ``[l, h]`` and zero (padding counts as zero): at most
-    ``sum_k max(w_k*l, w_k*h, 0)``, at least ``sum_k min(w_k*l, w_k*h, 0)``, per output channel. Every term's interval holds
-    zero, so the bound holds for partial sums in any order, too.
+    ``sum_k max(w_k*l, w_k*h, 0)``, at least ``sum_k min(w_k*l, w_k*h, 0)``, per output channel. Every term's interval
+    holds zero, so the bound holds for partial sums in any order, too.
 
     For an average the sum of its window is bounded, not the code behind the division.
 
-    1. All within the register: nothing. 2. A product, a bias, a sum, a multiply or a window's sum that may leave it: ``AccumulatorOverflow``
+    1. All within the register: nothing. 2. A product, a bias, a sum, a multiply or a window's sum that may leave it:
+       ``AccumulatorOverflow``
     with the first layer's name and the bound, and the names of the others.
 
     Args:
@@ -91,13 +93,19 @@ def intervals(graph: Graph, bits: int = 32) -> dict[str, Interval]:
     if overflows:
         first, others = overflows[0], [repr(overflow.layer) for overflow in overflows[1:]]
         raise AccumulatorOverflow(
-            f"layer {first.layer!r} ({first.op}): its accumulator may reach {first.bound}, more than the {(1 << (bits - 1)) - 1} that {bits} bits hold; "
-            "use fewer bits for its weights or input, or keep it in float with a rule" + (f" (and so may {', '.join(others)})" if others else ""), overflows, bits)
+            f"layer {first.layer!r} ({first.op}): its accumulator may reach {first.bound}, more than the "
+            f"{(1 << (bits - 1)) - 1} that {bits} bits hold; "
+            "use fewer bits for its weights or input, or keep it in float with a rule"
+            + (f" (and so may {', '.join(others)})" if others else ""),
+            overflows, bits
+        )
     return found
 
 
 def prove(graph: Graph, bits: int = 32) -> tuple[dict[str, Interval], list[Overflow]]:
-    """The range of every value of codes, and the sums that may leave a register of ``bits`` (cut to it for what follows)."""
+    """The range of every value of codes, and the sums that may leave a register of ``bits`` (cut to it for what
+    follows).
+    """
     low_end, high_end = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
     found: dict[str, Interval] = {}
     overflows: list[Overflow] = []
@@ -149,7 +157,8 @@ def _interval(graph: Graph, node: Node, format: QFormat, inputs: list[Interval |
         return tuple(np.asarray(bound) for bound in _whole(inputs[1]))  # type: ignore[return-value]
     if node.op == "quantize":
         return np.asarray(format.qmin, np.int64), np.asarray(format.qmax, np.int64)
-    ranges = [_whole(interval) for interval in inputs if interval is not None]  # moves: any input's code, or a padded zero
+    # moves: any input's code, or a padded zero
+    ranges = [_whole(interval) for interval in inputs if interval is not None]
     zero = [0] if node.op == "pad" else []
     return np.asarray(min([r[0] for r in ranges] + zero)), np.asarray(max([r[1] for r in ranges] + zero))
 
@@ -170,17 +179,24 @@ def _product(graph: Graph, node: Node, x: tuple[int, int]) -> Interval:
 
 
 def _window_sum(graph: Graph, node: Node, x: tuple[int, int]) -> tuple[int, int]:
-    """The lowest and highest sum of a window, partial sums included: the window may reach over the border, its terms have either sign."""
+    """The lowest and highest sum of a window, partial sums included: the window may reach over the border, its terms
+    have either sign.
+    """
     count = math.prod(attr(node, "pool_size"))
     return count * min(x[0], 0), count * max(x[1], 0)
 
 
 def _average(graph: Graph, node: Node, format: QFormat, x: tuple[int, int]) -> Interval:
-    """A mean lies between the lowest and the highest code; a sum between the sums. Both through the rounding, within the limits."""
+    """A mean lies between the lowest and the highest code; a sum between the sums. Both through the rounding, within
+    the limits.
+    """
     low, high = format.limits(attr(node, "low"), attr(node, "high"))
     ends = x if attr(node, "divide") else _window_sum(graph, node, x)
     shift = format.exponents[0] - graph.format(node.inputs[0]).exponents[0]  # type: ignore[union-attr]
-    bounds = [int(np.clip(divide(np.clip(end, -(1 << 31), 1 << 31), 1, shift, attr(node, "rounding")), low, high)) for end in ends]
+    bounds = [
+        int(np.clip(divide(np.clip(end, -(1 << 31), 1 << 31), 1, shift, attr(node, "rounding")), low, high))
+        for end in ends
+    ]
     return np.asarray(bounds[0]), np.asarray(bounds[1])
 
 

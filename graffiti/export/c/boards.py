@@ -1,6 +1,6 @@
 """Machines that an exported network is compiled for and run on here, in an emulator: Cortex-M boards, aarch64, riscv64.
 
-Each is a row of ``TARGETS``. The very files of the export are compiled: on a Cortex-M the firmware example, elsewhere
+Each is a row of ``BOARDS``. The very files of the export are compiled: on a Cortex-M the firmware example, elsewhere
 the self-test program; codes go in and every tensor comes back through files.
 """
 
@@ -26,7 +26,7 @@ _USER_PACKAGES = "qemu-user and gcc-{}-linux-gnu"
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
+class Board:
     """A machine.
 
     Attributes:
@@ -49,44 +49,44 @@ class Target:
         return self.compiler.removesuffix("gcc") + "size"
 
 
-def _board(cpu: str, machine: str, script: str, float_abi: str = "hard") -> Target:
-    return Target(
+def _board(cpu: str, machine: str, script: str, float_abi: str = "hard") -> Board:
+    return Board(
         "arm-none-eabi-gcc", ("-mthumb", f"-mcpu={cpu}", f"-mfloat-abi={float_abi}"),
         ("qemu-system-arm", "-machine", machine, "-nographic", "-monitor", "none"),
         "gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm", script,
     )
 
 
-TARGETS: dict[str, Target] = {
+BOARDS: dict[str, Board] = {
     "cortex-m3": _board("cortex-m3", "mps2-an385", "mps2.ld", "soft"),   # neither DSP instructions nor Helium
     "cortex-m4": _board("cortex-m4", "mps2-an386", "mps2.ld"),           # SMLAD
     "cortex-m7": _board("cortex-m7", "mps2-an500", "mps2.ld"),           # SMLAD
     "cortex-m55": _board("cortex-m55", "mps3-an547", "mps3.ld"),         # Helium
-    "aarch64": Target("aarch64-linux-gnu-gcc", (), ("qemu-aarch64",), _USER_PACKAGES.format("aarch64")),
-    "riscv64": Target("riscv64-linux-gnu-gcc", (), ("qemu-riscv64",), _USER_PACKAGES.format("riscv64")),
+    "aarch64": Board("aarch64-linux-gnu-gcc", (), ("qemu-aarch64",), _USER_PACKAGES.format("aarch64")),
+    "riscv64": Board("riscv64-linux-gnu-gcc", (), ("qemu-riscv64",), _USER_PACKAGES.format("riscv64")),
 }
 
 
 def missing(name: str) -> str | None:
-    """One sentence that says which tool of a target is not installed and what brings it; ``None`` where all are
+    """One sentence that says which tool of a board is not installed and what brings it; ``None`` where all are
     there.
     """
-    target = TARGETS[name]
-    absent = [tool for tool in (target.compiler, target.emulator[0]) if shutil.which(tool) is None]
+    board = BOARDS[name]
+    absent = [tool for tool in (board.compiler, board.emulator[0]) if shutil.which(tool) is None]
     return (
-        f"the target c:{name} needs {' and '.join(absent)}, not found on this machine; install {target.packages}"
+        f"the board c:{name} needs {' and '.join(absent)}, not found on this machine; install {board.packages}"
         if absent else None
     )
 
 
 def build(folder: pathlib.Path, name: str, program: pathlib.Path, flags: Sequence[str] = ("-O2",)) -> None:
-    """Compile an exported folder for a target: the firmware, or the self-test program.
+    """Compile an exported folder for a board: the firmware, or the self-test program.
 
     Args:
         folder: what the exporter wrote, firmware or ``main.c`` included.
-        name: a key of ``TARGETS``.
+        name: a key of ``BOARDS``.
         program: the file to write.
-        flags: of the compiler, behind those of the target.
+        flags: of the compiler, behind those of the board.
 
     Raises:
         RuntimeError: where a tool is missing or the compiler fails.
@@ -94,56 +94,56 @@ def build(folder: pathlib.Path, name: str, program: pathlib.Path, flags: Sequenc
     why = missing(name)
     if why:
         raise RuntimeError(why)
-    target, model = TARGETS[name], read_manifest(folder)["name"]
-    command: list[str | os.PathLike] = [target.compiler, *WARNINGS, *target.flags, *flags]
+    board, model = BOARDS[name], read_manifest(folder)["name"]
+    command: list[str | os.PathLike] = [board.compiler, *WARNINGS, *board.flags, *flags]
     sources: list[str | os.PathLike] = [folder / f"{model}.c", folder / "graffiti_runtime.c"]
-    if target.linker_script is None:
+    if board.linker_script is None:
         command += ["-static", folder / "main.c", *sources]
     else:
         firmware = folder / "firmware"
         command += [*_FIRMWARE_FLAGS, firmware / "startup.c", firmware / "main.c", *sources]
         command += [
-            "-nostartfiles", "--specs=nano.specs", "-Wl,--gc-sections", f"-L{firmware}", f"-T{target.linker_script}"
+            "-nostartfiles", "--specs=nano.specs", "-Wl,--gc-sections", f"-L{firmware}", f"-T{board.linker_script}"
         ]
     done = subprocess.run(
         [*(os.fspath(part) for part in command), "-o", os.fspath(program)], capture_output=True, text=True
     )
     if done.returncode:
-        raise RuntimeError(f"{target.compiler} failed on the export of {model!r} for {name}:\n{done.stderr[-4000:]}")
+        raise RuntimeError(f"{board.compiler} failed on the export of {model!r} for {name}:\n{done.stderr[-4000:]}")
 
 
 def command_of(name: str, program: pathlib.Path, arguments: Sequence[str] = ()) -> list[str]:
     """The command that runs a built program in its emulator.
 
     Args:
-        name: a key of ``TARGETS``.
+        name: a key of ``BOARDS``.
         program: from ``build``.
         arguments: what ``main`` gets; a firmware gets them by semihosting.
     """
-    target = TARGETS[name]
-    if target.linker_script is None:
-        return [*target.emulator, os.fspath(program), *arguments]
+    board = BOARDS[name]
+    if board.linker_script is None:
+        return [*board.emulator, os.fspath(program), *arguments]
     words = "".join(f",arg={word}" for word in ("firmware", *arguments))
-    return [*target.emulator, "-semihosting-config", f"enable=on,target=native{words}", "-kernel", os.fspath(program)]
+    return [*board.emulator, "-semihosting-config", f"enable=on,target=native{words}", "-kernel", os.fspath(program)]
 
 
 class EmulatedModel:
-    """An integer graph, exported, cross-compiled and run on a target; the counterpart of ``harness.CModel``.
+    """An integer graph, exported, cross-compiled and run on a board; the counterpart of ``harness.CModel``.
 
     Args:
         graph: of stage ``integer``.
-        name: a key of ``TARGETS``.
+        name: a key of ``BOARDS``.
         flags: of the compiler.
 
     Raises:
-        ValueError: for an unknown target.
+        ValueError: for an unknown board.
         RuntimeError: where a tool is missing, with the packages that bring it, or fails.
         ExportError: where the graph cannot be exported.
     """
 
     def __init__(self, graph: Graph, name: str, flags: Sequence[str] = ("-O2",)) -> None:
-        if name not in TARGETS:
-            raise ValueError(f"the C export is emulated on {', '.join(TARGETS)}, got {name!r}")
+        if name not in BOARDS:
+            raise ValueError(f"the C export is emulated on {', '.join(BOARDS)}, got {name!r}")
         why = missing(name)
         if why:
             raise RuntimeError(why)
@@ -171,7 +171,7 @@ class EmulatedModel:
         ]
         folder = pathlib.Path(self._folder.name)
         np.concatenate(rows, axis=1).tofile(folder / "in.bin")
-        if TARGETS[self.name].linker_script is None:
+        if BOARDS[self.name].linker_script is None:
             with open(folder / "in.bin", "rb") as source, open(folder / "out.bin", "wb") as sink:
                 done = subprocess.run(
                     command_of(self.name, self._program, ["--tensors"]), stdin=source, stdout=sink,
@@ -185,7 +185,7 @@ class EmulatedModel:
             )
             said = done.stdout
         if done.returncode:
-            raise RuntimeError(f"{TARGETS[self.name].emulator[0]} ended with exit code {done.returncode}: "
+            raise RuntimeError(f"{BOARDS[self.name].emulator[0]} ended with exit code {done.returncode}: "
                                f"{said.decode(errors='replace').strip()[-500:]}")
         sizes = [
             int(np.prod(entry["shape"], dtype=np.int64)) * storage_dtype(entry).itemsize

@@ -18,10 +18,10 @@ from random_networks import random_network
 
 import graffiti
 from graffiti.executors.rows import Emulated
-from graffiti.export.c import targets
+from graffiti.export.c import boards
+from graffiti.export.c.boards import BOARDS, EmulatedModel
 from graffiti.export.c.emit import EMITTERS
 from graffiti.export.c.exporter import CExporter
-from graffiti.export.c.targets import TARGETS, EmulatedModel
 from graffiti.graph import interpreter
 from graffiti.integer_graph import IntegerGraph
 from graffiti.transforms import pipelines
@@ -31,7 +31,7 @@ QUICK = ("cortex-m4", "cortex-m55", "aarch64", "riscv64")
 
 def need(*names):
     for name in names:
-        why = targets.missing(name)
+        why = boards.missing(name)
         if why:
             pytest.skip(why)
 
@@ -51,7 +51,7 @@ def test_every_kernel(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", BOARDS)
 @pytest.mark.parametrize("level", ["-Os", "-O2", "-O3"])
 def test_every_level_on_every_target(name, level):
     """Every op on every target: ``executors/test_contract.py``."""
@@ -66,7 +66,7 @@ def test_every_level_on_every_target(name, level):
 def test_simd_is_used_where_the_core_has_it(name, instruction, tmp_path):
     need(name)
     CExporter().write(c_graphs.conv_case(), tmp_path / "net")
-    command = [TARGETS[name].compiler, *TARGETS[name].flags, "-std=c99", "-O2", "-S", "graffiti_runtime.c", "-o", "-"]
+    command = [BOARDS[name].compiler, *BOARDS[name].flags, "-std=c99", "-O2", "-S", "graffiti_runtime.c", "-o", "-"]
     for flags, pattern in (([], instruction), (["-DGRAFFITI_PORTABLE"], None)):
         text = subprocess.run(
             [*command, *flags], cwd=tmp_path / "net", capture_output=True, text=True, check=True
@@ -88,9 +88,9 @@ def test_the_firmware_checks_its_vectors_and_says_so_by_its_exit_code(tmp_path):
             vectors.write_text(
                 head + middle + tail.replace(f" {expected},", f" {expected - 1 if expected > -128 else 0},", 1)
             )
-        targets.build(tmp_path / "net", "cortex-m4", tmp_path / "firmware.elf")
+        boards.build(tmp_path / "net", "cortex-m4", tmp_path / "firmware.elf")
         done = subprocess.run(
-            targets.command_of("cortex-m4", tmp_path / "firmware.elf"), capture_output=True, text=True,
+            boards.command_of("cortex-m4", tmp_path / "firmware.elf"), capture_output=True, text=True,
             stdin=subprocess.DEVNULL, timeout=60
         )
         assert done.returncode == code and said in done.stdout + done.stderr
@@ -118,7 +118,7 @@ def test_a_target_whose_tools_are_missing_is_refused_in_one_sentence(monkeypatch
     monkeypatch.setenv("PATH", "")
     graph = c_graphs.conv_case()
     sentence = (
-        "the target c:cortex-m4 needs arm-none-eabi-gcc and qemu-system-arm, not found on this machine; install "
+        "the board c:cortex-m4 needs arm-none-eabi-gcc and qemu-system-arm, not found on this machine; install "
         "gcc-arm-none-eabi, libnewlib"
     )
     with pytest.raises(RuntimeError, match=sentence):
@@ -145,7 +145,7 @@ def test_verify_takes_the_targets():
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["int8", "int8_per_channel", "int4", "w4a4"])
 def test_ten_random_networks_over_every_op_on_500_inputs(scheme):
-    need(*TARGETS)
+    need(*BOARDS)
     seen: set[str] = set()
     for seed in range(10):
         graph = random_network(seed, islands=False)
@@ -157,7 +157,7 @@ def test_ten_random_networks_over_every_op_on_500_inputs(scheme):
         )
         integer = pipelines.lower(networks.calibrate(placed, calibration, seed))
         seen |= {step.op for step in CExporter().plan(integer).steps} | {node.op for node in integer.nodes}
-        for name in TARGETS:
+        for name in BOARDS:
             check(integer, name, ("-O1",), inputs)
         program = CExporter().plan(integer)
         assert program.arena_bytes <= 1.05 * program.lower_bound
