@@ -215,7 +215,7 @@ def test_fit_warns_where_nobody_says_how_long_an_epoch_is(make):
 
     def model(**hyper):
         made = graffiti.quantize_training(make(), graffiti.schemes.get("adaptive_precision", **hyper))
-        made.compile("sgd", "mse")
+        made.compile("sgd", "mse", run_eagerly=True)
         return made
 
     steps = graffiti.callbacks.LowBitSteps()
@@ -232,7 +232,7 @@ def test_fit_warns_where_nobody_says_how_long_an_epoch_is(make):
         told.fit(x, y, 32, 1, 0, [steps])  # by position
         told.fit(x, y, verbose=0)          # what it was told is kept
         plain = graffiti.quantize_training(make(), "min_max_int8")
-        plain.compile("sgd", "mse")
+        plain.compile("sgd", "mse", run_eagerly=True)
         plain.fit(x, y, verbose=0)
     assert [int(q.epoch_steps) for q in tensor_quantizers(told)] == [1, 1, 1]
     said = model()
