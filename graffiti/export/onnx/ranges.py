@@ -62,8 +62,8 @@ def _range(graph: Graph, node: Node, given: list[Range]) -> Range:
         return min(corners), max(corners)
     if OPS[node.op].binary or node.op == "bias_add":  # codes at one exponent follow the rule of the reals
         rule = interval_rules.add if node.op == "bias_add" else OPS[node.op].interval_rule
-        low, high = rule(interval_rules.Site(graph, node, attrs, given))
-        return int(low), int(high)
+        least, most = rule(interval_rules.Site(graph, node, attrs, given))
+        return int(least), int(most)
     if node.op == "relu":
         low, high = (max(end, 0) for end in given[0])
         return (low, high) if attrs["max_code"] is None else (min(low, attrs["max_code"]), min(high, attrs["max_code"]))

@@ -144,8 +144,9 @@ def _interval(graph: Graph, node: Node, format: QFormat, inputs: list[Interval |
         return low + bias, high + bias
     if OPS[node.op].binary or node.op == "bias_add":  # codes at one exponent follow the rule of the reals
         rule = interval_rules.add if node.op == "bias_add" else OPS[node.op].interval_rule
-        low, high = rule(interval_rules.Site(graph, node, attributes(node), [_whole(interval) for interval in inputs]))
-        return np.asarray(low), np.asarray(high)
+        site = interval_rules.Site(graph, node, attributes(node), [_whole(interval) for interval in inputs])
+        least, most = rule(site)
+        return np.asarray(least), np.asarray(most)
     if node.op == "average_pool":
         return _average(graph, node, format, _whole(inputs[0]))
     if node.op == "requantize":
