@@ -58,7 +58,9 @@ def threshold_of(quantizer: Quantizer, values: np.ndarray | Flat, method: str | 
         raise ValueError(f"quantizer {quantizer.path!r} sees NaN or Inf; check the calibration data and the weights in front of it")
     if not quantizer.signed:  # what it cannot show has no say
         rows = [row.clipped() if isinstance(row, Flat) else np.maximum(row, 0) for row in rows]
-    range_of = dict(bits=quantizer.bits, signed=quantizer.signed, narrow=quantizer.narrow, rounding=quantizer.rounding)
+    range_of: dict[str, Any] = dict(
+        bits=quantizer.bits, signed=quantizer.signed, narrow=quantizer.narrow, rounding=quantizer.rounding,
+    )
     thresholds = []
     for row in rows:
         largest = methods.maximum(row)
