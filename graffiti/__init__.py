@@ -4,7 +4,8 @@ Importing this package registers every graffiti class with Keras, so that saved 
 ``import graffiti``. It computes nothing and loads no compiled library.
 """
 
-import keras as _keras  # noqa: F401 - Keras first: importing tensorflow_model_optimization before it may switch tf.keras to Keras 2
+# Keras first: importing tensorflow_model_optimization before it may switch tf.keras to Keras 2
+import keras as _keras  # noqa: F401
 
 from graffiti import callbacks, data, exceptions, files, layers, quantizers, recipes, schemes, targets, tfmot
 from graffiti.api import calibrate, quantize, to_integer

@@ -60,8 +60,8 @@ class Cost:
 
     Attributes:
         layers: one ``LayerCost`` per product, in the order of the network.
-        peak_activation_bytes: what activations need in memory, one example: the planned arena of the exported C, where the
-            network can be exported; else the most bytes alive at one step of an in-order execution that keeps no
+        peak_activation_bytes: what activations need in memory, one example: the planned arena of the exported C, where
+            the network can be exported; else the most bytes alive at one step of an in-order execution that keeps no
             accumulator; ``None`` where a size is unknown.
         bias_bytes: of all biases.
         uncounted: layers that compute with weights, or multiply tensors, in a way that is not counted here.
@@ -91,13 +91,17 @@ class Cost:
         """Plain values."""
         return {
             "macs": self.macs, "bops": self.bops, "weight_bytes": self.weight_bytes, "bias_bytes": self.bias_bytes,
-            "peak_activation_bytes": self.peak_activation_bytes, "uncounted": list(self.uncounted), "layers": [{**dataclasses.asdict(layer), "bops": layer.bops} for layer in self.layers],
+            "peak_activation_bytes": self.peak_activation_bytes, "uncounted": list(self.uncounted),
+            "layers": [{**dataclasses.asdict(layer), "bops": layer.bops} for layer in self.layers],
         }
 
     def __str__(self) -> str:
         rows = [f"{'layer':<28} {'product':<16} {'MACs':>14} {'bits':>7} {'BOPs':>18} {'weight bytes':>13}"]
         for layer in self.layers:
-            rows.append(f"{layer.layer:<28} {layer.product:<16} {layer.macs:>14,} {layer.bits[0]:>3}x{layer.bits[1]:<3} {layer.bops:>18,} {layer.weight_bytes:>13,.0f}")
+            rows.append(
+                f"{layer.layer:<28} {layer.product:<16} {layer.macs:>14,} {layer.bits[0]:>3}x{layer.bits[1]:<3} "
+                f"{layer.bops:>18,} {layer.weight_bytes:>13,.0f}"
+            )
         peak = "unknown" if self.peak_activation_bytes is None else f"{self.peak_activation_bytes:,}"
         rows.append(f"{'total':<28} {'':<16} {self.macs:>14,} {'':>7} {self.bops:>18,} {self.weight_bytes:>13,.0f}")
         if self.uncounted:
@@ -108,12 +112,13 @@ class Cost:
 def cost(model_or_graph: keras.Model | IntegerGraph) -> Cost:
     """What one example costs.
 
-    MACs of a product = output values × terms of one output. BOPs = MACs × bits × bits. A float layer counts 32 bits. What memory activations need is the planned arena of the C
-    export; where there is none, the peak of an in-order execution in which a value lives from its step to its last reader.
+    MACs of a product = output values × terms of one output. BOPs = MACs × bits × bits. A float layer counts 32 bits.
+    What memory activations need is the planned arena of the C export; where there is none, the peak of an in-order
+    execution in which a value lives from its step to its last reader.
 
     Args:
-        model_or_graph: a float Keras model, one made by ``quantize`` (calibrated), one made by ``quantize_training`` (three products a layer, at the widths of now), or an
-            ``IntegerGraph``.
+        model_or_graph: a float Keras model, one made by ``quantize`` (calibrated), one made by ``quantize_training``
+            (three products a layer, at the widths of now), or an ``IntegerGraph``.
 
     Returns:
         A ``Cost``; printing it gives a table.
@@ -146,7 +151,12 @@ def _of_graph(graph: Graph) -> Cost:
         if node.op in PRODUCTS:
             kernel = graph.constants[node.inputs[1]]
             bits = _bits(graph, node.inputs[0]), _bits(graph, node.inputs[1])
-            layers.append(LayerCost(_layer_name(graph, node), node.op, "forward", _macs(graph, node, kernel), bits, kernel.size * bits[1] / 8))
+            layers.append(
+                LayerCost(
+                    _layer_name(graph, node), node.op, "forward", _macs(graph, node, kernel), bits,
+                    kernel.size * bits[1] / 8
+                )
+            )
         elif node.op == "bias_add" and graph.is_constant(node.inputs[1]):
             bias_bytes += graph.constants[node.inputs[1]].size * _bits(graph, node.inputs[1]) / 8
         elif node.op == "island":
@@ -158,11 +168,15 @@ def _of_graph(graph: Graph) -> Cost:
                     sum(graph.constants[name].size for name, role in _roles(node) if "bias" in role) * FLOAT_BITS / 8
                 )
             for name, op, macs, weights in products:
-                layers.append(LayerCost(f"{node.name}/{name}", op, "forward", macs, (FLOAT_BITS, FLOAT_BITS), weights * FLOAT_BITS / 8))
+                layers.append(
+                    LayerCost(
+                        f"{node.name}/{name}", op, "forward", macs, (FLOAT_BITS, FLOAT_BITS), weights * FLOAT_BITS / 8
+                    )
+                )
     return Cost(tuple(layers), _peak(graph), bias_bytes, tuple(uncounted))
 
 
-# ---- what a graph holds as a whole: Keras layers in float -----------------------------------------------------------------
+# ---- what a graph holds as a whole: Keras layers in float ------------------------------------------------------------
 Products = list[tuple[str, str, int, int]]  # (product, op, MACs, weights)
 
 
@@ -180,7 +194,9 @@ def _kernels(graph: Graph, node: Node) -> list[np.ndarray]:
 
 
 def _window_island(op: str):
-    """A convolution: every output value takes a window of one filter; a transposed one gives every input value to one."""
+    """A convolution: every output value takes a window of one filter; a transposed one gives every input value to
+    one.
+    """
     def rule(graph: Graph, node: Node, config: dict) -> Products:
         rows = []
         for index, kernel in enumerate(_kernels(graph, node)):
@@ -198,7 +214,10 @@ def _window_island(op: str):
 def _separable_island(graph: Graph, node: Node, config: dict) -> Products:
     depthwise, pointwise = _kernels(graph, node)
     positions = _elements(graph, node.output) // pointwise.shape[-1]
-    return [("depthwise", "depthwise_conv", positions * depthwise.size, depthwise.size), ("pointwise", "conv", positions * pointwise.size, pointwise.size)]
+    return [
+        ("depthwise", "depthwise_conv", positions * depthwise.size, depthwise.size),
+        ("pointwise", "conv", positions * pointwise.size, pointwise.size)
+    ]
 
 
 def _dense_island(graph: Graph, node: Node, config: dict) -> Products:
@@ -207,7 +226,9 @@ def _dense_island(graph: Graph, node: Node, config: dict) -> Products:
 
 
 def _einsum_sizes(equation: str, shapes: list[tuple[int | None, ...]]) -> int:
-    """Multiplications of an einsum of two operands: the product of the sizes of all its letters, the batch counted once."""
+    """Multiplications of an einsum of two operands: the product of the sizes of all its letters, the batch counted
+    once.
+    """
     operands = equation.replace(" ", "").split("->")[0].split(",")
     sizes: dict[str, int] = {}
     extra = 1
@@ -223,7 +244,12 @@ def _einsum_sizes(equation: str, shapes: list[tuple[int | None, ...]]) -> int:
 
 def _einsum_dense_island(graph: Graph, node: Node, config: dict) -> Products:
     (kernel,) = _kernels(graph, node)
-    return [("product", "einsum", _einsum_sizes(config["equation"], [graph.shape(node.inputs[0]), kernel.shape]), kernel.size)]
+    return [
+        (
+            "product", "einsum", _einsum_sizes(config["equation"], [graph.shape(node.inputs[0]), kernel.shape]),
+            kernel.size
+        )
+    ]
 
 
 def _matmul_island(graph: Graph, node: Node, config: dict) -> Products:
@@ -242,7 +268,10 @@ def _attention_island(graph: Graph, node: Node, config: dict) -> Products:
         return []
     steps = [_elements(graph, name) // kernels[0].shape[0] for name in node.inputs]
     queries, values = steps[0], steps[min(1, len(steps) - 1)]
-    rows = [(name, "einsum", (values if name in ("key", "value") else queries) * k.size, k.size) for name, k in zip(_PROJECTIONS, kernels)]
+    rows = [
+        (name, "einsum", (values if name in ("key", "value") else queries) * k.size, k.size)
+        for name, k in zip(_PROJECTIONS, kernels)
+    ]
     heads = [math.prod(kernels[0].shape[1:]), kernels[3].size // kernels[3].shape[-1]]
     return [*rows, *((name, "matmul", queries * values * size, 0) for name, size in zip(("scores", "mixture"), heads))]
 
@@ -253,7 +282,9 @@ def _plain_attention_island(graph: Graph, node: Node, config: dict) -> Products:
     return [("scores", "matmul", queries * values * width, 0), ("mixture", "matmul", queries * values * depth, 0)]
 
 
-def _recurrent_island(graph: Graph, node: Node, config: dict, prefix: str = "", kernels: list[np.ndarray] | None = None) -> Products:
+def _recurrent_island(
+    graph: Graph, node: Node, config: dict, prefix: str = "", kernels: list[np.ndarray] | None = None
+) -> Products:
     kernels = _kernels(graph, node) if kernels is None else kernels
     if len(kernels) != 2:
         return []
@@ -278,7 +309,9 @@ def _bidirectional_island(graph: Graph, node: Node, config: dict) -> Products:
     if len(kernels) != 4 or any(part["class_name"] not in _RECURRENT for part in parts):
         return []
     for index, part in enumerate(parts):
-        rows += _recurrent_island(graph, node, part["config"], f"{part['config']['name']}/", kernels[2 * index:2 * index + 2])
+        rows += _recurrent_island(
+            graph, node, part["config"], f"{part['config']['name']}/", kernels[2 * index:2 * index + 2]
+        )
     return rows
 
 
@@ -286,7 +319,10 @@ def _steps_island(graph: Graph, node: Node, config: dict) -> Products:
     inner = config["layer"]
     if inner["class_name"] != "Dense":
         return []
-    return [(inner["config"]["name"], op, macs, weights) for _, op, macs, weights in _dense_island(graph, node, inner["config"])]
+    return [
+        (inner["config"]["name"], op, macs, weights)
+        for _, op, macs, weights in _dense_island(graph, node, inner["config"])
+    ]
 
 
 ISLANDS = {  # Keras class -> its products; what computes and is not here is listed as not counted
@@ -302,7 +338,10 @@ ISLANDS = {  # Keras class -> its products; what computes and is not here is lis
     **dict.fromkeys(("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D"), _convolutional_recurrent_island),
     "Bidirectional": _bidirectional_island, "TimeDistributed": _steps_island,
 }
-_WITHOUT_PRODUCTS = ("Embedding", "BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization", "PReLU", "Normalization")
+_WITHOUT_PRODUCTS = (
+    "Embedding", "BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization", "PReLU",
+    "Normalization"
+)
 _WITHOUT_WEIGHTS = ("Matmul", "Dot", "Einsum", "Tensordot", "Attention", "AdditiveAttention", "Inner", "Outer", "Vdot")
 
 
@@ -334,7 +373,10 @@ def _known(graph: Graph, value: str) -> tuple[int, ...]:
     """The shape of one example with a 1 for the batch, every size known."""
     sizes = graph.shape(value)[1:]
     if None in sizes:
-        raise ValueError(f"cost needs sizes that are known: the tensor {value!r} has the shape {graph.shape(value)}; build the model with a fixed input shape")
+        raise ValueError(
+            f"cost needs sizes that are known: the tensor {value!r} has the shape {graph.shape(value)}; build the "
+            "model with a fixed input shape"
+        )
     return (1, *(int(size) for size in sizes if size is not None))
 
 
@@ -392,11 +434,19 @@ def _of_training(plain: Cost, trained: dict[str, Any]) -> Cost:
         if product is not None and "gradients" not in product.roles:
             of["gradients"] = products[0]  # a recurrent product shares the gradients of the input product
         width = {role: FLOAT_BITS if found is None else _width(found.quantizer(role)) for role, found in of.items()}
-        pairs = {"forward": ("activations", "weights"), "input_gradient": ("gradients", "weights"), "weight_gradient": ("activations", "gradients")}
+        pairs = {
+            "forward": ("activations", "weights"), "input_gradient": ("gradients", "weights"),
+            "weight_gradient": ("activations", "gradients")
+        }
         for name, (first, second) in pairs.items():
             low = product is not None and getattr(product.settings.scheme, name)
             bits = (width[first], width[second]) if low else (FLOAT_BITS, FLOAT_BITS)
-            rows.append(LayerCost(row.layer, row.op, name, row.macs, bits, row.weight_bytes * width["weights"] / FLOAT_BITS if name == "forward" else 0.0))
+            rows.append(
+                LayerCost(
+                    row.layer, row.op, name, row.macs, bits,
+                    row.weight_bytes * width["weights"] / FLOAT_BITS if name == "forward" else 0.0
+                )
+            )
     return Cost(tuple(rows), plain.peak_activation_bytes, plain.bias_bytes, plain.uncounted)
 
 

@@ -146,7 +146,8 @@ class Catalog(Generic[T]):
             FileNotFoundError: where there is no such file.
             ValueError: where it holds something else; one sentence says which key is wrong and what is expected there.
         """
-        return self.kind.from_config(read(path), f"the {self.title} {pathlib.Path(path).name}")  # type: ignore[attr-defined]
+        title = f"the {self.title} {pathlib.Path(path).name}"
+        return self.kind.from_config(read(path), title)  # type: ignore[attr-defined]
 
     def get(self, thing: str | os.PathLike | T) -> T:
         """From a name, the path of a file, or the thing itself (returned as it is).

@@ -1,4 +1,6 @@
-"""How an integer graph meets its users: their data as batches in the order of its inputs, results in the Keras model's structure."""
+"""How an integer graph meets its users: their data as batches in the order of its inputs, results in the Keras
+model's structure.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ def batches(graph: Graph, x: Any, batch_size: int) -> Iterator[list[np.ndarray]]
     Args:
         graph: whose inputs they are.
         x: as in ``user_data.Inputs.parts``.
-        batch_size: examples in a batch; batches of a dataset stay as they are. A graph with a batch size of its own gets that.
+        batch_size: examples in a batch; batches of a dataset stay as they are. A graph with a batch size of its own
+            gets that.
 
     Yields:
         Arrays in the order of ``graph.inputs``, each ``(batch, ...)``.
@@ -67,7 +70,8 @@ def labelled(graph: Graph, x: Any, who: str) -> tuple[Any, np.ndarray | None]:
         who: the verb, for the message.
 
     Returns:
-        ``x`` alone, as ``batches`` takes it, and the labels; ``None`` where there are none, or more than one array of them.
+        ``x`` alone, as ``batches`` takes it, and the labels; ``None`` where there are none, or more than one array of
+        them.
 
     Raises:
         ValueError: for an empty dataset.
@@ -80,7 +84,10 @@ def labelled(graph: Graph, x: Any, who: str) -> tuple[Any, np.ndarray | None]:
     parts, labels = [], []
     for element in user_data.elements(x):
         parts.append((user_data.inputs_of(element),))
-        if isinstance(element, (tuple, list)) and len(element) > 1 and (found := user_data.labels_of(element[1])) is not None:
+        if (
+            isinstance(element, (tuple, list)) and len(element) > 1
+            and (found := user_data.labels_of(element[1])) is not None
+        ):
             labels.append(found)
     if not parts:
         raise ValueError(f"{who} got no data: expected at least one batch, got an empty dataset")
@@ -88,9 +95,13 @@ def labelled(graph: Graph, x: Any, who: str) -> tuple[Any, np.ndarray | None]:
 
 
 def structured(graph: Graph, outputs: list[Any]) -> Any:
-    """The graph's outputs as the Keras model returns them: one array, a list, a dict, or these within each other; integers and
-    booleans in the model's dtype. Keras takes the only tensor out of a list of one."""
-    outputs = [_as(output, dtype) for output, dtype in itertools.zip_longest(outputs, graph.interface.get("output_dtypes") or ())]
+    """The graph's outputs as the Keras model returns them: one array, a list, a dict, or these within each other;
+    integers and booleans in the model's dtype. Keras takes the only tensor out of a list of one.
+    """
+    outputs = [
+        _as(output, dtype)
+        for output, dtype in itertools.zip_longest(outputs, graph.interface.get("output_dtypes") or ())
+    ]
 
     def fill(structure):
         if isinstance(structure, dict):
@@ -107,4 +118,7 @@ def structured(graph: Graph, outputs: list[Any]) -> Any:
 
 def _as(output: Any, dtype: str | None) -> Any:
     """An output in the model's dtype where that is no float: what is a float there is float32 here."""
-    return output if dtype is None or "float" in dtype or getattr(output, "dtype", dtype) == dtype else np.asarray(output).astype(dtype)
+    return (
+        output if dtype is None or "float" in dtype or getattr(output, "dtype", dtype) == dtype
+        else np.asarray(output).astype(dtype)
+    )

@@ -50,8 +50,8 @@ def normed_log_gradient(gradient, second_moment, step, *, beta: float = 0.999, e
 class _ThresholdOptimizer(keras.optimizers.Optimizer):
     """What both threshold optimizers add to a Keras optimizer, which stands behind it in the bases.
 
-    Per threshold variable: ``gradient_sum`` (since ``reset_gradient_sums``) and ``average`` (moving average of ``log2_t``);
-    for the optimizer: ``summed_steps``.
+    Per threshold variable: ``gradient_sum`` (since ``reset_gradient_sums``) and ``average`` (moving average of
+    ``log2_t``); for the optimizer: ``summed_steps``.
     """
 
     ema_decay: float
@@ -84,7 +84,9 @@ class _ThresholdOptimizer(keras.optimizers.Optimizer):
             gradient = tf.where(frozen, tf.zeros_like(gradient), gradient)
         self.assign_add(self.gradient_sums[index], gradient)
         step = tf.cast(self.iterations, variable.dtype)
-        decay = tf.where(step > 0, tf.minimum(tf.cast(self.ema_decay, variable.dtype), (1.0 + step) / (10.0 + step)), 0.0)
+        decay = tf.where(
+            step > 0, tf.minimum(tf.cast(self.ema_decay, variable.dtype), (1.0 + step) / (10.0 + step)), 0.0
+        )
         average = tf.convert_to_tensor(self.averages[index])
         self.assign(self.averages[index], decay * average + (1.0 - decay) * variable)
 
@@ -116,7 +118,9 @@ class ThresholdAdam(_ThresholdOptimizer, keras.optimizers.Adam):
         self, learning_rate=1e-2, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8,
         ema_decay: float = 0.9999, name: str = "threshold_adam", **kwargs,
     ) -> None:
-        super().__init__(learning_rate=learning_rate, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon, name=name, **kwargs)
+        super().__init__(
+            learning_rate=learning_rate, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon, name=name, **kwargs
+        )
         self.ema_decay = ema_decay
 
     def update_step(self, gradient, variable, learning_rate) -> None:
@@ -161,7 +165,9 @@ class ThresholdSGD(_ThresholdOptimizer, keras.optimizers.SGD):
 
         def update(gradient, variable, learning_rate):
             moment = self.second_moments[compat.variable_index(self, variable)]
-            normed, new = normed_log_gradient(gradient, tf.convert_to_tensor(moment), self.iterations + 1, beta=self.beta)
+            normed, new = normed_log_gradient(
+                gradient, tf.convert_to_tensor(moment), self.iterations + 1, beta=self.beta
+            )
             self.assign(moment, new)
             step(normed, variable, learning_rate)
 
@@ -182,7 +188,8 @@ def _staircase(initial, interval: int, rate: float):
 def deserialized(config: dict[str, Any], custom_objects=None) -> dict[str, Any]:
     """A config with its serialized optimizers made into objects; the config stays as it is."""
     return {
-        key: keras.saving.deserialize_keras_object(value, custom_objects=custom_objects) if isinstance(value, dict) else value
+        key: keras.saving.deserialize_keras_object(value, custom_objects=custom_objects) if isinstance(value, dict)
+        else value
         for key, value in copy.deepcopy(config).items()  # Keras writes into the configs that it reads
     }
 
@@ -228,7 +235,8 @@ class TwoOptimizers(keras.optimizers.MultiOptimizer):
 
 @keras.saving.register_keras_serializable(package="graffiti")
 class ALT(TwoOptimizers):
-    r"""Adaptive-gradient log-domain threshold training (ALT, later called TQT): one Adam for weights, one for thresholds.
+    r"""Adaptive-gradient log-domain threshold training (ALT, later called TQT): one Adam for weights, one for
+    thresholds.
 
     Both are Adam with ``beta_1 = 0.9, beta_2 = 0.999, epsilon = 1e-8``. Without ``steps_per_epoch`` the schedules are
     the published ones for batch size ``N``: staircase exponential decay of the weights' rate,
@@ -275,13 +283,17 @@ class ALT(TwoOptimizers):
     """
 
     def __init__(
-        self, weights: keras.optimizers.Optimizer | str | None = None, thresholds: keras.optimizers.Optimizer | None = None, *,
+        self, weights: keras.optimizers.Optimizer | str | None = None,
+        thresholds: keras.optimizers.Optimizer | None = None, *,
         steps_per_epoch: int | None = None, batch_size: int = PUBLISHED_BATCH_SIZE, epochs: int = PUBLISHED_EPOCHS,
         weight_learning_rate=None, threshold_learning_rate=1e-2,
         freeze_start: int | None = None, freeze_interval: int | None = None, ema_decay: float = 0.9999,
         loss_scale_factor: float | None = None, name: str = "alt",
     ) -> None:
-        for label, value in (("steps_per_epoch", steps_per_epoch), ("batch_size", batch_size), ("epochs", epochs), ("freeze_interval", freeze_interval)):
+        for label, value in (
+            ("steps_per_epoch", steps_per_epoch), ("batch_size", batch_size), ("epochs", epochs),
+            ("freeze_interval", freeze_interval)
+        ):
             if value is not None:
                 checks.whole(f"{label} of ALT", value, 1)
         factor = PUBLISHED_BATCH_SIZE / batch_size
@@ -297,14 +309,18 @@ class ALT(TwoOptimizers):
             weight_learning_rate = initial
         if weights is None:
             weights = keras.optimizers.Adam(
-                _staircase(weight_learning_rate, weight_interval, 0.94), beta_1=0.9, beta_2=0.999, epsilon=1e-8, name="weights_adam",
+                _staircase(weight_learning_rate, weight_interval, 0.94), beta_1=0.9, beta_2=0.999, epsilon=1e-8,
+                name="weights_adam",
             )
         if thresholds is None:
-            thresholds = ThresholdAdam(_staircase(threshold_learning_rate, threshold_interval, 0.5), ema_decay=ema_decay)
+            thresholds = ThresholdAdam(
+                _staircase(threshold_learning_rate, threshold_interval, 0.5), ema_decay=ema_decay
+            )
         weights = keras.optimizers.get(weights)
         if not isinstance(thresholds, _ThresholdOptimizer):
             raise ValueError(
-                f"thresholds need an optimizer that leaves frozen ones alone: ThresholdAdam or ThresholdSGD, got {type(thresholds).__name__}"
+                "thresholds need an optimizer that leaves frozen ones alone: ThresholdAdam or ThresholdSGD, got "
+                f"{type(thresholds).__name__}"
             )
         super().__init__(THRESHOLD_PATTERN, thresholds, weights, loss_scale_factor=loss_scale_factor, name=name)
         self.freeze_start = threshold_interval if freeze_start is None else int(freeze_start)

@@ -39,8 +39,8 @@ def keras2_hard_sigmoid(x):
 def convert(model: Any) -> keras.Model:
     """A ``tf_keras`` model, or the path of its ``.h5`` file, → an equal Keras 3 model.
 
-    Forward: the same function; weights are copied bit for bit, in the same order. The original is not changed. Both models
-    are run on random inputs, and the result is returned only where their outputs are equal up to float rounding.
+    Forward: the same function; weights are copied bit for bit, in the same order. The original is not changed. Both
+    models are run on random inputs, and the result is returned only where their outputs are equal up to float rounding.
 
     Args:
         model: a built Sequential or Functional ``tf_keras`` model (nested models and shared layers included), or the
@@ -51,7 +51,8 @@ def convert(model: Any) -> keras.Model:
 
     Raises:
         TypeError: where ``model`` is neither, or is a Keras 3 model already.
-        ValueError: for a layer that has no Keras 3 counterpart, or whose outputs differ in Keras 3; the message names it.
+        ValueError: for a layer that has no Keras 3 counterpart, or whose outputs differ in Keras 3; the message names
+            it.
         FileNotFoundError: where the path does not exist.
     """
     import tf_keras
@@ -77,7 +78,8 @@ class _Converter:
     """Rebuilds a Keras 2 graph in Keras 3."""
 
     def __init__(self) -> None:
-        self.behind: dict[int, list[keras.layers.Layer]] = {}  # a layer's activation, where Keras 3 has it only as layers of their own
+        # a layer's activation, where Keras 3 has it only as layers of their own
+        self.behind: dict[int, list[keras.layers.Layer]] = {}
 
     def model(self, model) -> keras.Model:
         layers: dict[int, Any] = {}
@@ -121,7 +123,9 @@ class _Converter:
         if isinstance(layer, tf_keras.Model):
             return self.model(layer)
         kind = type(layer).__name__
-        config = {key: value for key, value in layer.get_config().items() if key not in _DROPPED | _UNUSED.get(kind, set())}
+        config = {
+            key: value for key, value in layer.get_config().items() if key not in _DROPPED | _UNUSED.get(kind, set())
+        }
         if kind == "LeakyReLU":
             config["negative_slope"] = config.pop("alpha")
         if kind in ("TFOpLambda", "SlicingOpLambda"):
@@ -132,7 +136,8 @@ class _Converter:
             # 0.2*x + 0.5 is Keras 3's x/6 + 0.5 of 1.2*x
             name = layer.name
             self.behind[id(layer)] = [
-                keras.layers.Rescaling(1.2, name=f"{name}_scale"), keras.layers.Activation("hard_sigmoid", name=f"{name}_hard_sigmoid"),
+                keras.layers.Rescaling(1.2, name=f"{name}_scale"),
+                keras.layers.Activation("hard_sigmoid", name=f"{name}_hard_sigmoid"),
             ]
             config["activation"] = "linear"
         if kind == "BatchNormalization":
@@ -162,7 +167,10 @@ class _Converter:
                 return tensors[id(value)]
             return value
 
-        kwargs = {key: swap(value) for key, value in node.call_kwargs.items() if key not in ("training", "mask") and value is not None}
+        kwargs = {
+            key: swap(value) for key, value in node.call_kwargs.items()
+            if key not in ("training", "mask") and value is not None
+        }
         return swap(tuple(node.call_args)), kwargs
 
 
@@ -179,10 +187,16 @@ def _plain(config):
                 inner = {key: value for key, value in inner.items() if key not in _DROPPED | _UNUSED.get(kind, set())}
                 config = {**config, "config": inner}
         if "class_name" in config and "config" in config and "module" not in config:
-            return {"module": None, "class_name": config["class_name"], "config": _plain(config["config"]), "registered_name": None}
+            return {
+                "module": None, "class_name": config["class_name"], "config": _plain(config["config"]),
+                "registered_name": None
+            }
         if str(config.get("module", "")).startswith("tf_keras"):
             config = {**config, "module": config["module"].replace("tf_keras", "keras", 1)}
-        return {key: keras2_hard_sigmoid if value == "hard_sigmoid" and "activation" in key else _plain(value) for key, value in config.items()}
+        return {
+            key: keras2_hard_sigmoid if value == "hard_sigmoid" and "activation" in key else _plain(value)
+            for key, value in config.items()
+        }
     if isinstance(config, (list, tuple)):  # Keras 2 has lists of its own kind
         return (list if isinstance(config, list) else tuple)(_plain(value) for value in config)
     return config
@@ -193,9 +207,14 @@ def _copy_weights(old, new) -> None:
     values = old.get_weights()
     expected = [tuple(weight.shape) for weight in new.weights]
     if [value.shape for value in values] != expected and len(values) == len(expected):
-        raise ValueError(f"layer {old.name!r}: weights have shapes {[v.shape for v in values]}, Keras 3 expects {expected}")
+        raise ValueError(
+            f"layer {old.name!r}: weights have shapes {[v.shape for v in values]}, Keras 3 expects {expected}"
+        )
     if len(values) != len(expected):
-        raise ValueError(f"layer {old.name!r} has {len(values)} weights, its Keras 3 counterpart {len(expected)}; it cannot be converted")
+        raise ValueError(
+            f"layer {old.name!r} has {len(values)} weights, its Keras 3 counterpart {len(expected)}; it cannot be "
+            "converted"
+        )
     new.set_weights([np.asarray(value) for value in values])
 
 
@@ -216,7 +235,10 @@ def _op_layer(layer, config):
     if function in ("math.reduce_mean", "reduce_mean"):
         return lambda x, axis=None, keepdims=False: keras.ops.mean(x, axis, keepdims)
     if function not in table:
-        raise ValueError(f"layer {layer.name!r} calls the TensorFlow function {function!r}, which convert does not know; it knows {', '.join(sorted(table))}, concat, math.reduce_mean, slices")
+        raise ValueError(
+            f"layer {layer.name!r} calls the TensorFlow function {function!r}, which convert does not know; it knows "
+            f"{', '.join(sorted(table))}, concat, math.reduce_mean, slices"
+        )
     op = table[function]
     return lambda *args, **kwargs: op(*args, **{k: v for k, v in kwargs.items() if k not in ("name",)})
 
@@ -231,14 +253,18 @@ def _slices(spec):
 def _hold_against(old, new: keras.Model) -> None:
     """Refuse a converted model whose outputs are not the original's, naming the first layer whose own differ.
 
-    Random inputs: normal values where the input is float, 0 and 1 where it is whole numbers; models of texts are not run.
+    Random inputs: normal values where the input is float, 0 and 1 where it is whole numbers; models of texts are not
+    run.
     """
     rng = np.random.default_rng(0)
     arrays = []
     for tensor in old.inputs:
         if tensor.dtype.name == "string":
             return
-        shape = [_EXAMPLES if tensor.shape[0] is None else tensor.shape[0], *(_UNKNOWN_SIZE if n is None else n for n in tensor.shape[1:])]
+        shape = [
+            _EXAMPLES if tensor.shape[0] is None else tensor.shape[0],
+            *(_UNKNOWN_SIZE if n is None else n for n in tensor.shape[1:])
+        ]
         values = rng.standard_normal(shape) if tensor.dtype.is_floating else rng.integers(0, 2, shape)
         arrays.append(values.astype(tensor.dtype.as_numpy_dtype))
     error = _difference(old, new, arrays)
@@ -251,24 +277,38 @@ def _hold_against(old, new: keras.Model) -> None:
         behind = names.get(f"{layer.name}_hard_sigmoid", names.get(layer.name))
         if behind is None or compat.call_count(layer) != 1 or compat.call_count(behind) != 1:
             continue  # shared layers have no output of their own to compare
-        first = _difference(tf_keras.Model(old.inputs, layer.output), keras.Model(new.inputs[0] if len(new.inputs) == 1 else new.inputs, behind.output), arrays)
+        first = _difference(
+            tf_keras.Model(old.inputs, layer.output),
+            keras.Model(new.inputs[0] if len(new.inputs) == 1 else new.inputs, behind.output), arrays
+        )
         if first is not None and first > _TOLERANCE:
             raise ValueError(
-                f"layer {layer.name!r} ({type(layer).__name__}) computes otherwise in Keras 3: outputs on random inputs differ by {first:.2g} "
+                f"layer {layer.name!r} ({type(layer).__name__}) computes otherwise in Keras 3: outputs on random "
+                f"inputs differ by {first:.2g} "
                 "of the largest; replace it in the tf_keras model before convert"
             )
     raise ValueError(
-        f"model {old.name!r} computes otherwise in Keras 3: its outputs on random inputs differ by {error:.2g} of the largest, and no single "
+        f"model {old.name!r} computes otherwise in Keras 3: its outputs on random inputs differ by {error:.2g} of the "
+        "largest, and no single "
         "layer's do; convert it in parts to find the place"
     )
 
 
 def _difference(old, new, arrays) -> float | None:
-    """The largest difference of two models' outputs, as a part of the largest output; ``None`` where either cannot be run."""
+    """The largest difference of two models' outputs, as a part of the largest output; ``None`` where either cannot
+    be run.
+    """
     inputs = arrays[0] if len(arrays) == 1 else arrays
     try:
         expected, got = old(inputs, training=False), new(inputs, training=False)
     except Exception:  # random inputs are not what every model takes: no comparison then
         return None
     pairs = zip(map(np.asarray, _flatten(expected)), map(np.asarray, _flatten(got)), strict=True)
-    return max((float(np.max(np.abs(a.astype(np.float64) - b), initial=0.0)) / max(1.0, float(np.max(np.abs(a), initial=0.0))) for a, b in pairs), default=0.0)
+    return max(
+        (
+            float(np.max(np.abs(a.astype(np.float64) - b), initial=0.0))
+            / max(1.0, float(np.max(np.abs(a), initial=0.0)))
+            for a, b in pairs
+        ),
+        default=0.0
+    )

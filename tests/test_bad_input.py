@@ -1,7 +1,7 @@
 """Bad input: one clear sentence, and nothing changed or written.
 
-Every refusal is checked through ``refuses``: the message says what was expected and what arrived, all weights of the models at
-hand keep their bits, and no file appears, temporary ones included.
+Every refusal is checked through ``refuses``: the message says what was expected and what arrived, all weights of the
+models at hand keep their bits, and no file appears, temporary ones included.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def refuses(tmp_path, monkeypatch):
     return check
 
 
-# ---- data --------------------------------------------------------------------------------------------------------------
+# ---- data ------------------------------------------------------------------------------------------------------------
 def spoiled(value):
     images = IMAGES.copy()
     images[3, 2, 1, 0] = value
@@ -83,13 +83,22 @@ def spoiled(value):
 BAD_DATA = [
     ("none", lambda: None, "needs calibration data: pass calibration="),
     ("empty array", lambda: IMAGES[:0], "holds no examples; pass 50 to 500"),
-    ("empty dataset", lambda: tf.data.Dataset.from_tensor_slices(IMAGES).batch(4).take(0), "dataset is empty; pass one with at least one batch"),
+    (
+        "empty dataset", lambda: tf.data.Dataset.from_tensor_slices(IMAGES).batch(4).take(0),
+        "dataset is empty; pass one with at least one batch"
+    ),
     ("used-up generator", lambda: iter(()), "dataset is empty"),
     ("empty list", lambda: [], r"has shape \(batch, 6, 6, 3\), got \(0,\)"),
-    ("endless dataset", lambda: tf.data.Dataset.from_tensor_slices(IMAGES).batch(4).repeat(), "endless; say how many batches to use with steps="),
+    (
+        "endless dataset", lambda: tf.data.Dataset.from_tensor_slices(IMAGES).batch(4).repeat(),
+        "endless; say how many batches to use with steps="
+    ),
     ("NaN", lambda: spoiled(np.nan), "calibration data of input 'image' holds 1 NaN or Inf; remove them first"),
     ("Inf", lambda: spoiled(-np.inf), "holds 1 NaN or Inf"),
-    ("NaN in a dataset", lambda: tf.data.Dataset.from_tensor_slices((spoiled(np.nan), np.zeros(16))).batch(4), "holds 1 NaN or Inf"),
+    (
+        "NaN in a dataset", lambda: tf.data.Dataset.from_tensor_slices((spoiled(np.nan), np.zeros(16))).batch(4),
+        "holds 1 NaN or Inf"
+    ),
     ("rank", lambda: IMAGES[0], r"has shape \(batch, 6, 6, 3\), got \(6, 6, 3\); add the batch axis"),
     ("size", lambda: IMAGES[:, :5], r"has shape \(batch, 6, 6, 3\), got \(16, 5, 6, 3\)"),
     ("strings", lambda: np.full((4, 6, 6, 3), "a"), "takes float32 numbers, got dtype <U1"),
@@ -103,12 +112,17 @@ BAD_DATA = [
 def test_calibration_data(refuses, model, q, make, message):
     with refuses(ValueError, message, model):
         graffiti.quantize(model, calibration=make(), progress=False)
-    with refuses(ValueError, message.replace("needs calibration data: pass calibration=", "there is no calibration data"), q):
+    with refuses(
+        ValueError, message.replace("needs calibration data: pass calibration=", "there is no calibration data"), q
+    ):
         graffiti.calibrate(q, make(), progress=False)
 
 
 def test_something_else_than_data(refuses, model, q):
-    for call in (lambda: graffiti.quantize(model, calibration=7, progress=False), lambda: graffiti.calibrate(q, "images.npy", progress=False)):
+    for call in (
+        lambda: graffiti.quantize(model, calibration=7, progress=False),
+        lambda: graffiti.calibrate(q, "images.npy", progress=False)
+    ):
         with refuses(TypeError, "an array, a dict or list of arrays, or a dataset of batches", model):
             call()
 
@@ -119,8 +133,14 @@ def test_nan_inside_the_network_and_bad_options(refuses, model, q):
     logs.get_layer("d").set_weights([np.ones((4, 3), np.float32), np.zeros(3, np.float32)])
     data = np.random.RandomState(0).uniform(1, 2, (8, 4)).astype(np.float32)
     quantized = graffiti.quantize(logs, calibration=data, progress=False)
-    for call in (lambda: graffiti.quantize(logs, calibration=-data, progress=False), lambda: graffiti.calibrate(quantized, -data, progress=False)):
-        with refuses(ValueError, "cannot calibrate layer 'log_q': .* sees NaN or Inf; check the calibration data", logs, quantized):
+    for call in (
+        lambda: graffiti.quantize(logs, calibration=-data, progress=False),
+        lambda: graffiti.calibrate(quantized, -data, progress=False)
+    ):
+        with refuses(
+            ValueError, "cannot calibrate layer 'log_q': .* sees NaN or Inf; check the calibration data", logs,
+            quantized
+        ):
             call()
     with refuses(ValueError, "a calibration method is one of max, 3sd, .*, got 'median'", q):
         graffiti.calibrate(q, IMAGES, activations="median", progress=False)
@@ -128,7 +148,7 @@ def test_nan_inside_the_network_and_bad_options(refuses, model, q):
         graffiti.quantize(model, calibration=IMAGES, steps=0, progress=False)
 
 
-# ---- models ------------------------------------------------------------------------------------------------------------
+# ---- models ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["c/kernel", "bn/moving_variance", "d/bias"])
 def test_weights_that_are_no_numbers(refuses, name, value):
@@ -152,16 +172,24 @@ def test_weights_that_became_nan_in_training(refuses, q):
 
 
 def test_models_that_are_not_built(refuses):
-    for make in (lambda: keras.Sequential([layers.Dense(3)], name="open"), lambda: type("Own", (keras.Model,), {})(name="open")):
+    for make in (
+        lambda: keras.Sequential([layers.Dense(3)], name="open"), lambda: type("Own", (keras.Model,), {})(name="open")
+    ):
         model = make()
-        for call in (lambda m: graffiti.quantize(m, calibration=IMAGES), lambda m: graffiti.calibrate(m, IMAGES), graffiti.to_integer):
+        for call in (
+            lambda m: graffiti.quantize(m, calibration=IMAGES), lambda m: graffiti.calibrate(m, IMAGES),
+            graffiti.to_integer
+        ):
             with refuses(ValueError, "model 'open' is not built: give it a keras.Input first"):
                 call(model)
         assert not model.built
 
 
 def test_something_else_than_a_model(refuses, q):
-    for call in (lambda m: graffiti.quantize(m, calibration=IMAGES), lambda m: graffiti.calibrate(m, IMAGES), graffiti.to_integer, lambda m: graffiti.verify(m, graffiti.to_integer(q), IMAGES)):
+    for call in (
+        lambda m: graffiti.quantize(m, calibration=IMAGES), lambda m: graffiti.calibrate(m, IMAGES),
+        graffiti.to_integer, lambda m: graffiti.verify(m, graffiti.to_integer(q), IMAGES)
+    ):
         with refuses(TypeError, r"expected a keras.Model \(Keras 3\), got builtins.str", q):
             call("model.keras")
 
@@ -178,7 +206,9 @@ def test_models_at_the_wrong_stage(refuses, model, q):
         graffiti.quantize(q, calibration=IMAGES, progress=False)
     with refuses(ValueError, "model 'net' is not quantized; call graffiti.quantize", model):
         graffiti.to_integer(model)
-    with refuses(ValueError, "has no quantizers to calibrate; make a quantized model with graffiti.quantize first", model):
+    with refuses(
+        ValueError, "has no quantizers to calibrate; make a quantized model with graffiti.quantize first", model
+    ):
         graffiti.calibrate(model, IMAGES, progress=False)
     placed, _ = pipelines.place(pipelines.prepare(read(model)), "int8")
     uncalibrated = build(placed)
@@ -186,10 +216,13 @@ def test_models_at_the_wrong_stage(refuses, model, q):
         graffiti.to_integer(uncalibrated)
 
 
-# ---- schemes and rules ---------------------------------------------------------------------------------------------------
+# ---- schemes and rules -----------------------------------------------------------------------------------------------
 def test_rules_and_schemes(refuses, model):
     cases = [
-        ("int8", [graffiti.Rule("conv.*", None)], "the rule 'conv.*' → float matches no layer; correct it or take it out. The layers are: c, r, f, d"),
+        (
+            "int8", [graffiti.Rule("conv.*", None)],
+            "the rule 'conv.*' → float matches no layer; correct it or take it out. The layers are: c, r, f, d"
+        ),
         ("int8", [graffiti.Rule(layers.Conv1D, "int4")], "the rule 'Conv1D' → int4 matches no layer"),
         ("int8", [graffiti.Rule(lambda info: False, "int4")], "matches no layer"),
         ("int8", [graffiti.Rule("c", "int5")], "int5"),
@@ -204,7 +237,7 @@ def test_rules_and_schemes(refuses, model):
         graffiti.Rule(3, None)
 
 
-# ---- accumulators ----------------------------------------------------------------------------------------------------------
+# ---- accumulators ----------------------------------------------------------------------------------------------------
 def wide_scheme():
     spec = graffiti.QuantizerSpec(16, signed=True, calibration="max")
     return graffiti.Scheme(weights=spec, activations=spec, name="wide")
@@ -213,16 +246,24 @@ def wide_scheme():
 def test_an_accumulator_that_could_overflow(refuses):
     """16 bits times 16 bits: three products at full scale leave int32, whatever the data at hand does."""
     keras.utils.set_random_seed(0)
-    wide = keras.Sequential([keras.Input((8,)), layers.Dense(5, name="small"), layers.Dense(2, name="too_wide")], name="wide")
+    wide = keras.Sequential(
+        [keras.Input((8,)), layers.Dense(5, name="small"), layers.Dense(2, name="too_wide")], name="wide"
+    )
     wide.get_layer("small").set_weights([np.eye(8, 5, dtype=np.float32), np.zeros(5, np.float32)])
     wide.get_layer("too_wide").set_weights([np.full((5, 2), 0.9, np.float32) * [1, -1], np.zeros(2, np.float32)])
     data = np.random.RandomState(0).uniform(-1, 1, (20, 8)).astype(np.float32)
     q = graffiti.quantize(wide, wide_scheme(), calibration=data, progress=False)
-    with refuses(graffiti.AccumulatorOverflow, r"layer 'too_wide' \(dense\): its accumulator may reach \d+, more than the 2147483647 that 32 bits hold; use fewer bits", q, wide):
+    with refuses(
+        graffiti.AccumulatorOverflow,
+        r"layer 'too_wide' \(dense\): its accumulator may reach \d+, more than the 2147483647 that 32 bits hold; use "
+        r"fewer bits",
+        q, wide
+    ):
         graffiti.to_integer(q)
     assert issubclass(graffiti.AccumulatorOverflow, ValueError)
     kernel = q.get_layer("too_wide").kernel
-    kernel.assign(np.where(np.arange(5)[:, None] < 2, kernel.numpy(), 0))  # two products at 0.9 of full scale: 1.8 * 2**30
+    # two products at 0.9 of full scale: 1.8 * 2**30
+    kernel.assign(np.where(np.arange(5)[:, None] < 2, kernel.numpy(), 0))
     assert graffiti.verify(q, graffiti.to_integer(q), data * 100, ["python"], progress=False).ok
 
 
@@ -232,11 +273,16 @@ def test_a_bias_that_could_overflow(refuses):
     data = np.random.RandomState(0).uniform(-1, 1, (20, 4)).astype(np.float32) * 1e-3
     q = graffiti.quantize(model, calibration=data, progress=False)  # which holds the input's threshold for that bias
     next(iter(graffiti.callbacks.quantizers_of(q).values())).assign_log2(-20.0)
-    with refuses(ValueError, "the bias of 'offset' is .* steps of its accumulator, more than 32 bits hold; .* calibrate again, or keep the layer in float", q):
+    with refuses(
+        ValueError,
+        "the bias of 'offset' is .* steps of its accumulator, more than 32 bits hold; .* calibrate again, or keep the "
+        "layer in float",
+        q
+    ):
         graffiti.to_integer(q)
 
 
-# ---- files -----------------------------------------------------------------------------------------------------------------
+# ---- files -----------------------------------------------------------------------------------------------------------
 def test_output_paths_that_exist(refuses, tmp_path, q):
     ig = graffiti.to_integer(q)
     (tmp_path / "net.graffiti").write_text("precious")
@@ -304,9 +350,17 @@ def test_graffiti_files_that_are_damaged_foreign_or_tampered_with(refuses, tmp_p
         np.savez(out, **content)
         return out.getvalue()
 
-    not_whole, changed = "is not a whole .graffiti file .*; write it again with IntegerGraph.save", "does not match its own checksum; it was changed or damaged"
+    not_whole, changed = (
+        "is not a whole .graffiti file .*; write it again with IntegerGraph.save",
+        "does not match its own checksum; it was changed or damaged"
+    )
     bad: list[tuple[pathlib.Path, str]] = []
-    for index, part in enumerate((b"", whole[:1], whole[:50], whole[: len(whole) // 2], whole[:-1], b"PK\x03\x04" + os.urandom(300), b"something else\n" * 9)):
+    for index, part in enumerate(
+        (
+            b"", whole[:1], whole[:50], whole[: len(whole) // 2], whole[:-1], b"PK\x03\x04" + os.urandom(300),
+            b"something else\n" * 9
+        )
+    ):
         path = tmp_path / f"cut{index}.graffiti"
         path.write_bytes(part)
         bad.append((path, not_whole))
@@ -315,13 +369,21 @@ def test_graffiti_files_that_are_damaged_foreign_or_tampered_with(refuses, tmp_p
     q.save(tmp_path / "foreign.keras")
     bad += [(tmp_path / name, not_whole) for name in ("foreign.zip", "foreign.npz", "foreign.keras")]
     for name, message, changes in (
-        ("no_graph", not_whole, {"graph": None}), ("no_arrays", not_whole, {"constants": None}), ("no_manifest", not_whole, {"manifest": None}),
-        ("json", not_whole, {"manifest": lambda data: data[:-9]}), ("format", not_whole, {"manifest": manifest(format="onnx")}),
-        ("no_checksum", not_whole, {"manifest": manifest(sha256=None)}), ("version_word", not_whole, {"manifest": manifest(version="new")}),
-        ("one_weight", changed, {"constants": arrays}), ("rounding", changed, {"graph": lambda data: data.replace(b"half_even", b"half_up", 1)}),
-        ("exponent", changed, {"graph": lambda data: data.replace(b"@-", b"@-1", 1)}), ("garbage", changed, {"graph": lambda data: b"hello"}),
+        ("no_graph", not_whole, {"graph": None}), ("no_arrays", not_whole, {"constants": None}),
+        ("no_manifest", not_whole, {"manifest": None}),
+        ("json", not_whole, {"manifest": lambda data: data[:-9]}),
+        ("format", not_whole, {"manifest": manifest(format="onnx")}),
+        ("no_checksum", not_whole, {"manifest": manifest(sha256=None)}),
+        ("version_word", not_whole, {"manifest": manifest(version="new")}),
+        ("one_weight", changed, {"constants": arrays}),
+        ("rounding", changed, {"graph": lambda data: data.replace(b"half_even", b"half_up", 1)}),
+        ("exponent", changed, {"graph": lambda data: data.replace(b"@-", b"@-1", 1)}),
+        ("garbage", changed, {"graph": lambda data: b"hello"}),
         ("checksum", changed, {"manifest": manifest(sha256="0" * 64)}),
-        ("future", "has file version 99, this graffiti reads up to 1; update graffiti", {"manifest": manifest(version=99)}),
+        (
+            "future", "has file version 99, this graffiti reads up to 1; update graffiti",
+            {"manifest": manifest(version=99)}
+        ),
     ):
         bad.append((rewritten(good, tmp_path / f"{name}.graffiti", **changes), message))
     for path, message in bad:
@@ -350,17 +412,27 @@ def test_every_flipped_byte_is_noticed(tmp_path, q):
 
 
 def test_a_graph_of_another_stage_is_no_integer_graph(refuses):
-    with refuses(ValueError, "an IntegerGraph holds a graph of stage 'integer', got 'fakequant'; use graffiti.to_integer"):
+    with refuses(
+        ValueError, "an IntegerGraph holds a graph of stage 'integer', got 'fakequant'; use graffiti.to_integer"
+    ):
         graffiti.IntegerGraph(printer.parse("fakequant graph g\ninput %x:f32[_,2]\noutput %x"))
 
 
-# ---- the op library ----------------------------------------------------------------------------------------------------------
+# ---- the op library --------------------------------------------------------------------------------------------------
 def test_a_library_for_another_tensorflow(refuses, tmp_path):
     path = loader.library_path(tmp_path)
     path.write_bytes(b"\x7fELF" + bytes(64) + b"graffiti_ops built for tensorflow 2.9.1;" + bytes(64))
-    with refuses(loader.OpsNotAvailable, rf"{path.name} was built for TensorFlow 2\.9\.1, but TensorFlow {tf.__version__} is installed; build it again with: pip install"):
+    with refuses(
+        loader.OpsNotAvailable,
+        rf"{path.name} was built for TensorFlow 2\.9\.1, but TensorFlow {tf.__version__} is installed; build it again "
+        r"with: pip install"
+    ):
         loader.load_library(path)
     path.unlink()
     (tmp_path / "graffiti_ops_tf2_9.so").write_bytes(b"\x7fELF")
-    with refuses(loader.OpsNotAvailable, r"there is no op library .* \(found graffiti_ops_tf2_9.so, built for another TensorFlow\); build it with: pip install"):
+    with refuses(
+        loader.OpsNotAvailable,
+        r"there is no op library .* \(found graffiti_ops_tf2_9.so, built for another TensorFlow\); build it with: "
+        r"pip install"
+    ):
         loader.load_library(path)

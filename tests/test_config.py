@@ -114,5 +114,7 @@ def test_a_rule_shows_itself():
 
 def test_report_kinds_are_closed():
     assert ReportLine("c", "quantized", "why").layer == "c"
-    with pytest.raises(ValueError, match="quantized, folded, shared, float, frozen, dropped, warning, training, got 'done'"):
+    with pytest.raises(
+        ValueError, match="quantized, folded, shared, float, frozen, dropped, warning, training, got 'done'"
+    ):
         ReportLine("c", "done", "why")

@@ -43,7 +43,8 @@ RULES: dict[str, set[str]] = {
     "reports": {"config"},
     "optimizers": {"checks", "keras_io"},  # compat again, as in tfmot
     "low_bit": {  # compat again, and calibration.data: what users pass as data
-        "checks", "ops", "numerics", "quantizers", "keras_io", "calibration", "config", "schemes", "training_config", "reports", "files", "optimizers"},
+        "checks", "ops", "numerics", "quantizers", "keras_io", "calibration", "config", "schemes", "training_config",
+        "reports", "files", "optimizers"},
     "callbacks": {"checks", "files", "keras_io", "low_bit", "optimizers", "quantizers"},
     "data": {"checks"},
     "tfmot": {"keras_io", "layers", "quantizers"},
@@ -60,8 +61,9 @@ RULES: dict[str, set[str]] = {
     "recipes": {"calibration", "config", "documents", "files", "numerics", "schemes", "targets", ""},
     "cli": {"benchmark", "data", "documents", "executors", "export", "files", "graph", "keras_io", "targets", ""},
 }
-PLAIN = ("checks", "numerics", "graph", "transforms", "export", "runtime", "executors", "interface", "user_data", "config", "schemes",
-         "training_config", "training_schemes", "files", "documents", "targets")  # neither TensorFlow nor Keras
+PLAIN = (  # neither TensorFlow nor Keras
+    "checks", "numerics", "graph", "transforms", "export", "runtime", "executors", "interface", "user_data", "config",
+    "schemes", "training_config", "training_schemes", "files", "documents", "targets")
 NOT_PLAIN = ("executors/tensorflow.py",)  # runs TensorFlow, in a plain package; the others import it inside functions
 COMPAT = PACKAGE / "keras_io" / "compat.py"  # the one file that takes what Keras does not document
 FORBIDDEN_EVERYWHERE = ("tensorflow.keras", "keras.src")

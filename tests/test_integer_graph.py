@@ -26,7 +26,10 @@ def native_available() -> bool:
     return True
 
 
-NATIVE = pytest.param("native", marks=pytest.mark.skipif(not native_available(), reason="the kernel library is not built; build it to run this"))
+NATIVE = pytest.param(
+    "native",
+    marks=pytest.mark.skipif(not native_available(), reason="the kernel library is not built; build it to run this")
+)
 ENGINES = ["reference", "python", NATIVE]
 
 
@@ -44,7 +47,7 @@ def two():
     return q, graffiti.to_integer(q), zoo.inputs_of(model, 20, seed=1)
 
 
-# ---- running -----------------------------------------------------------------------------------------------------------
+# ---- running ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("engine", ENGINES)
 def test_engines_and_batch_sizes_give_the_same(two, engine):
     q, ig, images = two
@@ -111,8 +114,10 @@ def test_every_form_of_data(net):
     pairs = tf.data.Dataset.from_tensor_slices((images, LABELS)).batch(6)
     (name,) = ig.graph.inputs
     forms = [
-        [images], (images,), {name: images}, tf.constant(images), images.astype(np.float64), images.tolist(), pairs, pairs.map(lambda x, y: x),
-        pairs.map(lambda x, y: ({name: x}, y)), Batches(images), (images[i : i + 3] for i in range(0, 20, 3)), iter([(images, None)]),
+        [images], (images,), {name: images}, tf.constant(images), images.astype(np.float64), images.tolist(), pairs,
+        pairs.map(lambda x, y: x),
+        pairs.map(lambda x, y: ({name: x}, y)), Batches(images), (images[i : i + 3] for i in range(0, 20, 3)),
+        iter([(images, None)]),
     ]
     for data in forms:
         np.testing.assert_array_equal(ig.predict(data, engine="reference"), expected)
@@ -124,7 +129,10 @@ def test_evaluate(net):
     share = float(np.mean(ig.predict(images, engine="reference").argmax(-1) == LABELS))
     pairs = tf.data.Dataset.from_tensor_slices((images, LABELS)).batch(6)
     one_hot = np.eye(10, dtype=np.float32)[LABELS]
-    for arguments in ((images, LABELS), (images, LABELS[:, None]), (images, one_hot), (images, LABELS.tolist()), (pairs,), (Batches(images),)):
+    for arguments in (
+        (images, LABELS), (images, LABELS[:, None]), (images, one_hot), (images, LABELS.tolist()), (pairs,),
+        (Batches(images),)
+    ):
         assert ig.evaluate(*arguments, engine="reference") == {"accuracy": share, "count": 20}
     right = ig.predict(images, engine="reference").argmax(-1)
     assert ig.evaluate(images, right, batch_size=3, engine="reference")["accuracy"] == 1.0
@@ -133,14 +141,19 @@ def test_evaluate(net):
 def test_evaluate_refuses_what_is_no_classification(net, two):
     _, ig, images = net
     for arguments, message in (
-        ((images, LABELS[:5]), "20 examples and 5 labels"), ((images,), "needs labels"), ((Batches(images[:0]).images, LABELS[:0]), "no data"),
+        ((images, LABELS[:5]), "20 examples and 5 labels"), ((images,), "needs labels"),
+        ((Batches(images[:0]).images, LABELS[:0]), "no data"),
         ((tf.data.Dataset.from_tensor_slices(images).batch(4),), "needs labels"), ((iter(()),), "empty dataset"),
     ):
         with pytest.raises(ValueError, match=message):
             ig.evaluate(*arguments, engine="reference")
     with pytest.raises(ValueError, match="one output, this one has 2; use predict"):
         two[1].evaluate(two[2], LABELS, engine="reference")
-    single = graffiti.IntegerGraph(printer.parse("integer graph g\ninput %x:f32[_,1]\n%a = quantize(%x) {format=s8@0}\n%y = dequantize(%a)\noutput %y"))
+    single = graffiti.IntegerGraph(
+        printer.parse(
+            "integer graph g\ninput %x:f32[_,1]\n%a = quantize(%x) {format=s8@0}\n%y = dequantize(%a)\noutput %y"
+        )
+    )
     with pytest.raises(ValueError, match="gives one number for each example"):
         single.evaluate(np.zeros((2, 1)), [0, 0], engine="reference")
 
@@ -151,10 +164,14 @@ def test_wrong_inputs_are_one_sentence(net, two, engine):
     bad = images.copy()
     bad[1, 2, 3, 0] = np.nan
     cases = [
-        (images[..., :2], r"input 'input_layer' has shape \(batch, 12, 12, 3\), got \(20, 12, 12, 2\)"), (images[0], r"add the batch axis \(x\[None\]\)"),
-        ([images, images], "has 1 inputs .*got 2 arrays"), ({"other": images}, "missing input_layer; got other"), (images[:0], "no data"),
-        (np.full((2, 12, 12, 3), "a"), "takes float32 numbers, got dtype <U1"), (images.astype(complex), "got dtype complex128"), (bad, "NaN"),
-        (tf.data.Dataset.from_tensor_slices(images).batch(2).repeat(), "endless; pass dataset.take"), (iter(()), "no data"), ([[1, 2], [3]], "different shapes"),
+        (images[..., :2], r"input 'input_layer' has shape \(batch, 12, 12, 3\), got \(20, 12, 12, 2\)"),
+        (images[0], r"add the batch axis \(x\[None\]\)"),
+        ([images, images], "has 1 inputs .*got 2 arrays"), ({"other": images}, "missing input_layer; got other"),
+        (images[:0], "no data"),
+        (np.full((2, 12, 12, 3), "a"), "takes float32 numbers, got dtype <U1"),
+        (images.astype(complex), "got dtype complex128"), (bad, "NaN"),
+        (tf.data.Dataset.from_tensor_slices(images).batch(2).repeat(), "endless; pass dataset.take"),
+        (iter(()), "no data"), ([[1, 2], [3]], "different shapes"),
     ]
     for data, message in cases:
         with pytest.raises(ValueError, match=message):
@@ -163,21 +180,27 @@ def test_wrong_inputs_are_one_sentence(net, two, engine):
         with pytest.raises(TypeError, match="inputs are an array, a dict or list of arrays, or a dataset"):
             ig.predict(data, engine=engine)
     _, both, (a, b) = two
-    for data, message in (([a], "has 2 inputs .*got 1"), ([a, b[:3]], "same number of examples, got 20 for 'a', 3 for 'b'"), ({"a": a}, "missing b; got a")):
+    for data, message in (
+        ([a], "has 2 inputs .*got 1"), ([a, b[:3]], "same number of examples, got 20 for 'a', 3 for 'b'"),
+        ({"a": a}, "missing b; got a")
+    ):
         with pytest.raises(ValueError, match=message):
             both.predict(data, engine=engine)
 
 
 def test_bad_options(net):
     _, ig, images = net
-    for options, message in (({"engine": "tpu"}, "an engine is auto or one of reference, native, ops, python, got 'tpu'"), ({"batch_size": 0}, "batch_size is a whole number"), ({"batch_size": -3}, "at least 1, got -3")):
+    for options, message in (
+        ({"engine": "tpu"}, "an engine is auto or one of reference, native, ops, python, got 'tpu'"),
+        ({"batch_size": 0}, "batch_size is a whole number"), ({"batch_size": -3}, "at least 1, got -3")
+    ):
         with pytest.raises(ValueError, match=message):
             ig.predict(images, **{"engine": "reference", **options})
     with pytest.raises(ValueError, match="of stage 'integer', got 'float'; use graffiti.to_integer"):
         graffiti.IntegerGraph(printer.parse("float graph g\ninput %x:f32[_,1]\noutput %x"))
 
 
-# ---- looking -----------------------------------------------------------------------------------------------------------
+# ---- looking ---------------------------------------------------------------------------------------------------------
 def test_summary_names_every_node_with_its_format(net):
     _, ig, _ = net
     lines: list[str] = []
@@ -215,17 +238,26 @@ def test_lowering_twice_gives_one_digest(net):
 def test_a_loaded_float_model_lowers_to_the_same_graph(tmp_path):
     """Names come from layers, never from tensors, which Keras numbers anew in every process."""
     layers = keras.layers
-    model = zoo.randomize(keras.Sequential([keras.Input((4,)), layers.Dense(3, activation="relu"), layers.Dense(2)], name="m"))
+    model = zoo.randomize(
+        keras.Sequential([keras.Input((4,)), layers.Dense(3, activation="relu"), layers.Dense(2)], name="m")
+    )
     data = np.random.RandomState(0).normal(size=(8, 4))
     model.save(tmp_path / "float.keras")
     loaded = keras.models.load_model(tmp_path / "float.keras")
-    first, second = (graffiti.to_integer(graffiti.quantize(m, calibration=data, progress=False)) for m in (model, loaded))
+    first, second = (
+        graffiti.to_integer(graffiti.quantize(m, calibration=data, progress=False)) for m in (model, loaded)
+    )
     assert first.to_text() == second.to_text() and first.digest() == second.digest()
-    assert first.graph.inputs == [model.layers[0]._inbound_nodes[0].arguments.keras_tensors[0]._keras_history.operation.name]
+    assert (
+        first.graph.inputs
+        == [model.layers[0]._inbound_nodes[0].arguments.keras_tensors[0]._keras_history.operation.name]
+    )
 
 
-# ---- files -------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("factory", [zoo.two_inputs_two_outputs, zoo.islands, zoo.tables, zoo.mobilenet], ids=lambda f: f.__name__)
+# ---- files -----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "factory", [zoo.two_inputs_two_outputs, zoo.islands, zoo.tables, zoo.mobilenet], ids=lambda f: f.__name__
+)
 def test_save_and_load(factory, tmp_path):
     model = zoo.make(factory)
     data = zoo.inputs_of(model, 16)
@@ -252,10 +284,12 @@ def test_the_file_is_readable_text_and_arrays(net, tmp_path):
     with zipfile.ZipFile(tmp_path / "a.graffiti") as archive:
         assert archive.read("graph.txt").decode() == ig.to_text()
         manifest = json.loads(archive.read("manifest.json"))
-    assert manifest == {"format": "graffiti", "version": 1, "sha256": ig.digest(), "constants": sorted(ig.graph.constants)}
+    assert (
+        manifest == {"format": "graffiti", "version": 1, "sha256": ig.digest(), "constants": sorted(ig.graph.constants)}
+    )
 
 
-# ---- batches of a fixed size ---------------------------------------------------------------------------------------------
+# ---- batches of a fixed size -----------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def fixed():
     """Two inputs of different shapes, two examples at a time."""
@@ -264,7 +298,10 @@ def fixed():
     y = keras.layers.Flatten()(keras.layers.Concatenate(axis=1)([state, x]))
     model = keras.Model([x, state], keras.layers.Dense(3)(y), name="streaming")
     random = np.random.default_rng(0)
-    data = {"x": random.normal(size=(12, 1, 10)).astype(np.float32), "state": random.normal(size=(12, 4, 10)).astype(np.float32)}
+    data = {
+        "x": random.normal(size=(12, 1, 10)).astype(np.float32),
+        "state": random.normal(size=(12, 4, 10)).astype(np.float32)
+    }
     q = graffiti.quantize(model, calibration=data, progress=False)
     return q, graffiti.to_integer(q), data
 
@@ -274,7 +311,9 @@ def test_a_fixed_batch_runs_batch_by_batch(fixed):
     expected = q.predict(data, batch_size=2, verbose=0)
     for engine in ("native", "python", "reference"):
         np.testing.assert_array_equal(ig.predict(data, engine=engine), expected)
-    np.testing.assert_array_equal(ig.predict({"x": data["x"][i : i + 4], "state": data["state"][i : i + 4]} for i in (0, 4, 8)), expected)
+    np.testing.assert_array_equal(
+        ig.predict({"x": data["x"][i : i + 4], "state": data["state"][i : i + 4]} for i in (0, 4, 8)), expected
+    )
     labels = expected.argmax(-1)
     assert ig.evaluate(data, labels) == ig.evaluate((data, labels)) == {"accuracy": 1.0, "count": 12}
     report = graffiti.verify(q, ig, data, ["native", "python", "c"], progress=False)

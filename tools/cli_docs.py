@@ -1,11 +1,12 @@
 """Rerun the commands of graffiti/docs/cli on a small seeded model and rewrite their output blocks.
 
     python tools/cli_docs.py            # rewrite
-    python tools/cli_docs.py --check    # change nothing; exit 1 where a command fails or its output has other lines than written
+    python tools/cli_docs.py --check    # change nothing; exit 1 where a command fails or its output has other lines
+    than written
 
-A page holds blocks that begin with ```console and lines ``$ graffiti ...``; what follows a command up to the next one is its output. The pages run in
-the order of ``PAGES`` in one folder, so that one page's files are there for the next. Times and ratios differ from run to run: the check compares
-the text with every number taken out.
+A page holds blocks that begin with ```console and lines ``$ graffiti ...``; what follows a command up to the next one
+is its output. The pages run in the order of ``PAGES`` in one folder, so that one page's files are there for the next.
+Times and ratios differ from run to run: the check compares the text with every number taken out.
 """
 
 from __future__ import annotations
@@ -48,14 +49,21 @@ def prepare(folder: pathlib.Path) -> None:
     keras.utils.set_random_seed(0)
     layers = keras.layers
     inputs = keras.Input((16, 16, 3), name="image")
-    x = layers.ReLU(name="relu1")(layers.BatchNormalization(name="bn1")(layers.Conv2D(8, 3, 2, padding="same", use_bias=False, name="conv1")(inputs)))
+    x = layers.ReLU(name="relu1")(
+        layers.BatchNormalization(name="bn1")(
+            layers.Conv2D(8, 3, 2, padding="same", use_bias=False, name="conv1")(inputs)
+        )
+    )
     y = layers.ReLU(name="relu2")(layers.DepthwiseConv2D(3, padding="same", name="conv2")(x))
     x = layers.GlobalAveragePooling2D(name="pool")(layers.Add(name="add")([x, y]))
     model = keras.Model(inputs, layers.Dense(3, activation="softmax", name="scores")(x), name="stripes")
     model.compile(keras.optimizers.Adam(1e-2), "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.fit(images[:384], labels[:384], epochs=8, batch_size=32, verbose=0)
     model.save(folder / "stripes.keras")
-    (folder / "mine.yaml").write_text("name: mine\nscheme: {base: int8, weights: {bits: 6}}\nrules:\n  - {match: scores, scheme: int8}\ncalibration: {examples: 128}\n")
+    (folder / "mine.yaml").write_text(
+        "name: mine\nscheme: {base: int8, weights: {bits: 6}}\nrules:\n  - {match: scores, scheme: int8}\ncalibration: "
+        "{examples: 128}\n"
+    )
 
 
 def run(command: str, folder: pathlib.Path) -> str:
@@ -63,7 +71,10 @@ def run(command: str, folder: pathlib.Path) -> str:
     words = shlex.split(command)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "COLUMNS": "100"}
     if words[0] == "graffiti":
-        done = subprocess.run([sys.executable, "-m", "graffiti.cli", *words[1:]], cwd=folder, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "graffiti.cli", *words[1:]], cwd=folder, env=environment, capture_output=True,
+            text=True
+        )
     else:
         done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
     errors = [line for line in done.stderr.splitlines() if line.startswith("graffiti ") or line.startswith("  - ")]
@@ -77,14 +88,20 @@ def rerun(text: str, folder: pathlib.Path) -> str:
     """A page with fresh output blocks."""
     def block(found: re.Match) -> str:
         commands = [line[2:] for line in found.group(1).splitlines() if line.startswith("$ ")]
-        return "```console\n" + "\n".join(f"$ {command}\n{run(command, folder)}".rstrip() for command in commands) + "\n```"
+        return (
+            "```console\n" + "\n".join(f"$ {command}\n{run(command, folder)}".rstrip() for command in commands)
+            + "\n```"
+        )
 
     return BLOCK.sub(block, text)
 
 
 def without_numbers(text: str) -> list[str]:
     """Lines with every number and hash as ``#``, and runs of blanks as one."""
-    return [re.sub(r"\s+", " ", re.sub(r"\b[0-9a-f]{16,64}\b|[-+]?[0-9][0-9.,]*(e[-+]?[0-9]+)?", "#", line)) for line in text.splitlines()]
+    return [
+        re.sub(r"\s+", " ", re.sub(r"\b[0-9a-f]{16,64}\b|[-+]?[0-9][0-9.,]*(e[-+]?[0-9]+)?", "#", line))
+        for line in text.splitlines()
+    ]
 
 
 def main(argv: list[str]) -> None:

@@ -21,9 +21,13 @@ def inputs_of(model: keras.Model) -> user_data.Inputs:
         ValueError: for a model without symbolic inputs.
     """
     if not getattr(model, "inputs", None):
-        raise ValueError(f"model {model.name!r} has no symbolic inputs; call model.build(input_shape) or start it with keras.Input")
+        raise ValueError(
+            f"model {model.name!r} has no symbolic inputs; call model.build(input_shape) or start it with keras.Input"
+        )
     names, shapes = tuple(tensor.name for tensor in model.inputs), tuple(tuple(tensor.shape) for tensor in model.inputs)
-    return user_data.Inputs(names, shapes, tuple(keras.backend.standardize_dtype(tensor.dtype) for tensor in model.inputs))
+    return user_data.Inputs(
+        names, shapes, tuple(keras.backend.standardize_dtype(tensor.dtype) for tensor in model.inputs)
+    )
 
 
 def collect(data: Any, model: keras.Model, steps: int | None = None) -> list[np.ndarray]:
@@ -65,7 +69,9 @@ def read(data: Any, model: keras.Model, steps: int | None = None, spool: Spool |
         for values, name, array, dtype in zip(found, inputs.names, batch, inputs.dtypes, strict=True):
             values.append(_finite(name, array[:limit], dtype))
     if not found:
-        raise ValueError("the calibration dataset is empty; pass one with at least one batch (a used-up generator yields nothing)")
+        raise ValueError(
+            "the calibration dataset is empty; pass one with at least one batch (a used-up generator yields nothing)"
+        )
     if not found[0].examples:
         raise ValueError("the calibration data holds no examples; pass 50 to 500 typical inputs of the model")
     return found

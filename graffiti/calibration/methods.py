@@ -13,7 +13,8 @@ from graffiti.numerics.rounding import round_real
 Seen = np.ndarray | Flat
 _BLOCK = 1 << 16        # values per step where a method walks over the data: stays in the cache
 _LARGE_BLOCK = 1 << 20  # where numpy itself keeps to the cache
-MAX_BINS = 8192         # bound on the bins of the KL-J search, reached only beyond 67 million values or by nearly constant ones
+# bound on the bins of the KL-J search, reached only beyond 67 million values or by nearly constant ones
+MAX_BINS = 8192
 
 
 class Method(Protocol):
@@ -36,7 +37,9 @@ class Method(Protocol):
         ...
 
 
-def maximum(values: Seen, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even") -> float:
+def maximum(
+    values: Seen, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even"
+) -> float:
     """``t = max |x|`` (MAX); NaN where there is one.
 
     Args:
@@ -45,10 +48,13 @@ def maximum(values: Seen, *, bits: int = 8, signed: bool = True, narrow: bool = 
 
     References: Jain et al., arXiv 1903.08066, section 4 (weights of static runs).
     """
-    return float(np.max([(-np.min(block), np.max(block)) for block in blocks_of(values, _LARGE_BLOCK)]))  # NaN stays NaN
+    # NaN stays NaN
+    return float(np.max([(-np.min(block), np.max(block)) for block in blocks_of(values, _LARGE_BLOCK)]))
 
 
-def three_sigma(values: Seen, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even") -> float:
+def three_sigma(
+    values: Seen, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even"
+) -> float:
     """``t = |mean(x)| + 3 * std(x)``, population standard deviation (3SD).
 
     Args:
@@ -63,7 +69,8 @@ def three_sigma(values: Seen, *, bits: int = 8, signed: bool = True, narrow: boo
 
 
 def percentile(
-    values: Seen, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even", percent: float = 99.9,
+    values: Seen, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even",
+    percent: float = 99.9,
 ) -> float:
     """``t`` = the 99.9th percentile of ``|x|`` (linear between neighbours).
 
@@ -105,7 +112,9 @@ def squared_error(
     return total * scale * scale
 
 
-def mean_squared_error(values: Seen, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even") -> float:
+def mean_squared_error(
+    values: Seen, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even"
+) -> float:
     """The scale with the smallest ``sum (q(x) - x)**2`` (the smaller one on ties), as a threshold ``t = 2**(e - 0.5)``.
 
     Every ``t`` in ``(2**(e-1), 2**e]`` has that scale; the middle in the log domain keeps training from leaving it by
@@ -136,7 +145,9 @@ def mean_squared_error(values: Seen, *, bits: int = 8, signed: bool = True, narr
     return 2.0 ** (best - 0.5)
 
 
-def kl_j(values: Seen, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even") -> float:
+def kl_j(
+    values: Seen, *, bits: int = 8, signed: bool = True, narrow: bool = False, rounding: str = "half_even"
+) -> float:
     r"""The clipping point with the smallest symmetric KL (J) distance between cumulative distributions (KL-J).
 
     A histogram of ``a = |x|`` with about ``sqrt(N)`` bins on ``[0, max a]`` gives the reference ``cdf``. For every

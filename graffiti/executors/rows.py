@@ -38,7 +38,7 @@ def reference(graph: Graph, island: Island | None, option: str, threads: int | N
     return Reference(graph, island)
 
 
-# ---- the program runner and TensorFlow -----------------------------------------------------------------------------------
+# ---- the program runner and TensorFlow -------------------------------------------------------------------------------
 def native(graph: Graph, island: Island | None, option: str, threads: int | None):
     """The program runner.
 
@@ -105,7 +105,7 @@ def python(graph: Graph, island: Island | None, option: str, threads: int | None
     return TensorFlowExecutor(graph, ops="python", island=island)
 
 
-# ---- exports -------------------------------------------------------------------------------------------------------------
+# ---- exports ---------------------------------------------------------------------------------------------------------
 class Exported:
     """A compiled C export, with its outputs as reals beside its tensors."""
 
@@ -113,7 +113,9 @@ class Exported:
         self.graph, self.model = graph, model
 
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
-        """The output codes, by the helpers in the exported header as reals; without a softmax at the end, which the file leaves to the caller."""
+        """The output codes, by the helpers in the exported header as reals; without a softmax at the end, which the
+        file leaves to the caller.
+        """
         reals, whole = self._outputs(inputs), []
         for index, port in enumerate(self.model.outputs):
             if "part" not in port or index == 0 or self.model.outputs[index - 1]["source"] != port["source"]:
@@ -144,7 +146,9 @@ def _joined(graph: Graph, value: str, known: dict[str, np.ndarray]) -> np.ndarra
     """A real value of the graph from those that are known, by moves."""
     if value not in known:
         node = graph.producers()[value]
-        known[value] = interpreter.RULES[node.op](graph, node, attributes(node), *(_joined(graph, name, known) for name in node.inputs))
+        known[value] = interpreter.RULES[node.op](
+            graph, node, attributes(node), *(_joined(graph, name, known) for name in node.inputs)
+        )
     return known[value]
 
 
@@ -155,7 +159,13 @@ def _codes(graph: Graph, traced: dict[str, np.ndarray]) -> dict[str, np.ndarray]
 
 def _behind_softmax(value: str, producers) -> bool:
     node = producers.get(value)
-    return node is not None and (node.op == "softmax" or (node.op != "dequantize" and any(_behind_softmax(name, producers) for name in node.inputs)))
+    return (
+        node is not None
+        and (
+            node.op == "softmax"
+            or (node.op != "dequantize" and any(_behind_softmax(name, producers) for name in node.inputs))
+        )
+    )
 
 
 class Emulated:
@@ -198,9 +208,11 @@ def c(graph: Graph, island: Island | None, option: str, threads: int | None):
         return Exported(graph, CModel(graph, fused=option != "unfused"))
 
 
-# Option → runtime and arithmetic of the file (LiteRTExporter.write); float32 is equal in every runtime, and the builtin one is the stricter test.
+# Option → runtime and arithmetic of the file (LiteRTExporter.write); float32 is equal in every runtime, and the builtin
+# one is the stricter test.
 LITERT_FILES = {
-    "xnnpack": ("xnnpack", "int8"), "builtin": ("builtin", "int8"), "half_up": ("builtin", "half_up"), "float32": ("builtin", "float32"),
+    "xnnpack": ("xnnpack", "int8"), "builtin": ("builtin", "int8"), "half_up": ("builtin", "half_up"),
+    "float32": ("builtin", "float32"),
     "micro": ("micro", "half_up"),
 }
 
@@ -236,7 +248,8 @@ def litert_bounds(graph: Graph, option: str) -> dict[str, tuple[int, str]]:
     return {tensor: (most, why) for tensor, most in steps.items()}
 
 
-# Option → form of the file (OnnxExporter.write) and whether the session is the default one, which rewrites it, or runs it as it is written.
+# Option → form of the file (OnnxExporter.write) and whether the session is the default one, which rewrites it, or runs
+# it as it is written.
 ONNX_FILES = {
     "plain": ({"exact": "runtime"}, False), "optimized": ({"exact": "runtime"}, True),
     "anywhere": ({"exact": "anywhere"}, False),
@@ -269,7 +282,10 @@ def onnx_bounds(graph: Graph, option: str) -> dict[str, tuple[int, str]]:
     """Where ONNX Runtime computes in float32 what is written for int8 kernels (``export/difference.py``)."""
     from graffiti.export.onnx.exporter import OnnxExporter
 
-    why = "a product at or before it is written for int8 kernels and computed in float32 here; the export with exact='anywhere' is equal there"
+    why = (
+        "a product at or before it is written for int8 kernels and computed in float32 here; the export with "
+        "exact='anywhere' is equal there"
+    )
     form, optimize = ONNX_FILES[option or "plain"]
     steps = OnnxExporter().expected_difference(graph, session="default" if optimize else "plain", exact=form["exact"])
     return {tensor: (most, why) for tensor, most in steps.items()}

@@ -30,7 +30,9 @@ class ExportError(ValueError):
     def __init__(self, format: str, graph: Graph, problems: Sequence[Problem]) -> None:
         self.format, self.problems = format, list(problems)
         lines = "".join(f"\n  - {problem}" for problem in self.problems)
-        super().__init__(f"graph {graph.name!r} cannot be exported as {format}, {len(self.problems)} layers stand against it:{lines}")
+        super().__init__(
+            f"graph {graph.name!r} cannot be exported as {format}, {len(self.problems)} layers stand against it:{lines}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +112,13 @@ class Exporter(abc.ABC):
         if graph.stage != "integer":
             return found
         known = {problem.layer for problem in found}
-        return [*found, *(problem for problem in targets.problems(graph, targets.get(self.target if target is None else target)) if problem.layer not in known)]
+        return [
+            *found,
+            *(
+                problem for problem in targets.problems(graph, targets.get(self.target if target is None else target))
+                if problem.layer not in known
+            )
+        ]
 
     def check(self, graph: Graph, target: str | os.PathLike | targets.TargetProfile | None = None) -> None:
         """Raise an ``ExportError`` that lists every problem, if there is one."""

@@ -170,7 +170,9 @@ def averages(graph: Graph, node: Node) -> bool:
 
 
 def fixed_kernel(graph: Graph, node: Node) -> np.ndarray | None:
-    """The constant that a product multiplies by, where it is none that is trained; a quantizer in front is looked through."""
+    """The constant that a product multiplies by, where it is none that is trained; a quantizer in front is looked
+    through.
+    """
     if not (node.attrs.get("fixed") or averages(graph, node)):
         return None
     value, producer = node.inputs[1], graph.producer(node.inputs[1])

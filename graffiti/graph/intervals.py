@@ -1,4 +1,6 @@
-"""The values that every tensor of a float or fakequant graph can take: whether it can be negative decides its sign bit."""
+"""The values that every tensor of a float or fakequant graph can take: whether it can be negative decides its sign
+bit.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from graffiti.graph.interval_rules import Rule, Site
 from graffiti.graph.ir import Graph, Node
 from graffiti.graph.ops import OPS, attributes
 
-_DTYPES: dict[str, Interval] = {"bool": (0.0, 1.0), **{f"uint{bits}": (0.0, float(2**bits - 1)) for bits in (8, 16, 32, 64)}}
+_DTYPES: dict[str, Interval] = {
+    "bool": (0.0, 1.0), **{f"uint{bits}": (0.0, float(2**bits - 1)) for bits in (8, 16, 32, 64)}
+}
 
 
 def of_dtype(dtype: str) -> Interval:
@@ -27,7 +31,8 @@ def intervals(
 
     Args:
         graph: of stage ``float`` or ``fakequant``.
-        known: of inputs or other values, beside what follows from the graph; both hold. Of a constant: in place of its numbers.
+        known: of inputs or other values, beside what follows from the graph; both hold. Of a constant: in place of its
+            numbers.
         rule: node → a rule that holds in place of its op's; ``None`` where that one does.
 
     Returns:

@@ -32,7 +32,8 @@ class Plan:
 
 
 def plan(
-    sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]], alignment: int | Sequence[int] = 16, shared: Collection[tuple[int, int]] = (),
+    sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]], alignment: int | Sequence[int] = 16,
+    shared: Collection[tuple[int, int]] = (),
 ) -> Plan:
     """Place buffers so that no two that live at one step overlap, in few bytes.
 
@@ -43,8 +44,8 @@ def plan(
         sizes: bytes of each buffer; a size of 0 takes no place.
         lifetimes: ``(first, last)`` step of each, both included.
         alignment: every offset is a multiple of it; or one number for each buffer.
-        shared: pairs of buffers that may overlap where both have one offset: an output in the memory of an input. The bound
-            does not know them.
+        shared: pairs of buffers that may overlap where both have one offset: an output in the memory of an input. The
+            bound does not know them.
 
     Raises:
         ValueError: where the two lists differ in length, a size is negative, a lifetime ends before it begins, or the
@@ -55,13 +56,21 @@ def plan(
         raise ValueError(f"plan expects one lifetime for each size, got {count} sizes and {len(lifetimes)} lifetimes")
     alignments = [alignment] * count if isinstance(alignment, int) else list(alignment)
     if len(alignments) != count or any(a < 1 for a in alignments) or (isinstance(alignment, int) and alignment < 1):
-        raise ValueError(f"an alignment is a positive number of bytes (or one for each of the {count} buffers), got {alignment}")
+        raise ValueError(
+            f"an alignment is a positive number of bytes (or one for each of the {count} buffers), got {alignment}"
+        )
     for index, (size, (first, last)) in enumerate(zip(sizes, lifetimes)):
         if size < 0 or last < first:
-            raise ValueError(f"buffer {index} has {size} bytes and lives from step {first} to {last}; expected size >= 0 and first <= last")
+            raise ValueError(
+                f"buffer {index} has {size} bytes and lives from step {first} to {last}; expected size >= 0 and "
+                "first <= last"
+            )
     bound = lower_bound(sizes, lifetimes)
     rivals = [
-        [j for j in range(count) if j != i and sizes[j] and lifetimes[j][0] <= lifetimes[i][1] and lifetimes[i][0] <= lifetimes[j][1]]
+        [
+            j for j in range(count)
+            if j != i and sizes[j] and lifetimes[j][0] <= lifetimes[i][1] and lifetimes[i][0] <= lifetimes[j][1]
+        ]
         for i in range(count)
     ]
     partners: list[set[int]] = [set() for _ in range(count)]
@@ -115,9 +124,12 @@ def lower_bound(sizes: Sequence[int], lifetimes: Sequence[tuple[int, int]]) -> i
 
 
 def _place(
-    order: Sequence[int], sizes: Sequence[int], rivals: Sequence[Sequence[int]], partners: Sequence[Collection[int]], alignments: Sequence[int], best_fit: bool,
+    order: Sequence[int], sizes: Sequence[int], rivals: Sequence[Sequence[int]], partners: Sequence[Collection[int]],
+    alignments: Sequence[int], best_fit: bool,
 ) -> tuple[int, list[int]]:
-    """Put buffers down in ``order``, each where a partner lies, or into the tightest (or the first) gap between those it shares a step with."""
+    """Put buffers down in ``order``, each where a partner lies, or into the tightest (or the first) gap between
+    those it shares a step with.
+    """
     offsets = [-1] * len(sizes)
     total = 0
     for i in order:
@@ -126,9 +138,11 @@ def _place(
         end, place, slack = 0, -1, -1
         for partner in partners[i]:
             at = offsets[partner]
-            if at >= 0 and size and at % alignment == 0 and all(
-                offsets[j] < 0 or offsets[j] + sizes[j] <= at or at + size <= offsets[j] or (j in partners[i] and offsets[j] == at) for j in rivals[i]
-            ):
+            if (at >= 0 and size and at % alignment == 0 and all(
+                offsets[j] < 0 or offsets[j] + sizes[j] <= at or at + size <= offsets[j]
+                or (j in partners[i] and offsets[j] == at)
+                for j in rivals[i]
+            )):
                 place, taken = at, []
                 break
         for low, high in taken:
@@ -143,7 +157,9 @@ def _place(
     return total, offsets
 
 
-def lifetimes(steps: Sequence[tuple[Iterable[str], Iterable[str]]], keep: Collection[str] = (), given: Collection[str] = ()) -> dict[str, tuple[int, int]]:
+def lifetimes(
+    steps: Sequence[tuple[Iterable[str], Iterable[str]]], keep: Collection[str] = (), given: Collection[str] = ()
+) -> dict[str, tuple[int, int]]:
     """First and last step of every buffer that a program reads or writes.
 
     Args:
@@ -175,11 +191,15 @@ def roots_of(graph: Graph, views: Collection[str] = VIEW_OPS) -> dict[str, str]:
 def lifetimes_of(graph: Graph, views: Collection[str] = VIEW_OPS) -> dict[str, tuple[int, int]]:
     """Lifetimes of all inputs and node outputs of a graph, one entry for a value and all its views together.
 
-    The steps are ``graph.nodes``. Inputs begin at step 0, outputs last to step ``len(graph.nodes)``; constants have no entry.
+    The steps are ``graph.nodes``. Inputs begin at step 0, outputs last to step ``len(graph.nodes)``; constants have no
+    entry.
     """
     roots = roots_of(graph, views)
     steps = [
-        ({roots[v] for v in node.inputs if not graph.is_constant(roots[v])}, {roots[o] for o in node.outputs if not graph.is_constant(roots[o])})
+        (
+            {roots[v] for v in node.inputs if not graph.is_constant(roots[v])},
+            {roots[o] for o in node.outputs if not graph.is_constant(roots[o])}
+        )
         for node in graph.nodes
     ]
     keep = {roots[v] for v in graph.outputs if not graph.is_constant(roots[v])}
@@ -187,7 +207,9 @@ def lifetimes_of(graph: Graph, views: Collection[str] = VIEW_OPS) -> dict[str, t
 
 
 def bytes_of(graph: Graph, value: str) -> int:
-    """Bytes of one example of a value (all of it for a constant): codes in their storage type, 4 where it is float32."""
+    """Bytes of one example of a value (all of it for a constant): codes in their storage type, 4 where it is
+    float32.
+    """
     format, shape = graph.format(value), graph.shape(value)
     sizes = shape if graph.is_constant(value) else shape[1:]
     count = 1

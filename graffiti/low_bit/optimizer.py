@@ -28,7 +28,8 @@ class LowBitOptimizer(TwoOptimizers):
     """
 
     def __init__(
-        self, weights: keras.optimizers.Optimizer | str = "sgd", scales: keras.optimizers.Optimizer | None = None, *, scale_learning_rate=1e-5,
+        self, weights: keras.optimizers.Optimizer | str = "sgd", scales: keras.optimizers.Optimizer | None = None, *,
+        scale_learning_rate=1e-5,
         loss_scale_factor: float | None = None, name: str = "low_bit",
     ) -> None:
         weights = keras.optimizers.get(weights)

@@ -10,9 +10,11 @@ from graffiti.keras_io import compat
 
 
 def reestimate(model: keras.Model, arrays: list[np.ndarray], batch_size: int, *, progress: bool = True) -> None:
-    """Replace the moving mean and variance of each batch norm by the mean of its batches', weighted by their sizes; nothing else changes.
+    """Replace the moving mean and variance of each batch norm by the mean of its batches', weighted by their sizes;
+    nothing else changes.
 
-    One pass in training mode, each batch norm behind those in front of it, which normalize by the batch. A batch norm with ``trainable = False`` keeps its statistics.
+    One pass in training mode, each batch norm behind those in front of it, which normalize by the batch. A batch norm
+    with ``trainable = False`` keeps its statistics.
 
     Args:
         model: of ordinary layers; changed in place.
@@ -27,7 +29,10 @@ def reestimate(model: keras.Model, arrays: list[np.ndarray], batch_size: int, *,
     others = [(variable, variable.numpy()) for variable in model.variables if id(variable) not in moving]
     momenta = [norm.momentum for norm in norms]
     try:
-        for first in tqdm(range(0, len(arrays[0]), batch_size), desc="batch statistics", unit="batch", delay=2, disable=not progress, leave=False):
+        for first in tqdm(
+            range(0, len(arrays[0]), batch_size), desc="batch statistics", unit="batch", delay=2, disable=not progress,
+            leave=False
+        ):
             batch = [array[first:first + batch_size] for array in arrays]
             for norm in norms:
                 norm.momentum = first / (first + len(batch[0]))

@@ -1,4 +1,6 @@
-"""``Quantizer``: the Keras object that holds a threshold and fake-quantizes with it. The maths is in ``log_threshold.py``."""
+"""``Quantizer``: the Keras object that holds a threshold and fake-quantizes with it. The maths is in
+``log_threshold.py``.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,12 @@ from graffiti.numerics.formats import QFormat, exponent_of_threshold
 from graffiti.numerics.rounding import check_rounding
 
 MIN_BITS, MAX_BITS = 2, 16
-MAX_LOG2 = 100.0            # ceil(log2_threshold) is held in ±100, so that scales, their inverses and ranges are normal float32
+# ceil(log2_threshold) is held in ±100, so that scales, their inverses and ranges are normal float32
+MAX_LOG2 = 100.0
 ZERO_LOG2_THRESHOLD = -16.0  # for a tensor that is zero everywhere
 
-CONSTANT_ROLES = ("reciprocal", "alpha")  # of numbers that the graph itself brought: never trained, whatever becomes of the layer around them
+# of numbers that the graph itself brought: never trained, whatever becomes of the layer around them
+CONSTANT_ROLES = ("reciprocal", "alpha")
 
 ChannelAxis = int | str | None
 
@@ -63,7 +67,10 @@ def channel_shape(shape: tuple[int | None, ...], channel_axis: ChannelAxis) -> t
         return ()
     axes = channel_axes(rank, channel_axis)
     if any(not 0 <= axis < rank or shape[axis] is None for axis in axes):
-        raise ValueError(f"channel_axis={channel_axis!r} must name an axis of known length, but the tensor has the shape {tuple(shape)}")
+        raise ValueError(
+            f"channel_axis={channel_axis!r} must name an axis of known length, but the tensor has the shape "
+            f"{tuple(shape)}"
+        )
     return tuple(int(size or 0) if axis in axes else 1 for axis, size in enumerate(shape))
 
 
@@ -116,9 +123,14 @@ class Quantizer(keras.layers.Layer):
         bits = checks.whole("bits of a quantizer", bits, MIN_BITS, MAX_BITS)
         if narrow and not signed:
             raise ValueError("narrow drops the lowest code of a signed range; an unsigned quantizer cannot be narrow")
-        if not (channel_axis in (None, "flat") or (isinstance(channel_axis, int) and not isinstance(channel_axis, bool))):
+        if (
+            not (
+                channel_axis in (None, "flat") or (isinstance(channel_axis, int) and not isinstance(channel_axis, bool))
+            )
+        ):
             raise ValueError(f"channel_axis is None, 'flat' or the index of an axis, got {channel_axis!r}")
-        super().__init__(name=name, trainable=trainable, dtype="float32")  # a loaded config names a dtype; there is only this one
+        # a loaded config names a dtype; there is only this one
+        super().__init__(name=name, trainable=trainable, dtype="float32")
         self.bits, self.signed, self.narrow = bits, bool(signed), bool(narrow)
         self.rounding = check_rounding(rounding)
         self.channel_axis, self.role, self.calibration = channel_axis, role, calibration
@@ -143,9 +155,14 @@ class Quantizer(keras.layers.Layer):
         """Create the threshold for a tensor of this shape."""
         sizes = channel_shape(tuple(input_shape), self.channel_axis)
         shape = () if self.channel_axis is None else (int(np.prod(sizes)),)
-        self.log2_threshold = self.add_weight(name="log2_threshold", shape=shape, initializer="zeros", trainable=self.trains_threshold and (self.trainable or self.role not in CONSTANT_ROLES))
+        self.log2_threshold = self.add_weight(
+            name="log2_threshold", shape=shape, initializer="zeros",
+            trainable=self.trains_threshold and (self.trainable or self.role not in CONSTANT_ROLES)
+        )
         self.frozen = self.add_weight(name="frozen", shape=shape, initializer="zeros", dtype="bool", trainable=False)
-        self.calibrated = self.add_weight(name="calibrated", shape=(), initializer="zeros", dtype="bool", trainable=False)
+        self.calibrated = self.add_weight(
+            name="calibrated", shape=(), initializer="zeros", dtype="bool", trainable=False
+        )
         self.log2_threshold.frozen = self.frozen  # the threshold optimizer masks its updates with it (optimizers.py)
 
     def assign_log2(self, log2_threshold, *, frozen=None) -> None:
@@ -159,8 +176,13 @@ class Quantizer(keras.layers.Layer):
         if values.size not in (1, int(np.prod(shape))):
             raise ValueError(f"quantizer {self.path!r} has {int(np.prod(shape))} thresholds, got {values.size} values")
         if not np.all(np.abs(values) <= MAX_LOG2):
-            raise ValueError(f"log2 of a threshold of quantizer {self.path!r} must be finite and within ±{MAX_LOG2:.0f}, got {values}")
-        self.log2_threshold.assign(np.broadcast_to(values.reshape(shape if values.size > 1 or not shape else (1,)), shape))
+            raise ValueError(
+                f"log2 of a threshold of quantizer {self.path!r} must be finite and within ±{MAX_LOG2:.0f}, got "
+                f"{values}"
+            )
+        self.log2_threshold.assign(
+            np.broadcast_to(values.reshape(shape if values.size > 1 or not shape else (1,)), shape)
+        )
         self.calibrated.assign(True)
         if frozen is not None:
             self.frozen.assign(np.broadcast_to(np.asarray(frozen, bool), shape))
@@ -180,7 +202,9 @@ class Quantizer(keras.layers.Layer):
 
     def _need_built(self) -> None:
         if self.log2_threshold is None:
-            raise ValueError(f"quantizer {self.name!r} has no threshold yet; build it with the shape of what it quantizes first")
+            raise ValueError(
+                f"quantizer {self.name!r} has no threshold yet; build it with the shape of what it quantizes first"
+            )
 
     # ---- values -------------------------------------------------------------------------------------------------
     def call(self, x):
@@ -204,7 +228,9 @@ class Quantizer(keras.layers.Layer):
         self._need_built()
         log2 = np.clip(self.log2_threshold.numpy(), -MAX_LOG2, MAX_LOG2)
         exponent = exponent_of_threshold(log2, self.bits, self.signed)
-        return QFormat(self.bits, self.signed, tuple(exponent.tolist()) if exponent.ndim else int(exponent), self.narrow)
+        return QFormat(
+            self.bits, self.signed, tuple(exponent.tolist()) if exponent.ndim else int(exponent), self.narrow
+        )
 
     # ---- Keras --------------------------------------------------------------------------------------------------
     def save_own_variables(self, store) -> None:
@@ -225,8 +251,10 @@ class Quantizer(keras.layers.Layer):
             low, high = (int(value) for value in np.asarray(store[_RANGE]))
             if (low, high) != (self.qmin, self.qmax):
                 raise ValueError(
-                    f"quantizer {self.path!r} has codes from {self.qmin} to {self.qmax}, the weights are of one with codes from {low} to {high}; "
-                    "load the whole model with keras.models.load_model, or quantize with the same scheme and calibration data (an input that is never negative is unsigned)"
+                    f"quantizer {self.path!r} has codes from {self.qmin} to {self.qmax}, the weights are of one with "
+                    f"codes from {low} to {high}; "
+                    "load the whole model with keras.models.load_model, or quantize with the same scheme and "
+                    "calibration data (an input that is never negative is unsigned)"
                 )
         super().load_own_variables({key: store[key] for key in store.keys() if key != _RANGE})
 

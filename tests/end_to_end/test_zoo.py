@@ -9,7 +9,8 @@ import zoo
 
 import graffiti
 
-SCHEMES = ("int8_per_channel", "graffitist_int8", "int4", pytest.param("w4a4", marks=pytest.mark.slow))  # int8: trained, below
+# int8: trained, below
+SCHEMES = ("int8_per_channel", "graffitist_int8", "int4", pytest.param("w4a4", marks=pytest.mark.slow))
 
 
 def quantized(factory, scheme, seed=0):
@@ -40,7 +41,9 @@ def train(q, inputs):
     targets = q(inputs)
     loss = {k: "mse" for k in targets} if isinstance(targets, dict) else "mse"
     q.compile(graffiti.ALT(weight_learning_rate=1e-3, steps_per_epoch=4, batch_size=8), loss=loss)
-    targets = {k: np.asarray(v) * 0.9 for k, v in targets.items()} if isinstance(targets, dict) else np.asarray(targets) * 0.9
+    targets = (
+        {k: np.asarray(v) * 0.9 for k, v in targets.items()} if isinstance(targets, dict) else np.asarray(targets) * 0.9
+    )
     q.fit(inputs, targets, batch_size=8, epochs=2, verbose=0, callbacks=graffiti.callbacks.alt())
 
 
@@ -49,7 +52,8 @@ TRAINED = [zoo.resnet, zoo.moves, zoo.islands, zoo.tables, zoo.two_inputs_two_ou
 
 
 @pytest.mark.parametrize(
-    "factory", [f if f in TRAINED else pytest.param(f, marks=pytest.mark.slow) for f in zoo.ZOO], ids=lambda f: f.__name__
+    "factory", [f if f in TRAINED else pytest.param(f, marks=pytest.mark.slow) for f in zoo.ZOO],
+    ids=lambda f: f.__name__
 )
 def test_after_training_every_engine_and_file_gives_the_same_bits(factory, tmp_path):
     """One training for all that int8 must show: the exact engines, C, the saved model, the saved graph."""

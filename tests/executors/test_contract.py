@@ -148,7 +148,8 @@ def test_a_wrong_weight_is_noticed():
 def test_every_integer_op_has_a_case():
     used = {node.op for make in c_graphs.CASES.values() for node in make().nodes}
     integer = {name for name, row in OPS.items() if "integer" in row.stages}
-    own = {"island", "softmax", "rescaling"}  # the border has its own suite over the executors, tests/graph/test_border.py
+    # the border has its own suite over the executors, tests/graph/test_border.py
+    own = {"island", "softmax", "rescaling"}
     assert integer - used <= own, "an op without a case in c_graphs.CASES reaches no executor's tests"
 
 

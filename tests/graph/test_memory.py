@@ -23,7 +23,10 @@ def assert_valid(sizes, lifetimes, plan, alignment):
     for i, j in itertools.combinations(range(len(sizes)), 2):
         (a, b), (c, d) = lifetimes[i], lifetimes[j]
         if a <= d and c <= b:
-            assert plan.offsets[i] + sizes[i] <= plan.offsets[j] or plan.offsets[j] + sizes[j] <= plan.offsets[i] or not sizes[i] or not sizes[j]
+            assert (
+                plan.offsets[i] + sizes[i] <= plan.offsets[j] or plan.offsets[j] + sizes[j] <= plan.offsets[i]
+                or not sizes[i] or not sizes[j]
+            )
     live = [sum(s for s, (a, b) in zip(sizes, lifetimes) if a <= step <= b) for step in range(30)]
     assert plan.lower_bound == max(live) <= plan.total
 
@@ -38,12 +41,17 @@ def test_a_plan_is_valid(buffers, alignment):
 
 
 def optimum(sizes, lifetimes):
-    """The smallest arena: one of the orders of first-fit placement gives it (each buffer slides down to a sum of others)."""
+    """The smallest arena: one of the orders of first-fit placement gives it (each buffer slides down to a sum of
+    others).
+    """
     best = sum(sizes)
     for order in itertools.permutations(range(len(sizes))):
         offsets, total = {}, 0
         for i in order:
-            taken = sorted((offsets[j], offsets[j] + sizes[j]) for j in offsets if lifetimes[j][0] <= lifetimes[i][1] and lifetimes[i][0] <= lifetimes[j][1])
+            taken = sorted(
+                (offsets[j], offsets[j] + sizes[j]) for j in offsets
+                if lifetimes[j][0] <= lifetimes[i][1] and lifetimes[i][0] <= lifetimes[j][1]
+            )
             place = 0
             for low, high in taken:
                 if place + sizes[i] <= low:

@@ -1,4 +1,6 @@
-"""Recurrent layers, attention and wrappers in low bits: Keras' own numbers where nothing is quantized, equal engines, one state for all time steps."""
+"""Recurrent layers, attention and wrappers in low bits: Keras' own numbers where nothing is quantized, equal
+engines, one state for all time steps.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,18 @@ MAKERS = {
     "bidirectional_sum": lambda: layers.Bidirectional(layers.GRU(8), merge_mode="sum"),
     "time_distributed": lambda: layers.TimeDistributed(layers.Dense(8, activation="tanh")),
 }
-ATTENTION = {"attention": lambda: layers.MultiHeadAttention(2, 4), "grouped_attention": lambda: layers.GroupQueryAttention(4, 4, 2)}
+ATTENTION = {
+    "attention": lambda: layers.MultiHeadAttention(2, 4),
+    "grouped_attention": lambda: layers.GroupQueryAttention(4, 4, 2)
+}
 
 
 def some_slow(cases: list, quick: set) -> list:
     """Parameters; all but the quick ones are for the long run."""
-    return [case if case in quick else pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow) for case in cases]
+    return [
+        case if case in quick else pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
+        for case in cases
+    ]
 
 
 def network(name: str) -> keras.Model:
@@ -43,7 +51,10 @@ def network(name: str) -> keras.Model:
         x = ATTENTION[name]()(inputs, inputs)
     else:
         x = MAKERS[name]()(layers.Masking()(inputs))
-    return keras.Model(inputs, layers.Dense(CLASSES, name="last")(x if len(x.shape) == 2 else layers.GlobalAveragePooling1D()(x)), name=name)
+    return keras.Model(
+        inputs, layers.Dense(CLASSES, name="last")(x if len(x.shape) == 2 else layers.GlobalAveragePooling1D()(x)),
+        name=name
+    )
 
 
 def examples(count: int = 32) -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +67,9 @@ def examples(count: int = 32) -> tuple[np.ndarray, np.ndarray]:
 
 def gradients(model, x, y):
     with tf.GradientTape() as tape:
-        loss = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(y, model(x, training=True), from_logits=True))
+        loss = tf.reduce_mean(
+            keras.losses.sparse_categorical_crossentropy(y, model(x, training=True), from_logits=True)
+        )
     return [np.asarray(g) for g in tape.gradient(loss, [v.value for v in model.trainable_variables])]
 
 
@@ -74,11 +87,15 @@ def test_with_float_products_it_is_keras(name):
     plain, (x, y) = network(name), examples()
     model = graffiti.quantize_training(plain, scheme)
     np.testing.assert_allclose(model(x), plain(x), rtol=1e-5, atol=1e-6)
-    for ours, keras_own, variable in zip(gradients(model, x, y), gradients(plain, x, y), plain.trainable_variables, strict=True):
+    for ours, keras_own, variable in zip(
+        gradients(model, x, y), gradients(plain, x, y), plain.trainable_variables, strict=True
+    ):
         np.testing.assert_allclose(ours, keras_own, rtol=1e-4, atol=1e-6, err_msg=variable.path)
 
 
-@pytest.mark.parametrize("name", some_slow([*MAKERS, *ATTENTION], {"rnn", "bidirectional", "time_distributed", "attention"}))
+@pytest.mark.parametrize(
+    "name", some_slow([*MAKERS, *ATTENTION], {"rnn", "bidirectional", "time_distributed", "attention"})
+)
 def test_strip_and_files(name, tmp_path):
     plain, (x, y) = network(name), examples()
     model = compiled(graffiti.quantize_training(plain, "dynamic_fixed_point", seed=5))
@@ -98,19 +115,29 @@ def test_strip_and_files(name, tmp_path):
 
 @needs_library
 @pytest.mark.parametrize(("name", "scheme"), some_slow([
-    ("bidirectional", "dynamic_fixed_point"), ("gru_reset_before", "dynamic_fixed_point"), ("lstm", "adaptive_precision"), ("gru", "min_max_int8"), ("attention", "min_max_int8"),
+    ("bidirectional", "dynamic_fixed_point"), ("gru_reset_before", "dynamic_fixed_point"),
+    ("lstm", "adaptive_precision"), ("gru", "min_max_int8"), ("attention", "min_max_int8"),
 ], {("gru_reset_before", "dynamic_fixed_point"), ("lstm", "adaptive_precision")}))
 @pytest.mark.parametrize("steps", [20, pytest.param(100, marks=pytest.mark.slow)])
 def test_all_steps_are_equal_to_the_bit(name, scheme, steps):
     plain, (x, y) = network(name), examples()
     models = [compiled(graffiti.quantize_training(plain, scheme, engine=engine)) for engine in ("native", "emulated")]
     for model in models:
-        model.fit(x, y, batch_size=16, epochs=steps // 2, shuffle=False, verbose=0, callbacks=[graffiti.callbacks.LowBitSteps()])
+        model.fit(
+            x, y, batch_size=16, epochs=steps // 2, shuffle=False, verbose=0,
+            callbacks=[graffiti.callbacks.LowBitSteps()]
+        )
     assert_same_variables(*models)
     assert not np.array_equal(models[0].trainable_variables[0], plain.trainable_variables[0])
 
 
-@pytest.mark.parametrize("scheme", some_slow(graffiti.schemes.training_names(), set(graffiti.schemes.training_names()) - {"min_max_int4", "min_max_int8", "per_sample"}))
+@pytest.mark.parametrize(
+    "scheme",
+    some_slow(
+        graffiti.schemes.training_names(),
+        set(graffiti.schemes.training_names()) - {"min_max_int4", "min_max_int8", "per_sample"}
+    )
+)
 def test_every_scheme_trains_a_recurrent_network_or_says_why_not(scheme):
     plain, (x, y) = network("lstm"), examples()
     chosen = graffiti.schemes.training_schemes.get(scheme)
@@ -123,7 +150,10 @@ def test_every_scheme_trains_a_recurrent_network_or_says_why_not(scheme):
         plain = keras.Model(inputs, plain(layers.Dense(FEATURES, name="front")(inputs)))
     model = graffiti.quantize_training(plain, scheme)
     assert any("lstm" in line.layer and line.what == "quantized" for line in model.quantization_report)
-    model.compile(graffiti.LowBitOptimizer(keras.optimizers.Adam(0.02)), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile(
+        graffiti.LowBitOptimizer(keras.optimizers.Adam(0.02)),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
     history = model.fit(x, y, batch_size=16, epochs=30, verbose=0).history["loss"]
     assert history[-1] < 0.8 * history[0]
 
@@ -173,7 +203,9 @@ def test_states_in_and_out():
 
 def test_dropout_is_one_mask_for_a_sequence():
     inputs = keras.Input((STEPS, FEATURES))
-    plain = keras.Model(inputs, layers.LSTM(16, dropout=0.5, recurrent_dropout=0.5, seed=3, return_sequences=True)(inputs))
+    plain = keras.Model(
+        inputs, layers.LSTM(16, dropout=0.5, recurrent_dropout=0.5, seed=3, return_sequences=True)(inputs)
+    )
     model = graffiti.quantize_training(plain, "dynamic_fixed_point")
     x = examples(8)[0]
     assert not np.array_equal(model(x, training=True), model(x, training=True))
@@ -186,12 +218,25 @@ def test_insight_and_paths():
     insight = graffiti.callbacks.LowBitInsight(x, y)
     model.fit(x, y, epochs=1, verbose=0, callbacks=[insight])
     seen = {(row["layer"].split("/")[-1], row["tensor"]) for row in insight.rows}
-    assert {("input", "activations"), ("input", "gradients"), ("recurrent", "activations"), ("recurrent", "weights"), ("last", "weights")} <= seen
+    assert (
+        {
+            ("input", "activations"), ("input", "gradients"), ("recurrent", "activations"), ("recurrent", "weights"),
+            ("last", "weights")
+        }
+        <= seen
+    )
     assert all(row["cosine"] > 0.98 for row in insight.rows if row["epoch"] == 1 and row["tensor"] == "weights")
     wrapper = plain.layers[2].name
-    report = graffiti.quantize_training(plain, "dynamic_fixed_point", rules=[graffiti.Rule(f"{wrapper}/backward.*", None)]).quantization_report
-    assert {line.layer: line.what for line in report} == {
-        f"{wrapper}/forward_{plain.layers[2].forward_layer.name.removeprefix('forward_')}": "quantized", f"{wrapper}/{plain.layers[2].backward_layer.name}": "float", "last": "quantized"}
+    report = graffiti.quantize_training(
+        plain, "dynamic_fixed_point", rules=[graffiti.Rule(f"{wrapper}/backward.*", None)]
+    ).quantization_report
+    assert (
+        {line.layer: line.what for line in report}
+        == {
+            f"{wrapper}/forward_{plain.layers[2].forward_layer.name.removeprefix('forward_')}": "quantized",
+            f"{wrapper}/{plain.layers[2].backward_layer.name}": "float", "last": "quantized"
+        }
+    )
 
 
 def test_a_cell_that_is_not_covered_stays_in_float_and_is_named():

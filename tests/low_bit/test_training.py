@@ -15,12 +15,16 @@ from low_bit.models import compiled, convnet, examples, mlp
 
 import graffiti
 
-SCHEMES = ["adaptive_precision", "large_gradients_int4", "dynamic_fixed_point", "multi_level_scaling", "unified_int8", "per_sample", "dorefa"]
+SCHEMES = [
+    "adaptive_precision", "large_gradients_int4", "dynamic_fixed_point", "multi_level_scaling", "unified_int8",
+    "per_sample", "dorefa"
+]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_resumed_run_goes_on_to_the_same_bits(scheme, tmp_path):
-    build = convnet if scheme in ("multi_level_scaling", "large_gradients_int4", "dorefa") else mlp  # these leave first and last layers in float
+    # these leave first and last layers in float
+    build = convnet if scheme in ("multi_level_scaling", "large_gradients_int4", "dorefa") else mlp
     keras.utils.set_random_seed(0)
     plain = build()
     x, y = examples(plain, 48)
@@ -52,7 +56,9 @@ def test_own_loop_equals_fit():
     x, y = examples(plain)
     first, second = (compiled(graffiti.quantize_training(plain, "dynamic_fixed_point")) for _ in range(2))
     first.fit(x, y, batch_size=32, epochs=3, shuffle=False, verbose=0)
-    optimizer, loss = keras.optimizers.SGD(0.05, momentum=0.9), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    optimizer, loss = (
+        keras.optimizers.SGD(0.05, momentum=0.9), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
 
     @tf.function
     def step(x, y):
@@ -77,7 +83,10 @@ def test_learned_scales_have_their_own_optimizer(tmp_path):
     assert len(optimizer.scales_optimizer._trainable_variables) == 2 * 5  # the separable layer has two products
     model.save(tmp_path / "net.keras")
     again = keras.models.load_model(tmp_path / "net.keras")
-    assert type(again.optimizer) is graffiti.LowBitOptimizer and float(again.optimizer.scales_optimizer.learning_rate) == pytest.approx(1e-3)
+    assert (
+        type(again.optimizer) is graffiti.LowBitOptimizer
+        and float(again.optimizer.scales_optimizer.learning_rate) == pytest.approx(1e-3)
+    )
 
 
 def test_nan_gradients_are_reported_and_not_hidden(capfd):
@@ -106,9 +115,17 @@ def test_insight(tmp_path):
         np.testing.assert_array_equal(a, b, err_msg=f"{a.path}: looking changed the run")
     rows = json.loads((tmp_path / "insight.json").read_text())
     assert rows == insight.rows and {row["epoch"] for row in rows} == {0, 1, 2}
-    assert {(row["layer"], row["tensor"]) for row in rows} == {
-        (layer, tensor) for layer in ("conv", "depthwise", "transposed", "separable/depthwise", "separable/pointwise") for tensor in ("activations", "weights", "gradients")}
-    assert all(0 <= row["clipped"] <= 1 and row["error"] > 0 and 0 < row["cosine"] <= 1 and row["bits"] == 4 for row in rows)
+    assert (
+        {(row["layer"], row["tensor"]) for row in rows}
+        == {
+            (layer, tensor)
+            for layer in ("conv", "depthwise", "transposed", "separable/depthwise", "separable/pointwise")
+            for tensor in ("activations", "weights", "gradients")
+        }
+    )
+    assert all(
+        0 <= row["clipped"] <= 1 and row["error"] > 0 and 0 < row["cosine"] <= 1 and row["bits"] == 4 for row in rows
+    )
     assert insight.table("gradients").count("\n") == 6
     pytest.importorskip("matplotlib", reason="needs matplotlib (pip install matplotlib)")
     insight.plot(tmp_path / "insight.svg")
@@ -117,18 +134,21 @@ def test_insight(tmp_path):
         insight.plot(tmp_path / "insight.svg")
 
 
-DISTRIBUTED = """
+DISTRIBUTED = ("""
     import sys
     import keras, numpy as np, tensorflow as tf
-    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+    processor = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * 2)
     import graffiti
     from low_bit.models import compiled, examples, mlp
 
     def states(model):
-        return {v.path.split("/", 1)[1]: np.asarray(v).tolist() for v in model.variables if "quantizer" in v.path and not v.path.endswith("noise")}
+        kept = [v for v in model.variables if "quantizer" in v.path and not v.path.endswith("noise")]
+        return {v.path.split("/", 1)[1]: np.asarray(v).tolist() for v in kept}
 
     keras.utils.set_random_seed(0)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])  # one for all: TensorFlow's collectives number their calls per process
+    # one for all: TensorFlow's collectives number their calls per process
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     plain = mlp()
     sequences = keras.Sequential([keras.Input((5, 6)), keras.layers.LSTM(7), keras.layers.Dense(3)], name="sequences")
     cases = [(plain, "adaptive_precision"), (plain, "large_gradients_int4"), (sequences, "dynamic_fixed_point")]
@@ -149,7 +169,8 @@ DISTRIBUTED = """
         for name in a:
             if "gradients" in name and plain is not sequences and scheme != "adaptive_precision":
                 continue  # batch norm normalizes each replica on its own, so gradients differ a little
-            assert np.allclose(a[name], b[name], rtol=1e-4, atol=1e-6) or "learned" in name, (scheme, name, a[name], b[name])
+            near = np.allclose(a[name], b[name], rtol=1e-4, atol=1e-6)
+            assert near or "learned" in name, (scheme, name, a[name], b[name])
         for variable in two.variables:
             values = getattr(variable.value, "values", None)
             if values and "quantizer" in variable.path:
@@ -169,15 +190,20 @@ DISTRIBUTED = """
     quantizers = graffiti.callbacks.quantizers_of(q)
     frozen = [name for name, layer in quantizers.items() if keras.ops.convert_to_numpy(layer.frozen).any()]
     assert frozen, "no threshold was frozen"
-    assert all(keras.ops.convert_to_numpy(l.batch_norm_frozen) for l in q.layers if getattr(l, "batch_norm_frozen", None) is not None)
+    norms = [getattr(layer, "batch_norm_frozen", None) for layer in q.layers]
+    assert all(keras.ops.convert_to_numpy(norm) for norm in norms if norm is not None)
     assert history.steps == list(range(13)) and all(len(v) == 13 for v in history.values.values())
     print("equal")
-"""
+""")
 
 
 @pytest.mark.parametrize("cases", ["few", pytest.param("every", marks=pytest.mark.slow)])
 def test_two_replicas_take_the_same_decisions(cases):
-    """States over two replicas equal those of one device on the same batch (weights held still), and never differ between replicas."""
+    """States over two replicas equal those of one device on the same batch (weights held still), and never differ
+    between replicas.
+    """
     root = __file__.rsplit("/low_bit/", 1)[0]
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(DISTRIBUTED), cases], capture_output=True, text=True, cwd=root)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(DISTRIBUTED), cases], capture_output=True, text=True, cwd=root
+    )
     assert done.returncode == 0 and "equal" in done.stdout, done.stderr[-3000:]

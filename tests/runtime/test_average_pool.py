@@ -1,4 +1,6 @@
-"""The averaging kernels of every tier against the reference: types, windows, borders, tails of channels, rounding modes, shifts."""
+"""The averaging kernels of every tier against the reference: types, windows, borders, tails of channels, rounding
+modes, shifts.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from graffiti.numerics.rounding import ROUNDING_MODES
 from graffiti.runtime.library import KernelError, PoolShape, Requantization
 
 WINDOWS = (  # image, window, strides, padding
-    ((7, 7), (7, 7), (7, 7), "valid"), ((6, 5), (3, 3), (1, 1), "same"), ((8, 9), (2, 2), (2, 2), "valid"), ((5, 12), (2, 6), (2, 3), "same"),
+    ((7, 7), (7, 7), (7, 7), "valid"), ((6, 5), (3, 3), (1, 1), "same"), ((8, 9), (2, 2), (2, 2), "valid"),
+    ((5, 12), (2, 6), (2, 3), "same"),
     ((1, 40), (1, 40), (1, 40), "valid"), ((12, 12), (12, 12), (1, 1), "valid"), ((20, 17), (20, 17), (1, 1), "valid"),
 )
 
@@ -128,9 +131,13 @@ def test_sums_limits_and_wide_outputs(tier, strides):
         check(x, tier, (2, 3), strides, "same", 2, QFormat(16, False, -2), "half_up", low=3, high=900)
 
 
-@pytest.mark.parametrize("window, shift, why", [((0, 2), 0, "at least 1"), ((2, 2), 63, "shift"), ((2, 2), [0, 1], "one shift")])
+@pytest.mark.parametrize(
+    "window, shift, why", [((0, 2), 0, "at least 1"), ((2, 2), 63, "shift"), ((2, 2), [0, 1], "one shift")]
+)
 def test_bad_arguments_get_a_sentence(kernels, window, shift, why):
     x, to = np.zeros((1, 2, 2, 1), np.int8), Requantization.make(shift, -128, 127, np.int8)
     shape = PoolShape(2, 2, 1, 1, 1, *window, 1, 1, 0, 0)
     with pytest.raises(KernelError, match=why):
-        kernels.call("average_pool", ctypes.byref(shape), 1, calls.pointer(x), 0, ctypes.byref(to), 1, calls.pointer(x), 1, None)
+        kernels.call(
+            "average_pool", ctypes.byref(shape), 1, calls.pointer(x), 0, ctypes.byref(to), 1, calls.pointer(x), 1, None
+        )

@@ -126,7 +126,10 @@ def test_islands_between_native_parts():
     graph.types["x"] = TensorType((None, 5, 4, 3))
     q = graph.insert("quantize", ["x"], "q", {"format": Q8}).output
     real = graph.insert("dequantize", [q], "real").output
-    island = graph.insert("island", [real, "x"], "swish", {"layer": {}, "output_shapes": ((None, 5, 4, 3),)}, type=TensorType((None, 5, 4, 3))).output
+    island = graph.insert(
+        "island", [real, "x"], "swish", {"layer": {}, "output_shapes": ((None, 5, 4, 3),)},
+        type=TensorType((None, 5, 4, 3))
+    ).output
     back = graph.insert("quantize", [island], "back", {"format": Q8}).output
     around = graph.insert("relu", [q], "around", {"max_code": 60}).output
     total = graph.insert("add", [back, around], "sum").output
@@ -150,7 +153,9 @@ def test_unknown_sizes_get_a_program_each():
     graph = Graph("integer", ["x"], name="free")
     graph.types["x"] = TensorType((None, None, None, 2))
     q = graph.insert("quantize", ["x"], "q", {"format": Q8}).output
-    k = graph.add_constant("k", np.random.default_rng(0).integers(-9, 9, (3, 3, 2, 4)).astype(np.int8), QFormat(8, True, -7))
+    k = graph.add_constant(
+        "k", np.random.default_rng(0).integers(-9, 9, (3, 3, 2, 4)).astype(np.int8), QFormat(8, True, -7)
+    )
     product = graph.insert("conv", [q, k], "p", {"strides": (2, 1), "dilation": (1, 1), "padding": "same"}).output
     graph.outputs = [graph.insert("requantize", [product], "out", {"format": QFormat(8, True, -6)}).output]
     runner = Runner(graph)
@@ -172,7 +177,10 @@ def test_a_node_without_a_native_rule_runs_on_the_reference():
 
 
 def test_a_missing_or_foreign_library_is_one_sentence(tmp_path):
-    with pytest.raises(library.KernelsNotAvailable, match="there is no kernel library .*; build it with: python graffiti/ops/kernels/build.py"):
+    with pytest.raises(
+        library.KernelsNotAvailable,
+        match="there is no kernel library .*; build it with: python graffiti/ops/kernels/build.py"
+    ):
         library.Library(tmp_path / "graffiti_kernels.so")
     (tmp_path / "graffiti_kernels.so").write_bytes(b"not a library")
     with pytest.raises(library.KernelsNotAvailable, match="does not load"):
@@ -196,5 +204,8 @@ def test_a_forked_child_gets_a_pool_of_its_own():
     )
     package = os.path.dirname(os.path.dirname(library.__file__))
     tests = os.path.dirname(random_graphs.__file__)
-    done = subprocess.run([sys.executable, "-c", program, package, tests, os.path.dirname(package)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program, package, tests, os.path.dirname(package)], capture_output=True, text=True,
+        timeout=120
+    )
     assert done.returncode == 0, done.stderr

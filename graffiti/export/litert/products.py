@@ -1,6 +1,8 @@
-"""Products: convolutions and dense layers with their bias, ReLU and requantize, as one LiteRT operator or exactly in float32.
+"""Products: convolutions and dense layers with their bias, ReLU and requantize, as one LiteRT operator or exactly in
+float32.
 
-Every op here takes the values' tensors in one *carrier*: integers (one operator that accumulates in 32 bits and rounds once) or float32.
+Every op here takes the values' tensors in one *carrier*: integers (one operator that accumulates in 32 bits and rounds
+once) or float32.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ class Operands:
 def kernel_codes(node: Node, kernel: np.ndarray) -> tuple[np.ndarray, int]:
     """The kernel as LiteRT lays it out, and the axis of its output channels.
 
-    ``conv`` → ``(out, height, width, in)``, ``depthwise_conv`` → ``(1, height, width, out)``, ``dense`` → ``(out, in)``; ``conv_transpose`` is
-    turned round for the convolution over its zero-stuffed input.
+    ``conv`` → ``(out, height, width, in)``, ``depthwise_conv`` → ``(1, height, width, out)``, ``dense`` → ``(out,
+    in)``; ``conv_transpose`` is turned round for the convolution over its zero-stuffed input.
     """
     if node.op == "dense":
         return np.ascontiguousarray(kernel.T), 0
@@ -78,7 +80,10 @@ def emit(e: Emitter, node: Node, operands: Operands, like: Layout | None, out_li
         wide = len(shape) > 2
         version = (4 if like.dtype == "int8" else 7) if like is not None else (5 if wide else 1)
         options = {"fusedActivationFunction": operands.activation, "keepNumDims": wide}
-        e.op("FULLY_CONNECTED", [operands.x, operands.kernel, operands.bias], [operands.out], options, version=version, kind="FullyConnected")
+        e.op(
+            "FULLY_CONNECTED", [operands.x, operands.kernel, operands.bias], [operands.out], options, version=version,
+            kind="FullyConnected"
+        )
         return
     spatial = len(shape) - 2
     if spatial > 2 or any(n is None for n in (*shape[1:], *out_shape[1:])):
@@ -106,13 +111,19 @@ def emit(e: Emitter, node: Node, operands: Operands, like: Layout | None, out_li
     else:
         version = (4 if like.dtype == "int16" else 3) if like is not None else 1
         grouped = node.op == "conv" and a["groups"] > 1
-        e.op("CONV_2D", tensors, [out], options, version=max(version, 6) if grouped and not integer else version, kind="Conv2D")
+        e.op(
+            "CONV_2D", tensors, [out], options, version=max(version, 6) if grouped and not integer else version,
+            kind="Conv2D"
+        )
     if spatial < 2:
         e.reshape(out, out_shape, node.name, out_like, operands.out)
 
 
-def _stuff_zeros(e: Emitter, node: Node, x: int, like: Layout | None, size: Sequence[int], out_shape: Sequence[int | None]) -> int:
-    """The input of the plain convolution that equals a transposed one: ``stride - 1`` zeros behind every element, then the window's margins.
+def _stuff_zeros(
+    e: Emitter, node: Node, x: int, like: Layout | None, size: Sequence[int], out_shape: Sequence[int | None]
+) -> int:
+    """The input of the plain convolution that equals a transposed one: ``stride - 1`` zeros behind every element, then
+    the window's margins.
 
     ``TRANSPOSE_CONV`` itself would fix the batch size in its shape operand.
     """
@@ -123,7 +134,10 @@ def _stuff_zeros(e: Emitter, node: Node, x: int, like: Layout | None, size: Sequ
     fill = [1] * (2 - spatial)
     windows, strides = [*fill, *(int(k or 1) for k in kernel[:-2])], [*fill, *a["strides"]]
     lengths = [*fill, *(int(n or 1) for n in out_shape[1:-1])]
-    fronts = [0] * (2 - spatial) + [transpose_pads(k, s, a["padding"], p)[0] for k, s, p in zip(windows[2 - spatial :], a["strides"], extra)]
+    fronts = (
+        [0] * (2 - spatial)
+        + [transpose_pads(k, s, a["padding"], p)[0] for k, s, p in zip(windows[2 - spatial :], a["strides"], extra)]
+    )
     channels = int(e.graph.shape(node.inputs[0])[-1] or 1)
     now = list(size)
     for axis, stride in enumerate(strides):
@@ -140,13 +154,19 @@ def _stuff_zeros(e: Emitter, node: Node, x: int, like: Layout | None, size: Sequ
     if kept != now:
         out = e.temporary(node.name, (None, *kept, channels), like)
         begin = e.vector(node.name, [0, *(max(-b, 0) for b in before), 0])
-        e.op("SLICE", [x, begin, e.vector(node.name, [-1, *kept, channels])], [out], version=_version(like, 1, 2, 4), kind="Slice")
+        e.op(
+            "SLICE", [x, begin, e.vector(node.name, [-1, *kept, channels])], [out], version=_version(like, 1, 2, 4),
+            kind="Slice"
+        )
         x = out
     pads = [(max(b, 0), max(c, 0)) for b, c in zip(before, after)]
     return pad(e, x, (None, *kept, channels), (*pads, (0, 0)), like, node.name)
 
 
-def pad(e: Emitter, x: int, shape: Sequence[int | None], pads: Sequence[tuple[int, int]], like: Layout | None, owner: str, out: int | None = None) -> int:
+def pad(
+    e: Emitter, x: int, shape: Sequence[int | None], pads: Sequence[tuple[int, int]], like: Layout | None, owner: str,
+    out: int | None = None
+) -> int:
     """Zeros (the zero-point) around every axis but the batch.
 
     Args:
@@ -164,7 +184,9 @@ def pad(e: Emitter, x: int, shape: Sequence[int | None], pads: Sequence[tuple[in
     if out is None:
         if not any(b or c for b, c in pads):
             return x
-        out = e.temporary(owner, (shape[0], *(None if n is None else n + b + c for n, (b, c) in zip(shape[1:], pads))), like)
+        out = e.temporary(
+            owner, (shape[0], *(None if n is None else n + b + c for n, (b, c) in zip(shape[1:], pads))), like
+        )
     amounts = e.writer.constant(e.writer.unique(f"{owner}/constant"), np.asarray([(0, 0), *pads], np.int32))
     e.op("PAD", [x, amounts], [out], version=_version(like, 1, 2, 3), kind="Pad")
     return out
@@ -174,7 +196,7 @@ def _version(like: Layout | None, real: int, int8: int, int16: int) -> int:
     return real if like is None else int8 if like.dtype == "int8" else int16
 
 
-# ---- integer: one fused operator ---------------------------------------------------------------------------------------
+# ---- integer: one fused operator -------------------------------------------------------------------------------------
 def kernel_tensor(e: Emitter, node: Node, scales: np.ndarray | None = None, codes: np.ndarray | None = None) -> int:
     """The kernel as an int8 constant; ``scales`` and ``codes`` replace its own.
 
@@ -206,7 +228,9 @@ def bias_tensor(e: Emitter, owner: str, codes: np.ndarray, scales: np.ndarray, w
     Returns:
         The constant's tensor.
     """
-    return e.stored(owner, codes.astype(np.int64 if wide else np.int32), Quantization(tuple(map(float, np.atleast_1d(scales)))))
+    return e.stored(
+        owner, codes.astype(np.int64 if wide else np.int32), Quantization(tuple(map(float, np.atleast_1d(scales))))
+    )
 
 
 def real_product(e: Emitter, node: Node) -> None:
@@ -219,7 +243,9 @@ def real_product(e: Emitter, node: Node) -> None:
     sums = channel_sums(node, e.graph.constants[name])
     bound = int(sums.max(initial=0)) * e.largest(x)
     e.problem_where(
-        bound > EXACT, node, f"LiteRT has no operator for this chain of formats, and its accumulator may reach {bound}, beyond what float32 holds exactly",
+        bound > EXACT, node,
+        f"LiteRT has no operator for this chain of formats, and its accumulator may reach {bound}, beyond what float32 "
+        "holds exactly",
         "give what follows it at most 8 bits (activations and accumulator), or fewer inputs",
     )
     array, axis = kernel_codes(node, e.graph.constants[name])
@@ -234,7 +260,9 @@ def real_product(e: Emitter, node: Node) -> None:
     else:
         exponents = np.asarray(format.exponent, np.int64)
         shape = [-1 if i == axis else 1 for i in range(array.ndim)]
-        kernel = e.real_constant(name, np.ldexp(array.astype(np.float64), exponents.reshape(shape) if exponents.ndim else exponents))
+        kernel = e.real_constant(
+            name, np.ldexp(array.astype(np.float64), exponents.reshape(shape) if exponents.ndim else exponents)
+        )
     zeros = e.writer.constant(e.writer.unique(f"{node.name}/constant"), np.zeros(array.shape[axis], np.float32))
     out = e.declare_real(node.output)
     into = out if scales is None else e.temporary(node.name, e.graph.shape(node.output))

@@ -35,14 +35,16 @@ def is_wide(range: Range) -> bool:
 def code_ranges(graph: Graph) -> dict[str, Range]:
     """``(lowest, highest)`` code of every value that has a format.
 
-    Products and sums by interval arithmetic, everything else from its inputs and its format. A range never leaves the value's
-    format: lowering proved that no accumulator does.
+    Products and sums by interval arithmetic, everything else from its inputs and its format. A range never leaves the
+    value's format: lowering proved that no accumulator does.
     """
     found: dict[str, Range] = {}
     for name, format in ((n, graph.format(n)) for n in (*graph.inputs, *graph.constants)):
         if format is not None:
             array = graph.constants.get(name)
-            found[name] = (format.qmin, format.qmax) if array is None or not array.size else (int(array.min()), int(array.max()))
+            found[name] = (
+                (format.qmin, format.qmax) if array is None or not array.size else (int(array.min()), int(array.max()))
+            )
     for node in graph.nodes:
         for out in node.outputs:
             format = graph.format(out)

@@ -44,7 +44,9 @@ LOW_BIT_LAYERS: dict[type[keras.layers.Layer], type[LowBitLayer]] = {
 
 
 def low_bit_class(layer: keras.layers.Layer) -> type | None:
-    """What replaces a layer in low-bit training; ``None`` where nothing does. A wrapper's own layers are asked, see ``inner_layers``."""
+    """What replaces a layer in low-bit training; ``None`` where nothing does. A wrapper's own layers are asked, see
+    ``inner_layers``.
+    """
     found = LOW_BIT_LAYERS.get(type(layer))
     return found if found is not None and found.covers(layer) else None
 
@@ -55,6 +57,7 @@ def computes(layer: keras.layers.Layer) -> bool:
 
 
 __all__ = [
-    "AbsorbedBatchNormalization", "AbsorbedLayer", "AbsorbedReLU", "FusedBatchNormalization", "LOW_BIT_LAYERS", "LowBitLayer", "QuantizedBatchNormalization",
+    "AbsorbedBatchNormalization", "AbsorbedLayer", "AbsorbedReLU", "FusedBatchNormalization", "LOW_BIT_LAYERS",
+    "LowBitLayer", "QuantizedBatchNormalization",
     "ResidualBatchNormalization", "computes", "inner_layers", "low_bit_class", "rewrap",
 ]

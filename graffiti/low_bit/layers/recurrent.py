@@ -1,7 +1,8 @@
 """Recurrent layers of low-bit training: ``LSTM``, ``GRU``, ``SimpleRNN``, and ``RNN`` over one of their cells.
 
-All time steps of the input are multiplied by the input kernel at once; only the product of the state with the recurrent kernel is inside the loop. Each of the two
-products has quantizers of its own for its kernel and its input; the gradient of the gates has one for both (dynamic fixed point, section 5.4). The arithmetic of the gates is float.
+All time steps of the input are multiplied by the input kernel at once; only the product of the state with the recurrent
+kernel is inside the loop. Each of the two products has quantizers of its own for its kernel and its input; the gradient
+of the gates has one for both (dynamic fixed point, section 5.4). The arithmetic of the gates is float.
 """
 
 from __future__ import annotations
@@ -84,7 +85,10 @@ CELLS: dict[type, Cell] = {
 }
 
 
-def over_time(step: Step, inputs: tf.Tensor, states: list, mask: tf.Tensor | None, *, backwards: bool, zero_output: bool, unroll: bool, products: int):
+def over_time(
+    step: Step, inputs: tf.Tensor, states: list, mask: tf.Tensor | None, *, backwards: bool, zero_output: bool,
+    unroll: bool, products: int
+):
     """The loop of a recurrent layer, as Keras defines it.
 
     Args:
@@ -118,7 +122,9 @@ def over_time(step: Step, inputs: tf.Tensor, states: list, mask: tf.Tensor | Non
     if unroll:
         output, outputs, collected = None, [], []
         for time in range(steps):
-            output, states, seen = one(tf.constant(time), xs[time], None if masks is None else masks[time], output, states)
+            output, states, seen = one(
+                tf.constant(time), xs[time], None if masks is None else masks[time], output, states
+            )
             outputs.append(output)
             collected.append(seen)
         return output, tf.stack(outputs, 1), states, [tf.stack(part) for part in zip(*collected)]
@@ -135,7 +141,9 @@ def over_time(step: Step, inputs: tf.Tensor, states: list, mask: tf.Tensor | Non
         output, states, seen = one(time, input_array.read(time), mask_now, output, states)
         return time + 1, output, states, [a.write(time, x) for a, x in zip(arrays, (output, *seen))]
 
-    _, output, states, arrays = tf.while_loop(lambda time, *_: time < steps, body, (tf.constant(0), output, list(states), arrays))
+    _, output, states, arrays = tf.while_loop(
+        lambda time, *_: time < steps, body, (tf.constant(0), output, list(states), arrays)
+    )
     outputs, *collected = (a.stack() for a in arrays)
     outputs.set_shape([inputs.shape[1], *states[0].shape])
     return output, tf.transpose(outputs, [1, 0, 2]), states, collected
@@ -159,41 +167,59 @@ class _Recurrent(LowBitLayer):
         """The cell's weights, then the state of the products."""
         super(LowBitLayer, self).build(input_shape)
         cell = self.cell
-        recurrent, candidate = (dataclasses.replace(self.low_bit, signed=True, seed=self.low_bit.seed + (n << 20)) for n in (1, 2))  # noise of their own
+        # noise of their own
+        recurrent, candidate = (
+            dataclasses.replace(self.low_bit, signed=True, seed=self.low_bit.seed + (n << 20)) for n in (1, 2)
+        )
         bias_shape = cell.recurrent_kernel.shape[-1:] if cell.use_bias else None
         self.input_product = LowBitProduct(self.low_bit, "recurrent", f"{self.name}/input", name="low_bit_input")
         self.input_product.build(tuple(cell.kernel.shape), bias_shape)
         self.input_product.constrain(cell.kernel)
-        self.recurrent_product = RecurrentProduct(recurrent, "recurrent", f"{self.name}/recurrent", name="low_bit_recurrent")
+        self.recurrent_product = RecurrentProduct(
+            recurrent, "recurrent", f"{self.name}/recurrent", name="low_bit_recurrent"
+        )
         units, outputs = cell.recurrent_kernel.shape
         own_candidate = isinstance(cell, keras.layers.GRUCell) and not cell.reset_after
         self.recurrent_product.build((units, 2 * units if own_candidate else outputs), bias_shape)
         self.recurrent_product.constrain(cell.recurrent_kernel)
         self.candidate_product = None
         if own_candidate:
-            self.candidate_product = RecurrentProduct(candidate, "recurrent", f"{self.name}/candidate", name="low_bit_candidate")
+            self.candidate_product = RecurrentProduct(
+                candidate, "recurrent", f"{self.name}/candidate", name="low_bit_candidate"
+            )
             self.candidate_product.build((units, units), (units,))
 
     def low_bit_products(self):
         """Input, state, and for ``GRU(reset_after=False)`` the candidate."""
-        return [self.input_product, self.recurrent_product] + ([self.candidate_product] if self.candidate_product is not None else [])
+        return (
+            [self.input_product, self.recurrent_product]
+            + ([self.candidate_product] if self.candidate_product is not None else [])
+        )
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
         """What Keras' ``RNN.call`` asks for: ``(last output, outputs, states)``."""
         cell, training = self.cell, bool(training)
-        split_bias = cell.use_bias and len(cell.bias.shape) == 2  # GRU(reset_after=True) has one for the input and one for the state
+        # GRU(reset_after=True) has one for the input and one for the state
+        split_bias = cell.use_bias and len(cell.bias.shape) == 2
         bias = None if not cell.use_bias else tf.convert_to_tensor(cell.bias)
         inputs = tf.cast(tf.convert_to_tensor(sequences), tf.float32)
         if training and (dropped := _mask_of(cell.get_dropout_mask(sequences[:, 0]))) is not None:
             inputs *= tf.expand_dims(dropped, 1)
-        gates = self.input_product.compute(MatrixProduct(*cell.kernel.shape), inputs, cell.kernel, training, bias[0] if split_bias else bias)
+        gates = self.input_product.compute(
+            MatrixProduct(*cell.kernel.shape), inputs, cell.kernel, training, bias[0] if split_bias else bias
+        )
         gradients = self.input_product.gradients_quantizer
         parts = self._recurrent_parts(training, gradients)
-        recurrent_bias = self.recurrent_product.quantize_outside("bias", bias[1], training).value if split_bias else None
+        recurrent_bias = (
+            self.recurrent_product.quantize_outside("bias", bias[1], training).value if split_bias else None
+        )
         states = [tf.cast(state, tf.float32) for state in initial_state]
         state_dropped = _mask_of(cell.get_recurrent_dropout_mask(states[0])) if training else None
         for product, _, _ in parts:  # a state looks like its activation of a gate
-            product.prepare(gates[..., : cell.units] if cell.activation is None else cell.activation(gates[..., : cell.units]), training)
+            product.prepare(
+                gates[..., : cell.units] if cell.activation is None else cell.activation(gates[..., : cell.units]),
+                training
+            )
 
         quantizer_states = [product.states(gradients) for product, _, _ in parts]
 
@@ -212,7 +238,9 @@ class _Recurrent(LowBitLayer):
             return output, states, seen
 
         last, outputs, states, collected = over_time(
-            step, gates, states, mask, backwards=self.go_backwards, zero_output=self.zero_output_for_mask, unroll=self.unroll, products=len(parts))
+            step, gates, states, mask, backwards=self.go_backwards, zero_output=self.zero_output_for_mask,
+            unroll=self.unroll, products=len(parts)
+        )
         for (product, _, kernel), seen in zip(parts, collected):
             product.after(seen, kernel, training)
         return last, outputs if self.return_sequences else tf.expand_dims(last, 1), states
@@ -221,13 +249,23 @@ class _Recurrent(LowBitLayer):
         """``(product, geometry, kernel)`` of each product with the state."""
         kernel, units = tf.convert_to_tensor(self.cell.recurrent_kernel), self.cell.units
         if self.candidate_product is None:
-            return [(self.recurrent_product, MatrixProduct(*kernel.shape), self.recurrent_product.quantize_outside("weights", kernel, training, gradients))]
+            return [
+                (
+                    self.recurrent_product, MatrixProduct(*kernel.shape),
+                    self.recurrent_product.quantize_outside("weights", kernel, training, gradients)
+                )
+            ]
         pairs = ((self.recurrent_product, kernel[:, : 2 * units]), (self.candidate_product, kernel[:, 2 * units:]))
-        return [(product, MatrixProduct(*part.shape), product.quantize_outside("weights", part, training, gradients)) for product, part in pairs]
+        return [
+            (product, MatrixProduct(*part.shape), product.quantize_outside("weights", part, training, gradients))
+            for product, part in pairs
+        ]
 
 
 def _mask_of(mask):
-    """Of dropout: Keras' ``implementation=1`` has one for each gate; here the first is for all gates, as in ``implementation=2``."""
+    """Of dropout: Keras' ``implementation=1`` has one for each gate; here the first is for all gates, as in
+    ``implementation=2``.
+    """
     return mask[0] if isinstance(mask, (list, tuple)) else mask
 
 

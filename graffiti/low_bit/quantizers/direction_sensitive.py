@@ -43,9 +43,11 @@ def rate_factor(distance: tf.Tensor, alpha: float = 20.0, beta: float = 0.1) -> 
 
 @keras.saving.register_keras_serializable(package="graffiti")
 class DirectionSensitive(MinMax):
-    """Gradients clipped at ``c``, chosen from a grid of fractions of ``max|g|`` by the smallest ``1 - cos(g, gq)`` every ``interval`` steps.
+    """Gradients clipped at ``c``, chosen from a grid of fractions of ``max|g|`` by the smallest ``1 - cos(g, gq)``
+    every ``interval`` steps.
 
-    The weight gradient of the layer is multiplied by ``max(exp(-alpha*d), beta)``. State: ``fraction`` of the current maximum, ``distance``, ``step``.
+    The weight gradient of the layer is multiplied by ``max(exp(-alpha*d), beta)``. State: ``fraction`` of the current
+    maximum, ``distance``, ``step``.
 
     Args:
         bits: 2 to 16.
@@ -57,7 +59,9 @@ class DirectionSensitive(MinMax):
     References: Zhu et al., Towards Unified INT8 Training, CVPR 2020.
     """
 
-    def __init__(self, *, interval: int = 100, candidates: int = 20, alpha: float = 20.0, beta: float = 0.1, **kwargs) -> None:
+    def __init__(
+        self, *, interval: int = 100, candidates: int = 20, alpha: float = 20.0, beta: float = 0.1, **kwargs
+    ) -> None:
         super().__init__(**kwargs)
         self.interval = checks.whole("interval of direction_sensitive", interval, 1, 1 << 30, of="steps")
         self.candidates = checks.whole("candidates of direction_sensitive", candidates, 1, 1000)
@@ -96,4 +100,7 @@ class DirectionSensitive(MinMax):
 
     def get_config(self) -> dict[str, Any]:
         """Plain values."""
-        return {**super().get_config(), **{name: getattr(self, name) for name in ("interval", "candidates", "alpha", "beta")}}
+        return {
+            **super().get_config(),
+            **{name: getattr(self, name) for name in ("interval", "candidates", "alpha", "beta")}
+        }

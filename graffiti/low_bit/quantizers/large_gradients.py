@@ -1,4 +1,6 @@
-"""Small error for large gradients: a clipping factor per layer that holds the clipped part of the large gradients at its optimum."""
+"""Small error for large gradients: a clipping factor per layer that holds the clipped part of the large gradients at
+its optimum.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ def first_factor(g: tf.Tensor, target: float, beta: float) -> tf.Tensor:
 
 
 def first_scale(x: tf.Tensor, half_normal: bool) -> tf.Tensor:
-    """``3 * std(x)``, the sample deviation; for unsigned activations the deviation of the underlying normal distribution."""
+    """``3 * std(x)``, the sample deviation; for unsigned activations the deviation of the underlying normal
+    distribution.
+    """
     count = tf.cast(tf.size(x), tf.float32)
     variance = tf.math.reduce_variance(x) * count / tf.maximum(count - 1.0, 1.0)
     return 3.0 * tf.sqrt(variance) / (HALF_NORMAL if half_normal else 1.0)
@@ -70,10 +74,12 @@ def first_scale(x: tf.Tensor, half_normal: bool) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable(package="graffiti")
 class LargeGradients(TensorQuantizer):
-    """Gradients of b bits, stochastic rounding, clipped at ``gamma * max|G|`` with a factor that follows the large gradients.
+    """Gradients of b bits, stochastic rounding, clipped at ``gamma * max|G|`` with a factor that follows the large
+    gradients.
 
-    ``step = 2*gamma*max|G| / (2**b - 2)``, codes ``clip(round(G/step + U), -(2**(b-1)-1), 2**(b-1)-1)``, ``U`` uniform in [-1/2, 1/2). After each use in training
-    ``gamma += beta * sign(R - alpha/(2**b-1))`` with ``R`` the part of ``|G| > gamma*max|G|``, held in 0.001…1. Backward: none (it is the backward).
+    ``step = 2*gamma*max|G| / (2**b - 2)``, codes ``clip(round(G/step + U), -(2**(b-1)-1), 2**(b-1)-1)``, ``U`` uniform
+    in [-1/2, 1/2). After each use in training ``gamma += beta * sign(R - alpha/(2**b-1))`` with ``R`` the part of ``|G|
+    > gamma*max|G|``, held in 0.001…1. Backward: none (it is the backward).
 
     Args:
         bits: b, 2 to 16.
@@ -85,11 +91,15 @@ class LargeGradients(TensorQuantizer):
     References: Kim et al., ECCV 2024, arXiv 2407.12637, sections 3.2 and 3.3.
     """
 
-    def __init__(self, *, bits: int = 4, alpha: float = 1e-3, beta: float = 1e-3, initial_factor: float | str = 1.0, **kwargs) -> None:
+    def __init__(
+        self, *, bits: int = 4, alpha: float = 1e-3, beta: float = 1e-3, initial_factor: float | str = 1.0, **kwargs
+    ) -> None:
         super().__init__(**kwargs)
         self.bits = check_bits("bits of large_gradients", bits, 2, 16)
         self.alpha, self.beta = check_number("alpha", alpha, 0.0, 1.0), check_number("beta", beta, 0.0, 1.0)
-        self.initial_factor = initial_factor if initial_factor == "search" else check_number("initial_factor", initial_factor, 0.001, 1.0)
+        self.initial_factor = (
+            initial_factor if initial_factor == "search" else check_number("initial_factor", initial_factor, 0.001, 1.0)
+        )
 
     def build(self, input_shape=None) -> None:
         """Create the state."""
@@ -112,7 +122,9 @@ class LargeGradients(TensorQuantizer):
             self.searched.assign(tf.convert_to_tensor(self.searched) | (largest > 0))
         step = gradient_step(factor, largest, self.bits)
         top = 2 ** (self.bits - 1) - 1
-        codes, _ = training_quantize.quantize(x, 1.0 / step, low=-top, high=top, rounding="stochastic", seed=self.next_seed())
+        codes, _ = training_quantize.quantize(
+            x, 1.0 / step, low=-top, high=top, rounding="stochastic", seed=self.next_seed()
+        )
         if training and (self.beta or self.initial_factor == "search"):
             clipped = replicas.mean(training_quantize.count_above(x, factor * largest) / tf.size(x, tf.int64))
             moved = next_factor(factor, tf.cast(clipped, tf.float32), target, self.beta)
@@ -121,16 +133,20 @@ class LargeGradients(TensorQuantizer):
 
     def get_config(self) -> dict[str, Any]:
         """Plain values."""
-        return {**super().get_config(), **{name: getattr(self, name) for name in ("bits", "alpha", "beta", "initial_factor")}}
+        return {
+            **super().get_config(),
+            **{name: getattr(self, name) for name in ("bits", "alpha", "beta", "initial_factor")}
+        }
 
 
 @keras.saving.register_keras_serializable(package="graffiti")
 class LearnedScale(TensorQuantizer):
     """Weights or activations of b bits with a learned range, rounded to nearest.
 
-    Weights and signed activations: codes ``round(clip(v/|s|, -1, 1) * (2**(b-1)-1))``; unsigned activations: ``round(clip(v/|s|, 0, 1) * (2**b-1))``. Backward inside the
-    range: 1 for ``v``, ``vq/s - v/s`` for ``s``; outside: 0 for ``v``, the clipped ±1 (0 below an unsigned range) for ``s``.
-    ``s`` starts at the first tensor: ``3*std`` (weights, signed), ``3*std/sqrt(1-2/pi)`` (unsigned).
+    Weights and signed activations: codes ``round(clip(v/|s|, -1, 1) * (2**(b-1)-1))``; unsigned activations:
+    ``round(clip(v/|s|, 0, 1) * (2**b-1))``. Backward inside the range: 1 for ``v``, ``vq/s - v/s`` for ``s``; outside:
+    0 for ``v``, the clipped ±1 (0 below an unsigned range) for ``s``. ``s`` starts at the first tensor: ``3*std``
+    (weights, signed), ``3*std/sqrt(1-2/pi)`` (unsigned).
 
     Args:
         bits: b, 2 to 8.
@@ -160,7 +176,9 @@ class LearnedScale(TensorQuantizer):
             return
         started = tf.convert_to_tensor(self.started)
         value = tf.cond(
-            started, lambda: tf.convert_to_tensor(self.scale), lambda: first_scale(tf.stop_gradient(x), half_normal=not self.signed))
+            started, lambda: tf.convert_to_tensor(self.scale),
+            lambda: first_scale(tf.stop_gradient(x), half_normal=not self.signed)
+        )
         value = replicas.mean(value)
         self.scale.assign(tf.where(value > 0, value, tf.convert_to_tensor(self.scale)))
         self.started.assign(started | (value > 0))

@@ -1,4 +1,5 @@
-// Ops on each element by itself, and windows of maxima and averages: checked descriptions that run on any range of their elements.
+// Ops on each element by itself, and windows of maxima and averages: checked descriptions that run on any range of
+// their elements.
 #ifndef GRAFFITI_OPS_KERNELS_ELEMENTWISE_H_
 #define GRAFFITI_OPS_KERNELS_ELEMENTWISE_H_
 

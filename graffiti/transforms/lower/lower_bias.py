@@ -20,11 +20,14 @@ def lower_quantize_bias(context: Lowering, node: Node) -> None:
     """
     bias, x, kernel = node.inputs
     if not (context.source.is_constant(bias) and context.has_codes(x) and context.has_codes(kernel)):
-        raise ValueError(f"bias {node.name!r} needs a constant, a quantized input and a quantized kernel; place quantizers on them")
+        raise ValueError(
+            f"bias {node.name!r} needs a constant, a quantized input and a quantized kernel; place quantizers on them"
+        )
     array = np.asarray(context.source.constants[bias], np.float64)
     if not np.all(np.isfinite(array)):
         raise ValueError(f"constant {bias!r} holds NaN or infinity; expected finite weights")
-    exponent = np.asarray(context.format(kernel).exponent, np.int64) + context.format(x).exponent  # type: ignore[union-attr]
+    of_kernel = np.asarray(context.format(kernel).exponent, np.int64)  # type: ignore[union-attr]
+    exponent = of_kernel + context.format(x).exponent  # type: ignore[union-attr]
     format = QFormat(attr(node, "bits"), True, tuple(exponent.tolist()) if exponent.ndim else int(exponent))
     codes = round_real(np.ldexp(array, -exponent), "half_even")
     worst = np.abs(codes).max(initial=0)

@@ -30,7 +30,8 @@ class Plan:
         first: compute nodes that see an input of the network.
         last: compute nodes that make an output of the network.
         final: values that leave the network, perhaps after moves or softmax.
-        border: values of real numbers in front of the first quantizers: the inputs, and what ``graph/border.py`` makes of them.
+        border: values of real numbers in front of the first quantizers: the inputs, and what ``graph/border.py`` makes
+            of them.
         joins: concats that only join what leaves the network, and the moves behind them: they work on real numbers.
         lines: the report, in the order of decisions.
     """
@@ -97,7 +98,8 @@ class Plan:
 
 
 def make_plan(
-    graph: Graph, scheme: str | Scheme, rules: Iterable[Rule] = (), unsigned_inputs: Collection[str] = (), dropped: Mapping[str, LayerInfo] | None = None,
+    graph: Graph, scheme: str | Scheme, rules: Iterable[Rule] = (), unsigned_inputs: Collection[str] = (),
+    dropped: Mapping[str, LayerInfo] | None = None,
 ) -> Plan:
     """Resolve the scheme and the rules for every node of a prepared float graph.
 
@@ -113,12 +115,19 @@ def make_plan(
     """
     for node in graph.nodes:
         if OPS[node.op].unprepared:
-            raise ValueError(f"{node.op} {node.name!r} has no quantized form; prepare the graph before placing quantizers")
+            raise ValueError(
+                f"{node.op} {node.name!r} has no quantized form; prepare the graph before placing quantizers"
+            )
     inside = border.nodes(graph)
-    plan = Plan(schemes.get_static(scheme), unsigned_inputs=frozenset(unsigned_inputs), border=tuple(border.values(graph, inside)))
+    plan = Plan(
+        schemes.get_static(scheme), unsigned_inputs=frozenset(unsigned_inputs),
+        border=tuple(border.values(graph, inside))
+    )
     unknown = sorted(plan.unsigned_inputs - set(plan.border))
     if unknown:
-        raise ValueError(f"unsigned_inputs names {', '.join(unknown)}; the graph's inputs are {', '.join(graph.inputs)}")
+        raise ValueError(
+            f"unsigned_inputs names {', '.join(unknown)}; the graph's inputs are {', '.join(graph.inputs)}"
+        )
     chosen = _apply_rules(graph, plan.default, list(rules), plan, dropped or {})
     for node in graph.nodes:
         plan.of_node[node.name] = chosen[node.of_layer]
@@ -126,14 +135,21 @@ def make_plan(
             plan.note(node.name, "float", "softmax is computed on the dequantized logits")
     for node in inside:
         if node.op == "rescaling":
-            plan.note(node.name, "folded", "into the border: computed on real numbers, in front of the first quantizer; retraining leaves its numbers as they are")
+            plan.note(
+                node.name, "folded",
+                "into the border: computed on real numbers, in front of the first quantizer; retraining leaves its "
+                "numbers as they are"
+            )
         else:
             plan.of_node[node.name] = None
     plan.joins = frozenset(border.joins(graph))
     for node in graph.nodes:
         if node.name in plan.joins:
             if node.op == "concat" and not plan.in_float(node):
-                plan.note(node.name, "quantized", "joins what leaves the network, behind the quantizers: each part keeps a scale of its own")
+                plan.note(
+                    node.name, "quantized",
+                    "joins what leaves the network, behind the quantizers: each part keeps a scale of its own"
+                )
             plan.of_node[node.name] = None
     for node in graph.nodes:
         reason = None if plan.in_float(node) else _unsupported(graph, node)
@@ -146,7 +162,9 @@ def make_plan(
     return plan
 
 
-def _apply_rules(graph: Graph, default: Scheme, rules: list[Rule], plan: Plan, dropped: Mapping[str, LayerInfo]) -> dict[str, Scheme | None]:
+def _apply_rules(
+    graph: Graph, default: Scheme, rules: list[Rule], plan: Plan, dropped: Mapping[str, LayerInfo]
+) -> dict[str, Scheme | None]:
     known = layers(graph)
     used = set()
     chosen: dict[str, Scheme | None] = {}
@@ -172,7 +190,9 @@ def _apply_rules(graph: Graph, default: Scheme, rules: list[Rule], plan: Plan, d
 
 
 def _names_something_else(graph: Graph, rule: Rule, plan: Plan, dropped: Mapping[str, LayerInfo]) -> bool:
-    """Whether a rule that matches no layer of the graph speaks about a dropped layer (nothing to do) or an input (its quantizer)."""
+    """Whether a rule that matches no layer of the graph speaks about a dropped layer (nothing to do) or an input
+    (its quantizer).
+    """
     idle = [path for path, info in dropped.items() if rule.matches(info)]
     for path in idle:
         plan.note(path, "dropped", f"it does nothing at inference; the rule {rule} has nothing to decide")
@@ -180,7 +200,10 @@ def _names_something_else(graph: Graph, rule: Rule, plan: Plan, dropped: Mapping
     for name in inputs:
         if rule.scheme is None:
             readers = ", ".join(repr(node.name) for node in graph.consumers(name)) or "nothing"
-            raise ValueError(f"the rule {rule} names the input {name!r}, which computes nothing; to leave what reads it in float, name those layers: {readers}")
+            raise ValueError(
+                f"the rule {rule} names the input {name!r}, which computes nothing; to leave what reads it in float, "
+                f"name those layers: {readers}"
+            )
         plan.of_input[name] = schemes.get_static(rule.scheme)
     return bool(idle or inputs)
 
@@ -201,11 +224,17 @@ def _unsupported(graph: Graph, node: Node) -> str | None:
 
 
 def _is_exact(graph: Graph, value: str) -> bool:
-    """Whether integers are returned, or read by an island, perhaps after more moves: rounded to codes they would be others."""
-    return value in graph.outputs or any(
-        reader.op == "island" or (OPS[reader.op].moves_codes and graph.types[reader.output].dtype != "float32" and _is_exact(graph, reader.output))
+    """Whether integers are returned, or read by an island, perhaps after more moves: rounded to codes they would be
+    others.
+    """
+    return (value in graph.outputs or any(
+        reader.op == "island"
+        or (
+            OPS[reader.op].moves_codes and graph.types[reader.output].dtype != "float32"
+            and _is_exact(graph, reader.output)
+        )
         for reader in graph.consumers(value)
-    )
+    ))
 
 
 def _is_parameter(graph: Graph, value: str) -> bool:
