@@ -59,7 +59,7 @@ class IntegerGraph:
                 ``keras.utils.PyDataset`` or generator of batches (labels ignored).
             batch_size: images handed to the executor at once; batches of a dataset stay as they are.
             threads: cores to use; all by default (native engine only).
-            tier: ``auto``, ``scalar``, ``avx2`` or ``avx512vnni`` (native engine only).
+            tier: ``auto``, or an instruction set by name, ``scalar``, ``avx2`` ... (native engine only).
             engine: ``native`` (the program runner), ``ops`` (TensorFlow with native ops), ``python`` (TensorFlow without
                 native code), ``reference`` (numpy), or ``auto``: what ``GRAFFITI_OPS`` says, native where it is built.
 

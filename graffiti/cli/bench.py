@@ -26,7 +26,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batches", type=common.positive_list, default=[1, 32], help="batch sizes, comma-separated; default: 1,32")
     parser.add_argument("--threads", type=common.positive_list, default=[1], help="thread counts, comma-separated, each in a process of its own, pinned; default: 1")
     parser.add_argument("--rounds", type=common.positive, default=15, help="timed rounds, the engines take turns in each; default: 15")
-    parser.add_argument("--tier", default="auto", help="of the native runner: auto, scalar, avx2 or avx512vnni")
+    tiers = ", ".join(["auto", *executors.EXECUTORS["native"].options])
+    parser.add_argument("--tier", default="auto", help=f"of the native runner: {tiers}")
 
 
 def run(args: argparse.Namespace) -> common.Result:

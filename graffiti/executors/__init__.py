@@ -10,9 +10,10 @@ from graffiti.executors import rows, timed
 from graffiti.executors.executor import EVERY, STORED, Executor, Option, Package, Running, Unavailable, known
 from graffiti.export import EXPORTERS
 from graffiti.export.c.boards import BOARDS
+from graffiti.runtime import library
 
 _MICRO = Package("tflite-micro", "tflite_micro.python.tflite_micro.runtime")
-_TIERS = ("scalar", "avx2", "avx512vnni")
+_TIERS = library.TIERS[1:]  # without auto
 
 EXECUTORS: dict[str, Executor] = {row.name: row for row in (
     Executor("reference", "the numpy reference", rows.reference, shows=EVERY, predicts=True),

@@ -29,7 +29,7 @@ class TensorFlowExecutor:
     Args:
         graph: of stage ``integer``.
         ops: ``native`` (the op library) or ``python`` (pure TensorFlow).
-        tier: instruction set of the native ops: ``auto``, ``scalar``, ``avx2``, ``avx512vnni``.
+        tier: instruction set of the native ops, a name of ``graffiti.ops.loader.TIERS``.
         island: ``(node, arrays) -> arrays``, computes a Keras layer left in float; needed where the graph has one.
 
     Raises:

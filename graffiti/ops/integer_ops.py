@@ -2,7 +2,7 @@
 
 Tensors hold codes (int8, uint8, int16, uint16 or int32), channels last; products give int32 accumulators unless a
 ``Requantization`` is fused into them. ``engine`` is ``auto`` (what ``GRAFFITI_OPS`` says), ``native`` or ``python``;
-``tier`` is the instruction set of the native kernels: ``auto``, ``scalar``, ``avx2``, ``avx512vnni``. What each op
+``tier`` is the instruction set of the native kernels, a name of ``TIERS``; ``auto`` is the best there is. What each op
 means is normative in ``numerics/README.md``.
 """
 

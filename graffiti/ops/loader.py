@@ -14,8 +14,10 @@ import pathlib
 import re
 import warnings
 
+from graffiti.ops.kernels import tables
+
 MODES = ("auto", "native", "python")
-TIERS = ("auto", "scalar", "avx2", "avx512vnni")  # instruction sets of every native op
+TIERS = tables.tier_names()  # instruction sets of every native op
 BUILD_COMMAND = "pip install --no-build-isolation -e ."
 FOLDER = pathlib.Path(__file__).resolve().parent
 _MARKER = re.compile(rb"graffiti_ops built for tensorflow ([0-9A-Za-z.+-]+);")

@@ -26,7 +26,7 @@ def conv2d(x, w, scale, *, strides=(1, 1), padding: Pads = ((0, 0), (0, 0)), dil
         scale: float32 scalar, the product of the operands' scales.
         strides, dilations: of height and width.
         padding: ``((top, bottom), (left, right))``.
-        tier: ``auto``, ``scalar``, ``avx2`` or ``avx512vnni``.
+        tier: a name of ``graffiti.ops.loader.TIERS``.
     """
     return loader.load().graffiti_training_conv2d(x, w, scale, **_geometry(strides, padding, dilations, tier))
 

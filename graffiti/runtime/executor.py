@@ -26,7 +26,7 @@ class NativeProgram:
 
     Args:
         program: from ``program.compile_graph``.
-        tier: ``auto``, ``scalar``, ``avx2`` or ``avx512vnni``.
+        tier: a name of ``library.TIERS``.
 
     Raises:
         KernelsNotAvailable: where the library is missing.

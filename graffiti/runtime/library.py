@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from graffiti.numerics.rounding import ROUNDING_MODES
+from graffiti.ops.kernels import tables
 
 ABI_VERSION = 2
 PATH = pathlib.Path(__file__).resolve().parents[1] / "ops" / "graffiti_kernels.so"
 BUILD_COMMAND = "python graffiti/ops/kernels/build.py"
-TIERS = ("auto", "scalar", "avx2", "avx512vnni")  # their numbers in the ABI
+TIERS = tables.tier_names()  # a name's place is its number in the ABI
 TYPES = tuple(np.dtype(name) for name in ("int8", "uint8", "int16", "uint16", "int32", "float32"))
 
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64

@@ -23,7 +23,7 @@ __all__ = ["KernelError", "KernelsNotAvailable", "Runner", "supported_tiers"]
 
 
 def supported_tiers() -> list[str]:
-    """The instruction sets this CPU runs, slowest first: ``scalar``, perhaps ``avx2`` and ``avx512vnni``."""
+    """The instruction sets this CPU runs, slowest first: ``scalar``, then what it has of ``ops/kernels/tiers.inc``."""
     return library.load().tiers()
 
 
@@ -32,7 +32,7 @@ class Runner:
 
     Args:
         graph: of stage ``integer``. Sizes other than the batch may be unknown: a program is made for each that arrives.
-        tier: ``auto``, ``scalar``, ``avx2`` or ``avx512vnni``.
+        tier: ``auto``, or an instruction set of ``supported_tiers()``.
         threads: how many to use, the caller's included; as many as this process has processors by default.
         island: ``(node, arrays) -> arrays``, computes a Keras layer left in float.
 

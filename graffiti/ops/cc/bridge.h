@@ -15,10 +15,15 @@
 #include "tensorflow/core/util/work_sharder.h"
 
 #define GRAFFITI_CODES "{int8, uint8, int16, uint16, int32}"
-#define GRAFFITI_TIERS "tier: {'auto', 'scalar', 'avx2', 'avx512vnni'} = 'auto'"
+#define GRAFFITI_TIERS graffiti::kTierAttribute
 #define GRAFFITI_ROUNDINGS "rounding: {'half_even', 'half_up', 'half_away', 'floor'} = 'half_even'"
 
 namespace graffiti {
+
+// The attribute "tier: {'auto', ...} = 'auto'" of every native op.
+#define GRAFFITI_TIER_NAME(of, NAME, name, ...) ", '" name "'"
+constexpr char kTierAttribute[] = "tier: {'auto'" GRAFFITI_EACH_TIER(GRAFFITI_TIER_NAME, ) "} = 'auto'";
+#undef GRAFFITI_TIER_NAME
 
 namespace tf = tensorflow;
 using tf::shape_inference::DimensionHandle;
@@ -61,7 +66,7 @@ inline absl::Status GetTier(tf::OpKernelConstruction* context, int32_t* tier) {
   }
   std::string name;
   TF_RETURN_IF_ERROR(context->GetAttr("tier", &name));
-  for (int32_t known : {GRAFFITI_TIER_SCALAR, GRAFFITI_TIER_AVX2, GRAFFITI_TIER_AVX512VNNI}) {
+  for (int32_t known = GRAFFITI_TIER_AUTO + 1; known < GRAFFITI_TIER_COUNT; ++known) {
     if (name != graffiti_tier_name(known)) continue;
     if (!graffiti_tier_supported(known)) {
       return Invalid("this processor has no ", name, "; use tier 'auto', which is ",

@@ -6,9 +6,10 @@
 namespace graffiti {
 namespace {
 
-constexpr int kHighest = GRAFFITI_TIER_AVX512VNNI;
+constexpr int kHighest = GRAFFITI_TIER_COUNT - 1;
 
-// GRAFFITI_MAX_TIER names the highest tier to use, so that one machine can stand for a smaller one; any other text is ignored.
+// GRAFFITI_MAX_TIER names the highest tier to use, so that one machine can stand for a smaller one; any other text is
+// ignored.
 int HighestAllowed() {
   const char* wanted = std::getenv("GRAFFITI_MAX_TIER");
   for (int tier = GRAFFITI_TIER_SCALAR; wanted != nullptr && tier <= kHighest; ++tier)
@@ -18,34 +19,45 @@ int HighestAllowed() {
 
 }  // namespace
 
+bool TierBuilt(int tier) {
+  switch (tier) {
+#define GRAFFITI_CASE(of, NAME, name, CPU, ...) GRAFFITI_ON_##CPU(case GRAFFITI_TIER_##NAME : return true;)
+    GRAFFITI_EACH_TIER(GRAFFITI_CASE, )
+#undef GRAFFITI_CASE
+    default: return false;
+  }
+}
+
 bool TierSupported(int tier) {
   static const int highest = HighestAllowed();
   if (tier > highest) return false;
   switch (tier) {
     case GRAFFITI_TIER_AUTO:
-    case GRAFFITI_TIER_SCALAR:
       return true;
-#if GRAFFITI_X86_64
-    case GRAFFITI_TIER_AVX2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    case GRAFFITI_TIER_AVX512VNNI:
-      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni") && TierSupported(GRAFFITI_TIER_AVX2);
-#endif
+#define HAS(feature) __builtin_cpu_supports(feature)
+#define GRAFFITI_CASE(of, NAME, name, CPU, vectors, flags, test) \
+  GRAFFITI_ON_##CPU(case GRAFFITI_TIER_##NAME : return test;)
+    GRAFFITI_EACH_TIER(GRAFFITI_CASE, )
+#undef GRAFFITI_CASE
+#undef HAS
     default:
       return false;
   }
 }
 
 int BestTier() {
-  static const int best = TierSupported(GRAFFITI_TIER_AVX512VNNI) ? GRAFFITI_TIER_AVX512VNNI
-                          : TierSupported(GRAFFITI_TIER_AVX2)     ? GRAFFITI_TIER_AVX2
-                                                                  : GRAFFITI_TIER_SCALAR;
+  static const int best = [] {
+    int tier = kHighest;
+    while (!TierSupported(tier)) --tier;
+    return tier;
+  }();
   return best;
 }
 
 const char* TierName(int tier) {
-  static const char* const kNames[] = {"auto", "scalar", "avx2", "avx512vnni"};
+#define GRAFFITI_NAME(of, NAME, name, ...) name,
+  static const char* const kNames[] = {"auto", GRAFFITI_EACH_TIER(GRAFFITI_NAME, )};
+#undef GRAFFITI_NAME
   return tier >= 0 && tier <= kHighest ? kNames[tier] : nullptr;
 }
 

@@ -1,16 +1,17 @@
 """Compile the kernel library ``graffiti_kernels.so``: ``python -m graffiti.ops.kernels.build`` or ``build(folder)``.
 
-A file's name gives its flags (``x86_avx2.cc`` gets ``-mavx2``); which file runs is decided by the CPU at run time, so the library
-can be given to others. Incremental: an object is made again when its source, a header or its command changed. Knows nothing
-of the rest of the package, so that ``setup.py`` can load it by path.
+The file ``each_tier.cc`` of a kernel family is compiled once for each instruction set, with the flags of
+``tiers.inc``; all else is built for the oldest CPU. Which of them runs is decided by the CPU at run time, so the
+library can be given to others. Incremental: an object is made again when its source, a header or its command changed.
+Knows nothing of the rest of the package, so that ``setup.py`` can load it by path.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import importlib.util
 import os
 import pathlib
-import platform
 import shlex
 import subprocess
 import sys
@@ -19,19 +20,21 @@ import tempfile
 HERE = pathlib.Path(__file__).resolve().parent
 LIBRARY = "graffiti_kernels.so"
 _COMMON = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-DNDEBUG"]
-_AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mprefer-vector-width=512"]
-_NO_FALSE_ALARM = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # of GCC 12's own AVX-512 header
-FLAGS_OF_NAME = {  # a file's name gives its flags; all else is built for the oldest CPU
-    "x86_avx2": ["-O3", "-mavx2", "-mfma"],
-    "x86_avx512vnni": ["-O3", *_AVX512, *_NO_FALSE_ALARM],
-    "scalar": ["-O3"],
-}
+_EACH_TIER = "each_tier"  # the name of a file that is compiled once for each tier
 
 
-def sources() -> list[pathlib.Path]:
-    """The files to compile on this machine."""
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return [path for path in sorted([*HERE.glob("*.cc"), *HERE.glob("*/*.cc")]) if x86 or not path.stem.startswith("x86_")]
+def objects() -> dict[str, tuple[pathlib.Path, list[str]]]:
+    """What to compile on this machine: the object's name, its source and its flags."""
+    found = {}
+    for source in sorted([*HERE.glob("*.cc"), *HERE.glob("*/*.cc")]):
+        family = "" if source.parent == HERE else f"{source.parent.name}_"
+        if source.stem != _EACH_TIER:
+            found[f"{family}{source.stem}.o"] = (source, ["-O2"])
+            continue
+        for tier in _tables().tiers():
+            if tier.is_built:
+                found[f"{family}{tier.name}.o"] = (source, [*tier.flags, *_defines(tier)])
+    return found
 
 
 def build(output_dir: str | os.PathLike | None = None, *, build_dir: str | os.PathLike | None = None, jobs: int | None = None,
@@ -51,15 +54,14 @@ def build(output_dir: str | os.PathLike | None = None, *, build_dir: str | os.Pa
         RuntimeError: where the compiler is missing or fails; the message holds its output.
     """
     output = pathlib.Path(output_dir) if output_dir is not None else HERE.parent
-    objects = pathlib.Path(build_dir) if build_dir is not None else HERE.parent / "_build" / "kernels"
+    folder = pathlib.Path(build_dir) if build_dir is not None else HERE.parent / "_build" / "kernels"
     output.mkdir(parents=True, exist_ok=True)
-    objects.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     compiler = shlex.split(os.environ.get("CXX", "c++"))
     commands = {}
-    for source in sources():
-        family = "" if source.parent == HERE else f"{source.parent.name}_"
-        target = objects / f"{family}{source.stem}.o"
-        commands[target] = [*compiler, *_COMMON, *FLAGS_OF_NAME.get(source.stem, ["-O2"]), *extra_flags, f"-I{HERE}",
+    for name, (source, flags) in objects().items():
+        target = folder / name
+        commands[target] = [*compiler, *_COMMON, *flags, *extra_flags, f"-I{HERE}",
                             "-MMD", "-MF", str(target.with_suffix(".d")), "-c", str(source), "-o", str(target)]
     stale = [target for target, command in commands.items() if not _is_fresh(target, command)]
     with concurrent.futures.ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
@@ -67,7 +69,7 @@ def build(output_dir: str | os.PathLike | None = None, *, build_dir: str | os.Pa
     library = output / LIBRARY
     soname = ["-Wl,-soname," + LIBRARY, "-Wl,-z,defs"] if sys.platform == "linux" and not extra_flags else []
     link = [*compiler, "-shared", "-pthread", *extra_flags, *map(str, commands), *soname, "-o", str(library)]
-    record = objects / "link.command"
+    record = folder / "link.command"
     newest = max(target.stat().st_mtime_ns for target in commands)
     if not (library.is_file() and library.stat().st_mtime_ns >= newest and record.is_file() and record.read_text() == shlex.join(link)):
         with tempfile.TemporaryDirectory(dir=output) as temporary:  # a process that has the old one open keeps it
@@ -76,6 +78,22 @@ def build(output_dir: str | os.PathLike | None = None, *, build_dir: str | os.Pa
             os.replace(partial, library)
         record.write_text(shlex.join(link))
     return library
+
+
+def _defines(tier) -> list[str]:
+    """What ``this_tier.h`` wants to know."""
+    number = f"GRAFFITI_TIER_{tier.constant}"
+    return [f"-DGRAFFITI_TIER={number}", f"-DGRAFFITI_TIER_IS_{tier.constant}", f'-DGRAFFITI_VECTORS="{tier.vectors}"']
+
+
+def _tables():
+    """``tables.py`` beside this file, loaded by path."""
+    spec = importlib.util.spec_from_file_location("graffiti_kernel_tables", HERE / "tables.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
 
 
 def _is_fresh(target: pathlib.Path, command: list[str]) -> bool:

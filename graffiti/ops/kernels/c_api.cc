@@ -29,8 +29,8 @@ int Tier(int32_t tier, int* resolved) {
   *resolved = ResolveTier(tier);
   if (*resolved != 0) return GRAFFITI_OK;
   const char* name = TierName(tier);
-  return name == nullptr ? Fail(GRAFFITI_INVALID_ARGUMENT, "a tier is 0 (auto) to 3, got %d", tier)
-                         : Fail(GRAFFITI_UNSUPPORTED_TIER, "this CPU has no %s; use the tier auto", name);
+  if (name != nullptr) return Fail(GRAFFITI_UNSUPPORTED_TIER, "this CPU has no %s; use the tier auto", name);
+  return Fail(GRAFFITI_INVALID_ARGUMENT, "a tier is 0 (auto) to %d, got %d", GRAFFITI_TIER_COUNT - 1, tier);
 }
 
 int CheckCount(int64_t count, std::initializer_list<const void*> pointers) {
@@ -78,10 +78,8 @@ int CheckTrainingArrays(int32_t pass, const graffiti_conv_shape& s, int64_t batc
 }
 
 const DotKernel* KernelAt(int64_t index) {
-  for (int tier : {GRAFFITI_TIER_SCALAR, GRAFFITI_TIER_AVX2, GRAFFITI_TIER_AVX512VNNI}) {
-#if !GRAFFITI_X86_64
-    if (tier != GRAFFITI_TIER_SCALAR) continue;
-#endif
+  for (int tier = GRAFFITI_TIER_SCALAR; tier < GRAFFITI_TIER_COUNT; ++tier) {
+    if (!TierBuilt(tier)) continue;
     const DotKernelList list = DotKernels(tier);
     if (index < list.count) return index < 0 ? nullptr : &list.kernels[index];
     index -= list.count;

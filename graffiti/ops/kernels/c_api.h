@@ -10,6 +10,8 @@
 
 #include <stdint.h>
 
+#include "tiers.inc"
+
 #if defined(__GNUC__)
 #define GRAFFITI_API __attribute__((visibility("default")))
 #else
@@ -31,7 +33,10 @@ enum graffiti_status {
   GRAFFITI_OUT_OF_MEMORY = 5
 };
 
-enum graffiti_tier { GRAFFITI_TIER_AUTO = 0, GRAFFITI_TIER_SCALAR = 1, GRAFFITI_TIER_AVX2 = 2, GRAFFITI_TIER_AVX512VNNI = 3 };
+/* GRAFFITI_TIER_SCALAR and so on: the instruction sets of tiers.inc, slowest first. */
+#define GRAFFITI_TIER_CONSTANT(of, NAME, ...) GRAFFITI_TIER_##NAME,
+enum graffiti_tier { GRAFFITI_TIER_AUTO = 0, GRAFFITI_EACH_TIER(GRAFFITI_TIER_CONSTANT, ) GRAFFITI_TIER_COUNT };
+#undef GRAFFITI_TIER_CONSTANT
 enum graffiti_type { GRAFFITI_S8 = 0, GRAFFITI_U8 = 1, GRAFFITI_S16 = 2, GRAFFITI_U16 = 3, GRAFFITI_S32 = 4, GRAFFITI_F32 = 5 };
 enum graffiti_rounding { GRAFFITI_HALF_EVEN = 0, GRAFFITI_HALF_UP = 1, GRAFFITI_HALF_AWAY = 2, GRAFFITI_FLOOR = 3 };
 
@@ -46,7 +51,7 @@ GRAFFITI_API int32_t graffiti_abi_version(void);
 GRAFFITI_API const char* graffiti_last_error(void);      /* of this thread; "" where nothing failed */
 GRAFFITI_API int32_t graffiti_best_tier(void);           /* the fastest tier this CPU has */
 GRAFFITI_API int32_t graffiti_tier_supported(int32_t tier); /* 1 or 0; AUTO is always supported */
-GRAFFITI_API const char* graffiti_tier_name(int32_t tier);  /* "scalar", "avx2", "avx512vnni"; NULL for an unknown one */
+GRAFFITI_API const char* graffiti_tier_name(int32_t tier);  /* "scalar", ...; NULL for an unknown one */
 
 /* saturate(round(x / 2**shift), low, high), stored as `type`. A negative shift multiplies; any shift in [-62, 62] is exact. */
 typedef struct graffiti_requantization {

@@ -52,8 +52,8 @@ int Conv::Create(const graffiti_conv_shape& shape, int x_type, const void* kerne
   c->s_ = shape;
   c->x_type_ = x_type;
   c->tier_ = tier;
-  c->loops_ = &GetLoops(tier);
-  c->depthwise_ = &GetDepthwise(tier);
+  c->loops_ = &LoopsOf<Loops>(tier);
+  c->depthwise_ = &LoopsOf<DepthwiseKernels>(tier);
   if (int code = c->Check(kernel_type)) return code;
   if (int code = c->to_.Init(to, shape.out_channels)) return code;
   const bool narrow_x = x_type == GRAFFITI_S8 || x_type == GRAFFITI_U8;

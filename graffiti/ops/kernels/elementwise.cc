@@ -25,7 +25,7 @@ int RequantizeOp::Init(int type, int64_t channel_count, const graffiti_requantiz
   if (channel_count < 1) return Fail(GRAFFITI_INVALID_ARGUMENT, "requantize needs at least one channel, got %lld", static_cast<long long>(channel_count));
   x_type = type;
   channels = channel_count;
-  loops = &GetLoops(tier);
+  loops = &LoopsOf<Loops>(tier);
   return to.Init(requantization, channels);
 }
 
@@ -66,7 +66,7 @@ int BinaryOp::Init(int binary, int64_t channel_count, int x, int y, const graffi
   channels = channel_count;
   x_type = x;
   y_type = y;
-  loops = &GetLoops(tier);
+  loops = &LoopsOf<Loops>(tier);
   const int code = to.Init(requantization, channels);
   out_type = to.identity() && selects ? x_type : to.type();
   return code;
@@ -134,7 +134,7 @@ void LookupBytes(const uint8_t* x, const void* table, int64_t n, void* y) {
 bool LookupOp::Run(const void* x, void* y, int64_t lo, int64_t hi) const {
   const int64_t size = TypeSize(table_type);
   int32_t block[kBlock];
-  const Loops& loops = LoopsScalar();
+  const Loops& loops = LoopsOf<Loops>(GRAFFITI_TIER_SCALAR);
   for (int64_t i = lo; i < hi; i += kBlock) {
     const int64_t n = std::min(kBlock, hi - i);
     const uint8_t* from = At(x, x_type, i);
@@ -171,7 +171,7 @@ int MaxPoolOp::Init(const graffiti_pool_shape& shape, int element_type, int tier
   if (int code = CheckPool(shape, "max_pool")) return code;
   s = shape;
   type = element_type;
-  loops = &GetLoops(tier);
+  loops = &LoopsOf<Loops>(tier);
   return GRAFFITI_OK;
 }
 
@@ -197,7 +197,7 @@ int RescaleOp::Init(std::vector<float> scales, std::vector<float> offsets, int t
     return Fail(GRAFFITI_INVALID_ARGUMENT, "rescale needs as many offsets as scales, at least one, got %zu and %zu", offsets.size(), scales.size());
   scale = std::move(scales);
   offset = std::move(offsets);
-  loops = &GetLoops(tier);
+  loops = &LoopsOf<Loops>(tier);
   if (scale.size() > 1) {  // short periods are written out, so that a run is long enough for vectors
     const std::size_t period = scale.size();
     while (scale.size() < 256) {
@@ -237,7 +237,7 @@ int AveragePoolOp::Init(const graffiti_pool_shape& shape, int from_type, const g
   division.rounding = to->rounding;
   division.low = to->low;
   division.high = to->high;
-  kernels = &GetAverage(tier);
+  kernels = &LoopsOf<AverageKernels>(tier);
   divisions.clear();
   if (TypeSize(x_type) == 1 && count <= kRowTaps) {
     const bool inside = s.pad_top == 0 && (s.out_height - 1) * s.stride_h + s.pool_height <= s.height &&
@@ -351,7 +351,7 @@ int QuantizeOp::Init(int32_t to_exponent, int mode, int32_t lowest, int32_t high
   low = lowest;
   high = highest;
   type = to_type;
-  loops = &GetLoops(tier);
+  loops = &LoopsOf<Loops>(tier);
   return GRAFFITI_OK;
 }
 
@@ -376,7 +376,7 @@ int DequantizeOp::Init(int64_t channel_count, int from_type, const int32_t* expo
   type = from_type;
   channels = exponent_count == 1 ? 1 : channel_count;
   for (int64_t i = 0; i < exponent_count; ++i) scale.push_back(std::ldexp(1.0, std::clamp(exponent[i], -600, 600)));
-  loops = &GetLoops(tier);
+  loops = &LoopsOf<Loops>(tier);
   return GRAFFITI_OK;
 }
 

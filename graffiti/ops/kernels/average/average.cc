@@ -8,16 +8,6 @@
 
 namespace graffiti {
 
-const AverageKernels& GetAverage(int tier) {
-  switch (tier) {
-#if GRAFFITI_X86_64
-    case GRAFFITI_TIER_AVX2: return AverageAvx2();
-    case GRAFFITI_TIER_AVX512VNNI: return AverageAvx512Vnni();
-#endif
-    default: return AverageScalar();
-  }
-}
-
 namespace {
 
 Small Tied(Small even, Small plain, Small away, int rounding, bool negative) {

@@ -21,6 +21,8 @@
 
 #include <cstdint>
 
+#include "arch.h"
+
 namespace graffiti {
 
 enum class Quotient { kProduct, kFloat, kDouble };
@@ -82,10 +84,7 @@ struct AverageKernels {
   void (*row)(int x_type, int y_type, const AverageRow& row);
   int lanes;  // of 16 bits
 };
-const AverageKernels& AverageScalar();
-const AverageKernels& AverageAvx2();
-const AverageKernels& AverageAvx512Vnni();
-const AverageKernels& GetAverage(int tier);
+GRAFFITI_DECLARE_TIERS(AverageKernels)
 
 }  // namespace graffiti
 

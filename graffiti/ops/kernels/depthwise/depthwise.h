@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "arch.h"
 #include "dot/dot.h"
 
 namespace graffiti {
@@ -29,10 +30,7 @@ struct DepthwiseKernels {
   int lanes;
   void (*run)(int x_type, const DepthwiseArgs& args);  // S8, U8 or S16
 };
-const DepthwiseKernels& DepthwiseScalar();
-const DepthwiseKernels& DepthwiseAvx2();
-const DepthwiseKernels& DepthwiseAvx512Vnni();
-const DepthwiseKernels& GetDepthwise(int tier);
+GRAFFITI_DECLARE_TIERS(DepthwiseKernels)
 
 }  // namespace graffiti
 

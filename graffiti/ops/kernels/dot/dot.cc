@@ -4,16 +4,6 @@
 
 namespace graffiti {
 
-DotKernelList DotKernels(int tier) {
-  switch (tier) {
-#if GRAFFITI_X86_64
-    case GRAFFITI_TIER_AVX2: return DotKernelsAvx2();
-    case GRAFFITI_TIER_AVX512VNNI: return DotKernelsAvx512Vnni();
-#endif
-    default: return DotKernelsScalar();
-  }
-}
-
 template <typename Visit>
 static void ForEachDot(int tier, DotTypes types, const Visit& visit) {
   const DotKernelList list = DotKernels(tier);

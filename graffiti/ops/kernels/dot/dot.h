@@ -12,6 +12,8 @@
 
 #include <cstdint>
 
+#include "arch.h"
+
 namespace graffiti {
 
 constexpr int kMaxTileRows = 12;
@@ -62,11 +64,9 @@ struct DotKernelList {
   const DotKernel* kernels;
   int count;
 };
-DotKernelList DotKernelsScalar();
-DotKernelList DotKernelsAvx2();
-DotKernelList DotKernelsAvx512Vnni();
+GRAFFITI_DECLARE_TIERS(DotKernelList)
 
-DotKernelList DotKernels(int tier);                    // all of a (resolved) tier
+inline const DotKernelList& DotKernels(int tier) { return LoopsOf<DotKernelList>(tier); }  // of a resolved tier
 bool HasDot(int tier, DotTypes types);
 int WidestDot(int tier, DotTypes types);               // columns of the widest tile
 int DotLanes(int tier, DotTypes types);                // columns of the narrowest

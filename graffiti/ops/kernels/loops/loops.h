@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "arch.h"
+
 namespace graffiti {
 
 constexpr int64_t kBlock = 512;  // elements a chain works on at once
@@ -38,10 +40,7 @@ struct Loops {
   void (*dequantize)(const int32_t* x, int64_t n, const double* scale, bool common, float* out);
 };
 
-const Loops& LoopsScalar();
-const Loops& LoopsAvx2();
-const Loops& LoopsAvx512Vnni();
-const Loops& GetLoops(int tier);  // of a resolved tier
+GRAFFITI_DECLARE_TIERS(Loops)
 
 }  // namespace graffiti
 

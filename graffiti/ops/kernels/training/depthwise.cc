@@ -12,14 +12,12 @@ namespace graffiti {
 namespace {
 
 // The loops of a tier, or of one with narrower vectors that this many channels fill.
-const DepthwiseLoops& LoopsOf(int tier, int64_t channels) {
-#if defined(__x86_64__)
-  if (tier == GRAFFITI_TIER_AVX512VNNI && channels >= 16) return DepthwiseLoopsAvx512Vnni();
-  if (tier != GRAFFITI_TIER_SCALAR && channels >= 8) return DepthwiseLoopsAvx2();
-#endif
-  (void)tier;
-  (void)channels;
-  return DepthwiseLoopsScalar();
+const DepthwiseLoops& LoopsFor(int tier, int64_t channels) {
+  for (; tier > GRAFFITI_TIER_SCALAR; --tier) {
+    const DepthwiseLoops& loops = LoopsOf<DepthwiseLoops>(tier);
+    if (TierSupported(tier) && loops.lanes <= channels) return loops;
+  }
+  return LoopsOf<DepthwiseLoops>(GRAFFITI_TIER_SCALAR);
 }
 
 int64_t Magnitude(int type) { return std::max(-TypeLow(type), TypeHigh(type)); }
@@ -236,7 +234,7 @@ int WeightPass(const graffiti_conv_shape& s, int64_t batch, const void* x, int x
 
 int TrainingDepthwise(int pass, const graffiti_conv_shape& s, int64_t batch, const void* first, int first_type, const void* second, int second_type, float scale, float* out,
                       int tier, const graffiti_parallel* parallel) {
-  const DepthwiseLoops& loops = LoopsOf(tier, s.channels);
+  const DepthwiseLoops& loops = LoopsFor(tier, s.channels);
   if (pass == GRAFFITI_WEIGHT_GRADIENT) return WeightPass(s, batch, first, first_type, second, second_type, scale, out, loops, parallel);
   return GatherPass(pass == GRAFFITI_FORWARD, s, batch, first, first_type, static_cast<const int8_t*>(second), scale, out, loops, parallel);
 }

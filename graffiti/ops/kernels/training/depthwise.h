@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "c_api.h"
+#include "arch.h"
 
 namespace graffiti {
 
@@ -44,12 +44,11 @@ struct CorrelateArgs {
 };
 
 struct DepthwiseLoops {
+  int lanes;  // of a vector
   void (*gather[3][2])(const GatherArgs&);       // by the type of a; sums in 32 or 64 bits
   void (*correlate[2][3])(const CorrelateArgs&);  // by the types of x and dy
 };
-const DepthwiseLoops& DepthwiseLoopsScalar();
-const DepthwiseLoops& DepthwiseLoopsAvx2();
-const DepthwiseLoops& DepthwiseLoopsAvx512Vnni();
+GRAFFITI_DECLARE_TIERS(DepthwiseLoops)
 
 // shape.groups == shape.channels, kernel (h, w, channels, multiplier); the arguments are those of graffiti_training_conv.
 int TrainingDepthwise(int pass, const graffiti_conv_shape& shape, int64_t batch, const void* first, int first_type, const void* second, int second_type, float scale,

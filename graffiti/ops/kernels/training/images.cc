@@ -50,7 +50,7 @@ class ImageProduct {
   // The source is [height][width][depth] of source_type; the output [out_h][out_w][columns].
   ImageProduct(int tier, int source_type, int64_t height, int64_t width, int64_t depth, int64_t out_h, int64_t out_w, int64_t columns, float scale)
       : tier_(tier), type_(source_type), height_(height), width_(width), depth_(depth), out_h_(out_h), out_w_(out_w), columns_(columns), scale_(scale),
-        types_(OperandTypes(tier, source_type, GRAFFITI_S8)), stores_(GetTrainingStores(tier)), loops_(GetLoops(tier)) {
+        types_(OperandTypes(tier, source_type, GRAFFITI_S8)), stores_(LoopsOf<TrainingStores>(tier)), loops_(LoopsOf<Loops>(tier)) {
     element_ = types_ == DotTypes::kU8S8 ? 1 : 2;
     group_ = DotGroup(types_);
     offset_ = types_ == DotTypes::kU8S8 && source_type == GRAFFITI_S8;

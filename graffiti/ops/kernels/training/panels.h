@@ -12,16 +12,6 @@
 
 namespace graffiti {
 
-inline const TrainingStores& GetTrainingStores(int tier) {
-  switch (tier) {
-#if GRAFFITI_X86_64
-    case GRAFFITI_TIER_AVX2: return TrainingStoresAvx2();
-    case GRAFFITI_TIER_AVX512VNNI: return TrainingStoresAvx512Vnni();
-#endif
-    default: return TrainingStoresScalar();
-  }
-}
-
 // Whether the operands go as bytes (u8 rows, s8 columns) or as pairs of s16.
 inline DotTypes OperandTypes(int tier, int first_type, int second_type) {
   return HasDot(tier, DotTypes::kU8S8) && TypeSize(first_type) == 1 && TypeSize(second_type) == 1 ? DotTypes::kU8S8 : DotTypes::kS16S16;

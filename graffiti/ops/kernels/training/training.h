@@ -12,7 +12,7 @@
 
 #include <cstdint>
 
-#include "c_api.h"
+#include "arch.h"
 
 namespace graffiti {
 
@@ -48,9 +48,7 @@ struct TrainingStores {
   void (*scale64)(const double* x, int64_t n, float scale, float* out);   // out = float(x) * scale, x whole numbers
   Interleaves interleaves;
 };
-const TrainingStores& TrainingStoresScalar();
-const TrainingStores& TrainingStoresAvx2();
-const TrainingStores& TrainingStoresAvx512Vnni();
+GRAFFITI_DECLARE_TIERS(TrainingStores)
 
 int TrainingForward(const graffiti_conv_shape& s, int64_t batch, const void* x, int x_type, const int8_t* w, float scale, float* y, int tier,
                     const graffiti_parallel* parallel);

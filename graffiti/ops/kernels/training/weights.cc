@@ -32,7 +32,7 @@ struct Shape {
 class WeightProduct {
  public:
   WeightProduct(const Shape& s, int x_type, int dy_type, float scale, int tier, int64_t threads)
-      : s_(s), x_type_(x_type), dy_type_(dy_type), scale_(scale), types_(OperandTypes(tier, x_type, dy_type)), stores_(GetTrainingStores(tier)),
+      : s_(s), x_type_(x_type), dy_type_(dy_type), scale_(scale), types_(OperandTypes(tier, x_type, dy_type)), stores_(LoopsOf<TrainingStores>(tier)),
         row_stride_(s.stride_h), column_stride_(s.stride_w) {
     group_ = DotGroup(types_);
     flip_ = types_ == DotTypes::kU8S8 && x_type == GRAFFITI_S8 ? 0x80 : 0;
