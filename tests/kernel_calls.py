@@ -8,8 +8,7 @@ import numpy as np
 
 from graffiti.graph.ops import window_output, window_pads
 from graffiti.numerics.rounding import shift_right
-from graffiti.runtime.blob import OPERATIONS
-from graffiti.runtime.library import ConvShape, PoolShape, Requantization, load, tier_number, type_number
+from graffiti.runtime.library import OPERATIONS, ConvShape, PoolShape, Requantization, load, tier_number, type_number
 
 
 def pointer(array):

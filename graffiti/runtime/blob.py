@@ -1,4 +1,4 @@
-"""Bytes of a program: the encoder's half of ``ops/kernels/program_reader.cc``, where the layout is written down.
+"""Bytes of a program: the encoder's half of ``ops/kernels/program_format.inc``, where the layout is written down.
 
 Tensors and steps go in; ``ProgramWriter.finish`` plans the arena and returns the blob. Offsets, sizes and strides count
 elements of one image; the runner multiplies by the images of a block.
@@ -9,17 +9,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from graffiti.graph import memory
 from graffiti.numerics.rounding import ROUNDING_MODES
-from graffiti.runtime.library import ConvShape, PoolShape, type_number
+from graffiti.runtime import program_format
+from graffiti.runtime.library import OPERATIONS, type_number
+from graffiti.runtime.program_format import Field
 
-MAGIC, VERSION = 0x3147525046415247, 1
+FORMAT = program_format.load()
 ARENA, INPUT, OUTPUT = 0, 1, 2
-QUANTIZE, DEQUANTIZE, CONV, BINARY, REQUANTIZE, LOOKUP, MAX_POOL, MOVE, ZERO, CONSTANT, RESCALE, AVERAGE_POOL = range(1, 13)
-OPERATIONS = {"add": 0, "subtract": 1, "multiply": 2, "maximum": 3, "reverse_subtract": 4, "minimum": 5}
 
 _ALIGNMENT = 64
 _BLOCK_BYTES, _MAX_BLOCK = 128 * 1024, 32  # images worked on together: as many as leave their tensors in the second-level cache
@@ -112,67 +113,105 @@ class ProgramWriter:
         return self._stored[raw]
 
     # ---- steps -------------------------------------------------------------------------------------------------------
-    def _add(self, kind: int, words: Sequence[int], reads: Iterable[Tensor], writes: Tensor) -> None:
-        self._steps.append((kind, [int(word) for word in words], tuple(reads), (writes,)))
+    def _add(self, step: str, **values) -> None:
+        """Write a step: a value for each field of its row in ``program_format.inc``."""
+        fields = FORMAT.steps[step]
+        reads = [values[f.name] for f in fields if f.kind in ("READ", "OPTIONAL_READ") and values[f.name] is not None]
+        writes = [values[f.name] for f in fields if f.kind == "WRITE"]
+        self._steps.append((FORMAT.kinds[step], self._words(fields, values), tuple(reads), tuple(writes)))
 
-    def _rounding(self, rounding: Rounding | None) -> list[int]:
-        if rounding is None:
-            return [-1, 0, 0, 0, 0, 0]
-        shifts = np.asarray(rounding.shift, np.int32)
-        return [self.data(shifts), len(shifts), ROUNDING_MODES.index(rounding.mode), rounding.low, rounding.high, type_number(rounding.dtype)]
+    def _words(self, fields: tuple[Field, ...], values: dict[str, Any]) -> list[int]:
+        """Values as the words of these fields, in their order; arrays go into the data."""
+        if {field.name for field in fields} != set(values):
+            raise TypeError(f"the fields are {', '.join(field.name for field in fields)}; got {', '.join(values)}")
+        words: list[int] = []
+        for field in fields:
+            value = values[field.name]
+            if field.kind == "RECORD":
+                words += self._words(FORMAT.records[field.of], value)
+            elif field.kind == "NUMBERS":
+                words += map(int, value)
+            else:
+                words.append(self._word(field.kind, value))
+        return words
+
+    def _word(self, kind: str, value: Any) -> int:
+        if value is None and kind.startswith("OPTIONAL_"):
+            return -1
+        match kind.removeprefix("OPTIONAL_"):
+            case "READ" | "WRITE":
+                return value.index
+            case "DATA":
+                return self.data(value)
+            case "TYPE":
+                return type_number(value)
+            case "ROUNDING":
+                return ROUNDING_MODES.index(value)
+            case "OPERATION":
+                return OPERATIONS[value]
+        return int(value)
 
     def rescale(self, x: Tensor, y: Tensor, scale: np.ndarray, offset: np.ndarray) -> None:
         """``x * scale + offset`` in float32; both arrays, as long as each other, repeat over ``x``."""
-        self._add(RESCALE, [x.index, y.index, scale.size, self.data(scale.astype(np.float32)), self.data(offset.astype(np.float32))], [x], y)
+        scale, offset = scale.astype(np.float32), offset.astype(np.float32)
+        self._add("Rescale", x=x, y=y, count=scale.size, scale=scale, offset=offset)
 
     def quantize(self, x: Tensor, y: Tensor, exponent: int, mode: str, low: int, high: int) -> None:
         """Floats to codes."""
-        self._add(QUANTIZE, [x.index, y.index, exponent, ROUNDING_MODES.index(mode), low, high], [x], y)
+        self._add("Quantize", x=x, y=y, exponent=exponent, rounding=mode, low=low, high=high)
 
     def dequantize(self, x: Tensor, y: Tensor, exponents: Sequence[int], channels: int) -> None:
         """Codes to floats."""
-        stored = self.data(np.asarray(exponents, np.int32))
-        self._add(DEQUANTIZE, [x.index, y.index, channels, stored, len(exponents)], [x], y)
+        stored = np.asarray(exponents, np.int32)
+        self._add("Dequantize", x=x, y=y, channels=channels, exponents=stored, count=len(exponents))
 
-    def conv(self, x: Tensor, view: View, shape: dict[str, int], kernel: np.ndarray, bias: np.ndarray | None, rounding: Rounding | None) -> None:
+    def conv(
+        self, x: Tensor, view: View, shape: dict[str, int], kernel: np.ndarray, bias: np.ndarray | None,
+        rounding: Rounding | None,
+    ) -> None:
         """A convolution, its bias and its requantization; the kernel is ``(height, width, in/groups, out)``."""
-        words = [x.index, view.tensor.index, view.offset, view.stride, *(shape[name] for name in ConvShape.NAMES), type_number(kernel.dtype), self.data(kernel),
-                 -1 if bias is None else self.data(bias.astype(np.int32)), *self._rounding(rounding)]
-        self._add(CONV, words, [x], view.tensor)
+        self._add(
+            "Conv", x=x, y=view.tensor, y_offset=view.offset, y_stride=view.stride, shape=shape,
+            kernel_type=kernel.dtype, kernel=kernel, bias=None if bias is None else bias.astype(np.int32),
+            to=_requantization(rounding))
 
-    def binary(self, operation: str, x: Tensor, y: Tensor | np.ndarray, out: Tensor, channels: int, rounding: Rounding | None) -> None:
+    def binary(
+        self, operation: str, x: Tensor, y: Tensor | np.ndarray, out: Tensor, channels: int, rounding: Rounding | None,
+    ) -> None:
         """Elementwise; an array ``y`` repeats over ``x``."""
-        if isinstance(y, np.ndarray):
-            reads, middle = [x], [-1, self.data(y), type_number(y.dtype), y.size]
-        else:
-            reads, middle = [x, y], [y.index, 0, 0, 1]
-        self._add(BINARY, [OPERATIONS[operation], x.index, *middle, out.index, channels, *self._rounding(rounding)], reads, out)
+        tensor, constant, count = (None, y, y.size) if isinstance(y, np.ndarray) else (y, None, 1)
+        self._add(
+            "Binary", operation=operation, x=x, y=tensor, constant=constant, y_type=y.dtype, y_count=count, out=out,
+            channels=channels, to=_requantization(rounding))
 
     def requantize(self, x: Tensor, y: Tensor, channels: int, rounding: Rounding) -> None:
         """Codes to another format."""
-        self._add(REQUANTIZE, [x.index, y.index, channels, *self._rounding(rounding)], [x], y)
+        self._add("Requantize", x=x, y=y, channels=channels, to=_requantization(rounding))
 
     def lookup(self, x: Tensor, y: Tensor, low: int, table: np.ndarray) -> None:
         """``table[code - low]``; the table has the dtype of ``y``."""
-        self._add(LOOKUP, [x.index, y.index, low, self.data(table), len(table)], [x], y)
+        self._add("Lookup", x=x, y=y, low=low, table=table, entries=len(table))
 
     def max_pool(self, x: Tensor, y: Tensor, shape: dict[str, int]) -> None:
         """The largest code of each window."""
-        self._add(MAX_POOL, [x.index, y.index, *(shape[name] for name in PoolShape.NAMES)], [x], y)
+        self._add("MaxPool", x=x, y=y, shape=shape)
 
     def average_pool(self, x: Tensor, y: Tensor, shape: dict[str, int], rounding: Rounding, divide: bool) -> None:
         """The mean of each window, rounded once; the sum where it does not divide."""
-        self._add(AVERAGE_POOL, [x.index, y.index, *(shape[name] for name in PoolShape.NAMES), int(divide), *self._rounding(rounding)], [x], y)
+        self._add("AveragePool", x=x, y=y, shape=shape, divide=divide, to=_requantization(rounding))
 
     def zero(self, y: Tensor) -> None:
         """All zeros."""
-        self._add(ZERO, [y.index], [], y)
+        self._add("Zero", y=y)
 
     def constant(self, y: Tensor, array: np.ndarray) -> None:
         """The same array for every image."""
-        self._add(CONSTANT, [y.index, self.data(array)], [], y)
+        self._add("Constant", y=y, array=array)
 
-    def move(self, x: Tensor, y: Tensor, sizes: Sequence[int], x_strides: Sequence[int], y_strides: Sequence[int], x_offset: int = 0, y_offset: int = 0) -> None:
+    def move(
+        self, x: Tensor, y: Tensor, sizes: Sequence[int], x_strides: Sequence[int], y_strides: Sequence[int],
+        x_offset: int = 0, y_offset: int = 0,
+    ) -> None:
         """``y[y_offset + i·y_strides] = x[x_offset + i·x_strides]`` for all ``i`` below ``sizes``."""
         axes: list[list[int]] = []
         for size, a, b in zip(sizes, x_strides, y_strides):
@@ -182,8 +221,10 @@ class ProgramWriter:
                 axes[-1] = [axes[-1][0] * size, a, b]
             else:
                 axes.append([size, a, b])
-        words = [x.index, y.index, x_offset, y_offset, len(axes), *(axis[k] for k in range(3) for axis in axes)]
-        self._add(MOVE, words, [x], y)
+        sizes, x_strides, y_strides = ([axis[k] for axis in axes] for k in range(3))
+        self._add(
+            "Move", x=x, y=y, x_offset=x_offset, y_offset=y_offset, rank=len(axes), sizes=sizes, x_strides=x_strides,
+            y_strides=y_strides)
 
     # ---- the blob ------------------------------------------------------------------------------------------------------
     def finish(self) -> bytes:
@@ -199,12 +240,27 @@ class ProgramWriter:
         self._data += bytes(-len(self._data) % 8)
         words: list[int] = [t.index for t in (*self.inputs, *self.outputs)]
         for t in self.tensors:
-            unused = t.place == ARENA and str(t.index) not in lives
-            words += [type_number(t.dtype), t.place, t.number, 0 if unused else t.elements]
+            elements = 0 if t.place == ARENA and str(t.index) not in lives else t.elements
+            values = {"type": t.dtype, "place": t.place, "offset": t.number, "elements": elements}
+            words += self._words(FORMAT.records["Tensor"], values)
         for step, view in self._values:
-            words += [step, view.tensor.index, view.offset, view.rows, view.inner, view.stride]
+            words += self._words(FORMAT.records["Value"], {"step": step, **vars(view)})
         for kind, arguments, _, _ in self._steps:
             words += [kind, len(arguments), *arguments]
-        size = 8 * (11 + len(words)) + len(self._data)
-        header = [MAGIC, VERSION, size, len(self.tensors), len(self._steps), len(self.inputs), len(self.outputs), len(self._values), arena, block, len(self._data)]
-        return np.asarray([*header, *words], "<i8").tobytes() + bytes(self._data)
+        header = {
+            "magic": FORMAT.magic, "version": FORMAT.version, "tensors": len(self.tensors), "steps": len(self._steps),
+            "inputs": len(self.inputs), "outputs": len(self.outputs), "values": len(self._values), "arena": arena,
+            "block": block, "data": len(self._data)}
+        size = 8 * (len(FORMAT.records["Header"]) + len(words)) + len(self._data)
+        first = self._words(FORMAT.records["Header"], {**header, "size": size})
+        return np.asarray([*first, *words], "<i8").tobytes() + bytes(self._data)
+
+
+def _requantization(rounding: Rounding | None) -> dict[str, Any]:
+    """The values of the record ``Requantization``."""
+    if rounding is None:
+        return {"shift": None, "count": 0, "rounding": ROUNDING_MODES[0], "low": 0, "high": 0, "type": np.int8}
+    shifts = np.asarray(rounding.shift, np.int32)
+    return {
+        "shift": shifts, "count": len(shifts), "rounding": rounding.mode, "low": rounding.low, "high": rounding.high,
+        "type": rounding.dtype}

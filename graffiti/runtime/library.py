@@ -11,11 +11,13 @@ import numpy as np
 
 from graffiti.numerics.rounding import ROUNDING_MODES
 from graffiti.ops.kernels import tables
+from graffiti.runtime import program_format
 
 ABI_VERSION = 2
 PATH = pathlib.Path(__file__).resolve().parents[1] / "ops" / "graffiti_kernels.so"
 BUILD_COMMAND = "python graffiti/ops/kernels/build.py"
 TIERS = tables.tier_names()  # a name's place is its number in the ABI
+OPERATIONS = tables.operations()  # on two operands
 TYPES = tuple(np.dtype(name) for name in ("int8", "uint8", "int16", "uint16", "int32", "float32"))
 
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
@@ -32,16 +34,13 @@ class KernelError(ValueError):
 class ConvShape(ctypes.Structure):
     """``graffiti_conv_shape``."""
 
-    NAMES = ("height", "width", "channels", "out_height", "out_width", "out_channels", "kernel_height", "kernel_width", "stride_h", "stride_w",
-             "dilation_h", "dilation_w", "pad_top", "pad_left", "groups", "spread_h", "spread_w")
-    _fields_ = [(name, _LONG) for name in NAMES]
+    _fields_ = [(field.name, _LONG) for field in program_format.load().records["ConvShape"]]
 
 
 class PoolShape(ctypes.Structure):
     """``graffiti_pool_shape``."""
 
-    NAMES = ("height", "width", "channels", "out_height", "out_width", "pool_height", "pool_width", "stride_h", "stride_w", "pad_top", "pad_left")
-    _fields_ = [(name, _LONG) for name in NAMES]
+    _fields_ = [(field.name, _LONG) for field in program_format.load().records["PoolShape"]]
 
 
 class Requantization(ctypes.Structure):

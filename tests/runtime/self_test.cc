@@ -298,7 +298,7 @@ void TestProgram(const char* path) {
   }
   std::vector<char> damaged = blob;
   for (std::size_t at = 0; at + 8 <= blob.size(); at += 8) {
-    const int64_t value = at % 3 == 0 ? -1 : static_cast<int64_t>(g_random());
+    const int64_t value = at % 3 == 0 ? -1 : at % 3 == 1 ? INT64_MAX : static_cast<int64_t>(g_random());
     std::memcpy(&damaged[at], &value, 8);
     graffiti_program* program = nullptr;
     if (graffiti_create_program(damaged.data(), static_cast<int64_t>(damaged.size()), GRAFFITI_TIER_AUTO, &program) == 0) graffiti_destroy_program(program);

@@ -31,7 +31,9 @@ CALLS = [
     ("relu", [8, "array", S8, 127, "array", 0, None]),
     ("lookup", [8, "array", S8, -128, "array", S8, 256, "array", 0, None]),
     ("max_pool", [reference(POOL), 1, "array", S8, "array", 0, None]),
+    ("average_pool", [reference(POOL), 1, "array", S8, reference(TO), 1, "array", 0, None]),
     ("quantize", [8, "array", 0, 0, -128, 127, S8, "array", 0, None]),
+    ("run_dot_kernel", [0, 2, 3, 4, "array", "array", None, None, "array", 1]),
     ("training_conv", [0, reference(SHAPE), 1, "array", U8, "array", S8, 1.0, "array", 0, None]),
     ("training_conv", [1, reference(SHAPE), 1, "array", S8, "array", S8, 1.0, "array", 0, None]),
     ("training_conv", [2, reference(SHAPE), 1, "array", U8, "array", S8, 1.0, "array", 0, None]),
@@ -62,3 +64,16 @@ def test_a_missing_shape_is_refused(name):
 def test_training_products_refuse_other_types_and_passes(first, second, group):
     with pytest.raises(library.KernelError, match="training products take x as s8 or u8"):
         library.load().call("training_conv", group, reference(SHAPE), 1, buffer(), first, buffer(), second, 1.0, buffer(), 0, None)
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("dilation_h", 2**62),  # four taps reach over 2**64, which is 0 in 64 bits
+    ("dilation_w", 2**62), ("dilation_h", 2**30), ("stride_w", 2**62), ("stride_h", 2**30), ("kernel_height", 2**62),
+    ("height", 2**62), ("out_width", 2**62), ("pad_top", 2**62), ("pad_left", -(2**62)), ("height", -1),
+    ("stride_h", 0)])
+def test_training_products_refuse_sizes_that_cannot_be(field, value):
+    shape = library.ConvShape.from_buffer_copy(SHAPE)
+    shape.kernel_height = shape.kernel_width = 4
+    setattr(shape, field, value)
+    with pytest.raises(library.KernelError, match=r"training products: .* 2 GiB|training products: .* are -?\d+ to"):
+        library.load().call("training_conv", 0, reference(shape), 1, buffer(), U8, buffer(), S8, 1.0, buffer(), 0, None)

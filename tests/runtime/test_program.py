@@ -12,7 +12,7 @@ from graffiti.graph import interpreter
 from graffiti.graph.ir import Graph, TensorType
 from graffiti.numerics import reference
 from graffiti.numerics.formats import QFormat
-from graffiti.runtime import library
+from graffiti.runtime import library, program_format
 from graffiti.runtime.program import compile_graph
 from graffiti.runtime.runner import Runner
 
@@ -44,18 +44,22 @@ def conv(graph: Graph, x: str, outputs: int, name: str, *, format: QFormat = Q8,
     return graph.insert("requantize", [product], name, {"format": format}).output
 
 
-def steps(graph: Graph) -> list[int]:
-    """The kinds of a program's steps, read from its bytes."""
-    blob = compile_graph(graph).blob
-    header = struct.unpack_from("<11q", blob)
-    tensors, count, inputs, outputs, values = header[3:8]
-    at, kinds = 8 * (11 + inputs + outputs + 4 * tensors + 6 * values), []
-    for _ in range(count):
-        kind, words = struct.unpack_from("<2q", blob, at)
-        kinds.append(kind)
-        at += 8 * (2 + words)
-    assert at == len(blob) - header[10]
-    return kinds
+def steps(graph: Graph) -> list[str]:
+    """The names of a program's steps, read from its bytes."""
+    blob, format = compile_graph(graph).blob, program_format.load()
+    words = {name: len(fields) for name, fields in format.records.items()}
+    names = {kind: name for name, kind in format.kinds.items()}
+    numbers = struct.unpack_from(f"<{words['Header']}q", blob)
+    header = dict(zip((field.name for field in format.records["Header"]), numbers))
+    at = words["Header"] + header["inputs"] + header["outputs"]
+    at += words["Tensor"] * header["tensors"] + words["Value"] * header["values"]
+    found = []
+    for _ in range(header["steps"]):
+        kind, behind = struct.unpack_from("<2q", blob, 8 * at)
+        found.append(names[kind])
+        at += 2 + behind
+    assert 8 * at == len(blob) - header["data"]
+    return found
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -80,7 +84,7 @@ def test_product_bias_relu_requantize_is_one_step():
     value = graph.insert("relu", [value], "relu").output
     value = graph.insert("requantize", [value], "q", {"format": QFormat(8, False, -3)}).output
     graph.outputs = [value]
-    assert steps(graph) == [1, 3]  # quantize, conv
+    assert steps(graph) == ["Quantize", "Conv"]
     values = compare(graph, random_graphs.images(graph, 2))
     assert set(values) == {"x_q", "q"}
 
@@ -90,7 +94,7 @@ def test_a_second_reader_keeps_the_tensor_between():
     k = graph.add_constant("k", np.ones((3, 3, 3, 4), np.int8), QFormat(8, True, -7))
     product = graph.insert("conv", [x, k], "product", {"strides": (1, 1), "dilation": (1, 1), "padding": "same"}).output
     graph.outputs = [product, graph.insert("requantize", [product], "q", {"format": QFormat(8, False, -3)}).output]
-    assert steps(graph) == [1, 3, 5]
+    assert steps(graph) == ["Quantize", "Conv", "Requantize"]
     assert "product" in compare(graph, random_graphs.images(graph, 2))
 
 
@@ -98,10 +102,10 @@ def test_pad_merges_into_convolutions_only():
     graph, x = start(6, 5, 3)
     padded = graph.insert("pad", [x], "padded", {"pads": ((1, 2), (0, 3), (0, 0))}).output
     graph.outputs = [conv(graph, padded, 5, "c", padding="valid"), conv(graph, padded, 4, "d", padding="same")]
-    assert steps(graph) == [1, 3, 3]
+    assert steps(graph) == ["Quantize", "Conv", "Conv"]
     compare(graph, random_graphs.images(graph, 2))
     graph.outputs.append(graph.insert("relu", [padded], "r").output)  # another reader: the padded tensor must exist
-    assert steps(graph).count(8) == 1
+    assert steps(graph).count("Move") == 1
     compare(graph, random_graphs.images(graph, 2))
 
 
@@ -109,12 +113,12 @@ def test_concat_of_products_copies_nothing():
     graph, x = start(6, 5, 3)
     a, b, c = (conv(graph, x, n, f"c{n}", seed=n) for n in (5, 16, 33))
     graph.outputs = [graph.insert("concat", [a, b, c], "all", {"axis": -1}).output]
-    assert steps(graph) == [1, 3, 3, 3]
+    assert steps(graph) == ["Quantize", "Conv", "Conv", "Conv"]
     compare(graph, random_graphs.images(graph, 3))
     twice = graph.copy()
     twice.outputs = [twice.insert("concat", [a, a], "twice", {"axis": -1}).output]
     twice.prune()
-    assert steps(twice).count(8) == 2  # the same value twice is copied
+    assert steps(twice).count("Move") == 2  # the same value twice is copied
     compare(twice, random_graphs.images(twice, 3))
 
 
@@ -158,7 +162,7 @@ def test_16_bit_accumulator_and_bias_of_the_published_topology():
     bias = graph.add_constant("c/q_bias", rng.integers(-32768, 32768, 6).astype(np.int16), QFormat(16, True, -10))
     total = graph.insert("bias_add", [accumulator, bias], "c").output
     graph.outputs = [graph.insert("requantize", [total], "c_q", {"format": QFormat(8, False, -3), "low": 0}).output]
-    assert steps(graph) == [1, 3, 4]
+    assert steps(graph) == ["Quantize", "Conv", "Binary"]
     assert set(compare(graph, random_graphs.images(graph, 3))) == {"x_q", "c/accumulator", "c_q"}
 
 

@@ -1,16 +1,15 @@
 // The C ABI over the C++ classes: argument checks, tiers, threads.
 #include "c_api.h"
 
-#include <algorithm>
-#include <cstdio>
-#include <cstring>
+#include <atomic>
+#include <memory>
 
 #include "arch.h"
 #include "common.h"
 #include "conv.h"
+#include "dot/run_one.h"
 #include "elementwise.h"
 #include "program.h"
-#include "training/depthwise.h"
 #include "training/training.h"
 
 struct graffiti_conv {
@@ -51,40 +50,6 @@ int RunConv(const Conv& conv, const void* x, int64_t batch, void* y, const graff
   if (x == nullptr && batch * conv.shape().height * conv.shape().width > 0) return Fail(GRAFFITI_INVALID_ARGUMENT, "an array is missing");
   ParallelFor(parallel, conv.Units(batch), 1, [&](int64_t lo, int64_t hi) { conv.Run(x, batch, y, conv.shape().out_channels, lo, hi); });
   return GRAFFITI_OK;
-}
-
-// Whether one of the three products takes these types: x s8 or u8, the kernel s8, the gradient s8 or s16.
-bool TrainingTypes(int32_t pass, int32_t first_type, int32_t second_type) {
-  const auto is_x = [](int32_t type) { return type == GRAFFITI_S8 || type == GRAFFITI_U8; };
-  const auto is_gradient = [](int32_t type) { return type == GRAFFITI_S8 || type == GRAFFITI_S16; };
-  switch (pass) {
-    case GRAFFITI_FORWARD: return is_x(first_type) && second_type == GRAFFITI_S8;
-    case GRAFFITI_INPUT_GRADIENT: return is_gradient(first_type) && second_type == GRAFFITI_S8;
-    case GRAFFITI_WEIGHT_GRADIENT: return is_x(first_type) && is_gradient(second_type);
-    default: return false;
-  }
-}
-
-// An array of no elements may be NULL; every other one must be there.
-int CheckTrainingArrays(int32_t pass, const graffiti_conv_shape& s, int64_t batch, const void* first, const void* second, const void* out) {
-  const int64_t x = batch * s.height * s.width * s.channels, y = batch * s.out_height * s.out_width * s.out_channels;
-  const int64_t kernel = s.kernel_height * s.kernel_width * (s.channels / s.groups) * s.out_channels;
-  const bool forward = pass == GRAFFITI_FORWARD, weights = pass == GRAFFITI_WEIGHT_GRADIENT;
-  const int64_t counts[] = {forward || weights ? x : y, weights ? y : kernel, forward ? y : weights ? kernel : x};
-  const void* const arrays[] = {first, second, out};
-  for (int i = 0; i < 3; ++i)
-    if (int code = CheckCount(counts[i], {arrays[i]})) return code;
-  return GRAFFITI_OK;
-}
-
-const DotKernel* KernelAt(int64_t index) {
-  for (int tier = GRAFFITI_TIER_SCALAR; tier < GRAFFITI_TIER_COUNT; ++tier) {
-    if (!TierBuilt(tier)) continue;
-    const DotKernelList list = DotKernels(tier);
-    if (index < list.count) return index < 0 ? nullptr : &list.kernels[index];
-    index -= list.count;
-  }
-  return nullptr;
 }
 
 }  // namespace
@@ -131,35 +96,14 @@ int32_t graffiti_conv2d(const graffiti_conv_shape* shape, int64_t batch, const v
   });
 }
 
-int32_t graffiti_training_conv(int32_t pass, const graffiti_conv_shape* shape, int64_t batch, const void* first, int32_t first_type, const void* second,
-                               int32_t second_type, float scale, float* out, int32_t tier, const graffiti_parallel* parallel) {
-  return Guarded([&]() -> int32_t {
+int32_t graffiti_training_conv(int32_t pass, const graffiti_conv_shape* shape, int64_t batch, const void* first,
+                               int32_t first_type, const void* second, int32_t second_type, float scale, float* out,
+                               int32_t tier, const graffiti_parallel* parallel) {
+  return Guarded([&]() -> int {
     if (shape == nullptr) return Fail(GRAFFITI_INVALID_ARGUMENT, "shape must not be NULL");
-    const graffiti_conv_shape& s = *shape;
     int resolved;
     if (int code = Tier(tier, &resolved)) return code;
-    if (!TrainingTypes(pass, first_type, second_type))
-      return Fail(GRAFFITI_INVALID_ARGUMENT,
-                  "training products take x as s8 or u8, kernels as s8 and dy as s8 or s16, got %s and %s in pass %d",
-                  TypeName(first_type), TypeName(second_type), pass);
-    for (int64_t v : {s.channels, s.out_channels, s.kernel_height, s.kernel_width, s.stride_h, s.stride_w, s.dilation_h, s.dilation_w})
-      if (v < 1) return Fail(GRAFFITI_INVALID_ARGUMENT, "training products: channels, window, strides and dilation are at least 1, got %lld", static_cast<long long>(v));
-    if (batch < 0 || s.height < 0 || s.width < 0 || s.out_height < 0 || s.out_width < 0 || s.spread_h != 1 || s.spread_w != 1)
-      return Fail(GRAFFITI_INVALID_ARGUMENT, "training products take sizes of at least 0 and no spread");
-    if (s.groups != 1 && (s.groups != s.channels || s.out_channels % s.channels != 0))
-      return Fail(GRAFFITI_INVALID_ARGUMENT, "training products take one group, or as many as channels with a whole number of outputs for each");
-    int64_t unused;
-    if (!CheckedProduct({s.height + s.kernel_height * s.dilation_h, s.width + s.kernel_width * s.dilation_w, s.channels, 4}, INT32_MAX, &unused) ||
-        !CheckedProduct({s.out_height + 1, s.out_width + 1, s.out_channels, 4}, INT32_MAX, &unused) ||
-        !CheckedProduct({s.kernel_height, s.kernel_width, s.channels, s.out_channels, 8}, INT32_MAX, &unused))
-      return Fail(GRAFFITI_INVALID_ARGUMENT, "training products: one image or the kernel takes more than 2 GiB");
-    if (int code = CheckTrainingArrays(pass, s, batch, first, second, out)) return code;
-    if (s.groups != 1) return TrainingDepthwise(pass, s, batch, first, first_type, second, second_type, scale, out, resolved, parallel);
-    if (pass == GRAFFITI_FORWARD)
-      return TrainingForward(s, batch, first, first_type, static_cast<const int8_t*>(second), scale, out, resolved, parallel);
-    if (pass == GRAFFITI_INPUT_GRADIENT)
-      return TrainingInputGradient(s, batch, first, first_type, static_cast<const int8_t*>(second), scale, out, resolved, parallel);
-    return TrainingWeightGradient(s, batch, first, first_type, second, second_type, scale, out, resolved, parallel);
+    return TrainingProduct(pass, *shape, batch, first, first_type, second, second_type, scale, out, resolved, parallel);
   });
 }
 
@@ -332,74 +276,15 @@ int32_t graffiti_program_output(const graffiti_program* program, int64_t index, 
   return Border(program, false, index, type, elements);
 }
 
-int64_t graffiti_dot_kernel_count(void) {
-  int64_t count = 0;
-  while (KernelAt(count) != nullptr) ++count;
-  return count;
-}
+int64_t graffiti_dot_kernel_count(void) { return CountDotKernels(); }
 
 int32_t graffiti_get_dot_kernel(int64_t index, graffiti_dot_kernel_info* info) {
-  const DotKernel* k = KernelAt(index);
-  if (k == nullptr || info == nullptr) return Fail(GRAFFITI_INVALID_ARGUMENT, "there is no dot kernel %lld", static_cast<long long>(index));
-  const bool bytes = k->types == DotTypes::kU8S8;
-  info->tier = k->tier;
-  info->rows = k->rows;
-  info->columns = k->columns;
-  info->a_type = bytes ? GRAFFITI_U8 : GRAFFITI_S16;
-  info->b_type = bytes ? GRAFFITI_S8 : GRAFFITI_S16;
-  std::snprintf(info->name, sizeof info->name, "dot_%s_%dx%d_%s", bytes ? "u8s8s32" : "s16s16s32", k->rows, k->columns, TierName(k->tier));
-  return GRAFFITI_OK;
+  return Guarded([&] { return DescribeDotKernel(index, info); });
 }
 
-int32_t graffiti_run_dot_kernel(int64_t index, int64_t m, int64_t n, int64_t k, const void* a, const void* b, const int32_t* bias,
-                                const graffiti_requantization* to, void* c, int64_t repeat) {
-  return Guarded([&]() -> int {
-    const DotKernel* kernel = KernelAt(index);
-    int64_t unused;
-    if (kernel == nullptr) return Fail(GRAFFITI_INVALID_ARGUMENT, "there is no dot kernel %lld", static_cast<long long>(index));
-    if (!TierSupported(kernel->tier)) return Fail(GRAFFITI_UNSUPPORTED_TIER, "this CPU has no %s", TierName(kernel->tier));
-    if (m < 1 || n < 1 || k < 1 || !CheckedProduct({std::max(m, n), k, 8}, INT32_MAX, &unused)) return Fail(GRAFFITI_INVALID_ARGUMENT, "a product has sizes of at least 1");
-    if (int code = CheckCount(1, {a, b, c})) return code;
-    const int64_t group = DotGroup(kernel->types), element = 4 / group, steps = CeilDiv(k, group), panels = CeilDiv(n, kernel->columns);
-    const int64_t row = steps * 4, padded = panels * kernel->columns;
-    AlignedArray<uint8_t> rows = AllocateAligned<uint8_t>(m * row), packed = AllocateAligned<uint8_t>(padded * row);
-    for (int64_t i = 0; i < m; ++i) std::memcpy(&rows[i * row], static_cast<const uint8_t*>(a) + i * k * element, k * element);
-    for (int64_t i = 0; i < k; ++i)
-      for (int64_t j = 0; j < n; ++j)
-        std::memcpy(&packed[(j / kernel->columns * steps * kernel->columns + i / group * kernel->columns + j % kernel->columns) * 4 + i % group * element],
-                    static_cast<const uint8_t*>(b) + (i * n + j) * element, element);
-    Requantizer requantizer;
-    if (int code = requantizer.Init(to, n)) return code;
-    const bool codes = !requantizer.identity();
-    if (codes && (TypeSize(requantizer.type()) != 1 || !requantizer.simple() || requantizer.rounding() == GRAFFITI_HALF_AWAY))
-      return Fail(GRAFFITI_INVALID_ARGUMENT, "a tile rounds to 8 bits, by shifts of 0 to 30, half to even, half up or down");
-    AlignedArray<int32_t> columns[4];
-    for (AlignedArray<int32_t>& array : columns) array = AllocateAligned<int32_t>(padded);
-    for (int64_t j = 0; j < n; ++j) {
-      const int32_t shift = codes ? requantizer.shift(j) : 0;
-      columns[0][j] = shift;
-      columns[1][j] = static_cast<int32_t>((int64_t{1} << shift) - 1);
-      columns[2][j] = codes && requantizer.rounding() == GRAFFITI_HALF_EVEN && shift > 0;
-      const int64_t half = codes && requantizer.rounding() != GRAFFITI_FLOOR && shift > 0 ? int64_t{1} << (shift - 1) : 0;
-      columns[3][j] = static_cast<int32_t>(static_cast<uint32_t>((bias == nullptr ? 0 : bias[j]) + half));
-    }
-    std::vector<int32_t> offsets(RoundUp(m, kernel->rows));
-    for (std::size_t i = 0; i < offsets.size(); ++i) offsets[i] = static_cast<int32_t>(std::min<int64_t>(static_cast<int64_t>(i), m - 1) * row);
-    const int32_t segment = 0;
-    const int64_t size = TypeSize(requantizer.type());
-    for (int64_t round = 0; round < repeat; ++round)
-      for (int64_t p = 0; p < panels; ++p) {
-        const int64_t first = p * kernel->columns;
-        const Epilogue epilogue{&columns[0][first], &columns[1][first], &columns[2][first], requantizer.low(), requantizer.high()};
-        for (int64_t i = 0; i < m; i += kernel->rows) {
-          const TileArgs t{rows.get(), &offsets[i], &segment, 1, steps, &packed[first * row], &columns[3][first], &epilogue,
-                           static_cast<uint8_t*>(c) + (i * n + first) * size, n * size, std::min<int64_t>(kernel->rows, m - i),
-                           std::min<int64_t>(kernel->columns, n - first)};
-          (codes ? kernel->run8 : kernel->run32)(t);
-        }
-      }
-    return GRAFFITI_OK;
-  });
+int32_t graffiti_run_dot_kernel(int64_t index, int64_t m, int64_t n, int64_t k, const void* a, const void* b,
+                                const int32_t* bias, const graffiti_requantization* to, void* c, int64_t repeat) {
+  return Guarded([&] { return RunDotKernel(index, m, n, k, a, b, bias, to, c, repeat); });
 }
 
 }  // extern "C"

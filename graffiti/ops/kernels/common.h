@@ -37,6 +37,17 @@ inline int64_t TypeHigh(int type) {
 }
 const char* TypeName(int type);
 
+// A code of any type.
+inline int32_t ValueAt(const void* p, int type, int64_t index) {
+  switch (type) {
+    case GRAFFITI_S8: return static_cast<const int8_t*>(p)[index];
+    case GRAFFITI_U8: return static_cast<const uint8_t*>(p)[index];
+    case GRAFFITI_S16: return static_cast<const int16_t*>(p)[index];
+    case GRAFFITI_U16: return static_cast<const uint16_t*>(p)[index];
+    default: return static_cast<const int32_t*>(p)[index];
+  }
+}
+
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t FloorDiv(int64_t a, int64_t b) { return a >= 0 ? a / b : -CeilDiv(-a, b); }
 inline int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }

@@ -10,16 +10,6 @@ constexpr int64_t kFlatPixels = 96;           // pixels of one unit of a matrix 
 constexpr int64_t kStripBytes = 96 * 1024;    // gathered input that stays in the second-level cache
 constexpr int64_t kSlack = 64;                // bytes a vector may read past the end
 
-inline int32_t ValueAt(const void* p, int type, int64_t index) {
-  switch (type) {
-    case GRAFFITI_S8: return static_cast<const int8_t*>(p)[index];
-    case GRAFFITI_U8: return static_cast<const uint8_t*>(p)[index];
-    case GRAFFITI_S16: return static_cast<const int16_t*>(p)[index];
-    case GRAFFITI_U16: return static_cast<const uint16_t*>(p)[index];
-    default: return static_cast<const int32_t*>(p)[index];
-  }
-}
-
 }  // namespace
 
 int Conv::Check(int kernel_type) const {
@@ -81,8 +71,7 @@ int Conv::Create(const graffiti_conv_shape& shape, int x_type, const void* kerne
 
 // Half of the last place is added to the accumulator, so that sum must provably stay in 32 bits; else the exact two-step path.
 bool Conv::FusesRequantization(const void* kernel, int kernel_type, const int32_t* bias) const {
-  if (method_ == Method::kGeneric || to_.identity() || TypeSize(to_.type()) != 1 || !to_.simple() || to_.rounding() == GRAFFITI_HALF_AWAY)
-    return false;
+  if (method_ == Method::kGeneric || !to_.fits_registers()) return false;
   const int64_t taps = s_.kernel_height * s_.kernel_width * (s_.channels / s_.groups), x_low = TypeLow(x_type_), x_high = TypeHigh(x_type_);
   for (int64_t o = 0; o < s_.out_channels; ++o) {
     int64_t low = bias == nullptr ? 0 : bias[o], high = low + (int64_t{1} << 30);
@@ -135,24 +124,12 @@ void Conv::Plan() {
   for (int64_t u = 0; u < s.kernel_height; ++u)
     for (int64_t v = 0; v < per_row; ++v)
       segment_offsets_.push_back(static_cast<int32_t>((u * s.dilation_h * width_ + v * s.dilation_w) * channels_ * element_));
-  steps_ = CeilDiv(length, DotGroup(types_));
-}
-
-void Conv::PackColumn(int64_t parameter, int64_t channel, int64_t start) {
-  int64_t half = 0;
-  if (fused_) {
-    const int32_t shift = to_.shift(channel);
-    shift_[parameter] = shift;
-    mask_[parameter] = static_cast<int32_t>((int64_t{1} << shift) - 1);
-    drop_[parameter] = to_.rounding() == GRAFFITI_HALF_EVEN && shift > 0;
-    half = to_.rounding() != GRAFFITI_FLOOR && shift > 0 ? int64_t{1} << (shift - 1) : 0;
-  }
-  init_[parameter] = static_cast<int32_t>(static_cast<uint32_t>(start + half));  // modulo 2**32, like the products
+  steps_ = PackedSteps(types_, length);
 }
 
 void Conv::PackDot(const void* kernel, int kernel_type, const int32_t* bias) {
   const graffiti_conv_shape& s = s_;
-  const int64_t per_group = s.out_channels / s.groups, group = DotGroup(types_);
+  const int64_t per_group = s.out_channels / s.groups;
   const int64_t segments = static_cast<int64_t>(segment_offsets_.size());
   const int64_t taps = s.kernel_height * s.kernel_width * (s.channels / s.groups), length = taps / segments;
   const int lanes = DotLanes(tier_, types_), widest = WidestDot(tier_, types_) / lanes;
@@ -176,40 +153,29 @@ void Conv::PackDot(const void* kernel, int kernel_type, const int32_t* bias) {
     }
   }
   weights_ = AllocateAligned<uint8_t>(bytes);
-  for (AlignedArray<int32_t>* array : {&init_, &shift_, &mask_, &drop_}) *array = AllocateAligned<int32_t>(parameters);
+  parameters_.Allocate(parameters);
   const bool offset = types_ == DotTypes::kU8S8 && x_type_ == GRAFFITI_S8;
+  std::vector<int64_t> sums(WidestDot(tier_, types_));
   for (const Panel& panel : panels_) {
+    const Columns columns{kernel, kernel_type, s.out_channels, panel.first, panel.columns};
     const int64_t width = panel.kernels[0]->columns;
-    uint8_t* packed = weights_.get() + panel.weights;
-    std::vector<int64_t> sums(panel.columns);
-    for (int64_t g = 0; g < segments; ++g)
-      for (int64_t k = 0; k < length; ++k) {
-        uint8_t* row = packed + ((g * steps_ + k / group) * width) * 4 + k % group * (4 / group);
-        const int64_t from = (g * length + k) * s.out_channels + panel.first;
-        for (int64_t n = 0; n < panel.columns; ++n) {
-          const int32_t w = ValueAt(kernel, kernel_type, from + n);
-          sums[n] += w;
-          const int16_t wide = static_cast<int16_t>(w);
-          if (group == 4)
-            row[4 * n] = static_cast<uint8_t>(w);
-          else
-            std::memcpy(row + 4 * n, &wide, 2);
-        }
-      }
-    for (int64_t n = 0; n < panel.columns; ++n)
-      PackColumn(panel.parameters + n, panel.first + n, (bias == nullptr ? 0 : bias[panel.first + n]) - (offset ? 128 * sums[n] : 0));
+    PackColumns(types_, columns, segments, length, width, weights_.get() + panel.weights, sums.data());
+    for (int64_t n = 0; n < panel.columns; ++n) {
+      const int64_t channel = panel.first + n, start = (bias == nullptr ? 0 : bias[channel]) - (offset ? 128 * sums[n] : 0);
+      parameters_.Set(panel.parameters + n, start, fused_ ? &to_ : nullptr, channel);
+    }
   }
 }
 
 void Conv::PackDepthwise(const void* kernel, int kernel_type, const int32_t* bias) {
   const int64_t lanes = depthwise_->lanes, taps = s_.kernel_height * s_.kernel_width, padded = RoundUp(channels_, lanes);
   weights_ = AllocateAligned<uint8_t>(padded * taps * 4);
-  for (AlignedArray<int32_t>* array : {&init_, &shift_, &mask_, &drop_}) *array = AllocateAligned<int32_t>(padded);
+  parameters_.Allocate(padded);
   int32_t* packed = reinterpret_cast<int32_t*>(weights_.get());
   for (int64_t o = 0; o < channels_; ++o) {
     for (int64_t t = 0; t < taps; ++t)
       packed[o / lanes * lanes * taps + t * lanes + o % lanes] = ValueAt(kernel, kernel_type, t * channels_ + o) & 0xffff;
-    PackColumn(o, o, bias == nullptr ? 0 : bias[o]);
+    parameters_.Set(o, bias == nullptr ? 0 : bias[o], fused_ ? &to_ : nullptr, o);
   }
 }
 
@@ -217,8 +183,8 @@ void Conv::PackGeneric(const void* kernel, int kernel_type, const int32_t* bias)
   const int64_t count = s_.kernel_height * s_.kernel_width * (s_.channels / s_.groups) * s_.out_channels;
   weights_ = AllocateAligned<uint8_t>(4 * count);
   loops_->load(kernel_type, kernel, count, reinterpret_cast<int32_t*>(weights_.get()));
-  init_ = AllocateAligned<int32_t>(s_.out_channels);
-  if (bias != nullptr) std::memcpy(init_.get(), bias, 4 * s_.out_channels);
+  parameters_.Allocate(s_.out_channels);
+  if (bias != nullptr) std::memcpy(parameters_.init(0), bias, 4 * s_.out_channels);
 }
 
 // ---- running ----------------------------------------------------------------------------------------------------------
@@ -329,7 +295,7 @@ void Conv::RunPixels(const uint8_t* base, int64_t pixels, uint8_t* y, int64_t y_
   alignas(64) int32_t sums[kMaxTileRows * kMaxTileColumns];
   for (std::size_t index = first_panel; index < last_panel; ++index) {
     const Panel& panel = panels_[index];
-    const Epilogue epilogue{shift_.get() + panel.parameters, mask_.get() + panel.parameters, drop_.get() + panel.parameters, to_.low(), to_.high()};
+    const Epilogue epilogue = parameters_.From(panel.parameters, to_);
     const int64_t width = panel.kernels[0]->columns;
     TileArgs t{};
     t.base = base + panel.group * (s_.channels / s_.groups) * element_;
@@ -337,7 +303,7 @@ void Conv::RunPixels(const uint8_t* base, int64_t pixels, uint8_t* y, int64_t y_
     t.segments = segments;
     t.steps = steps_;
     t.b = weights_.get() + panel.weights;
-    t.init = init_.get() + panel.parameters;
+    t.init = parameters_.init(panel.parameters);
     t.epilogue = &epilogue;
     t.valid_columns = panel.columns;
     const DotKernel* tall = panel.kernels.back();
@@ -372,7 +338,7 @@ void Conv::RunPixels(const uint8_t* base, int64_t pixels, uint8_t* y, int64_t y_
 }
 
 void Conv::RunDepthwisePixels(const uint8_t* base, int64_t pixels, uint8_t* y, int64_t y_pixel) const {
-  const Epilogue epilogue{shift_.get(), mask_.get(), drop_.get(), to_.low(), to_.high()};
+  const Epilogue epilogue = parameters_.From(0, to_);
   DepthwiseArgs a{};
   a.base = base;
   a.pixel_offsets = pixel_offsets_.data();
@@ -380,7 +346,7 @@ void Conv::RunDepthwisePixels(const uint8_t* base, int64_t pixels, uint8_t* y, i
   a.tap_offsets = segment_offsets_.data();
   a.taps = static_cast<int64_t>(segment_offsets_.size());
   a.weights = reinterpret_cast<const int32_t*>(weights_.get());
-  a.init = init_.get();
+  a.init = parameters_.init(0);
   a.epilogue = fused_ ? &epilogue : nullptr;
   a.channels = channels_;
   a.out = y;
@@ -407,7 +373,7 @@ void Conv::RunGeneric(const uint8_t* x, uint8_t* y, int64_t y_pixel, int64_t lo,
   for (int64_t unit = lo; unit < hi; ++unit) {
     const uint8_t* image = x + unit / s.out_height * image_bytes;
     for (int64_t q = 0; q < s.out_width; ++q) {
-      std::memcpy(sums.data(), init_.get(), 4 * s.out_channels);
+      std::memcpy(sums.data(), parameters_.init(0), 4 * s.out_channels);
       for (int64_t u = 0; u < s.kernel_height; ++u)
         for (int64_t v = 0; v < s.kernel_width; ++v) {
           const int64_t row = unit % s.out_height * s.stride_h + u * s.dilation_h - s.pad_top, column = q * s.stride_w + v * s.dilation_w - s.pad_left;

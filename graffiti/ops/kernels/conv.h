@@ -10,7 +10,7 @@
 
 #include "common.h"
 #include "depthwise/depthwise.h"
-#include "dot/dot.h"
+#include "dot/pack.h"
 #include "loops/loops.h"
 #include "requantizer.h"
 
@@ -43,7 +43,6 @@ class Conv {
   void PackDot(const void* kernel, int kernel_type, const int32_t* bias);
   void PackDepthwise(const void* kernel, int kernel_type, const int32_t* bias);
   void PackGeneric(const void* kernel, int kernel_type, const int32_t* bias);
-  void PackColumn(int64_t parameter, int64_t channel, int64_t start);
   bool FusesRequantization(const void* kernel, int kernel_type, const int32_t* bias) const;
 
   void GatherRows(const uint8_t* image, int64_t first_row, int64_t rows, uint8_t* out) const;
@@ -73,7 +72,7 @@ class Conv {
   std::vector<int32_t> pixel_offsets_, segment_offsets_;
   std::vector<Panel> panels_;
   AlignedArray<uint8_t> weights_;
-  AlignedArray<int32_t> init_, shift_, mask_, drop_;
+  ColumnParameters parameters_;
 };
 
 }  // namespace graffiti

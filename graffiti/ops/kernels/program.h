@@ -1,4 +1,4 @@
-// The flat form of an integer graph and its execution. See ProgramReader in program_reader.cc for the bytes of a blob.
+// The flat form of an integer graph and its execution. program_format.inc has the bytes of a blob.
 //
 // A program is a list of steps over tensors. Tensors live in an arena planned per image (every tensor of a block of images lies
 // at block * its planned offset), or are the caller's inputs and outputs. Threads take blocks of images; with fewer images than

@@ -23,8 +23,12 @@ class Requantizer {
   int32_t low() const { return low_; }
   int32_t high() const { return high_; }
   bool common() const { return common_; }
-  // All shifts are 0..30: the 32-bit loops, and rounding in the registers of a tile, take them.
+  // All shifts are 0..30: the 32-bit loops take them.
   bool simple() const { return simple_; }
+  // To 8 bits in the registers of a tile.
+  bool fits_registers() const {
+    return !identity_ && simple_ && TypeSize(type_) == 1 && rounding_ != GRAFFITI_HALF_AWAY;
+  }
   int32_t shift(int64_t channel) const { return shift_[common_ ? 0 : channel]; }
 
   // x[0..n) (channels first_channel.., not wrapping around) rounded, saturated and stored. x is changed.

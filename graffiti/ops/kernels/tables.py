@@ -53,6 +53,15 @@ def tier_names() -> tuple[str, ...]:
     return ("auto", *(tier.name for tier in tiers()))
 
 
+@functools.cache
+def operations() -> dict[str, int]:
+    """The ops on two operands (``binary.inc``) and their numbers in the ABI and in programs."""
+    text = (HERE / "binary.inc").read_text()
+    found = {constant: number for constant, _, number, *_ in rows(text, "GRAFFITI_BINARY_OP")}
+    found |= {constant: number for constant, number, _ in rows(text, "GRAFFITI_INNER_BINARY_OP")}
+    return {constant.lower(): int(number) for constant, number in found.items()}
+
+
 def rows(text: str, macro: str) -> list[list[str]]:
     """The arguments of every use of a macro in C++ source, in order; comments and definitions are left out.
 

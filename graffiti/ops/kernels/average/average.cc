@@ -7,7 +7,6 @@
 #include "common.h"
 
 namespace graffiti {
-
 namespace {
 
 Small Tied(Small even, Small plain, Small away, int rounding, bool negative) {

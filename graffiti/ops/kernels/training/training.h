@@ -50,6 +50,12 @@ struct TrainingStores {
 };
 GRAFFITI_DECLARE_TIERS(TrainingStores)
 
+// One of the three, with the arguments of graffiti_training_conv: checked, then run.
+int TrainingProduct(int pass, const graffiti_conv_shape& s, int64_t batch, const void* first, int first_type,
+                    const void* second, int second_type, float scale, float* out, int tier,
+                    const graffiti_parallel* parallel);
+
+// Behind it, for one group; what they take has been checked.
 int TrainingForward(const graffiti_conv_shape& s, int64_t batch, const void* x, int x_type, const int8_t* w, float scale, float* y, int tier,
                     const graffiti_parallel* parallel);
 int TrainingInputGradient(const graffiti_conv_shape& s, int64_t batch, const void* dy, int dy_type, const int8_t* w, float scale, float* dx, int tier,
