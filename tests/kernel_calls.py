@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import ctypes
 
 import numpy as np
 
 from graffiti.graph.ops import window_output, window_pads
-from graffiti.numerics.rounding import shift_right
+from graffiti.numerics.rounding import ROUNDING_MODES, shift_right
+from graffiti.numerics.training import Threshold
+from graffiti.runtime import library
 from graffiti.runtime.library import OPERATIONS, ConvShape, PoolShape, Requantization, load, tier_number, type_number
 
 
@@ -88,8 +91,6 @@ def lookup(x, table, low, tier):
 
 
 def quantize(x, tier, exponent, low, high, dtype, rounding):
-    from graffiti.numerics.rounding import ROUNDING_MODES
-
     y, raw = guarded(x.shape, dtype)
     load().call("quantize", x.size, pointer(x), exponent, ROUNDING_MODES.index(rounding), low, high, type_number(dtype), pointer(y), tier_number(tier), None)
     assert untouched(raw)
@@ -124,3 +125,49 @@ def average_pool(x, tier, pool_size, strides, padding, to: Requantization, dtype
     load().call("average_pool", ctypes.byref(shape), x.shape[0], pointer(x), type_number(x.dtype), ctypes.byref(to), int(divide), pointer(y), tier_number(tier), None)
     assert untouched(raw)
     return y
+
+
+PART = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+PARALLEL_FOR = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, PART, ctypes.c_void_p)
+
+
+class Parallel(ctypes.Structure):
+    """``graffiti_parallel``."""
+
+    _fields_ = [("parallel_for", PARALLEL_FOR), ("context", ctypes.c_void_p), ("threads", ctypes.c_int64)]
+
+
+@PARALLEL_FOR
+def _every_part(context, count, part, argument):
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda i: part(argument, i, i + 1), range(count - 1, -1, -1)))
+
+
+THREADS = Parallel(_every_part, None, 4)  # every part by itself, the last one first, on four threads
+
+
+def _end(tier, threads):
+    return tier_number(tier), ctypes.byref(THREADS) if threads else None
+
+
+def _format(threshold: Threshold):
+    return library.FakeQuantizeFormat(threshold.log2_threshold, threshold.bits, threshold.signed, threshold.narrow,
+                                      ROUNDING_MODES.index(threshold.rounding))
+
+
+def fake_quantize(x, threshold: Threshold, tier, threads=False):
+    y, raw = guarded(x.shape, np.float32)
+    load().call("fake_quantize", x.size, pointer(x), ctypes.byref(_format(threshold)), pointer(y), *_end(tier, threads))
+    assert untouched(raw)
+    return y
+
+
+def fake_quantize_gradient(dy, x, threshold: Threshold, tier, threads=False, in_place=False):
+    """``(dx, dlog2_threshold)``."""
+    (dx, raw), (total, raw_total) = guarded(x.shape, np.float32), guarded(1, np.float32)
+    if in_place:
+        dx[...] = dy
+    load().call("fake_quantize_gradient", x.size, pointer(dx if in_place else dy), pointer(x),
+                ctypes.byref(_format(threshold)), pointer(dx), pointer(total), *_end(tier, threads))
+    assert untouched(raw) and untouched(raw_total)
+    return dx, total[0]

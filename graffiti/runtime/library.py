@@ -13,7 +13,7 @@ from graffiti.numerics.rounding import ROUNDING_MODES
 from graffiti.ops.kernels import tables
 from graffiti.runtime import program_format
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 PATH = pathlib.Path(__file__).resolve().parents[1] / "ops" / "graffiti_kernels.so"
 BUILD_COMMAND = "python graffiti/ops/kernels/build.py"
 TIERS = tables.tier_names()  # a name's place is its number in the ABI
@@ -57,6 +57,13 @@ class Requantization(ctypes.Structure):
         return self
 
 
+class FakeQuantizeFormat(ctypes.Structure):
+    """``graffiti_fake_quantize_format``."""
+
+    NUMBERS = ("bits", "is_signed", "narrow", "rounding")
+    _fields_ = [("log2_threshold", ctypes.c_float), *((name, _INT) for name in NUMBERS)]
+
+
 class DotKernelInfo(ctypes.Structure):
     """``graffiti_dot_kernel_info``."""
 
@@ -83,6 +90,10 @@ _FUNCTIONS = {  # name: (result, arguments)
     "average_pool": (_INT, [ctypes.POINTER(PoolShape), _LONG, _POINTER, _INT, _TO, _INT, _POINTER, _INT, _POINTER]),
     "quantize": (_INT, [_LONG, _POINTER, _INT, _INT, _INT, _INT, _INT, _POINTER, _INT, _POINTER]),
     "dequantize": (_INT, [_LONG, _LONG, _POINTER, _INT, _POINTER, _LONG, _POINTER, _INT, _POINTER]),
+    "fake_quantize": (_INT, [_LONG, _POINTER, ctypes.POINTER(FakeQuantizeFormat), _POINTER, _INT, _POINTER]),
+    "fake_quantize_gradient": (
+        _INT, [_LONG, _POINTER, _POINTER, ctypes.POINTER(FakeQuantizeFormat), _POINTER, _POINTER, _INT, _POINTER],
+    ),
     "create_program": (_INT, [ctypes.c_char_p, _LONG, _INT, ctypes.POINTER(_POINTER)]),
     "run_program": (_INT, [_POINTER, _POINTER, _POINTER, _LONG, _INT]),
     "run_program_debug": (_INT, [_POINTER, _POINTER, _POINTER, _LONG, _INT, _POINTER]),

@@ -238,6 +238,51 @@ void TestElements(int tier) {
   EXPECT(graffiti_max_pool(&pool, 2, image.data, GRAFFITI_U8, pooled.data, tier, nullptr) == 0);
 }
 
+std::vector<float> Reals(int64_t n) {
+  std::vector<float> x(n);
+  for (float& v : x) v = (static_cast<float>(g_random() % 20001) - 10000.0f) * (g_random() % 8 == 0 ? 1e-4f : 3e-2f);
+  return x;
+}
+
+// What training does with floats: each call into arrays of exactly the sizes, on this tier, on one thread and on many;
+// the bytes are those of the scalar tier on one thread.
+template <typename Call>
+void TestSame(int tier, const std::vector<int64_t>& sizes, const Call& call) {
+  const graffiti_parallel threads{EveryPart, nullptr, 3};
+  std::vector<std::vector<char>> first;
+  const auto run = [&](int own_tier, const graffiti_parallel* parallel) {
+    std::vector<std::vector<char>> out;
+    for (int64_t size : sizes) out.emplace_back(size, 0x55);
+    EXPECT(call(out, own_tier, parallel) == 0);
+    if (first.empty()) first = out;
+    EXPECT(out == first);
+  };
+  run(GRAFFITI_TIER_SCALAR, nullptr);
+  run(tier, nullptr);
+  run(tier, &threads);
+}
+
+using Outputs = std::vector<std::vector<char>>;
+float* Floats(std::vector<char>& bytes) { return reinterpret_cast<float*>(bytes.data()); }
+
+void TestFakeQuantize(int tier) {
+  for (int64_t n : {0, 1, 15, 16, 17, 33, 4095, 4096, 4097, 100003}) {
+    const std::vector<float> x = Reals(n), dy = Reals(n);
+    for (int mode = 0; mode < 4; ++mode)
+      for (const graffiti_fake_quantize_format& format :
+           {graffiti_fake_quantize_format{2.3f, 8, 1, 0, mode}, {-1000.0f, 24, 0, 0, mode}, {1e30f, 2, 1, 1, mode}}) {
+        TestSame(tier, {n * 4}, [&](Outputs& out, int t, const graffiti_parallel* parallel) {
+          return graffiti_fake_quantize(n, x.data(), &format, Floats(out[0]), t, parallel);
+        });
+        TestSame(tier, {n * 4, 4}, [&](Outputs& out, int t, const graffiti_parallel* parallel) {
+          if (n > 0) std::memcpy(out[0].data(), dy.data(), n * 4);
+          return graffiti_fake_quantize_gradient(n, Floats(out[0]), x.data(), &format, Floats(out[0]), Floats(out[1]),
+                                                 t, parallel);
+        });
+      }
+  }
+}
+
 std::vector<char> Read(const char* path) {
   std::vector<char> bytes;
   if (FILE* file = std::fopen(path, "rb")) {
@@ -322,6 +367,7 @@ int main(int argc, char** argv) {
     TestElements(tier);
     TestAveragePools(tier);
     TestTrainings(tier);
+    TestFakeQuantize(tier);
   }
   for (int i = 1; i < argc; ++i) TestProgram(argv[i]);
   std::printf("%d failures\n", g_failures);

@@ -11,6 +11,7 @@ S8, U8, S32, F32 = 0, 1, 4, 5
 SHAPE = library.ConvShape(4, 4, 2, 4, 4, 3, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1)
 POOL = library.PoolShape(4, 4, 2, 2, 2, 2, 2, 2, 2, 0, 0)
 TO = library.Requantization.make(0, -128, 127, np.int8)
+THRESHOLD = library.FakeQuantizeFormat(0.0, 8, 1, 0, 0)
 
 
 def buffer() -> ctypes.Array:
@@ -37,6 +38,8 @@ CALLS = [
     ("training_conv", [0, reference(SHAPE), 1, "array", U8, "array", S8, 1.0, "array", 0, None]),
     ("training_conv", [1, reference(SHAPE), 1, "array", S8, "array", S8, 1.0, "array", 0, None]),
     ("training_conv", [2, reference(SHAPE), 1, "array", U8, "array", S8, 1.0, "array", 0, None]),
+    ("fake_quantize", [8, "array", reference(THRESHOLD), "array", 0, None]),
+    ("fake_quantize_gradient", [8, "array", "array", reference(THRESHOLD), "array", "array", 0, None]),
 ]
 
 

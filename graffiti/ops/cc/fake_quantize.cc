@@ -1,25 +1,13 @@
-// GraffitiFakeQuantize and GraffitiFakeQuantizeGrad: one pass forward, one backward (fake_quantize/fake_quantize.h).
-#include "fake_quantize/fake_quantize.h"
-
-#include <cmath>
-#include <vector>
-
-#include "absl/strings/str_cat.h"
+// GraffitiFakeQuantize and GraffitiFakeQuantizeGrad: the trained log-threshold quantizer, one pass forward, one
+// backward.
 #include "bridge.h"
-#include "parallel.h"
-#include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
-#include "tensorflow/core/framework/shape_inference.h"
 
 namespace graffiti {
 namespace {
 
-namespace tf = tensorflow;
-
-constexpr int64_t kSerialBlocks = 16;  // 65,536 elements take some 15 microseconds
-
-absl::Status SameShapeAndScalar(tf::shape_inference::InferenceContext* c, int tensor, int threshold) {
-  tf::shape_inference::ShapeHandle unused;
+absl::Status SameShapeAndScalar(InferenceContext* c, int tensor, int threshold) {
+  ShapeHandle unused;
   TF_RETURN_IF_ERROR(c->WithRank(c->input(threshold), 0, &unused));
   c->set_output(0, c->input(tensor));
   return absl::OkStatus();
@@ -32,9 +20,9 @@ REGISTER_OP("GraffitiFakeQuantize")
     .Attr("bits: int >= 2")
     .Attr("is_signed: bool")
     .Attr("narrow: bool = false")
-    .Attr("rounding: {'half_even', 'half_up', 'half_away', 'floor'} = 'half_even'")
+    .Attr(GRAFFITI_ROUNDINGS)
     .Attr(GRAFFITI_TIERS)
-    .SetShapeFn([](tf::shape_inference::InferenceContext* c) { return SameShapeAndScalar(c, 0, 1); })
+    .SetShapeFn([](InferenceContext* c) { return SameShapeAndScalar(c, 0, 1); })
     .Doc("clip(round(x / s), low, high) * s with s = 2**(ceil(log2_threshold) - (bits - is_signed)).");
 
 REGISTER_OP("GraffitiFakeQuantizeGrad")
@@ -46,9 +34,9 @@ REGISTER_OP("GraffitiFakeQuantizeGrad")
     .Attr("bits: int >= 2")
     .Attr("is_signed: bool")
     .Attr("narrow: bool = false")
-    .Attr("rounding: {'half_even', 'half_up', 'half_away', 'floor'} = 'half_even'")
+    .Attr(GRAFFITI_ROUNDINGS)
     .Attr(GRAFFITI_TIERS)
-    .SetShapeFn([](tf::shape_inference::InferenceContext* c) {
+    .SetShapeFn([](InferenceContext* c) {
       TF_RETURN_IF_ERROR(SameShapeAndScalar(c, 1, 2));
       c->set_output(1, c->Scalar());
       return absl::OkStatus();
@@ -59,40 +47,31 @@ REGISTER_OP("GraffitiFakeQuantizeGrad")
 class FakeQuantizeBase : public tf::OpKernel {
  public:
   explicit FakeQuantizeBase(tf::OpKernelConstruction* context) : OpKernel(context) {
-    std::string rounding;
-    OP_REQUIRES_OK(context, context->GetAttr("bits", &bits_));
-    OP_REQUIRES_OK(context, context->GetAttr("is_signed", &signed_));
-    OP_REQUIRES_OK(context, context->GetAttr("narrow", &narrow_));
-    OP_REQUIRES_OK(context, context->GetAttr("rounding", &rounding));
-    OP_REQUIRES_OK(context, GetLoops(context, FakeQuantizeScalar, FakeQuantizeAvx2, FakeQuantizeAvx512, &loops_));
-    OP_REQUIRES(context, bits_ <= 24,
-                absl::InvalidArgumentError(
-                    absl::StrCat("fake_quantize takes 2 to 24 bits (float32 holds no more), got ", bits_)));
-    rounding_ = rounding == "half_even" ? Rounding::kHalfEven
-                : rounding == "half_up" ? Rounding::kHalfUp
-                : rounding == "half_away" ? Rounding::kHalfAway : Rounding::kFloor;
+    bool is_signed, narrow;
+    OP_REQUIRES_OK(context, context->GetAttr("bits", &format_.bits));
+    OP_REQUIRES_OK(context, context->GetAttr("is_signed", &is_signed));
+    OP_REQUIRES_OK(context, context->GetAttr("narrow", &narrow));
+    OP_REQUIRES_OK(context, GetRounding(context, &format_.rounding));
+    OP_REQUIRES_OK(context, GetTier(context, &tier_));
+    format_.is_signed = is_signed;
+    format_.narrow = narrow;
   }
 
  protected:
-  // Checks the threshold; on an error the status is in the context.
-  bool Params(tf::OpKernelContext* context, int input, FakeQuantizeParams* params) const {
-    const tf::Tensor& threshold = context->input(input);
-    if (!tf::TensorShapeUtils::IsScalar(threshold.shape()) || std::isnan(threshold.scalar<float>()())) {
-      context->CtxFailure(absl::InvalidArgumentError(absl::StrCat(
-          "fake_quantize takes one log2_threshold that is a number, got ", threshold.DebugString(),
-          "; look for NaN in the loss, or use the python ops for one threshold per channel")));
-      return false;
+  absl::Status Format(const tf::Tensor& threshold, graffiti_fake_quantize_format* format) const {
+    if (!tf::TensorShapeUtils::IsScalar(threshold.shape())) {
+      return Invalid("fake_quantize takes one log2_threshold that is a number, got ", threshold.DebugString(),
+                     "; use the python ops for one threshold per channel");
     }
-    *params = MakeFakeQuantizeParams(threshold.scalar<float>()(), bits_, signed_, narrow_, rounding_);
-    return true;
+    *format = format_;
+    format->log2_threshold = threshold.scalar<float>()();
+    return absl::OkStatus();
   }
 
-  const FakeQuantizeLoops* loops_;
+  int32_t tier_;
 
  private:
-  int bits_;
-  bool signed_, narrow_;
-  Rounding rounding_;
+  graffiti_fake_quantize_format format_{};
 };
 
 class FakeQuantizeOp : public FakeQuantizeBase {
@@ -100,16 +79,14 @@ class FakeQuantizeOp : public FakeQuantizeBase {
   using FakeQuantizeBase::FakeQuantizeBase;
 
   void Compute(tf::OpKernelContext* context) override {
-    FakeQuantizeParams params;
-    if (!Params(context, 1, &params)) return;
     const tf::Tensor& x = context->input(0);
+    graffiti_fake_quantize_format format;
+    OP_REQUIRES_OK(context, Format(context->input(1), &format));
     tf::Tensor* y;
     OP_REQUIRES_OK(context, context->allocate_output(0, x.shape(), &y));
-    const float* from = x.flat<float>().data();
-    float* to = y->flat<float>().data();
-    ForEachPart(context, x.NumElements(), kFakeQuantizeBlock, kSerialBlocks, [&](int64_t lo, int64_t hi) {
-      loops_->forward(params, from + lo, to + lo, hi - lo);
-    });
+    const Threads threads(context);
+    OP_REQUIRES_OK(context, FromKernels(graffiti_fake_quantize(
+        x.NumElements(), x.flat<float>().data(), &format, y->flat<float>().data(), tier_, threads.get())));
   }
 };
 
@@ -118,27 +95,19 @@ class FakeQuantizeGradOp : public FakeQuantizeBase {
   using FakeQuantizeBase::FakeQuantizeBase;
 
   void Compute(tf::OpKernelContext* context) override {
-    FakeQuantizeParams params;
-    if (!Params(context, 2, &params)) return;
-    const tf::Tensor& gradient = context->input(0);
-    const tf::Tensor& x = context->input(1);
+    const tf::Tensor &gradient = context->input(0), &x = context->input(1);
+    graffiti_fake_quantize_format format;
+    OP_REQUIRES_OK(context, Format(context->input(2), &format));
     OP_REQUIRES(context, gradient.shape() == x.shape(),
-                absl::InvalidArgumentError(absl::StrCat("the gradient has the shape of x, got ",
-                                                        gradient.shape().DebugString(), " and ",
-                                                        x.shape().DebugString())));
+                Invalid("the gradient has the shape of x, got ", gradient.shape().DebugString(), " and ",
+                        x.shape().DebugString()));
     tf::Tensor *x_gradient, *threshold_gradient;
     OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({0}, 0, x.shape(), &x_gradient));
     OP_REQUIRES_OK(context, context->allocate_output(1, tf::TensorShape({}), &threshold_gradient));
-    const float* g = gradient.flat<float>().data();
-    const float* values = x.flat<float>().data();
-    float* dx = x_gradient->flat<float>().data();
-    std::vector<double> sums((x.NumElements() + kFakeQuantizeBlock - 1) / kFakeQuantizeBlock);
-    ForEachPart(context, x.NumElements(), kFakeQuantizeBlock, kSerialBlocks, [&](int64_t lo, int64_t hi) {
-      sums[lo / kFakeQuantizeBlock] = loops_->backward(params, g + lo, values + lo, dx + lo, hi - lo);
-    });
-    double sum = 0;
-    for (double part : sums) sum += part;
-    threshold_gradient->scalar<float>()() = static_cast<float>(sum * params.scale * 0.69314718055994530942);
+    const Threads threads(context);
+    OP_REQUIRES_OK(context, FromKernels(graffiti_fake_quantize_gradient(
+        x.NumElements(), gradient.flat<float>().data(), x.flat<float>().data(), &format,
+        x_gradient->flat<float>().data(), threshold_gradient->flat<float>().data(), tier_, threads.get())));
   }
 };
 

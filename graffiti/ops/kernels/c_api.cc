@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "arch.h"
+#include "checks.h"
 #include "common.h"
 #include "conv.h"
 #include "dot/run_one.h"
@@ -23,27 +24,6 @@ namespace graffiti {
 namespace {
 
 constexpr int64_t kGrain = 16384;  // elements that are worth a thread
-
-int Tier(int32_t tier, int* resolved) {
-  *resolved = ResolveTier(tier);
-  if (*resolved != 0) return GRAFFITI_OK;
-  const char* name = TierName(tier);
-  if (name != nullptr) return Fail(GRAFFITI_UNSUPPORTED_TIER, "this CPU has no %s; use the tier auto", name);
-  return Fail(GRAFFITI_INVALID_ARGUMENT, "a tier is 0 (auto) to %d, got %d", GRAFFITI_TIER_COUNT - 1, tier);
-}
-
-int CheckCount(int64_t count, std::initializer_list<const void*> pointers) {
-  if (count < 0) return Fail(GRAFFITI_INVALID_ARGUMENT, "a count is 0 or more, got %lld", static_cast<long long>(count));
-  for (const void* p : pointers)
-    if (p == nullptr && count > 0) return Fail(GRAFFITI_INVALID_ARGUMENT, "an array is missing");
-  return GRAFFITI_OK;
-}
-
-int CheckWhole(int64_t count, int64_t channels) {
-  return channels >= 1 && count % channels == 0
-             ? GRAFFITI_OK
-             : Fail(GRAFFITI_INVALID_ARGUMENT, "%lld elements are no whole number of %lld channels", static_cast<long long>(count), static_cast<long long>(channels));
-}
 
 int RunConv(const Conv& conv, const void* x, int64_t batch, void* y, const graffiti_parallel* parallel) {
   if (int code = CheckCount(batch, {y})) return code;

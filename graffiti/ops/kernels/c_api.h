@@ -22,7 +22,7 @@
 extern "C" {
 #endif
 
-#define GRAFFITI_ABI_VERSION 2
+#define GRAFFITI_ABI_VERSION 3
 
 enum graffiti_status {
   GRAFFITI_OK = 0,
@@ -155,6 +155,23 @@ GRAFFITI_API int32_t graffiti_quantize(int64_t count, const float* x, int32_t ex
 GRAFFITI_API int32_t graffiti_dequantize(int64_t count, int64_t channels, const void* x, int32_t type,
                                          const int32_t* exponent, int64_t exponent_count, float* y, int32_t tier,
                                          const graffiti_parallel* parallel);
+
+/* The trained log-threshold quantizer (fake_quantize/fake_quantize.h): y = clip(round(x / s), low, high) * s with a
+ * step s that is a power of two; and its gradients, where dx may be dy. The gradient of the threshold is one float, a
+ * sum in double in one order. */
+typedef struct graffiti_fake_quantize_format {
+  float log2_threshold; /* a number or an infinity */
+  int32_t bits;         /* 2 to 24 */
+  int32_t is_signed;    /* 0 or 1 */
+  int32_t narrow;       /* 1: without the lowest code of a signed range */
+  int32_t rounding;
+} graffiti_fake_quantize_format;
+GRAFFITI_API int32_t graffiti_fake_quantize(int64_t count, const float* x, const graffiti_fake_quantize_format* format,
+                                            float* y, int32_t tier, const graffiti_parallel* parallel);
+GRAFFITI_API int32_t graffiti_fake_quantize_gradient(int64_t count, const float* dy, const float* x,
+                                                     const graffiti_fake_quantize_format* format, float* dx,
+                                                     float* dlog2_threshold, int32_t tier,
+                                                     const graffiti_parallel* parallel);
 
 /* A whole integer graph in one call. The blob comes from graffiti/runtime/program.py and holds no pointers and no packing:
  * the same bytes run on every tier. The program copies what it needs. Runs on one program may overlap in time.

@@ -1,29 +1,26 @@
-// The loops, compiled once per instruction set: the file that includes this one gives the flags by its name.
-// Everything is in an unnamed namespace, so that the linker never swaps code of one instruction set for another's.
-#include <cmath>
-#include <cstring>
-
-#include "fake_quantize.h"
+// The loops, compiled once for each tier and written so that GCC vectorizes them for its flags. Everything is in an
+// unnamed namespace and nothing of the standard library is called, so that no tier's instructions leak into another.
+#include "fake_quantize/fake_quantize.h"
 
 namespace graffiti {
 namespace {
 
-template <Rounding kMode>
+template <int kMode>
 inline float Round(float u) {
-  if constexpr (kMode == Rounding::kHalfEven) {
+  if constexpr (kMode == GRAFFITI_HALF_EVEN) {
     return __builtin_rintf(u);  // the processor's rounding mode is half to even
-  } else if constexpr (kMode == Rounding::kFloor) {
+  } else if constexpr (kMode == GRAFFITI_FLOOR) {
     return __builtin_floorf(u);
   } else {
     // Not floor(u + 0.5): that addition itself rounds next to a tie.
-    const float magnitude = kMode == Rounding::kHalfAway ? __builtin_fabsf(u) : u;
+    const float magnitude = kMode == GRAFFITI_HALF_AWAY ? __builtin_fabsf(u) : u;
     const float floor = __builtin_floorf(magnitude);
     const float rounded = floor + (magnitude - floor >= 0.5f ? 1.0f : 0.0f);
-    return kMode == Rounding::kHalfAway ? __builtin_copysignf(rounded, u) : rounded;
+    return kMode == GRAFFITI_HALF_AWAY ? __builtin_copysignf(rounded, u) : rounded;
   }
 }
 
-template <Rounding kMode>
+template <int kMode>
 void ForwardLoop(const FakeQuantizeParams& params, const float* __restrict x, float* __restrict y, int64_t count) {
   const float scale = params.scale, inverse = params.inverse, low = params.low, high = params.high;
   for (int64_t i = 0; i < count; ++i) {
@@ -35,7 +32,7 @@ void ForwardLoop(const FakeQuantizeParams& params, const float* __restrict x, fl
 }
 
 // 16 lanes of double sums, the same lanes on every instruction set.
-template <Rounding kMode>
+template <int kMode>
 double BackwardBlock(const FakeQuantizeParams& params, const float* g, const float* x, float* dx, int64_t count) {
   constexpr int kLanes = 16;
   const float inverse = params.inverse, low = params.low, high = params.high;
@@ -69,22 +66,37 @@ double BackwardBlock(const FakeQuantizeParams& params, const float* g, const flo
 
 void Forward(const FakeQuantizeParams& params, const float* x, float* y, int64_t count) {
   switch (params.rounding) {
-    case Rounding::kHalfEven: return ForwardLoop<Rounding::kHalfEven>(params, x, y, count);
-    case Rounding::kHalfUp: return ForwardLoop<Rounding::kHalfUp>(params, x, y, count);
-    case Rounding::kHalfAway: return ForwardLoop<Rounding::kHalfAway>(params, x, y, count);
-    case Rounding::kFloor: return ForwardLoop<Rounding::kFloor>(params, x, y, count);
+    case GRAFFITI_HALF_EVEN:
+      return ForwardLoop<GRAFFITI_HALF_EVEN>(params, x, y, count);
+    case GRAFFITI_HALF_UP:
+      return ForwardLoop<GRAFFITI_HALF_UP>(params, x, y, count);
+    case GRAFFITI_HALF_AWAY:
+      return ForwardLoop<GRAFFITI_HALF_AWAY>(params, x, y, count);
+    default:
+      return ForwardLoop<GRAFFITI_FLOOR>(params, x, y, count);
   }
 }
 
 double Backward(const FakeQuantizeParams& params, const float* g, const float* x, float* dx, int64_t count) {
   switch (params.rounding) {
-    case Rounding::kHalfEven: return BackwardBlock<Rounding::kHalfEven>(params, g, x, dx, count);
-    case Rounding::kHalfUp: return BackwardBlock<Rounding::kHalfUp>(params, g, x, dx, count);
-    case Rounding::kHalfAway: return BackwardBlock<Rounding::kHalfAway>(params, g, x, dx, count);
-    case Rounding::kFloor: return BackwardBlock<Rounding::kFloor>(params, g, x, dx, count);
+    case GRAFFITI_HALF_EVEN:
+      return BackwardBlock<GRAFFITI_HALF_EVEN>(params, g, x, dx, count);
+    case GRAFFITI_HALF_UP:
+      return BackwardBlock<GRAFFITI_HALF_UP>(params, g, x, dx, count);
+    case GRAFFITI_HALF_AWAY:
+      return BackwardBlock<GRAFFITI_HALF_AWAY>(params, g, x, dx, count);
+    default:
+      return BackwardBlock<GRAFFITI_FLOOR>(params, g, x, dx, count);
   }
-  return 0;
 }
 
+const FakeQuantizeLoops kLoops = {Forward, Backward};
+
 }  // namespace
+
+template <>
+const FakeQuantizeLoops& TierLoops<FakeQuantizeLoops, GRAFFITI_TIER>() {
+  return kLoops;
+}
+
 }  // namespace graffiti

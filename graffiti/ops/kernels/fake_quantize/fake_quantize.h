@@ -1,4 +1,4 @@
-// The trained log-threshold quantizer on float arrays: forward and backward, each in one pass. No TensorFlow headers.
+// The trained log-threshold quantizer on float arrays: forward and backward, each in one pass.
 //
 //   s  = 2^(ceil(log2_threshold) - (bits - signed)),   r = round(x / s)
 //   y  = clip(r, low, high) * s
@@ -6,21 +6,22 @@
 //   dlog2_threshold = s * ln 2 * sum(g * {r - x/s inside, low below, high above})
 //
 // Jain et al., arXiv 1903.08066, section 3. The decision "inside" is made on the rounded value.
-#ifndef GRAFFITI_OPS_CC_FAKE_QUANTIZE_FAKE_QUANTIZE_H_
-#define GRAFFITI_OPS_CC_FAKE_QUANTIZE_FAKE_QUANTIZE_H_
+#ifndef GRAFFITI_OPS_KERNELS_FAKE_QUANTIZE_FAKE_QUANTIZE_H_
+#define GRAFFITI_OPS_KERNELS_FAKE_QUANTIZE_FAKE_QUANTIZE_H_
 
 #include <cstdint>
 
-namespace graffiti {
+#include "arch.h"
+#include "c_api.h"
 
-enum class Rounding { kHalfEven = 0, kHalfUp = 1, kHalfAway = 2, kFloor = 3 };
+namespace graffiti {
 
 struct FakeQuantizeParams {
   float scale;    // a power of two
   float inverse;  // 1 / scale, exact
   float low;      // lowest code
   float high;     // highest code
-  Rounding rounding;
+  int rounding;
 };
 
 // Sums are taken over blocks of this many elements, each in double in one fixed order, then over the blocks in order:
@@ -28,22 +29,18 @@ struct FakeQuantizeParams {
 constexpr int64_t kFakeQuantizeBlock = 4096;
 
 struct FakeQuantizeLoops {
-  const char* name;
   void (*forward)(const FakeQuantizeParams&, const float* x, float* y, int64_t count);
   // Returns sum(g * term) over the array, without the factor s * ln 2. `dx` may be `g`.
   double (*backward)(const FakeQuantizeParams&, const float* g, const float* x, float* dx, int64_t count);
 };
+GRAFFITI_DECLARE_TIERS(FakeQuantizeLoops)
 
-const FakeQuantizeLoops& FakeQuantizeScalar();
-const FakeQuantizeLoops& FakeQuantizeAvx2();    // the scalar loops where not compiled for x86
-const FakeQuantizeLoops& FakeQuantizeAvx512();  // the same
-
-// The exponent of the step, kept where both 2^e and 2^-e are normal float32 numbers.
-int FakeQuantizeExponent(float log2_threshold, int bits, bool is_signed);
-
-FakeQuantizeParams MakeFakeQuantizeParams(float log2_threshold, int bits, bool is_signed, bool narrow,
-                                          Rounding rounding);
+// Of a resolved tier; see graffiti_fake_quantize and its gradient in c_api.h.
+int FakeQuantize(int64_t count, const float* x, const graffiti_fake_quantize_format& format, float* y, int tier,
+                 const graffiti_parallel* parallel);
+int FakeQuantizeGradient(int64_t count, const float* dy, const float* x, const graffiti_fake_quantize_format& format,
+                         float* dx, float* dlog2_threshold, int tier, const graffiti_parallel* parallel);
 
 }  // namespace graffiti
 
-#endif  // GRAFFITI_OPS_CC_FAKE_QUANTIZE_FAKE_QUANTIZE_H_
+#endif  // GRAFFITI_OPS_KERNELS_FAKE_QUANTIZE_FAKE_QUANTIZE_H_

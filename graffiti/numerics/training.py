@@ -1,0 +1,75 @@
+"""What training does with float tensors, in numpy: codes under a step, small floats, batch norm, the trained threshold.
+
+The families ``quantize``, ``multi_level``, ``batch_norm`` and ``fake_quantize`` of ``ops/kernels`` equal these with
+``==``, on every instruction set and for any number of threads: each sum has one order, which is written down here.
+``ops`` and ``low_bit`` have the same in TensorFlow, where the order of float sums is TensorFlow's.
+
+References: Zhong et al., arXiv 2006.02804, sections III and IV (multi-level scaling); Chan, Golub and LeVeque, 1979
+(merged variances); Jain et al., arXiv 1903.08066, section 3 (the trained threshold).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from graffiti.numerics.rounding import round_real
+
+THRESHOLD_BLOCK, THRESHOLD_LANES = 4096, 16  # of the sum of a threshold's gradient
+
+
+@dataclasses.dataclass(frozen=True)
+class Threshold:
+    """The trained log-threshold quantizer.
+
+    Its step is ``s = 2**(ceil(log2_threshold) - (bits - signed))``, kept where ``s`` and ``1 / s`` are normal float32.
+    """
+
+    log2_threshold: float
+    bits: int
+    signed: bool = True
+    narrow: bool = False
+    rounding: str = "half_even"
+
+    def step(self) -> np.float32:
+        """``s``."""
+        exponent = int(np.clip(np.ceil(np.float32(self.log2_threshold)), -1024, 1024)) - (self.bits - self.signed)
+        return np.ldexp(np.float32(1.0), min(max(exponent, -126), 126))
+
+    def ends(self) -> tuple[np.float32, np.float32]:
+        """The lowest and the highest code."""
+        levels = 2.0**(self.bits - self.signed)
+        return np.float32(-levels + self.narrow if self.signed else 0.0), np.float32(levels - 1)
+
+    def quantize(self, x: np.ndarray) -> np.ndarray:
+        """``clip(round(x / s), low, high) * s``; a NaN stays."""
+        codes = np.clip(self._rounded(x)[1], *self.ends())
+        with np.errstate(over="ignore"):  # of the largest steps and codes
+            return codes * self.step()
+
+    def _rounded(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """``x / s``, which may leave float32, and the whole numbers next to it."""
+        with np.errstate(over="ignore"):
+            u = x * (np.float32(1.0) / self.step())
+        return u, round_real(u, self.rounding).astype(np.float32)
+
+    def gradient(self, dy: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.float32]:
+        """``(dx, dlog2_threshold)``: ``dy`` where the code is inside, and ``s * ln 2 * sum(dy * term)``.
+
+        The terms are float32; they are added in float64, in blocks of 4096, sixteen lanes side by side, then lane by
+        lane, then block by block.
+        """
+        u, r = self._rounded(x)
+        low, high = self.ends()
+        inside = (r >= low) & (r <= high)
+        with np.errstate(invalid="ignore"):  # the difference of infinities, which are not inside
+            terms = (dy * np.where(inside, r - u, np.where(r < low, low, high))).ravel()
+        blocks = np.pad(terms, (0, -terms.size % THRESHOLD_BLOCK)).reshape(-1, THRESHOLD_BLOCK)
+        total = np.float64(0.0)
+        if len(blocks):  # cumsum adds one by one, sum does not say how
+            lanes = np.cumsum(blocks.reshape(len(blocks), -1, THRESHOLD_LANES), axis=1, dtype=np.float64)[:, -1]
+            total = np.cumsum(np.cumsum(lanes, axis=1)[:, -1])[-1]
+        with np.errstate(over="ignore"):  # an infinite threshold has an infinite gradient
+            gradient = np.float32(total * np.float64(self.step()) * 0.69314718055994530942)
+        return np.where(inside, dy, np.float32(0.0)), gradient

@@ -1,0 +1,35 @@
+// The C ABI of what training does with floats: argument checks and tiers.
+#include "c_api.h"
+#include "checks.h"
+#include "common.h"
+#include "fake_quantize/fake_quantize.h"
+
+using namespace graffiti;  // NOLINT: this file is the border
+
+extern "C" {
+
+int32_t graffiti_fake_quantize(int64_t count, const float* x, const graffiti_fake_quantize_format* format, float* y,
+                               int32_t tier, const graffiti_parallel* parallel) {
+  return Guarded([&]() -> int {
+    int resolved;
+    if (int code = CheckGiven(format, "format")) return code;
+    if (int code = CheckCount(count, {x, y})) return code;
+    if (int code = Tier(tier, &resolved)) return code;
+    return FakeQuantize(count, x, *format, y, resolved, parallel);
+  });
+}
+
+int32_t graffiti_fake_quantize_gradient(int64_t count, const float* dy, const float* x,
+                                        const graffiti_fake_quantize_format* format, float* dx, float* dlog2_threshold,
+                                        int32_t tier, const graffiti_parallel* parallel) {
+  return Guarded([&]() -> int {
+    int resolved;
+    if (int code = CheckGiven(format, "format")) return code;
+    if (int code = CheckCount(1, {dlog2_threshold})) return code;
+    if (int code = CheckCount(count, {dy, x, dx})) return code;
+    if (int code = Tier(tier, &resolved)) return code;
+    return FakeQuantizeGradient(count, dy, x, *format, dx, dlog2_threshold, resolved, parallel);
+  });
+}
+
+}  // extern "C"
