@@ -150,6 +150,34 @@ def _end(tier, threads):
     return tier_number(tier), ctypes.byref(THREADS) if threads else None
 
 
+def _seed(seed):
+    return None if seed is None else np.array(seed, np.uint32)
+
+
+def training_quantize(x, inverse_step, low, high, dtype, tier, seed=None, threads=False):
+    """``(codes, extremes)``."""
+    (codes, raw), (ends, raw_ends) = guarded(x.shape, dtype), guarded(2, np.float32)
+    words = _seed(seed)
+    load().call("training_quantize", x.size, pointer(x), inverse_step, low, high, pointer(words), type_number(dtype),
+                pointer(codes), pointer(ends), *_end(tier, threads))
+    assert untouched(raw) and untouched(raw_ends)
+    return codes, ends
+
+
+def extremes(x, tier, threads=False):
+    ends, raw = guarded(2, np.float32)
+    load().call("extremes", x.size, pointer(x), pointer(ends), *_end(tier, threads))
+    assert untouched(raw)
+    return ends
+
+
+def count_above(x, bound, tier, threads=False):
+    above, raw = guarded(1, np.int64)
+    load().call("count_above", x.size, pointer(x), bound, pointer(above), *_end(tier, threads))
+    assert untouched(raw)
+    return int(above[0])
+
+
 def _format(threshold: Threshold):
     return library.FakeQuantizeFormat(threshold.log2_threshold, threshold.bits, threshold.signed, threshold.narrow,
                                       ROUNDING_MODES.index(threshold.rounding))

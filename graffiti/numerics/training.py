@@ -14,9 +14,43 @@ import dataclasses
 
 import numpy as np
 
+from graffiti.numerics import noise
 from graffiti.numerics.rounding import round_real
 
 THRESHOLD_BLOCK, THRESHOLD_LANES = 4096, 16  # of the sum of a threshold's gradient
+
+
+def extremes(x: np.ndarray) -> np.ndarray:
+    """``(min(x), max(x))``; both NaN where ``x`` holds a NaN or Inf, zeros where it is empty."""
+    if x.size == 0:
+        return np.zeros(2, np.float32)
+    if not np.isfinite(x).all():
+        return np.full(2, np.nan, np.float32)
+    return np.array([x.min(), x.max()], np.float32)
+
+
+def quantize(x: np.ndarray,
+             inverse_step: float,
+             low: int,
+             high: int,
+             seed: tuple[int, int] | None = None) -> np.ndarray:
+    """``clip(r(x * inverse_step), low, high)``, product and sum rounded to float32.
+
+    Args:
+        x: finite float32, any shape.
+        inverse_step: any float32.
+        low, high: the range of the codes.
+        seed: two words for ``r(v) = floor(v + u)``, ``u`` by flat index; without them ``r`` is half to even.
+
+    Returns:
+        int32 codes.
+    """
+    v = np.asarray(x, np.float32) * np.float32(inverse_step)
+    if seed is None:
+        v = np.rint(v)
+    else:
+        v = np.floor(v + noise.uniform(v.size, seed).reshape(v.shape))
+    return np.clip(v, low, high).astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)

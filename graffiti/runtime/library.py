@@ -90,6 +90,11 @@ _FUNCTIONS = {  # name: (result, arguments)
     "average_pool": (_INT, [ctypes.POINTER(PoolShape), _LONG, _POINTER, _INT, _TO, _INT, _POINTER, _INT, _POINTER]),
     "quantize": (_INT, [_LONG, _POINTER, _INT, _INT, _INT, _INT, _INT, _POINTER, _INT, _POINTER]),
     "dequantize": (_INT, [_LONG, _LONG, _POINTER, _INT, _POINTER, _LONG, _POINTER, _INT, _POINTER]),
+    "training_quantize": (
+        _INT, [_LONG, _POINTER, ctypes.c_float, _INT, _INT, _POINTER, _INT, _POINTER, _POINTER, _INT, _POINTER],
+    ),
+    "extremes": (_INT, [_LONG, _POINTER, _POINTER, _INT, _POINTER]),
+    "count_above": (_INT, [_LONG, _POINTER, ctypes.c_float, _POINTER, _INT, _POINTER]),
     "fake_quantize": (_INT, [_LONG, _POINTER, ctypes.POINTER(FakeQuantizeFormat), _POINTER, _INT, _POINTER]),
     "fake_quantize_gradient": (
         _INT, [_LONG, _POINTER, _POINTER, ctypes.POINTER(FakeQuantizeFormat), _POINTER, _POINTER, _INT, _POINTER],

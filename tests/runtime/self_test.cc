@@ -265,6 +265,26 @@ void TestSame(int tier, const std::vector<int64_t>& sizes, const Call& call) {
 using Outputs = std::vector<std::vector<char>>;
 float* Floats(std::vector<char>& bytes) { return reinterpret_cast<float*>(bytes.data()); }
 
+void TestCodes(int tier) {
+  const uint32_t seed[2] = {3, 9};
+  for (int64_t n : {0, 1, 15, 16, 17, 31, 32, 33, 1000, 16385, 400003}) {
+    const std::vector<float> x = Reals(n);
+    for (const uint32_t* own : {static_cast<const uint32_t*>(nullptr), &seed[0]})
+      for (int type : {GRAFFITI_S8, GRAFFITI_U8, GRAFFITI_S16})
+        TestSame(tier, {n * Size(type), 8}, [&](Outputs& out, int t, const graffiti_parallel* parallel) {
+          const auto low = static_cast<int32_t>(Low(type)), high = static_cast<int32_t>(High(type));
+          return graffiti_training_quantize(n, x.data(), 0.7f, low, high, own, type, out[0].data(), Floats(out[1]), t,
+                                            parallel);
+        });
+    TestSame(tier, {8}, [&](Outputs& out, int t, const graffiti_parallel* parallel) {
+      return graffiti_extremes(n, x.data(), Floats(out[0]), t, parallel);
+    });
+    TestSame(tier, {8}, [&](Outputs& out, int t, const graffiti_parallel* parallel) {
+      return graffiti_count_above(n, x.data(), 3.0f, reinterpret_cast<int64_t*>(out[0].data()), t, parallel);
+    });
+  }
+}
+
 void TestFakeQuantize(int tier) {
   for (int64_t n : {0, 1, 15, 16, 17, 33, 4095, 4096, 4097, 100003}) {
     const std::vector<float> x = Reals(n), dy = Reals(n);
@@ -367,6 +387,7 @@ int main(int argc, char** argv) {
     TestElements(tier);
     TestAveragePools(tier);
     TestTrainings(tier);
+    TestCodes(tier);
     TestFakeQuantize(tier);
   }
   for (int i = 1; i < argc; ++i) TestProgram(argv[i]);

@@ -38,6 +38,9 @@ CALLS = [
     ("training_conv", [0, reference(SHAPE), 1, "array", U8, "array", S8, 1.0, "array", 0, None]),
     ("training_conv", [1, reference(SHAPE), 1, "array", S8, "array", S8, 1.0, "array", 0, None]),
     ("training_conv", [2, reference(SHAPE), 1, "array", U8, "array", S8, 1.0, "array", 0, None]),
+    ("training_quantize", [8, "array", 1.0, -128, 127, None, S8, "array", "array", 0, None]),
+    ("extremes", [8, "array", "array", 0, None]),
+    ("count_above", [8, "array", 1.0, "array", 0, None]),
     ("fake_quantize", [8, "array", reference(THRESHOLD), "array", 0, None]),
     ("fake_quantize_gradient", [8, "array", "array", reference(THRESHOLD), "array", "array", 0, None]),
 ]

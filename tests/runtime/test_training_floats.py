@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import kernel_calls as calls
 import numpy as np
 import pytest
@@ -10,12 +12,54 @@ from graffiti.numerics import training
 from graffiti.numerics.rounding import ROUNDING_MODES
 from graffiti.runtime.library import KernelError
 
+SEED = (3, 9)
+COUNTS = (*range(0, 36), 63, 64, 65, 1000, 16384, 16385)
 MANY = 700_003  # elements, more than are left on one thread
+
+
+def reals(count: int, spread: float = 30.0) -> np.ndarray:
+    x = (np.random.default_rng(count).normal(size=count) * spread).astype(np.float32)
+    special = np.float32([0.5, -0.5, 1.5, 2.5, -2.5, -0.0, 1e30, -1e30, 1e-40, 127.5, -128.5, 3.4e38])
+    x[:min(count, len(special))] = special[:min(count, len(special))]
+    return x
 
 
 def same(found: np.ndarray, expected: np.ndarray) -> bool:
     """Equal values, NaN equal to NaN."""
     return found.shape == expected.shape and bool(((found == expected) | (np.isnan(found) & np.isnan(expected))).all())
+
+
+@pytest.mark.parametrize("seed", [None, SEED], ids=["half_even", "stochastic"])
+@pytest.mark.parametrize(("low", "high", "dtype"), [(-128, 127, np.int8), (-7, 7, np.int8), (0, 255, np.uint8),
+                                                    (-32768, 32767, np.int16)])
+def test_codes_and_extremes(tier, low, high, dtype, seed):
+    for count in COUNTS:
+        x = reals(count)
+        for inverse in (1.0, np.float32(0.37)):
+            codes, ends = calls.training_quantize(x, inverse, low, high, dtype, tier, seed)
+            assert (codes == training.quantize(x, inverse, low, high, seed)).all(), count
+            assert (ends == training.extremes(x)).all() and (calls.extremes(x, tier) == training.extremes(x)).all()
+    x = reals(MANY)
+    codes, ends = calls.training_quantize(x, 0.37, low, high, dtype, tier, seed, threads=True)
+    assert (codes == training.quantize(x, 0.37, low, high, seed)).all() and (ends == training.extremes(x)).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+def test_extremes_tell_of_nan_and_inf(tier, bad):
+    for count in (1, 33, 1000, MANY):
+        for position in {0, count // 2, count - 1}:
+            x = np.ones(count, np.float32)
+            x[position] = bad
+            assert np.isnan(calls.extremes(x, tier, count == MANY)).all()
+            assert np.isnan(calls.training_quantize(x, 1.0, -128, 127, np.int8, tier, None, count == MANY)[1]).all()
+
+
+def test_elements_above_a_bound(tier):
+    for count, threads in itertools.product((0, 1, 31, 5000, 70_001, MANY), (False, True)):
+        x = reals(count)
+        x[-1:] = np.nan
+        for bound in (1e-30, 0.5, 20.0, 1e30):
+            assert calls.count_above(x, bound, tier, threads) == np.count_nonzero(np.abs(x) > np.float32(bound))
 
 
 @pytest.mark.parametrize("rounding", ROUNDING_MODES)
@@ -41,6 +85,10 @@ def test_fake_quantize_both_ways(tier, bits, signed, narrow, rounding):
 def test_refusals():
     x = np.ones((4, 6), np.float32)
     for sentence, call in {
+            "codes of s8 are in -128...127, got low=-129":
+            lambda: calls.training_quantize(x, 1.0, -129, 127, np.int8, "scalar"),
+            "codes of low-bit training are s8, u8 or s16, got s32":
+            lambda: calls.training_quantize(x, 1.0, -1, 1, np.int32, "scalar"),
             "2 to 24 bits":
             lambda: calls.fake_quantize(x, training.Threshold(0.0, 25), "scalar"),
             "got NaN; look for NaN in the loss":

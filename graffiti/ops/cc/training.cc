@@ -1,4 +1,4 @@
-// GraffitiTrainingQuantize, GraffitiExtremes, GraffitiCountAbove, GraffitiMultiLevel, GraffitiBatchNorm and its gradient: the float side of low-bit training (training/training.h).
+// GraffitiMultiLevel, GraffitiBatchNorm and its gradient: the float side of low-bit training (training/training.h).
 #include "training/training.h"
 
 #include <cmath>
@@ -19,48 +19,6 @@ namespace {
 
 namespace tf = tensorflow;
 using tf::shape_inference::InferenceContext;
-
-REGISTER_OP("GraffitiTrainingQuantize")
-    .Input("x: float")
-    .Input("inverse_step: float")
-    .Input("seed: uint32")
-    .Output("codes: codes_type")
-    .Output("extremes: float")
-    .Attr("codes_type: {int8, uint8, int16}")
-    .Attr("low: int")
-    .Attr("high: int")
-    .Attr("stochastic: bool = false")
-    .Attr(GRAFFITI_TIERS)
-    .SetShapeFn([](InferenceContext* c) {
-      tf::shape_inference::ShapeHandle unused;
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 0, &unused));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(2), 1, &unused));
-      c->set_output(0, c->input(0));
-      c->set_output(1, c->Vector(2));
-      return absl::OkStatus();
-    })
-    .Doc("clip(r(x * inverse_step), low, high) and (min(x), max(x)), both NaN where x holds a NaN or Inf.");
-
-REGISTER_OP("GraffitiExtremes")
-    .Input("x: float")
-    .Output("extremes: float")
-    .Attr(GRAFFITI_TIERS)
-    .SetShapeFn([](InferenceContext* c) {
-      c->set_output(0, c->Vector(2));
-      return absl::OkStatus();
-    })
-    .Doc("(min(x), max(x)), both NaN where x holds a NaN or Inf.");
-
-REGISTER_OP("GraffitiCountAbove")
-    .Input("x: float")
-    .Input("bound: float")
-    .Output("count: int64")
-    .Attr(GRAFFITI_TIERS)
-    .SetShapeFn([](InferenceContext* c) {
-      c->set_output(0, c->Scalar());
-      return absl::OkStatus();
-    })
-    .Doc("How many |x| > bound.");
 
 REGISTER_OP("GraffitiGroupMaximum")
     .Input("x: float")
@@ -139,31 +97,6 @@ REGISTER_OP("GraffitiBatchNormGrad")
     })
     .Doc("The gradients of GraffitiBatchNorm. The ReLU's mask is computed again; behind a residual sum it is y > 0, and dresidual is dy there.");
 
-float FromKey(int32_t key) {
-  const int32_t bits = key ^ ((key >> 31) & 0x7fffffff);
-  float x;
-  __builtin_memcpy(&x, &bits, 4);
-  return x;
-}
-
-// Merges the keys of all parts; both NaN where one lies outside the finite numbers.
-void WriteExtremes(const std::vector<ExtremeKeys>& parts, float* out) {
-  ExtremeKeys all;
-  for (const ExtremeKeys& part : parts) {
-    all.low = std::min(all.low, part.low);
-    all.high = std::max(all.high, part.high);
-  }
-  constexpr int32_t kInfinity = 0x7f800000;
-  if (parts.empty()) {
-    out[0] = out[1] = 0.0f;
-  } else if (all.high >= kInfinity || all.low <= ~kInfinity) {
-    out[0] = out[1] = std::numeric_limits<float>::quiet_NaN();
-  } else {
-    out[0] = FromKey(all.low);
-    out[1] = FromKey(all.high);
-  }
-}
-
 uint32_t Mix(uint32_t w, uint32_t extra) {
   w = (w ^ (w >> 17)) * 0xED5AD4BBu + extra;
   w = (w ^ (w >> 11)) * 0xAC4C1B51u;
@@ -186,88 +119,6 @@ class WithLoops : public tf::OpKernel {
 
  protected:
   const TrainingLoops* loops_;
-};
-
-class QuantizeOp : public WithLoops {
- public:
-  explicit QuantizeOp(tf::OpKernelConstruction* context) : WithLoops(context) {
-    int low, high;
-    OP_REQUIRES_OK(context, context->GetAttr("low", &low));
-    OP_REQUIRES_OK(context, context->GetAttr("high", &high));
-    OP_REQUIRES_OK(context, context->GetAttr("stochastic", &stochastic_));
-    OP_REQUIRES_OK(context, context->GetAttr("codes_type", &type_));
-    const int least = type_ == tf::DT_UINT8 ? 0 : type_ == tf::DT_INT8 ? -128 : -32768;
-    const int most = type_ == tf::DT_UINT8 ? 255 : type_ == tf::DT_INT8 ? 127 : 32767;
-    OP_REQUIRES(context, least <= low && low <= high && high <= most,
-                absl::InvalidArgumentError(absl::StrCat("codes of ", tf::DataTypeString(type_), " are in ", least, "...", most, ", got low=", low, ", high=", high)));
-    low_ = static_cast<float>(low);
-    high_ = static_cast<float>(high);
-  }
-
-  void Compute(tf::OpKernelContext* context) override {
-    const tf::Tensor& x = context->input(0);
-    const tf::Tensor& seed = context->input(2);
-    OP_REQUIRES(context, context->input(1).NumElements() == 1 && seed.NumElements() == 2,
-                absl::InvalidArgumentError("quantize takes one inverse_step and two words of seed"));
-    tf::Tensor *codes, *extremes;
-    OP_REQUIRES_OK(context, context->allocate_output(0, x.shape(), &codes));
-    OP_REQUIRES_OK(context, context->allocate_output(1, tf::TensorShape({2}), &extremes));
-    const auto keys_of = KeysOf(seed);
-    const QuantizeParams p{context->input(1).flat<float>()(0), low_, high_, stochastic_, keys_of.first, keys_of.second};
-    const float* from = x.flat<float>().data();
-    const int64_t n = x.NumElements();
-    std::vector<ExtremeKeys> keys((n + kQuantizeBlock - 1) / kQuantizeBlock);
-    ForEachPart(context, n, kQuantizeBlock, 4, [&](int64_t lo, int64_t hi) {
-      ExtremeKeys* own = &keys[lo / kQuantizeBlock];
-      const uint32_t first = static_cast<uint32_t>(lo / 2);
-      switch (type_) {
-        case tf::DT_INT8: return loops_->quantize8(p, from + lo, hi - lo, first, codes->flat<int8_t>().data() + lo, own);
-        case tf::DT_UINT8: return loops_->quantize8u(p, from + lo, hi - lo, first, codes->flat<uint8_t>().data() + lo, own);
-        default: return loops_->quantize16(p, from + lo, hi - lo, first, codes->flat<int16_t>().data() + lo, own);
-      }
-    });
-    WriteExtremes(keys, extremes->flat<float>().data());
-  }
-
- private:
-  float low_, high_;
-  bool stochastic_;
-  tf::DataType type_;
-};
-
-class ExtremesOp : public WithLoops {
- public:
-  using WithLoops::WithLoops;
-
-  void Compute(tf::OpKernelContext* context) override {
-    const tf::Tensor& x = context->input(0);
-    tf::Tensor* extremes;
-    OP_REQUIRES_OK(context, context->allocate_output(0, tf::TensorShape({2}), &extremes));
-    const float* from = x.flat<float>().data();
-    std::vector<ExtremeKeys> keys((x.NumElements() + kQuantizeBlock - 1) / kQuantizeBlock);
-    ForEachPart(context, x.NumElements(), kQuantizeBlock, 4,
-                [&](int64_t lo, int64_t hi) { loops_->extremes(from + lo, hi - lo, &keys[lo / kQuantizeBlock]); });
-    WriteExtremes(keys, extremes->flat<float>().data());
-  }
-};
-
-class CountAboveOp : public WithLoops {
- public:
-  using WithLoops::WithLoops;
-
-  void Compute(tf::OpKernelContext* context) override {
-    const tf::Tensor& x = context->input(0);
-    OP_REQUIRES(context, context->input(1).NumElements() == 1, absl::InvalidArgumentError("count_above takes one bound"));
-    tf::Tensor* count;
-    OP_REQUIRES_OK(context, context->allocate_output(0, tf::TensorShape({}), &count));
-    const float *from = x.flat<float>().data(), bound = context->input(1).flat<float>()(0);
-    std::vector<int64_t> counts((x.NumElements() + kQuantizeBlock - 1) / kQuantizeBlock);
-    ForEachPart(context, x.NumElements(), kQuantizeBlock, 4,
-                [&](int64_t lo, int64_t hi) { counts[lo / kQuantizeBlock] = loops_->count_above(from + lo, hi - lo, bound); });
-    int64_t all = 0;
-    for (const int64_t own : counts) all += own;
-    count->scalar<int64_t>()() = all;
-  }
 };
 
 // x as [outer, rows, groups, inner], one group for each (outer, group).
@@ -539,9 +390,6 @@ class BatchNormGradOp : public NormBase {
   }
 };
 
-REGISTER_KERNEL_BUILDER(Name("GraffitiTrainingQuantize").Device(tf::DEVICE_CPU), QuantizeOp);
-REGISTER_KERNEL_BUILDER(Name("GraffitiExtremes").Device(tf::DEVICE_CPU), ExtremesOp);
-REGISTER_KERNEL_BUILDER(Name("GraffitiCountAbove").Device(tf::DEVICE_CPU), CountAboveOp);
 REGISTER_KERNEL_BUILDER(Name("GraffitiGroupMaximum").Device(tf::DEVICE_CPU), GroupMaximumOp);
 REGISTER_KERNEL_BUILDER(Name("GraffitiMultiLevel").Device(tf::DEVICE_CPU), MultiLevelOp);
 REGISTER_KERNEL_BUILDER(Name("GraffitiBatchNorm").Device(tf::DEVICE_CPU), BatchNormOp);

@@ -156,6 +156,21 @@ GRAFFITI_API int32_t graffiti_dequantize(int64_t count, int64_t channels, const 
                                          const int32_t* exponent, int64_t exponent_count, float* y, int32_t tier,
                                          const graffiti_parallel* parallel);
 
+/* What low-bit training does with floats (quantize/, multi_level/, batch_norm/). `seed`: two words of stochastic
+ * rounding, the generator of graffiti/numerics/noise.py over flat indices; NULL: to nearest, half to even. */
+
+/* codes = clip(r(x * inverse_step), low, high), stored as S8, U8 or S16; extremes[2] = (min(x), max(x)), both NaN where
+ * x holds a NaN or Inf (the codes are then unspecified), zeros where x is empty. Product and sum with the noise are
+ * each rounded to float32. */
+GRAFFITI_API int32_t graffiti_training_quantize(int64_t count, const float* x, float inverse_step, int32_t low,
+                                                int32_t high, const uint32_t* seed, int32_t type, void* codes,
+                                                float* extremes, int32_t tier, const graffiti_parallel* parallel);
+GRAFFITI_API int32_t graffiti_extremes(int64_t count, const float* x, float* extremes, int32_t tier,
+                                       const graffiti_parallel* parallel);
+/* above[0] = how many |x| > bound */
+GRAFFITI_API int32_t graffiti_count_above(int64_t count, const float* x, float bound, int64_t* above, int32_t tier,
+                                          const graffiti_parallel* parallel);
+
 /* The trained log-threshold quantizer (fake_quantize/fake_quantize.h): y = clip(round(x / s), low, high) * s with a
  * step s that is a power of two; and its gradients, where dx may be dy. The gradient of the threshold is one float, a
  * sum in double in one order. */

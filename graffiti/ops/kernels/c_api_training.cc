@@ -3,10 +3,47 @@
 #include "checks.h"
 #include "common.h"
 #include "fake_quantize/fake_quantize.h"
+#include "quantize/quantize.h"
 
 using namespace graffiti;  // NOLINT: this file is the border
 
 extern "C" {
+
+int32_t graffiti_training_quantize(int64_t count, const float* x, float inverse_step, int32_t low, int32_t high,
+                                   const uint32_t* seed, int32_t type, void* codes, float* extremes, int32_t tier,
+                                   const graffiti_parallel* parallel) {
+  return Guarded([&]() -> int {
+    int resolved;
+    if (int code = CheckCount(1, {extremes})) return code;
+    if (int code = CheckCount(count, {x, codes})) return code;
+    if (int code = Tier(tier, &resolved)) return code;
+    return TrainingQuantize(count, x, inverse_step, low, high, seed, type, codes, extremes, resolved, parallel);
+  });
+}
+
+int32_t graffiti_extremes(int64_t count, const float* x, float* extremes, int32_t tier,
+                          const graffiti_parallel* parallel) {
+  return Guarded([&]() -> int {
+    int resolved;
+    if (int code = CheckCount(1, {extremes})) return code;
+    if (int code = CheckCount(count, {x})) return code;
+    if (int code = Tier(tier, &resolved)) return code;
+    FindExtremes(count, x, extremes, resolved, parallel);
+    return GRAFFITI_OK;
+  });
+}
+
+int32_t graffiti_count_above(int64_t count, const float* x, float bound, int64_t* above, int32_t tier,
+                             const graffiti_parallel* parallel) {
+  return Guarded([&]() -> int {
+    int resolved;
+    if (int code = CheckCount(1, {above})) return code;
+    if (int code = CheckCount(count, {x})) return code;
+    if (int code = Tier(tier, &resolved)) return code;
+    *above = CountLarge(count, x, bound, resolved, parallel);
+    return GRAFFITI_OK;
+  });
+}
 
 int32_t graffiti_fake_quantize(int64_t count, const float* x, const graffiti_fake_quantize_format* format, float* y,
                                int32_t tier, const graffiti_parallel* parallel) {
