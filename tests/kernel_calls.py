@@ -9,7 +9,7 @@ import numpy as np
 
 from graffiti.graph.ops import window_output, window_pads
 from graffiti.numerics.rounding import ROUNDING_MODES, shift_right
-from graffiti.numerics.training import Threshold
+from graffiti.numerics.training import Element, Threshold
 from graffiti.runtime import library
 from graffiti.runtime.library import OPERATIONS, ConvShape, PoolShape, Requantization, load, tier_number, type_number
 
@@ -176,6 +176,24 @@ def count_above(x, bound, tier, threads=False):
     load().call("count_above", x.size, pointer(x), bound, pointer(above), *_end(tier, threads))
     assert untouched(raw)
     return int(above[0])
+
+
+def group_maximum(x, layout, tier, threads=False):
+    largest, raw = guarded((layout[0], layout[2]), np.float32)
+    load().call("group_maximum", ctypes.byref(library.GroupLayout(*layout)), pointer(x), pointer(largest),
+                *_end(tier, threads))
+    assert untouched(raw)
+    return largest
+
+
+def multi_level(x, divisors, factors, layout, element: Element, tier, seed=None, threads=False):
+    y, raw = guarded(x.shape, np.float32)
+    form = library.ElementFormat(element.exponent_bits, element.mantissa_bits, element.carry, element.top_exponent)
+    words = _seed(seed)
+    load().call("multi_level", ctypes.byref(library.GroupLayout(*layout)), pointer(x), pointer(divisors),
+                pointer(factors), ctypes.byref(form), pointer(words), pointer(y), *_end(tier, threads))
+    assert untouched(raw)
+    return y
 
 
 def _format(threshold: Threshold):

@@ -54,6 +54,74 @@ def quantize(x: np.ndarray,
 
 
 @dataclasses.dataclass(frozen=True)
+class Element:
+    """A float without a sign: ``exponent_bits`` 0 to 5 (0: fixed point), ``mantissa_bits`` 1 to 11.
+
+    Attributes:
+        carry: whether rounding may reach the next power of two.
+        top_exponent: -1: numbers below 1; 0: below 2.
+    """
+
+    exponent_bits: int
+    mantissa_bits: int
+    carry: bool = True
+    top_exponent: int = -1
+
+    def largest(self) -> np.float32:
+        """The largest number: one step below ``2**(top_exponent + 1)``."""
+        step = 2.0**-(self.mantissa_bits + (self.exponent_bits > 0))
+        return np.float32((1.0 - step) * 2.0**(self.top_exponent + 1))
+
+    def round(self, magnitude: np.ndarray, random: np.ndarray | float = 0.0) -> np.ndarray:
+        """The element next to each magnitude, half to even of ``magnitude / step + random``; float32.
+
+        ``step = 2**(e - mantissa_bits)`` with ``e = clip(floor(log2(magnitude)), 1 - 2**exponent_bits, -1)``, one
+        higher where ``top_exponent`` is 0, and ``e = top_exponent + 1`` in fixed point.
+        """
+        shift = self.top_exponent + 1
+        exponent = (magnitude.view(np.int32) >> 23) - 127
+        fixed = self.exponent_bits == 0
+        exponent = np.clip(exponent, shift if fixed else 1 - 2**self.exponent_bits + shift,
+                           shift if fixed else shift - 1)
+        one = np.float32(1.0)
+        codes = np.rint(magnitude * np.ldexp(one, self.mantissa_bits - exponent) + np.float32(random))
+        codes = np.where(codes > 0, codes, np.float32(0.0))
+        if not self.carry and not fixed:
+            codes = np.minimum(codes, np.float32(2.0**(self.mantissa_bits + 1) - 1))
+        return np.minimum(codes * np.ldexp(one, exponent - self.mantissa_bits), self.largest())
+
+
+def group_maximum(x: np.ndarray, layout: tuple[int, int, int, int]) -> np.ndarray:
+    """``max |x|`` of each group ``[outer, groups]``; ``x`` is read as ``layout`` = [outer, rows, groups, inner]."""
+    return np.abs(x.reshape(layout)).max((1, 3), initial=0.0)
+
+
+def multi_level(x: np.ndarray,
+                divisors: np.ndarray,
+                factors: np.ndarray,
+                layout: tuple[int, int, int, int],
+                element: Element,
+                seed: tuple[int, int] | None = None) -> np.ndarray:
+    """``sign(x) * element(|x| / divisor) * factor``.
+
+    Args:
+        x: float32, any shape.
+        divisors, factors: float32 ``[outer, groups]``.
+        layout: outer, rows, groups, inner; their product is the size of ``x``.
+        element: the small format.
+        seed: two words for noise ``u - 1/2`` in front of the rounding.
+
+    Returns:
+        float32, shaped like ``x``.
+    """
+    parts = x.reshape(layout)
+    random = 0.0 if seed is None else (noise.uniform(x.size, seed) - np.float32(0.5)).reshape(layout)
+    magnitude = np.abs(parts) / divisors[:, None, :, None]
+    y = element.round(magnitude, random) * factors[:, None, :, None]
+    return np.where(np.signbit(parts), -y, y).reshape(x.shape)
+
+
+@dataclasses.dataclass(frozen=True)
 class Threshold:
     """The trained log-threshold quantizer.
 

@@ -57,6 +57,18 @@ class Requantization(ctypes.Structure):
         return self
 
 
+class GroupLayout(ctypes.Structure):
+    """``graffiti_group_layout``."""
+
+    _fields_ = [(name, _LONG) for name in ("outer", "rows", "groups", "inner")]
+
+
+class ElementFormat(ctypes.Structure):
+    """``graffiti_element_format``."""
+
+    _fields_ = [(name, _INT) for name in ("exponent_bits", "mantissa_bits", "carry", "top_exponent")]
+
+
 class FakeQuantizeFormat(ctypes.Structure):
     """``graffiti_fake_quantize_format``."""
 
@@ -95,6 +107,12 @@ _FUNCTIONS = {  # name: (result, arguments)
     ),
     "extremes": (_INT, [_LONG, _POINTER, _POINTER, _INT, _POINTER]),
     "count_above": (_INT, [_LONG, _POINTER, ctypes.c_float, _POINTER, _INT, _POINTER]),
+    "group_maximum": (_INT, [ctypes.POINTER(GroupLayout), _POINTER, _POINTER, _INT, _POINTER]),
+    "multi_level": (
+        _INT,
+        [ctypes.POINTER(GroupLayout), _POINTER, _POINTER, _POINTER, ctypes.POINTER(ElementFormat), _POINTER, _POINTER,
+         _INT, _POINTER],
+    ),
     "fake_quantize": (_INT, [_LONG, _POINTER, ctypes.POINTER(FakeQuantizeFormat), _POINTER, _INT, _POINTER]),
     "fake_quantize_gradient": (
         _INT, [_LONG, _POINTER, _POINTER, ctypes.POINTER(FakeQuantizeFormat), _POINTER, _POINTER, _INT, _POINTER],

@@ -285,6 +285,29 @@ void TestCodes(int tier) {
   }
 }
 
+void TestGroups(int tier) {
+  const uint32_t seed[2] = {3, 9};
+  const graffiti_group_layout layouts[] = {{1, 1, 1, 1},    {3, 5, 7, 1},      {1, 40, 70, 1},  {2, 9, 1, 33},
+                                           {4, 7, 5, 3},    {130, 1, 1, 1},    {0, 3, 2, 1},    {2, 0, 3, 1},
+                                           {1, 1, 3, 6000}, {1, 200001, 2, 1}, {300, 40, 32, 1}};
+  for (const graffiti_group_layout& l : layouts) {
+    const int64_t n = l.outer * l.rows * l.groups * l.inner, groups = l.outer * l.groups;
+    const std::vector<float> x = Reals(n), factors = Reals(groups);
+    std::vector<float> divisors(groups);
+    TestSame(tier, {groups * 4}, [&](Outputs& out, int t, const graffiti_parallel* parallel) {
+      return graffiti_group_maximum(&l, x.data(), Floats(out[0]), t, parallel);
+    });
+    EXPECT(graffiti_group_maximum(&l, x.data(), divisors.data(), tier, nullptr) == 0);  // of zeros a NaN: 0 / 0
+    for (const graffiti_element_format& format :
+         {graffiti_element_format{2, 1, 1, -1}, {5, 11, 1, -1}, {0, 3, 1, 0}, {1, 2, 0, -1}, {5, 11, 0, 0}})
+      for (const uint32_t* own : {static_cast<const uint32_t*>(nullptr), &seed[0]})
+        TestSame(tier, {n * 4}, [&](Outputs& out, int t, const graffiti_parallel* parallel) {
+          return graffiti_multi_level(&l, x.data(), divisors.data(), factors.data(), &format, own, Floats(out[0]), t,
+                                      parallel);
+        });
+  }
+}
+
 void TestFakeQuantize(int tier) {
   for (int64_t n : {0, 1, 15, 16, 17, 33, 4095, 4096, 4097, 100003}) {
     const std::vector<float> x = Reals(n), dy = Reals(n);
@@ -388,6 +411,7 @@ int main(int argc, char** argv) {
     TestAveragePools(tier);
     TestTrainings(tier);
     TestCodes(tier);
+    TestGroups(tier);
     TestFakeQuantize(tier);
   }
   for (int i = 1; i < argc; ++i) TestProgram(argv[i]);

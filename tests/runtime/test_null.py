@@ -11,6 +11,8 @@ S8, U8, S32, F32 = 0, 1, 4, 5
 SHAPE = library.ConvShape(4, 4, 2, 4, 4, 3, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1)
 POOL = library.PoolShape(4, 4, 2, 2, 2, 2, 2, 2, 2, 0, 0)
 TO = library.Requantization.make(0, -128, 127, np.int8)
+GROUPS = library.GroupLayout(1, 2, 4, 1)
+ELEMENT = library.ElementFormat(2, 1, 1, -1)
 THRESHOLD = library.FakeQuantizeFormat(0.0, 8, 1, 0, 0)
 
 
@@ -41,6 +43,8 @@ CALLS = [
     ("training_quantize", [8, "array", 1.0, -128, 127, None, S8, "array", "array", 0, None]),
     ("extremes", [8, "array", "array", 0, None]),
     ("count_above", [8, "array", 1.0, "array", 0, None]),
+    ("group_maximum", [reference(GROUPS), "array", "array", 0, None]),
+    ("multi_level", [reference(GROUPS), "array", "array", "array", reference(ELEMENT), None, "array", 0, None]),
     ("fake_quantize", [8, "array", reference(THRESHOLD), "array", 0, None]),
     ("fake_quantize_gradient", [8, "array", "array", reference(THRESHOLD), "array", "array", 0, None]),
 ]

@@ -62,6 +62,36 @@ def test_elements_above_a_bound(tier):
             assert calls.count_above(x, bound, tier, threads) == np.count_nonzero(np.abs(x) > np.float32(bound))
 
 
+ELEMENTS = [
+    training.Element(2, 1),
+    training.Element(5, 11),
+    training.Element(0, 3),
+    training.Element(1, 2, carry=False),
+    training.Element(3, 1, top_exponent=0),
+    training.Element(0, 1, carry=False, top_exponent=0)
+]
+LAYOUTS = [(1, 1, 1, 1), (3, 5, 7, 1), (1, 40, 70, 1), (2, 9, 1, 33), (4, 7, 5, 3), (130, 1, 1, 1), (3, 64, 16, 1),
+           (1, 9, 16, 24), (1, 1, 3, 6000), (0, 3, 2, 1), (2, 0, 3, 1)]
+
+
+@pytest.mark.parametrize("seed", [None, SEED], ids=["nearest", "stochastic"])
+@pytest.mark.parametrize("element", ELEMENTS, ids=str)
+def test_multi_level(tier, element, seed):
+    large = [(30, 800, 32, 1), (1, 300_001, 2, 1)] if element is ELEMENTS[0] else []
+    for layout in [*LAYOUTS, *large]:
+        rng = np.random.default_rng(layout)
+        x = (rng.normal(size=layout) * 10.0**rng.integers(-6, 3, size=layout)).astype(np.float32)
+        x[rng.random(layout) < 0.1] = 0.0
+        x[:1, :1] = -0.0  # groups of zeros
+        threads = x.size > 400_000
+        largest = calls.group_maximum(x, layout, tier, threads)
+        assert (largest == training.group_maximum(x, layout)).all()
+        divisors = np.maximum(largest, np.float32(1e-3)) * np.float32(1.3)
+        found = calls.multi_level(x, divisors, divisors, layout, element, tier, seed, threads)
+        expected = training.multi_level(x, divisors, divisors, layout, element, seed)
+        assert same(found, expected) and (np.signbit(found) == np.signbit(expected)).all(), layout
+
+
 @pytest.mark.parametrize("rounding", ROUNDING_MODES)
 @pytest.mark.parametrize(("bits", "signed", "narrow"), [(2, True, False), (4, True, True), (8, True, False),
                                                         (8, False, False), (24, True, False)])
@@ -84,11 +114,16 @@ def test_fake_quantize_both_ways(tier, bits, signed, narrow, rounding):
 
 def test_refusals():
     x = np.ones((4, 6), np.float32)
+    ones = np.ones(6, np.float32)
     for sentence, call in {
             "codes of s8 are in -128...127, got low=-129":
             lambda: calls.training_quantize(x, 1.0, -129, 127, np.int8, "scalar"),
             "codes of low-bit training are s8, u8 or s16, got s32":
             lambda: calls.training_quantize(x, 1.0, -1, 1, np.int32, "scalar"),
+            r"layout is \[outer, rows, groups, inner\] of a tensor, got \[1, -4, -6, 1\]":
+            lambda: calls.multi_level(x, ones, ones, (1, -4, -6, 1), training.Element(2, 1), "scalar"),
+            "0...5 exponent bits, 1...11 mantissa bits and a top exponent of -1 or 0, got 6, 1 and -1":
+            lambda: calls.multi_level(x, ones, ones, (1, 4, 6, 1), training.Element(6, 1), "scalar"),
             "2 to 24 bits":
             lambda: calls.fake_quantize(x, training.Threshold(0.0, 25), "scalar"),
             "got NaN; look for NaN in the loss":

@@ -1,4 +1,4 @@
-// GraffitiMultiLevel, GraffitiBatchNorm and its gradient: the float side of low-bit training (training/training.h).
+// GraffitiBatchNorm and its gradient: the float side of low-bit training (training/training.h).
 #include "training/training.h"
 
 #include <cmath>
@@ -19,36 +19,6 @@ namespace {
 
 namespace tf = tensorflow;
 using tf::shape_inference::InferenceContext;
-
-REGISTER_OP("GraffitiGroupMaximum")
-    .Input("x: float")
-    .Input("layout: int64")
-    .Output("largest: float")
-    .Attr(GRAFFITI_TIERS)
-    .SetShapeFn([](InferenceContext* c) {
-      c->set_output(0, c->UnknownShapeOfRank(2));
-      return absl::OkStatus();
-    })
-    .Doc("max |x| of each group [outer, groups]; x is read as [outer, rows, groups, inner] = layout.");
-
-REGISTER_OP("GraffitiMultiLevel")
-    .Input("x: float")
-    .Input("divisors: float")
-    .Input("factors: float")
-    .Input("seed: uint32")
-    .Input("layout: int64")
-    .Output("y: float")
-    .Attr("exponent_bits: int")
-    .Attr("mantissa_bits: int")
-    .Attr("carry: bool = true")
-    .Attr("top_exponent: int = -1")
-    .Attr("stochastic: bool = false")
-    .Attr(GRAFFITI_TIERS)
-    .SetShapeFn([](InferenceContext* c) {
-      c->set_output(0, c->input(0));
-      return absl::OkStatus();
-    })
-    .Doc("sign(x) * element(|x| / divisor) * factor, divisor and factor one a group [outer, groups]; x is read as [outer, rows, groups, inner] = layout.");
 
 absl::Status NormShapes(InferenceContext* c, int x, std::initializer_list<int> vectors, std::initializer_list<int> vector_outputs) {
   tf::shape_inference::ShapeHandle shape, unused;
@@ -97,20 +67,6 @@ REGISTER_OP("GraffitiBatchNormGrad")
     })
     .Doc("The gradients of GraffitiBatchNorm. The ReLU's mask is computed again; behind a residual sum it is y > 0, and dresidual is dy there.");
 
-uint32_t Mix(uint32_t w, uint32_t extra) {
-  w = (w ^ (w >> 17)) * 0xED5AD4BBu + extra;
-  w = (w ^ (w >> 11)) * 0xAC4C1B51u;
-  w = (w ^ (w >> 15)) * 0x31848BABu;
-  return w ^ (w >> 14);
-}
-
-// The two words behind a seed (numerics/noise.py).
-std::pair<uint32_t, uint32_t> KeysOf(const tf::Tensor& seed) {
-  const auto words = seed.flat<uint32_t>();
-  const uint32_t first = Mix(words(0) + 0x9E3779B9u, words(1));
-  return {first, Mix(first + 0x9E3779B9u, words(1) ^ 0x5BD1E995u)};
-}
-
 class WithLoops : public tf::OpKernel {
  public:
   explicit WithLoops(tf::OpKernelConstruction* context) : OpKernel(context) {
@@ -119,95 +75,6 @@ class WithLoops : public tf::OpKernel {
 
  protected:
   const TrainingLoops* loops_;
-};
-
-// x as [outer, rows, groups, inner], one group for each (outer, group).
-struct GroupLayout {
-  int64_t outer, rows, groups, inner;
-  int64_t width() const { return groups * inner; }
-};
-
-bool ReadLayout(tf::OpKernelContext* context, int input, int64_t elements, GroupLayout* layout) {
-  const tf::Tensor& given = context->input(input);
-  bool fits = given.NumElements() == 4;
-  if (fits) {
-    const auto sizes = given.flat<int64_t>();
-    *layout = {sizes(0), sizes(1), sizes(2), sizes(3)};
-    fits = sizes(0) >= 0 && sizes(1) >= 0 && sizes(2) >= 0 && sizes(3) >= 0 && sizes(0) * sizes(1) * sizes(2) * sizes(3) == elements;
-  }
-  if (!fits) context->CtxFailure(absl::InvalidArgumentError(absl::StrCat("layout is [outer, rows, groups, inner] with the product ", elements, ", got ", given.DebugString(4))));
-  return fits;
-}
-
-class GroupMaximumOp : public WithLoops {
- public:
-  using WithLoops::WithLoops;
-
-  void Compute(tf::OpKernelContext* context) override {
-    const tf::Tensor& x = context->input(0);
-    GroupLayout layout;
-    if (!ReadLayout(context, 1, x.NumElements(), &layout)) return;
-    tf::Tensor* largest;
-    OP_REQUIRES_OK(context, context->allocate_output(0, tf::TensorShape({layout.outer, layout.groups}), &largest));
-    std::vector<int32_t> most(layout.outer * layout.groups);
-    const float* from = x.flat<float>().data();
-    const int64_t each = layout.rows * layout.width();
-    ForEachPart(context, layout.outer, 1, std::max<int64_t>(1, 65536 / std::max<int64_t>(1, each)), [&](int64_t a, int64_t) {
-      loops_->group_maximum(from + a * each, layout.rows, layout.width(), layout.inner, &most[a * layout.groups]);
-    });
-    std::copy_n(reinterpret_cast<const char*>(most.data()), most.size() * 4, reinterpret_cast<char*>(largest->flat<float>().data()));
-  }
-};
-
-class MultiLevelOp : public WithLoops {
- public:
-  explicit MultiLevelOp(tf::OpKernelConstruction* context) : WithLoops(context) {
-    OP_REQUIRES_OK(context, context->GetAttr("exponent_bits", &format_.exponent_bits));
-    OP_REQUIRES_OK(context, context->GetAttr("mantissa_bits", &format_.mantissa_bits));
-    OP_REQUIRES_OK(context, context->GetAttr("carry", &format_.carry));
-    OP_REQUIRES_OK(context, context->GetAttr("top_exponent", &format_.top_exponent));
-    OP_REQUIRES_OK(context, context->GetAttr("stochastic", &format_.stochastic));
-    const bool fits = format_.exponent_bits >= 0 && format_.exponent_bits <= 5 && format_.mantissa_bits >= 1 && format_.mantissa_bits <= 11 &&
-                      (format_.top_exponent == -1 || format_.top_exponent == 0);
-    OP_REQUIRES(context, fits, absl::InvalidArgumentError("an element has 0...5 exponent bits, 1...11 mantissa bits and a top exponent of -1 or 0"));
-  }
-
-  void Compute(tf::OpKernelContext* context) override {
-    const tf::Tensor& x = context->input(0);
-    GroupLayout layout;
-    if (!ReadLayout(context, 4, x.NumElements(), &layout)) return;
-    const int64_t groups = layout.outer * layout.groups;
-    OP_REQUIRES(context, context->input(1).NumElements() == groups && context->input(2).NumElements() == groups && context->input(3).NumElements() == 2,
-                absl::InvalidArgumentError("multi_level takes a divisor and a factor for each group and two words of seed"));
-    tf::Tensor* y;
-    OP_REQUIRES_OK(context, context->allocate_output(0, x.shape(), &y));
-    if (x.NumElements() == 0) return;
-    const float *from = x.flat<float>().data(), *divisors = context->input(1).flat<float>().data(), *factors = context->input(2).flat<float>().data();
-    float* to = y->flat<float>().data();
-    ElementFormat format = format_;
-    std::tie(format.key0, format.key1) = KeysOf(context->input(3));
-    // Units of whole rows of one outer part, about a block each.
-    const int64_t width = layout.width(), unit_rows = std::max<int64_t>(1, std::min(layout.rows, kQuantizeBlock / width));
-    const int64_t units = (layout.rows + unit_rows - 1) / unit_rows;
-    ForEachPart(context, layout.outer * units, 1, std::max<int64_t>(1, 2 * kQuantizeBlock / (unit_rows * width)), [&](int64_t part, int64_t) {
-      const int64_t a = part / units, row = part % units * unit_rows, rows = std::min(unit_rows, layout.rows - row);
-      const int64_t repeats = std::min(rows, (kPeriod * 8 + width - 1) / width), period = repeats * width;
-      std::vector<float> by(period), times(period);
-      for (int64_t i = 0; i < width; ++i) {
-        by[i] = divisors[a * layout.groups + i / layout.inner];
-        times[i] = factors[a * layout.groups + i / layout.inner];
-      }
-      for (int64_t i = width; i < period; ++i) {
-        by[i] = by[i - width];
-        times[i] = times[i - width];
-      }
-      const int64_t first = (a * layout.rows + row) * width;
-      loops_->multi_level(format, from + first, rows * width, first, by.data(), times.data(), period, to + first);
-    });
-  }
-
- private:
-  ElementFormat format_;
 };
 
 // One float per channel, repeated so that flat loops are long enough to vectorize.
@@ -390,8 +257,6 @@ class BatchNormGradOp : public NormBase {
   }
 };
 
-REGISTER_KERNEL_BUILDER(Name("GraffitiGroupMaximum").Device(tf::DEVICE_CPU), GroupMaximumOp);
-REGISTER_KERNEL_BUILDER(Name("GraffitiMultiLevel").Device(tf::DEVICE_CPU), MultiLevelOp);
 REGISTER_KERNEL_BUILDER(Name("GraffitiBatchNorm").Device(tf::DEVICE_CPU), BatchNormOp);
 REGISTER_KERNEL_BUILDER(Name("GraffitiBatchNormGrad").Device(tf::DEVICE_CPU), BatchNormGradOp);
 

@@ -171,6 +171,25 @@ GRAFFITI_API int32_t graffiti_extremes(int64_t count, const float* x, float* ext
 GRAFFITI_API int32_t graffiti_count_above(int64_t count, const float* x, float bound, int64_t* above, int32_t tier,
                                           const graffiti_parallel* parallel);
 
+/* A tensor as [outer, rows, groups, inner], one group for each (outer, group). */
+typedef struct graffiti_group_layout {
+  int64_t outer, rows, groups, inner;
+} graffiti_group_layout;
+/* largest[outer, groups] = max |x| of each group */
+GRAFFITI_API int32_t graffiti_group_maximum(const graffiti_group_layout* layout, const float* x, float* largest,
+                                            int32_t tier, const graffiti_parallel* parallel);
+
+/* A small float without a sign: 0 to 5 exponent bits (0: fixed point), 1 to 11 mantissa bits; `carry`: rounding may
+ * reach the next power of two; top_exponent -1: numbers below 1, 0: below 2. */
+typedef struct graffiti_element_format {
+  int32_t exponent_bits, mantissa_bits, carry, top_exponent;
+} graffiti_element_format;
+/* y = sign(x) * element(|x| / divisor) * factor, divisors and factors [outer, groups] */
+GRAFFITI_API int32_t graffiti_multi_level(const graffiti_group_layout* layout, const float* x, const float* divisors,
+                                          const float* factors, const graffiti_element_format* format,
+                                          const uint32_t* seed, float* y, int32_t tier,
+                                          const graffiti_parallel* parallel);
+
 /* The trained log-threshold quantizer (fake_quantize/fake_quantize.h): y = clip(round(x / s), low, high) * s with a
  * step s that is a power of two; and its gradients, where dx may be dy. The gradient of the threshold is one float, a
  * sum in double in one order. */

@@ -3,6 +3,7 @@
 #include "checks.h"
 #include "common.h"
 #include "fake_quantize/fake_quantize.h"
+#include "multi_level/multi_level.h"
 #include "quantize/quantize.h"
 
 using namespace graffiti;  // NOLINT: this file is the border
@@ -42,6 +43,36 @@ int32_t graffiti_count_above(int64_t count, const float* x, float bound, int64_t
     if (int code = Tier(tier, &resolved)) return code;
     *above = CountLarge(count, x, bound, resolved, parallel);
     return GRAFFITI_OK;
+  });
+}
+
+int32_t graffiti_group_maximum(const graffiti_group_layout* layout, const float* x, float* largest, int32_t tier,
+                               const graffiti_parallel* parallel) {
+  return Guarded([&]() -> int {
+    int resolved;
+    int64_t elements;
+    if (int code = CheckGiven(layout, "layout")) return code;
+    if (int code = CheckGroups(*layout, &elements)) return code;
+    if (int code = CheckCount(elements, {x})) return code;
+    if (int code = CheckCount(layout->outer * layout->groups, {largest})) return code;
+    if (int code = Tier(tier, &resolved)) return code;
+    GroupMaximum(*layout, x, largest, resolved, parallel);
+    return GRAFFITI_OK;
+  });
+}
+
+int32_t graffiti_multi_level(const graffiti_group_layout* layout, const float* x, const float* divisors,
+                             const float* factors, const graffiti_element_format* format, const uint32_t* seed,
+                             float* y, int32_t tier, const graffiti_parallel* parallel) {
+  return Guarded([&]() -> int {
+    int resolved;
+    int64_t elements;
+    if (int code = CheckGiven(layout, "layout")) return code;
+    if (int code = CheckGiven(format, "format")) return code;
+    if (int code = CheckGroups(*layout, &elements)) return code;
+    if (int code = CheckCount(elements, {x, divisors, factors, y})) return code;
+    if (int code = Tier(tier, &resolved)) return code;
+    return MultiLevel(*layout, x, divisors, factors, *format, seed, y, resolved, parallel);
   });
 }
 
