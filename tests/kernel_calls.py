@@ -196,6 +196,37 @@ def multi_level(x, divisors, factors, layout, element: Element, tier, seed=None,
     return y
 
 
+def batch_norm(x, gamma, beta, epsilon, tier, residual=None, relu=False, threads=False):
+    """``(y, mean, variance, inverse deviation)``."""
+    outputs = [guarded(shape, np.float32) for shape in (x.shape, *[gamma.shape] * 3)]
+    given = library.BatchNormInputs(*x.shape, pointer(x), pointer(gamma), pointer(beta), pointer(residual), epsilon,
+                                    relu)
+    made = library.BatchNormOutputs(*(pointer(array) for array, _ in outputs))
+    load().call("batch_norm", ctypes.byref(given), ctypes.byref(made), *_end(tier, threads))
+    assert all(untouched(raw) for _, raw in outputs)
+    return tuple(array for array, _ in outputs)
+
+
+def batch_norm_gradient(arrays, tier, relu=False, threads=False, in_place=False):
+    """``(dx, dgamma, dbeta, dresidual)``; ``arrays`` = dy, x, gamma, beta, mean, inverse deviation, y or None.
+
+    In place: dx, or behind a residual sum dresidual, takes the memory of dy.
+    """
+    dy, x, gamma, *_, y = arrays
+    outputs = [guarded(shape, np.float32) for shape in (x.shape, gamma.shape, gamma.shape, x.shape)]
+    dx, dgamma, dbeta, dresidual = (array for array, _ in outputs)
+    if in_place:
+        own = dx if y is None else dresidual
+        own[...] = dy
+        arrays = (own, *arrays[1:])
+    given = library.BatchNormGradientInputs(*x.shape, *map(pointer, arrays), relu)
+    made = library.BatchNormGradientOutputs(pointer(dx), pointer(dgamma), pointer(dbeta),
+                                            None if y is None else pointer(dresidual))
+    load().call("batch_norm_gradient", ctypes.byref(given), ctypes.byref(made), *_end(tier, threads))
+    assert all(untouched(raw) for _, raw in outputs)
+    return dx, dgamma, dbeta, None if y is None else dresidual
+
+
 def _format(threshold: Threshold):
     return library.FakeQuantizeFormat(threshold.log2_threshold, threshold.bits, threshold.signed, threshold.narrow,
                                       ROUNDING_MODES.index(threshold.rounding))

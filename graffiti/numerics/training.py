@@ -17,6 +17,7 @@ import numpy as np
 from graffiti.numerics import noise
 from graffiti.numerics.rounding import round_real
 
+NORM_ROWS = 256  # rows of one float32 sum of a batch norm
 THRESHOLD_BLOCK, THRESHOLD_LANES = 4096, 16  # of the sum of a threshold's gradient
 
 
@@ -119,6 +120,98 @@ def multi_level(x: np.ndarray,
     magnitude = np.abs(parts) / divisors[:, None, :, None]
     y = element.round(magnitude, random) * factors[:, None, :, None]
     return np.where(np.signbit(parts), -y, y).reshape(x.shape)
+
+
+def _sum_rows(terms: np.ndarray) -> np.ndarray:
+    """Float32 sums over axis 0: four rows as ``(a + b) + (c + d)``, then those one after the other."""
+    whole = len(terms) // 4 * 4
+    a, b, c, d = (terms[k:whole:4] for k in range(4))
+    return np.cumsum(np.concatenate([(a + b) + (c + d), terms[whole:]]), axis=0, dtype=np.float32)[-1]
+
+
+def _blocks(rows: int) -> list[slice]:
+    return [slice(first, min(first + NORM_ROWS, rows)) for first in range(0, rows, NORM_ROWS)]
+
+
+def _statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and biased variance of each column in float64, from float32 sums over blocks of rows.
+
+    A block's sums are of differences from the median of its first, middle and last row; float64 merges the blocks.
+    """
+    parts = []  # of each block: rows, the row that is subtracted, sums, sums of squares
+    for block in _blocks(len(x)):
+        first, middle, last = (x[block][row] for row in (0, len(x[block]) // 2, -1))
+        shift = np.maximum(np.minimum(first, middle), np.minimum(np.maximum(first, middle), last))
+        difference = x[block] - shift
+        parts.append((len(difference), *map(np.float64, (shift, _sum_rows(difference), _sum_rows(difference**2)))))
+    mean, squares = np.zeros(x.shape[1]), np.zeros(x.shape[1])
+    for rows, shift, sums, _ in parts:
+        mean += sums + rows * shift
+    mean /= len(x)
+    for rows, shift, sums, of_squares in parts:
+        own = sums / rows
+        away = shift + own - mean
+        squares += of_squares + rows * (away * away - own * own)
+    return mean, np.maximum(squares / len(x), 0.0)
+
+
+def batch_norm(x: np.ndarray,
+               gamma: np.ndarray,
+               beta: np.ndarray,
+               epsilon: float,
+               residual: np.ndarray | None = None,
+               relu: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Batch norm by the batch's own statistics, then perhaps ``+ residual``, then perhaps ``max(y, 0)``.
+
+    Args:
+        x: float32 ``[rows, channels]``.
+        gamma, beta: float32 ``[channels]``.
+        epsilon: added to the variance.
+        residual: float32, shaped like ``x``.
+        relu: whether a ReLU follows.
+
+    Returns:
+        ``(y, mean, variance, inverse deviation)``, float32.
+    """
+    mean, variance = _statistics(x)
+    inverse = (1.0 / np.sqrt(variance + np.float64(np.float32(epsilon)))).astype(np.float32)
+    y = (x - mean.astype(np.float32)) * (gamma * inverse) + beta
+    y = y if residual is None else y + residual
+    y = np.where((y > 0) | np.isnan(y), y, np.float32(0.0)) if relu else y
+    return y, mean.astype(np.float32), variance.astype(np.float32), inverse
+
+
+def batch_norm_gradient(dy: np.ndarray,
+                        x: np.ndarray,
+                        gamma: np.ndarray,
+                        beta: np.ndarray,
+                        mean: np.ndarray,
+                        inverse: np.ndarray,
+                        y: np.ndarray | None = None,
+                        relu: bool = False):
+    """The gradients of ``batch_norm``.
+
+    Args:
+        dy: float32 ``[rows, channels]``.
+        x, gamma, beta: as they went in.
+        mean, inverse: as they came out.
+        y: the output, where a residual was added in front of the ReLU.
+        relu: as it was.
+
+    Returns:
+        ``(dx, dgamma, dbeta, masked)``: ``masked`` is ``dy`` where the ReLU passed, which a residual gets.
+    """
+    scale, centered = gamma * inverse, x - mean
+    passed = (centered * scale + beta > 0 if y is None else y > 0) if relu else np.ones(x.shape, bool)
+    masked = np.where(passed, dy, np.float32(0.0))
+    sums, products = np.zeros(x.shape[1]), np.zeros(x.shape[1])
+    for block in _blocks(len(x)):
+        sums += _sum_rows(masked[block])
+        products += _sum_rows(masked[block] * centered[block])
+    of_normal = products * inverse
+    mean_dy, mean_dyx = ((v / len(x)).astype(np.float32) for v in (sums, of_normal))
+    dx = scale * (masked - mean_dy - centered * inverse * mean_dyx)
+    return dx, of_normal.astype(np.float32), sums.astype(np.float32), masked
 
 
 @dataclasses.dataclass(frozen=True)

@@ -69,6 +69,32 @@ class ElementFormat(ctypes.Structure):
     _fields_ = [(name, _INT) for name in ("exponent_bits", "mantissa_bits", "carry", "top_exponent")]
 
 
+class BatchNormInputs(ctypes.Structure):
+    """``graffiti_batch_norm_inputs``."""
+
+    _fields_ = [("rows", _LONG), ("channels", _LONG), ("x", _POINTER), ("gamma", _POINTER), ("beta", _POINTER),
+                ("residual", _POINTER), ("epsilon", ctypes.c_float), ("relu", _INT)]
+
+
+class BatchNormOutputs(ctypes.Structure):
+    """``graffiti_batch_norm_outputs``."""
+
+    _fields_ = [(name, _POINTER) for name in ("y", "mean", "variance", "inverse_deviation")]
+
+
+class BatchNormGradientInputs(ctypes.Structure):
+    """``graffiti_batch_norm_gradient_inputs``."""
+
+    ARRAYS = ("dy", "x", "gamma", "beta", "mean", "inverse_deviation", "y")
+    _fields_ = [("rows", _LONG), ("channels", _LONG), *((name, _POINTER) for name in ARRAYS), ("relu", _INT)]
+
+
+class BatchNormGradientOutputs(ctypes.Structure):
+    """``graffiti_batch_norm_gradient_outputs``."""
+
+    _fields_ = [(name, _POINTER) for name in ("dx", "dgamma", "dbeta", "dresidual")]
+
+
 class FakeQuantizeFormat(ctypes.Structure):
     """``graffiti_fake_quantize_format``."""
 
@@ -112,6 +138,10 @@ _FUNCTIONS = {  # name: (result, arguments)
         _INT,
         [ctypes.POINTER(GroupLayout), _POINTER, _POINTER, _POINTER, ctypes.POINTER(ElementFormat), _POINTER, _POINTER,
          _INT, _POINTER],
+    ),
+    "batch_norm": (_INT, [ctypes.POINTER(BatchNormInputs), ctypes.POINTER(BatchNormOutputs), _INT, _POINTER]),
+    "batch_norm_gradient": (
+        _INT, [ctypes.POINTER(BatchNormGradientInputs), ctypes.POINTER(BatchNormGradientOutputs), _INT, _POINTER],
     ),
     "fake_quantize": (_INT, [_LONG, _POINTER, ctypes.POINTER(FakeQuantizeFormat), _POINTER, _INT, _POINTER]),
     "fake_quantize_gradient": (

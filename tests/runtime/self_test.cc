@@ -6,6 +6,7 @@
 #include <cstring>
 #include <random>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "c_api.h"
@@ -308,6 +309,38 @@ void TestGroups(int tier) {
   }
 }
 
+void TestBatchNorm(int tier) {
+  const std::pair<int64_t, int64_t> shapes[] = {{1, 7},     {5, 3},    {300, 1},   {256, 4},  {257, 20},
+                                                {1000, 37}, {523, 64}, {6500, 16}, {7000, 83}};
+  for (const auto& [rows, channels] : shapes) {
+    const int64_t n = rows * channels;
+    const std::vector<float> x = Reals(n), dy = Reals(n), residual = Reals(n), gamma = Reals(channels),
+                             beta = Reals(channels);
+    for (const float* own : {static_cast<const float*>(nullptr), residual.data()})
+      for (int relu : {0, 1}) {
+        const graffiti_batch_norm_inputs in{rows, channels, x.data(), gamma.data(), beta.data(), own, 1e-3f, relu};
+        TestSame(tier, {n * 4, channels * 4, channels * 4, channels * 4},
+                 [&](Outputs& out, int t, const graffiti_parallel* parallel) {
+                   const graffiti_batch_norm_outputs to{Floats(out[0]), Floats(out[1]), Floats(out[2]), Floats(out[3])};
+                   return graffiti_batch_norm(&in, &to, t, parallel);
+                 });
+        // x stands for y; in place, as TensorFlow runs it
+        const float* y = own != nullptr && relu ? x.data() : nullptr;
+        TestSame(tier, {n * 4, channels * 4, channels * 4, n * 4},
+                 [&](Outputs& out, int t, const graffiti_parallel* parallel) {
+                   std::vector<char>& shared = out[y == nullptr ? 0 : 3];
+                   std::memcpy(shared.data(), dy.data(), n * 4);
+                   const graffiti_batch_norm_gradient_inputs from{
+                       rows,        channels,    Floats(shared), x.data(), gamma.data(),
+                       beta.data(), beta.data(), gamma.data(),   y,        relu};
+                   const graffiti_batch_norm_gradient_outputs to{Floats(out[0]), Floats(out[1]), Floats(out[2]),
+                                                                 y == nullptr ? nullptr : Floats(out[3])};
+                   return graffiti_batch_norm_gradient(&from, &to, t, parallel);
+                 });
+      }
+  }
+}
+
 void TestFakeQuantize(int tier) {
   for (int64_t n : {0, 1, 15, 16, 17, 33, 4095, 4096, 4097, 100003}) {
     const std::vector<float> x = Reals(n), dy = Reals(n);
@@ -412,6 +445,7 @@ int main(int argc, char** argv) {
     TestTrainings(tier);
     TestCodes(tier);
     TestGroups(tier);
+    TestBatchNorm(tier);
     TestFakeQuantize(tier);
   }
   for (int i = 1; i < argc; ++i) TestProgram(argv[i]);

@@ -61,6 +61,29 @@ def test_a_missing_array_is_refused(name, arguments):
             kernels.call(name, *filled[:place], None, *filled[place + 1 :])
 
 
+@pytest.mark.parametrize(("name", "kinds", "optional"), [
+    ("batch_norm", (library.BatchNormInputs, library.BatchNormOutputs), "residual"),
+    ("batch_norm_gradient", (library.BatchNormGradientInputs, library.BatchNormGradientOutputs), "y"),
+])
+def test_a_missing_array_of_a_batch_norm_is_refused(name, kinds, optional):
+    fields = [(kind, field) for kind in kinds for field, ctype in kind._fields_ if ctype is ctypes.c_void_p]
+    buffers = {field: buffer() for _, field in fields}
+
+    def call(missing=None):
+        inputs, outputs = kinds[0](rows=2, channels=3, relu=1), kinds[1]()
+        for kind, field in fields:
+            if field != missing:
+                setattr(inputs if kind is kinds[0] else outputs, field, ctypes.addressof(buffers[field]))
+        structs = (None if kind is missing else reference(given) for kind, given in zip(kinds, (inputs, outputs)))
+        library.load().call(name, *structs, 0, None)
+
+    call()
+    call(missing=optional)
+    for missing in [*kinds, *(field for _, field in fields if field != optional)]:
+        with pytest.raises(library.KernelError, match="an array is missing|must not be NULL"):
+            call(missing=missing)
+
+
 @pytest.mark.parametrize("name", ["conv2d", "max_pool", "training_conv"])
 def test_a_missing_shape_is_refused(name):
     arguments = next(list(arguments) for other, arguments in CALLS if other == name)

@@ -92,6 +92,38 @@ def test_multi_level(tier, element, seed):
         assert same(found, expected) and (np.signbit(found) == np.signbit(expected)).all(), layout
 
 
+SHAPES = [(1, 7), (5, 3), (300, 1), (256, 4), (257, 20), (1000, 37), (523, 64), (600, 83), (6400, 16)]
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("shape", [*SHAPES, (40_000, 33)], ids=str)
+def test_batch_norm_both_ways(tier, shape, relu):
+    rng = np.random.default_rng(shape)
+    x, dy, residual = (rng.normal(size=shape).astype(np.float32) for _ in range(3))
+    x[::max(1, shape[0] // 3)] *= 1000  # outliers
+    gamma, beta = (rng.normal(size=shape[1:]).astype(np.float32) for _ in range(2))
+    threads = x.size > 400_000
+    for extra in (None, residual):
+        found = calls.batch_norm(x, gamma, beta, 1e-3, tier, extra, relu, threads)
+        expected = training.batch_norm(x, gamma, beta, 1e-3, extra, relu)
+        assert all(same(a, b) for a, b in zip(found, expected, strict=True))
+        y, mean, _, inverse = expected
+        behind = y if extra is not None and relu else None
+        want = training.batch_norm_gradient(dy, x, gamma, beta, mean, inverse, behind, relu)
+        for in_place in (False, True):
+            got = calls.batch_norm_gradient((dy, x, gamma, beta, mean, inverse, behind), tier, relu, threads, in_place)
+            assert all(same(a, b) for a, b in zip(got[:3], want[:3], strict=True))
+            assert behind is None or same(got[3], want[3])
+
+
+def test_a_nan_stays_in_its_channel(tier):
+    x = np.random.default_rng(0).normal(size=(1000, 37)).astype(np.float32)
+    x[7, 3] = np.nan
+    y, mean, variance, _ = calls.batch_norm(x, np.ones(37, np.float32), np.zeros(37, np.float32), 1e-3, tier, relu=True)
+    bad = np.arange(37) == 3
+    assert (np.isnan(mean) == bad).all() and (np.isnan(variance) == bad).all() and (np.isnan(y) == bad).all()
+
+
 @pytest.mark.parametrize("rounding", ROUNDING_MODES)
 @pytest.mark.parametrize(("bits", "signed", "narrow"), [(2, True, False), (4, True, True), (8, True, False),
                                                         (8, False, False), (24, True, False)])
@@ -124,6 +156,10 @@ def test_refusals():
             lambda: calls.multi_level(x, ones, ones, (1, -4, -6, 1), training.Element(2, 1), "scalar"),
             "0...5 exponent bits, 1...11 mantissa bits and a top exponent of -1 or 0, got 6, 1 and -1":
             lambda: calls.multi_level(x, ones, ones, (1, 4, 6, 1), training.Element(6, 1), "scalar"),
+            "at least one row and one channel, got 0 rows of 6":
+            lambda: calls.batch_norm(x[:0], ones, ones, 1e-3, "scalar"),
+            "without a ReLU the gradient of a residual is dy":
+            lambda: calls.batch_norm_gradient((x, x, *[ones] * 4, x), "scalar"),
             "2 to 24 bits":
             lambda: calls.fake_quantize(x, training.Threshold(0.0, 25), "scalar"),
             "got NaN; look for NaN in the loss":

@@ -79,22 +79,6 @@ inline absl::Status GetTier(tf::OpKernelConstruction* context, int32_t* tier) {
   return absl::OkStatus();
 }
 
-// One set of loops for each tier; `auto` is the best that this processor has, and a tier that it lacks is refused as in the
-// kernels: a test over tiers would prove nothing if another ran in its place.
-template <typename Loops>
-absl::Status GetLoops(tf::OpKernelConstruction* context, const Loops& (*scalar)(), const Loops& (*avx2)(),
-                      const Loops& (*avx512)(), const Loops** loops) {
-  int32_t tier;
-  TF_RETURN_IF_ERROR(GetTier(context, &tier));
-  if (tier == GRAFFITI_TIER_AUTO) tier = graffiti_best_tier();
-  switch (tier) {
-    case GRAFFITI_TIER_AVX512VNNI: *loops = &avx512(); break;
-    case GRAFFITI_TIER_AVX2: *loops = &avx2(); break;
-    default: *loops = &scalar();
-  }
-  return absl::OkStatus();
-}
-
 inline absl::Status GetRounding(tf::OpKernelConstruction* context, int32_t* rounding) {
   std::string name;
   TF_RETURN_IF_ERROR(context->GetAttr("rounding", &name));

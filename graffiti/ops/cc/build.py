@@ -18,11 +18,6 @@ import tempfile
 HERE = pathlib.Path(__file__).resolve().parent
 KERNEL_LIBRARY = "graffiti_kernels.so"
 _COMMON = ["-fPIC", "-fvisibility=hidden", "-Wall"]
-_LOOPS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-_BY_NAME = {  # a file's name gives its flags
-    "x86_avx2": ["-mavx2"],
-    "x86_avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512", "-Wno-uninitialized", "-Wno-maybe-uninitialized"],
-}
 
 
 def library_name(tensorflow_version: str) -> str:
@@ -61,17 +56,11 @@ def build(output_dir: str | os.PathLike, build_dir: str | os.PathLike, *, jobs: 
     op_flags = [f"-isystem{flag[2:]}" if flag.startswith("-I") else flag for flag in tf.sysconfig.get_compile_flags()]
     op_flags += ["-O2", "-DNDEBUG", f'-DGRAFFITI_TENSORFLOW_VERSION="{tf.__version__}"']
     commands = {}
-    for source in [*sorted(HERE.glob("*.cc")), *sorted(HERE.glob("*/*.cc"))]:
-        if source.parent == HERE:
-            flags = op_flags
-        elif source.stem.startswith("x86_") and not _is_x86():
-            flags = _LOOPS  # the file falls back to the scalar loops
-        else:
-            flags = _LOOPS + _BY_NAME.get(source.stem, [])
-        target = build_dir / f"{source.parent.name}_{source.stem}.o"
+    for source in sorted(HERE.glob("*.cc")):
+        target = build_dir / f"{source.stem}.o"
         commands[target] = [
             *compiler,
-            *flags,
+            *op_flags,
             *_COMMON,
             f"-I{HERE}",
             f"-I{HERE.parent / 'kernels'}",
@@ -106,10 +95,6 @@ def build(output_dir: str | os.PathLike, build_dir: str | os.PathLike, *, jobs: 
             os.replace(partial, library)
         record.write_text(shlex.join(link))
     return library
-
-
-def _is_x86() -> bool:
-    return os.uname().machine in ("x86_64", "amd64", "i686")
 
 
 def _is_fresh(target: pathlib.Path, command: list[str]) -> bool:

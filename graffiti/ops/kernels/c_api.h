@@ -190,6 +190,35 @@ GRAFFITI_API int32_t graffiti_multi_level(const graffiti_group_layout* layout, c
                                           const uint32_t* seed, float* y, int32_t tier,
                                           const graffiti_parallel* parallel);
 
+/* Batch norm by the batch's own statistics over rows, then perhaps + residual, then perhaps max(y, 0); and its
+ * gradients. */
+typedef struct graffiti_batch_norm_inputs {
+  int64_t rows, channels;
+  const float *x, *gamma, *beta;
+  const float* residual; /* of the size of x, or NULL */
+  float epsilon;
+  int32_t relu;
+} graffiti_batch_norm_inputs;
+typedef struct graffiti_batch_norm_outputs {
+  float *y, *mean, *variance, *inverse_deviation; /* biased variance, 1 / sqrt(variance + epsilon) */
+} graffiti_batch_norm_outputs;
+GRAFFITI_API int32_t graffiti_batch_norm(const graffiti_batch_norm_inputs* inputs,
+                                         const graffiti_batch_norm_outputs* outputs, int32_t tier,
+                                         const graffiti_parallel* parallel);
+/* y: the output, where a residual was added in front of the ReLU (its mask is then y > 0), else NULL, and then there is
+ * no dresidual. dx or dresidual may be dy. */
+typedef struct graffiti_batch_norm_gradient_inputs {
+  int64_t rows, channels;
+  const float *dy, *x, *gamma, *beta, *mean, *inverse_deviation, *y;
+  int32_t relu;
+} graffiti_batch_norm_gradient_inputs;
+typedef struct graffiti_batch_norm_gradient_outputs {
+  float *dx, *dgamma, *dbeta, *dresidual;
+} graffiti_batch_norm_gradient_outputs;
+GRAFFITI_API int32_t graffiti_batch_norm_gradient(const graffiti_batch_norm_gradient_inputs* inputs,
+                                                  const graffiti_batch_norm_gradient_outputs* outputs, int32_t tier,
+                                                  const graffiti_parallel* parallel);
+
 /* The trained log-threshold quantizer (fake_quantize/fake_quantize.h): y = clip(round(x / s), low, high) * s with a
  * step s that is a power of two; and its gradients, where dx may be dy. The gradient of the threshold is one float, a
  * sum in double in one order. */

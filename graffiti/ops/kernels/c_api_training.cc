@@ -1,4 +1,5 @@
 // The C ABI of what training does with floats: argument checks and tiers.
+#include "batch_norm/batch_norm.h"
 #include "c_api.h"
 #include "checks.h"
 #include "common.h"
@@ -7,6 +8,21 @@
 #include "quantize/quantize.h"
 
 using namespace graffiti;  // NOLINT: this file is the border
+
+namespace graffiti {
+namespace {
+
+// At least one row and one channel, no more elements than memory has.
+int CheckRows(int64_t rows, int64_t channels) {
+  int64_t unused;
+  if (rows >= 1 && channels >= 1 && CheckedProduct({rows, channels}, INT64_MAX / 8, &unused)) return GRAFFITI_OK;
+  return Fail(GRAFFITI_INVALID_ARGUMENT,
+              "batch norm takes at least one row and one channel, got %lld rows of %lld channels",
+              static_cast<long long>(rows), static_cast<long long>(channels));
+}
+
+}  // namespace
+}  // namespace graffiti
 
 extern "C" {
 
@@ -73,6 +89,44 @@ int32_t graffiti_multi_level(const graffiti_group_layout* layout, const float* x
     if (int code = CheckCount(elements, {x, divisors, factors, y})) return code;
     if (int code = Tier(tier, &resolved)) return code;
     return MultiLevel(*layout, x, divisors, factors, *format, seed, y, resolved, parallel);
+  });
+}
+
+int32_t graffiti_batch_norm(const graffiti_batch_norm_inputs* inputs, const graffiti_batch_norm_outputs* outputs,
+                            int32_t tier, const graffiti_parallel* parallel) {
+  return Guarded([&]() -> int {
+    int resolved;
+    if (int code = CheckGiven(inputs, "inputs")) return code;
+    if (int code = CheckGiven(outputs, "outputs")) return code;
+    if (int code = CheckRows(inputs->rows, inputs->channels)) return code;
+    if (int code = CheckCount(1, {inputs->x, inputs->gamma, inputs->beta, outputs->y, outputs->mean, outputs->variance,
+                                  outputs->inverse_deviation}))
+      return code;
+    if (int code = Tier(tier, &resolved)) return code;
+    BatchNorm(*inputs, *outputs, resolved, parallel);
+    return GRAFFITI_OK;
+  });
+}
+
+int32_t graffiti_batch_norm_gradient(const graffiti_batch_norm_gradient_inputs* inputs,
+                                     const graffiti_batch_norm_gradient_outputs* outputs, int32_t tier,
+                                     const graffiti_parallel* parallel) {
+  return Guarded([&]() -> int {
+    int resolved;
+    if (int code = CheckGiven(inputs, "inputs")) return code;
+    if (int code = CheckGiven(outputs, "outputs")) return code;
+    if (int code = CheckRows(inputs->rows, inputs->channels)) return code;
+    if (int code = CheckCount(1, {inputs->dy, inputs->x, inputs->gamma, inputs->beta, inputs->mean,
+                                  inputs->inverse_deviation, outputs->dx, outputs->dgamma, outputs->dbeta}))
+      return code;
+    if (inputs->y != nullptr && inputs->relu == 0)
+      return Fail(GRAFFITI_INVALID_ARGUMENT, "without a ReLU the gradient of a residual is dy: leave it out");
+    if (inputs->y != nullptr && (outputs->dresidual == nullptr || outputs->dresidual == outputs->dx))
+      return Fail(GRAFFITI_INVALID_ARGUMENT,
+                  "an array is missing: a residual's gradient has an array of its own, not that of dx");
+    if (int code = Tier(tier, &resolved)) return code;
+    BatchNormGradient(*inputs, *outputs, resolved, parallel);
+    return GRAFFITI_OK;
   });
 }
 

@@ -1,7 +1,0 @@
-#include "training/loops.h"
-
-namespace graffiti {
-
-const TrainingLoops& TrainingAvx512() { return kLoops; }
-
-}  // namespace graffiti
