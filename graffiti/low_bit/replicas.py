@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
+from graffiti.numerics.noise import GOLDEN
+
 _apart = False
 
 
@@ -80,4 +82,4 @@ def own_seed(seed: tf.Tensor) -> tf.Tensor:
     if _in_sync() == 1:
         return seed
     replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.uint32)
-    return tf.stack([tf.bitwise.bitwise_xor(seed[0], replica * tf.constant(0x9E3779B9, tf.uint32)), seed[1]])
+    return tf.stack([tf.bitwise.bitwise_xor(seed[0], replica * tf.constant(GOLDEN, tf.uint32)), seed[1]])

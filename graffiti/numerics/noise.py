@@ -6,7 +6,8 @@ A key is two uint32, ``(seed, step)``. It is mixed to two words ``k0, k1`` once;
     u(i)    = 2^-16 * (low or high half of word(16*floor(i/32) + i mod 16))     low for i mod 32 < 16,  in [0, 1)
 
 so one word serves two elements that lie sixteen apart: a vector of words is two vectors of numbers. An element's number is independent of how a tensor is cut
-into threads. Stochastic rounding with 16 bits is biased by at most 2^-17 of a step.
+into threads. Stochastic rounding with 16 bits is biased by at most 2^-17 of a step. The constants stand here and in
+``ops/kernels/noise.h``; all else imports them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy as np
 # The multiplications and shifts of "triple32" (Wellons), a bijection of 32-bit words with a low measured bias.
 STEPS = ((17, 0xED5AD4BB), (11, 0xAC4C1B51), (15, 0x31848BAB))
 LAST_SHIFT = 14
-GOLDEN = 0x9E3779B9
+GOLDEN = 0x9E3779B9  # odd, 2**32 over the golden ratio
+SECOND = 0x5BD1E995  # tells the second word of a key from the first
 _MASK = 0xFFFFFFFF
 
 
@@ -33,7 +35,7 @@ def mix(word: np.ndarray, extra: np.ndarray | int = 0) -> np.ndarray:
 def keys(seed: tuple[int, int]) -> tuple[int, int]:
     """``(k0, k1)`` of a key: two words that differ in about half of their bits for keys that differ in one."""
     first = int(mix(np.uint64((seed[0] + GOLDEN) & _MASK), seed[1]))
-    return first, int(mix(np.uint64((first + GOLDEN) & _MASK), (seed[1] ^ 0x5BD1E995) & _MASK))
+    return first, int(mix(np.uint64((first + GOLDEN) & _MASK), (seed[1] ^ SECOND) & _MASK))
 
 
 def uniform(count: int, seed: tuple[int, int]) -> np.ndarray:

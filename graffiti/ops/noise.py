@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from graffiti.numerics.noise import GOLDEN, LAST_SHIFT, STEPS
+from graffiti.numerics.noise import GOLDEN, LAST_SHIFT, SECOND, STEPS
 
 
 def _u32(value: int) -> tf.Tensor:
@@ -24,7 +24,7 @@ def keys(seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """``(k0, k1)`` of a key."""
     seed = tf.cast(seed, tf.uint32)
     first = mix(seed[0] + _u32(GOLDEN), seed[1])
-    return first, mix(first + _u32(GOLDEN), tf.bitwise.bitwise_xor(seed[1], _u32(0x5BD1E995)))
+    return first, mix(first + _u32(GOLDEN), tf.bitwise.bitwise_xor(seed[1], _u32(SECOND)))
 
 
 def uniform(shape, seed: tf.Tensor) -> tf.Tensor:

@@ -13,9 +13,9 @@ import tensorflow as tf
 from graffiti import checks
 from graffiti.low_bit import replicas
 from graffiti.low_bit.quantized import Quantized
+from graffiti.numerics.noise import GOLDEN
 
 ROLES = ("weights", "activations", "gradients", "bias", "weight_gradients", "stored_weights")
-GOLDEN = 0x9E3779B9  # odd, 2**32 over the golden ratio
 KINDS = ("convolution", "depthwise", "dense", "recurrent", "batch_norm")
 
 
