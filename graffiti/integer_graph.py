@@ -42,7 +42,9 @@ class IntegerGraph:
 
     def __init__(self, graph: Graph) -> None:
         if graph.stage != "integer":
-            raise ValueError(f"an IntegerGraph holds a graph of stage 'integer', got {graph.stage!r}; use graffiti.to_integer")
+            raise ValueError(
+                f"an IntegerGraph holds a graph of stage 'integer', got {graph.stage!r}; use graffiti.to_integer"
+            )
         verify_graph(graph)
         self.graph = graph
         self._runners: dict[Any, Any] = {}
@@ -60,8 +62,9 @@ class IntegerGraph:
             batch_size: images handed to the executor at once; batches of a dataset stay as they are.
             threads: cores to use; all by default (native engine only).
             tier: ``auto``, or an instruction set by name, ``scalar``, ``avx2`` ... (native engine only).
-            engine: ``native`` (the program runner), ``ops`` (TensorFlow with native ops), ``python`` (TensorFlow without
-                native code), ``reference`` (numpy), or ``auto``: what ``GRAFFITI_OPS`` says, native where it is built.
+            engine: ``native`` (the program runner), ``ops`` (TensorFlow with native ops), ``python`` (TensorFlow
+                without native code), ``reference`` (numpy), or ``auto``: what ``GRAFFITI_OPS`` says, native where it is
+                built.
 
         Returns:
             float32 arrays in the structure that the Keras model returns: one array, a list or a dict.
@@ -101,13 +104,18 @@ class IntegerGraph:
             raise ValueError(f"evaluate expects a network with one output, this one has {len(outputs)}; use predict")
         classes = outputs[0].reshape(len(outputs[0]), -1)
         if classes.shape[1] < 2:
-            raise ValueError("evaluate compares the scores of several classes, this network gives one number for each example; use predict")
+            raise ValueError(
+                "evaluate compares the scores of several classes, this network gives one number for each example; "
+                "use predict"
+            )
         if labels.size != len(classes):
             raise ValueError(f"evaluate got {len(classes)} examples and {labels.size} labels; they must be as many")
         hits = classes.argmax(-1) == labels.reshape(-1)
         return {"accuracy": float(hits.mean()), "count": int(len(hits))}
 
-    def _outputs(self, x, batch_size: int, engine: str = "auto", tier: str = "auto", threads: int | None = None) -> list[np.ndarray]:
+    def _outputs(
+        self, x, batch_size: int, engine: str = "auto", tier: str = "auto", threads: int | None = None
+    ) -> list[np.ndarray]:
         """The graph's outputs in order, of all batches."""
         run = self._executor(engine, tier, threads)
         collected = [[np.asarray(out) for out in run(batch)] for batch in interface.batches(self.graph, x, batch_size)]
@@ -141,22 +149,31 @@ class IntegerGraph:
         try:
             library.load()
         except library.KernelsNotAvailable as error:
-            warnings.warn(f"graffiti predicts in pure TensorFlow, which is slower: {error} (GRAFFITI_OPS=python silences this)", RuntimeWarning, stacklevel=4)
+            warnings.warn(
+                f"graffiti predicts in pure TensorFlow, which is slower: {error} (GRAFFITI_OPS=python silences this)",
+                RuntimeWarning, stacklevel=4
+            )
             return "python"
         return "native"
 
     def reset_states(self) -> None:
-        """Let stateful layers begin anew in ``predict``, as ``reset_states`` of a Keras layer does (nothing to do where all is integers)."""
+        """Let stateful layers begin anew in ``predict``, as ``reset_states`` of a Keras layer does (nothing to do
+        where all is integers).
+        """
         if self._islands is not None:
             self._islands.reset_states()
 
     def _predicting_island(self):
-        """The island of every engine of ``predict``: the state of a stateful layer is the network's, whoever runs it."""
+        """The island of every engine of ``predict``: the state of a stateful layer is the network's, whoever runs
+        it.
+        """
         self._islands = self._islands or self.island()
         return self._islands
 
     def island(self):
-        """A function that computes Keras layers left in float, with a state of its own (what the graph holds); ``None`` where it has none."""
+        """A function that computes Keras layers left in float, with a state of its own (what the graph holds);
+        ``None`` where it has none.
+        """
         if not any(node.op == "island" for node in self.graph.nodes):
             return None
         from graffiti.keras_io.islands import IslandRunner
@@ -168,15 +185,22 @@ class IntegerGraph:
     def is_integer_only(self) -> bool:
         """Whether everything between the borders is integers.
 
-        An island counts as float, and a softmax too, but for one behind the last codes that only outputs come from: that is the output's
-        border, like the dequantize in front of it. A network without any codes is not integer either.
+        An island counts as float, and a softmax too, but for one behind the last codes that only outputs come from:
+        that is the output's border, like the dequantize in front of it. A network without any codes is not integer
+        either.
         """
         graph, producers = self.graph, self.graph.producers()
-        if any(node.op == "island" for node in graph.nodes) or not any(graph.format(out) is not None for node in graph.nodes for out in node.outputs):
+        if (
+            any(node.op == "island" for node in graph.nodes)
+            or not any(graph.format(out) is not None for node in graph.nodes for out in node.outputs)
+        ):
             return False
         inner = {value for node in graph.nodes if node.op == "quantize" for value in node.inputs}
         while True:  # back from what becomes codes again
-            before = {value for v in inner if v in producers and graph.format(v) is None for value in producers[v].inputs} - inner
+            before = (
+                {value for v in inner if v in producers and graph.format(v) is None for value in producers[v].inputs}
+                - inner
+            )
             if not before:
                 break
             inner |= before
@@ -230,7 +254,9 @@ class IntegerGraph:
         if needs := self._needs():
             manifest["needs"] = needs
         with files.atomic_file(path, overwrite=overwrite) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-            for name, data in ((_MANIFEST, json.dumps(manifest, indent=1)), (_GRAPH, self.to_text()), (_CONSTANTS, arrays.getvalue())):
+            for name, data in (
+                (_MANIFEST, json.dumps(manifest, indent=1)), (_GRAPH, self.to_text()), (_CONSTANTS, arrays.getvalue())
+            ):
                 entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))  # the same graph gives the same file
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(entry, data)
@@ -249,26 +275,34 @@ class IntegerGraph:
 
         Raises:
             FileNotFoundError: where there is none.
-            ValueError: where the file is truncated, was changed, or is not a graffiti file; where a float layer in it has a class or function
-                that is not registered in this process. Nothing in the file is run.
+            ValueError: where the file is truncated, was changed, or is not a graffiti file; where a float layer in it
+                has a class or function that is not registered in this process. Nothing in the file is run.
         """
         if not os.path.isfile(path):
             raise FileNotFoundError(f"there is no file {path}; expected one written by IntegerGraph.save")
-        damaged = f"{path} does not match its own checksum; it was changed or damaged, write it again with IntegerGraph.save"
+        damaged = (
+            f"{path} does not match its own checksum; it was changed or damaged, write it again with IntegerGraph.save"
+        )
         try:
             with zipfile.ZipFile(path) as archive:
                 manifest = json.loads(archive.read(_MANIFEST))
                 if manifest["format"] != "graffiti":
                     raise ValueError(f"its manifest names the format {manifest['format']!r}")
-                version, checksum, names = int(manifest["version"]), str(manifest["sha256"]), list(manifest["constants"])
+                version, checksum, names = (
+                    int(manifest["version"]), str(manifest["sha256"]), list(manifest["constants"])
+                )
                 if version <= FILE_VERSION:
                     text = archive.read(_GRAPH).decode()
                     with np.load(io.BytesIO(archive.read(_CONSTANTS)), allow_pickle=False) as arrays:
                         constants = {name: arrays[f"c{i}"] for i, name in enumerate(names)}
         except Exception as error:  # zip, JSON, numpy and Unicode each have their own
-            raise ValueError(f"{path} is not a whole .graffiti file ({error}); write it again with IntegerGraph.save") from error
+            raise ValueError(
+                f"{path} is not a whole .graffiti file ({error}); write it again with IntegerGraph.save"
+            ) from error
         if version > FILE_VERSION:
-            raise ValueError(f"{path} has file version {version}, this graffiti reads up to {FILE_VERSION}; update graffiti")
+            raise ValueError(
+                f"{path} has file version {version}, this graffiti reads up to {FILE_VERSION}; update graffiti"
+            )
         if _digest(text, constants) != checksum:
             raise ValueError(damaged)
         graph = cls(printer.parse(text, constants))
@@ -284,15 +318,16 @@ class IntegerGraph:
         Args:
             path: a folder (``c``) or file that does not exist yet.
             format: a name in ``graffiti.export.EXPORTERS``.
-            target: a target profile (name, path of a YAML or JSON file, ``TargetProfile``) to hold the network against too; the
-                format's own always is.
+            target: a target profile (name, path of a YAML or JSON file, ``TargetProfile``) to hold the network against
+                too; the format's own always is.
             **options: of that exporter, for instance ``test_inputs`` of ``c``.
 
         Returns:
             The files written.
 
         Raises:
-            ExportError: lists every layer that the format or the target cannot take, and what would fix each. Nothing is written.
+            ExportError: lists every layer that the format or the target cannot take, and what would fix each. Nothing
+                is written.
             FileExistsError: where ``path`` exists and ``overwrite`` is false. Nothing is written.
             ValueError: for an unknown format or target, or a target of another format.
         """
@@ -302,7 +337,10 @@ class IntegerGraph:
         if target is not None:
             profile = targets.get(target)
             if profile.export != format:
-                raise ValueError(f"the target {profile.name} is exported as {profile.export or 'nothing'}, not as {format}; choose that format or another target")
+                raise ValueError(
+                    f"the target {profile.name} is exported as {profile.export or 'nothing'}, not as {format}; choose "
+                    "that format or another target"
+                )
             exporter.check(self.graph, profile)
         return exporter.write(self.graph, path, **options)
 

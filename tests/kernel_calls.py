@@ -41,34 +41,51 @@ def untouched(raw: np.ndarray) -> bool:
     return bool((raw[:128] == 0xA5).all() and (raw[-128:] == 0xA5).all())
 
 
-def conv(x, kernel, tier, *, bias=None, to: Requantization | None = None, dtype=np.int32, strides=(1, 1), padding="valid", dilation=(1, 1), groups=1, spread=(1, 1)):
-    """``graffiti_conv2d``; ``padding`` is same, valid or ((top, bottom), (left, right)); a spread needs explicit pads."""
+def conv(
+    x, kernel, tier, *, bias=None, to: Requantization | None = None, dtype=np.int32, strides=(1, 1), padding="valid",
+    dilation=(1, 1), groups=1, spread=(1, 1)
+):
+    """``graffiti_conv2d``; ``padding`` is same, valid or ((top, bottom), (left, right)); a spread needs explicit
+    pads.
+    """
     size = [(n - 1) * s + 1 for n, s in zip(x.shape[1:3], spread)]
     if isinstance(padding, str):
         front = [window_pads(n, k, s, d, padding)[0] for n, k, s, d in zip(size, kernel.shape, strides, dilation)]
         out = [window_output(n, k, s, d, padding) for n, k, s, d in zip(size, kernel.shape, strides, dilation)]
     else:
         front = [pair[0] for pair in padding]
-        out = [window_output(n + sum(pair), k, s, d, "valid") for n, pair, k, s, d in zip(size, padding, kernel.shape, strides, dilation)]
-    shape = ConvShape(*x.shape[1:], *out, kernel.shape[3], *kernel.shape[:2], *strides, *dilation, *front, groups, *spread)
+        out = [
+            window_output(n + sum(pair), k, s, d, "valid")
+            for n, pair, k, s, d in zip(size, padding, kernel.shape, strides, dilation)
+        ]
+    shape = ConvShape(
+        *x.shape[1:], *out, kernel.shape[3], *kernel.shape[:2], *strides, *dilation, *front, groups, *spread
+    )
     y, raw = guarded((x.shape[0], *out, kernel.shape[3]), dtype)
-    load().call("conv2d", ctypes.byref(shape), x.shape[0], pointer(x), type_number(x.dtype), pointer(kernel), type_number(kernel.dtype), pointer(bias),
-                ctypes.byref(to) if to else None, pointer(y), tier_number(tier), None)
+    load().call(
+        "conv2d", ctypes.byref(shape), x.shape[0], pointer(x), type_number(x.dtype), pointer(kernel),
+        type_number(kernel.dtype), pointer(bias), ctypes.byref(to) if to else None, pointer(y), tier_number(tier), None
+    )
     assert untouched(raw)
     return y
 
 
 def requantize(x, tier, to: Requantization, dtype, channels=1):
     y, raw = guarded(x.shape, dtype)
-    load().call("requantize", x.size, channels, pointer(x), type_number(x.dtype), ctypes.byref(to), pointer(y), tier_number(tier), None)
+    load().call(
+        "requantize", x.size, channels, pointer(x), type_number(x.dtype), ctypes.byref(to), pointer(y),
+        tier_number(tier), None
+    )
     assert untouched(raw)
     return y
 
 
 def elementwise(operation, x, y, tier, to: Requantization | None = None, dtype=np.int32, channels=1):
     out, raw = guarded(x.shape, dtype)
-    load().call("elementwise", OPERATIONS[operation], x.size, channels, pointer(x), type_number(x.dtype), pointer(y), type_number(y.dtype), y.size,
-                ctypes.byref(to) if to else None, pointer(out), tier_number(tier), None)
+    load().call(
+        "elementwise", OPERATIONS[operation], x.size, channels, pointer(x), type_number(x.dtype), pointer(y),
+        type_number(y.dtype), y.size, ctypes.byref(to) if to else None, pointer(out), tier_number(tier), None
+    )
     assert untouched(raw)
     return out
 
@@ -78,21 +95,30 @@ def max_pool(x, tier, pool_size, strides, padding):
     out = [window_output(n, k, s, 1, padding) for n, k, s in zip(x.shape[1:3], pool_size, strides)]
     shape = PoolShape(*x.shape[1:], *out, *pool_size, *strides, *front)
     y, raw = guarded((x.shape[0], *out, x.shape[3]), x.dtype)
-    load().call("max_pool", ctypes.byref(shape), x.shape[0], pointer(x), type_number(x.dtype), pointer(y), tier_number(tier), None)
+    load().call(
+        "max_pool", ctypes.byref(shape), x.shape[0], pointer(x), type_number(x.dtype), pointer(y), tier_number(tier),
+        None
+    )
     assert untouched(raw)
     return y
 
 
 def lookup(x, table, low, tier):
     y, raw = guarded(x.shape, table.dtype)
-    load().call("lookup", x.size, pointer(x), type_number(x.dtype), low, pointer(table), type_number(table.dtype), len(table), pointer(y), tier_number(tier), None)
+    load().call(
+        "lookup", x.size, pointer(x), type_number(x.dtype), low, pointer(table), type_number(table.dtype), len(table),
+        pointer(y), tier_number(tier), None
+    )
     assert untouched(raw)
     return y
 
 
 def quantize(x, tier, exponent, low, high, dtype, rounding):
     y, raw = guarded(x.shape, dtype)
-    load().call("quantize", x.size, pointer(x), exponent, ROUNDING_MODES.index(rounding), low, high, type_number(dtype), pointer(y), tier_number(tier), None)
+    load().call(
+        "quantize", x.size, pointer(x), exponent, ROUNDING_MODES.index(rounding), low, high, type_number(dtype),
+        pointer(y), tier_number(tier), None
+    )
     assert untouched(raw)
     return y
 
@@ -100,7 +126,10 @@ def quantize(x, tier, exponent, low, high, dtype, rounding):
 def dequantize(x, tier, exponents):
     exponents = np.atleast_1d(np.asarray(exponents, np.int32))
     y, raw = guarded(x.shape, np.float32)
-    load().call("dequantize", x.size, len(exponents), pointer(x), type_number(x.dtype), pointer(exponents), len(exponents), pointer(y), tier_number(tier), None)
+    load().call(
+        "dequantize", x.size, len(exponents), pointer(x), type_number(x.dtype), pointer(exponents), len(exponents),
+        pointer(y), tier_number(tier), None
+    )
     assert untouched(raw)
     return y
 
@@ -122,7 +151,10 @@ def average_pool(x, tier, pool_size, strides, padding, to: Requantization, dtype
     out = [window_output(n, k, s, 1, padding) for n, k, s in zip(x.shape[1:3], pool_size, strides)]
     shape = PoolShape(*x.shape[1:], *out, *pool_size, *strides, *front)
     y, raw = guarded((x.shape[0], *out, x.shape[3]), dtype)
-    load().call("average_pool", ctypes.byref(shape), x.shape[0], pointer(x), type_number(x.dtype), ctypes.byref(to), int(divide), pointer(y), tier_number(tier), None)
+    load().call(
+        "average_pool", ctypes.byref(shape), x.shape[0], pointer(x), type_number(x.dtype), ctypes.byref(to),
+        int(divide), pointer(y), tier_number(tier), None
+    )
     assert untouched(raw)
     return y
 

@@ -73,11 +73,16 @@ def test_extras_pin_nothing_from_above(tree):
 
 def test_the_package_holds_its_data(tree, tmp_path):
     """Recipes, target profiles and pages are installed too."""
-    result = run_setup(tree, "build_py", "--build-lib", str(tmp_path / "lib"), before="sys.modules['tensorflow'] = None")
+    result = run_setup(
+        tree, "build_py", "--build-lib", str(tmp_path / "lib"), before="sys.modules['tensorflow'] = None"
+    )
     assert result.returncode == 0, result.stderr
     for pattern in ("recipes/*.yaml", "targets/*.yaml", "docs/*.md", "docs/cli/*.md"):
         expected = {path.relative_to(ROOT) for path in (ROOT / "graffiti").glob(pattern)}
-        assert expected and {path.relative_to(tmp_path / "lib") for path in (tmp_path / "lib/graffiti").glob(pattern)} == expected
+        assert (
+            expected
+            and {path.relative_to(tmp_path / "lib") for path in (tmp_path / "lib/graffiti").glob(pattern)} == expected
+        )
 
 
 def test_compiler_errors_are_shown(tree):

@@ -22,10 +22,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     timed = [name for name, row in executors.EXECUTORS.items() if row.timed is not None]
     parser.add_argument(
         "--engines", default=",".join(timed),
-        help=f"comma-separated: what the graph itself is exported to and run in, where installed: {', '.join(timed)}; none for neither")
-    parser.add_argument("--batches", type=common.positive_list, default=[1, 32], help="batch sizes, comma-separated; default: 1,32")
-    parser.add_argument("--threads", type=common.positive_list, default=[1], help="thread counts, comma-separated, each in a process of its own, pinned; default: 1")
-    parser.add_argument("--rounds", type=common.positive, default=15, help="timed rounds, the engines take turns in each; default: 15")
+        help=f"comma-separated: what the graph itself is exported to and run in, where installed: {', '.join(timed)}; "
+             "none for neither"
+    )
+    parser.add_argument(
+        "--batches", type=common.positive_list, default=[1, 32], help="batch sizes, comma-separated; default: 1,32"
+    )
+    parser.add_argument(
+        "--threads", type=common.positive_list, default=[1],
+        help="thread counts, comma-separated, each in a process of its own, pinned; default: 1"
+    )
+    parser.add_argument(
+        "--rounds", type=common.positive, default=15, help="timed rounds, the engines take turns in each; default: 15"
+    )
     tiers = ", ".join(["auto", *executors.EXECUTORS["native"].options])
     parser.add_argument("--tier", default="auto", help=f"of the native runner: {tiers}")
 
@@ -41,7 +50,9 @@ def run(args: argparse.Namespace) -> common.Result:
     engines = [] if args.engines == "none" else args.engines.split(",")
     unknown = [name for name in engines if name not in benchmark.EXPORTED]
     if unknown:
-        raise ValueError(f"--engines takes {', '.join(benchmark.EXPORTED)} or none, got {', '.join(map(repr, unknown))}")
+        raise ValueError(
+            f"--engines takes {', '.join(benchmark.EXPORTED)} or none, got {', '.join(map(repr, unknown))}"
+        )
     with contextlib.ExitStack() as stack:
         graph = common.load_graph(args.model)
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -52,9 +63,18 @@ def run(args: argparse.Namespace) -> common.Result:
             common.load_model(args.keras).save(keras_path)
         stack.enter_context(common.busy("timing"))
         rows, skipped = benchmark.in_processes(
-            args.threads, graph=str(folder / "net.graffiti"), keras=keras_path, tflite=args.tflite, engines=engines, batches=args.batches, rounds=args.rounds, tier=args.tier,
+            args.threads, graph=str(folder / "net.graffiti"), keras=keras_path, tflite=args.tflite, engines=engines,
+            batches=args.batches, rounds=args.rounds, tier=args.tier,
         )
     notes = [f"{engine}: not timed: {why}" for engine, why in skipped.items()]
     failed = [why for why in skipped.values() if benchmark.DIFFERS in why]
-    text = "\n".join([benchmark.table(rows), *notes, "medians of rounds in which the engines take turns; a ratio above 1 means that graffiti is faster"])
-    return {"sha256": graph.digest(), "rounds": args.rounds, "tier": args.tier, "rows": rows, "skipped": skipped}, text, 1 if failed else 0
+    text = "\n".join(
+        [
+            benchmark.table(rows), *notes,
+            "medians of rounds in which the engines take turns; a ratio above 1 means that graffiti is faster"
+        ]
+    )
+    return (
+        {"sha256": graph.digest(), "rounds": args.rounds, "tier": args.tier, "rows": rows, "skipped": skipped}, text,
+        1 if failed else 0
+    )

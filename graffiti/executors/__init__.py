@@ -1,7 +1,8 @@
 """Executors: everything that can run an integer graph, one row each.
 
-``verify``, ``IntegerGraph.predict``, ``benchmark`` and the command line read this table, and ``tests/executors/test_contract.py``
-runs every op's cases through every row. A new executor is a function in ``rows.py`` and a row here.
+``verify``, ``IntegerGraph.predict``, ``benchmark`` and the command line read this table, and
+``tests/executors/test_contract.py`` runs every op's cases through every row. A new executor is a function in
+``rows.py`` and a row here.
 """
 
 from __future__ import annotations
@@ -20,9 +21,13 @@ EXECUTORS: dict[str, Executor] = {row.name: row for row in (
     Executor("native", "the program runner", rows.native, dict.fromkeys(_TIERS, Option()), rows.tiers, predicts=True),
     Executor("ops", "the TensorFlow op library", rows.ops, dict.fromkeys(_TIERS, Option()), shows=EVERY, predicts=True),
     Executor("python", "pure TensorFlow", rows.python, shows=EVERY, predicts=True),
-    Executor("c", "the exported C", rows.c, dict.fromkeys(("fused", "unfused", *BOARDS), Option()), lambda: ("fused", "unfused")),
     Executor(
-        "litert", "LiteRT", rows.litert, {name: Option((_MICRO,) if name == "micro" else ()) for name in rows.LITERT_FILES},
+        "c", "the exported C", rows.c, dict.fromkeys(("fused", "unfused", *BOARDS), Option()),
+        lambda: ("fused", "unfused")
+    ),
+    Executor(
+        "litert", "LiteRT", rows.litert,
+        {name: Option((_MICRO,) if name == "micro" else ()) for name in rows.LITERT_FILES},
         lambda: ("xnnpack",), (*EXPORTERS["litert"].packages, Package("ai-edge-litert", "ai_edge_litert.interpreter")),
         bounds=rows.litert_bounds, timed=timed.litert),
     Executor(
@@ -52,4 +57,6 @@ def split(target: str) -> tuple[Executor, str]:
     return EXECUTORS[name], option
 
 
-__all__ = ["EVERY", "EXECUTORS", "STORED", "Executor", "Option", "Package", "Running", "Unavailable", "known", "split", "words"]
+__all__ = [
+    "EVERY", "EXECUTORS", "STORED", "Executor", "Option", "Package", "Running", "Unavailable", "known", "split", "words"
+]

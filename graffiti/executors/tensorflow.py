@@ -89,7 +89,8 @@ class TensorFlowExecutor:
                     f"input {name!r} holds {np.count_nonzero(np.isnan(array))} NaN; NaN has no code, clean the data"
                 )
         return [
-            tf.constant(array.astype(self.graph.storage(name), copy=False), self._dtype(name)) for name, array in bound.items()
+            tf.constant(array.astype(self.graph.storage(name), copy=False), self._dtype(name))
+            for name, array in bound.items()
         ]
 
     def _dtype(self, value: str) -> tf.DType:
@@ -218,12 +219,18 @@ def _max_pool(executor, node, x):
 
 def _average_pool(executor, node, x):
     x, _, pool_size, strides, undo = _as_2d(x, None, attr(node, "pool_size"), attr(node, "strides"))
-    return undo(ops.average_pool(
-        x, executor.requantization(node), pool_size=pool_size, strides=strides, padding=attr(node, "padding"), divide=attr(node, "divide"), **executor.options))
+    return undo(
+        ops.average_pool(
+            x, executor.requantization(node), pool_size=pool_size, strides=strides, padding=attr(node, "padding"),
+            divide=attr(node, "divide"), **executor.options
+        )
+    )
 
 
 def _global_max_pool(executor, node, x):
-    best = tf.reduce_max(x if x.dtype.is_floating else tf.cast(x, tf.int32), list(attr(node, "axes")), keepdims=attr(node, "keepdims"))
+    best = tf.reduce_max(
+        x if x.dtype.is_floating else tf.cast(x, tf.int32), list(attr(node, "axes")), keepdims=attr(node, "keepdims")
+    )
     return tf.cast(best, x.dtype)
 
 
@@ -301,8 +308,10 @@ RULES: dict[str, Callable] = {
     "conv": _conv, "depthwise_conv": _depthwise_conv, "conv_transpose": _conv_transpose, "dense": _dense,
     "bias_add": _bias_add, **{name: _elementwise for name, row in OPS.items() if row.binary},
     "relu": _relu, "lookup": _lookup,
-    "max_pool": _max_pool, "average_pool": _average_pool, "global_max_pool": _global_max_pool, "concat": _concat, "pad": _pad, "crop": _crop, "slice": _slice, "take": _take,
-    "reshape": _reshape, "permute": _permute, "upsample": _upsample, "rescaling": _rescaling, "quantize": _quantize, "dequantize": _dequantize,
+    "max_pool": _max_pool, "average_pool": _average_pool, "global_max_pool": _global_max_pool, "concat": _concat,
+    "pad": _pad, "crop": _crop, "slice": _slice, "take": _take,
+    "reshape": _reshape, "permute": _permute, "upsample": _upsample, "rescaling": _rescaling, "quantize": _quantize,
+    "dequantize": _dequantize,
     "requantize": _requantize, "softmax": _softmax, "island": _island,
 }
 

@@ -73,7 +73,10 @@ def when(condition: tf.Tensor, compute: Callable[[], tuple], otherwise: tuple) -
         otherwise: what holds where the condition does not.
     """
     if count() == 1:
-        return tf.cond(condition, lambda: tuple(map(tf.convert_to_tensor, compute())), lambda: tuple(map(tf.convert_to_tensor, otherwise)))
+        return tf.cond(
+            condition, lambda: tuple(map(tf.convert_to_tensor, compute())),
+            lambda: tuple(map(tf.convert_to_tensor, otherwise))
+        )
     return tuple(tf.where(condition, new, old) for new, old in zip(compute(), otherwise))
 
 

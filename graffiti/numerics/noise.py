@@ -1,13 +1,14 @@
 """The counter-based generator of stochastic rounding: sixteen bits for each (key, index), the same in every engine.
 
-A key is two uint32, ``(seed, step)``. It is mixed to two words ``k0, k1`` once; then, with all sums and products modulo 2^32 and ``m`` the mixer below,
+A key is two uint32, ``(seed, step)``. It is mixed to two words ``k0, k1`` once; then, with all sums and products modulo
+2^32 and ``m`` the mixer below,
 
     word(j) = m(j + k0, k1)
     u(i)    = 2^-16 * (low or high half of word(16*floor(i/32) + i mod 16))     low for i mod 32 < 16,  in [0, 1)
 
-so one word serves two elements that lie sixteen apart: a vector of words is two vectors of numbers. An element's number is independent of how a tensor is cut
-into threads. Stochastic rounding with 16 bits is biased by at most 2^-17 of a step. The constants stand here and in
-``ops/kernels/noise.h``; all else imports them.
+so one word serves two elements that lie sixteen apart: a vector of words is two vectors of numbers. An element's number
+is independent of how a tensor is cut into threads. Stochastic rounding with 16 bits is biased by at most 2^-17 of a
+step. The constants stand here and in ``ops/kernels/noise.h``; all else imports them.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ def uniform(count: int, seed: tuple[int, int]) -> np.ndarray:
     """``u(0) … u(count-1)`` as float32."""
     k0, k1 = keys(seed)
     index = np.arange(count, dtype=np.uint64)
-    words = mix(((index >> np.uint64(5)) * np.uint64(16) + (index & np.uint64(15)) + np.uint64(k0)) & np.uint64(_MASK), k1)
+    words = mix(
+        ((index >> np.uint64(5)) * np.uint64(16) + (index & np.uint64(15)) + np.uint64(k0)) & np.uint64(_MASK), k1
+    )
     half = words >> (((index >> np.uint64(4)) & np.uint64(1)) * np.uint64(16)) & np.uint64(0xFFFF)
     return half.astype(np.float32) * np.float32(2.0**-16)

@@ -320,7 +320,8 @@ def average_pool(
     x, to: Requantization, *, pool_size: Sequence[int], strides: Sequence[int], padding="valid", divide: bool = True,
     engine: str = "auto", tier: str = "auto",
 ) -> tf.Tensor:
-    """The mean of each window, rounded once: ``saturate(round(sum / (elements * 2**shift)), low, high)``, exact with its ties.
+    """The mean of each window, rounded once: ``saturate(round(sum / (elements * 2**shift)), low, high)``, exact with
+    its ties.
 
     Args:
         x: codes ``(batch, height, width, channels)``.
@@ -339,9 +340,12 @@ def average_pool(
     if _native(engine, tier):
         window = _window(strides, (1, 1), padding)
         del window["dilation"]
-        return loader.load().graffiti_average_pool(x, pool_size=list(pool_size), **window, divide=divide, **_fused(to), tier=tier)
+        return loader.load().graffiti_average_pool(
+            x, pool_size=list(pool_size), **window, divide=divide, **_fused(to), tier=tier
+        )
     return fallback.average_pool(
-        x, pool_size=pool_size, strides=strides, padding=padding, divide_by_count=divide, shift=to.shifts[0], low=to.low, high=to.high, dtype=to.dtype,
+        x, pool_size=pool_size, strides=strides, padding=padding, divide_by_count=divide, shift=to.shifts[0],
+        low=to.low, high=to.high, dtype=to.dtype,
         rounding=to.rounding)
 
 

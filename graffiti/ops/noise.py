@@ -1,4 +1,6 @@
-"""The generator of ``numerics/noise.py`` in TensorFlow, bit-identical to it and to what the native quantizer uses inside."""
+"""The generator of ``numerics/noise.py`` in TensorFlow, bit-identical to it and to what the native quantizer uses
+inside.
+"""
 
 from __future__ import annotations
 
@@ -38,5 +40,6 @@ def uniform(shape, seed: tf.Tensor) -> tf.Tensor:
     count = tf.reduce_prod(tf.cast(shape, tf.int64))
     groups = (count + 31) // 32
     words = tf.reshape(mix(tf.cast(tf.range(groups * 16), tf.uint32) + k0, k1), [-1, 16])
-    halves = tf.stack([tf.bitwise.bitwise_and(words, _u32(0xFFFF)), tf.bitwise.right_shift(words, _u32(16))], 1)  # [groups, 2, 16]
+    # [groups, 2, 16]
+    halves = tf.stack([tf.bitwise.bitwise_and(words, _u32(0xFFFF)), tf.bitwise.right_shift(words, _u32(16))], 1)
     return tf.reshape(tf.reshape(tf.cast(halves, tf.float32), [-1])[:count] * 2.0**-16, shape)

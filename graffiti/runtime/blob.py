@@ -23,7 +23,8 @@ FORMAT = program_format.load()
 ARENA, INPUT, OUTPUT = 0, 1, 2
 
 _ALIGNMENT = 64
-_BLOCK_BYTES, _MAX_BLOCK = 128 * 1024, 32  # images worked on together: as many as leave their tensors in the second-level cache
+# images worked on together: as many as leave their tensors in the second-level cache
+_BLOCK_BYTES, _MAX_BLOCK = 128 * 1024, 32
 
 
 @dataclasses.dataclass
@@ -226,13 +227,16 @@ class ProgramWriter:
             "Move", x=x, y=y, x_offset=x_offset, y_offset=y_offset, rank=len(axes), sizes=sizes, x_strides=x_strides,
             y_strides=y_strides)
 
-    # ---- the blob ------------------------------------------------------------------------------------------------------
+    # ---- the blob ----------------------------------------------------------------------------------------------------
     def finish(self) -> bytes:
         """Plan the arena and write everything down."""
         steps = [([str(t.index) for t in reads], [str(t.index) for t in writes]) for _, _, reads, writes in self._steps]
         lives = memory.lifetimes(steps)
         planned = [t for t in self.tensors if t.place == ARENA and str(t.index) in lives]
-        plan = memory.plan([-(-t.bytes // _ALIGNMENT) * _ALIGNMENT for t in planned], [lives[str(t.index)] for t in planned], _ALIGNMENT)
+        plan = memory.plan(
+            [-(-t.bytes // _ALIGNMENT) * _ALIGNMENT for t in planned], [lives[str(t.index)] for t in planned],
+            _ALIGNMENT
+        )
         for tensor, offset in zip(planned, plan.offsets):
             tensor.number = offset
         arena = -(-plan.total // _ALIGNMENT) * _ALIGNMENT

@@ -1,7 +1,7 @@
 """Splits an integer graph into native parts and nodes that Python computes, and runs them in turn.
 
-Python computes islands (Keras layers left in float, by a callback), softmax at the output, and whatever the native runner has no
-rule for (by ``numerics.reference``, so still exact). A graph without any of these is one native part.
+Python computes islands (Keras layers left in float, by a callback), softmax at the output, and whatever the native
+runner has no rule for (by ``numerics.reference``, so still exact). A graph without any of these is one native part.
 """
 
 from __future__ import annotations
@@ -37,13 +37,17 @@ class NativeProgram:
         self.program = program
         self._library = library.load()
         self._handle = ctypes.c_void_p()
-        self._library.call("create_program", program.blob, len(program.blob), library.tier_number(tier), ctypes.byref(self._handle))
+        self._library.call(
+            "create_program", program.blob, len(program.blob), library.tier_number(tier), ctypes.byref(self._handle)
+        )
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
             self._library.destroy(self._handle)
 
-    def run(self, inputs: Sequence[np.ndarray], batch: int, threads: int, values: bool = False) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+    def run(
+        self, inputs: Sequence[np.ndarray], batch: int, threads: int, values: bool = False
+    ) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
         """Outputs, and with ``values`` every step's tensor by name.
 
         Args:
@@ -62,7 +66,9 @@ class NativeProgram:
         arrays: dict[int, np.ndarray] = {}
         for spec, number in program.values:
             arrays.setdefault(number, np.empty((batch, *spec.shape), spec.dtype))
-        slots = (ctypes.c_void_p * max(program.value_count, 1))(*[arrays[n].ctypes.data if n in arrays else None for n in range(program.value_count)])
+        slots = (ctypes.c_void_p * max(program.value_count, 1))(
+            *[arrays[n].ctypes.data if n in arrays else None for n in range(program.value_count)]
+        )
         self._library.call("run_program_debug", self._handle, source, to, batch, threads, slots)
         return outputs, {spec.name: arrays[number].reshape(batch, *spec.shape) for spec, number in program.values}
 
@@ -92,13 +98,20 @@ class Executor:
         for native, nodes in _split(graph):
             made = {out for node in nodes for out in node.outputs}
             read = {v for node in nodes for v in node.inputs}
-            inputs = list(dict.fromkeys(v for node in nodes for v in node.inputs if v not in made and v not in graph.constants))
-            behind = {v for node in graph.nodes if not any(node is mine for mine in nodes) for v in node.inputs} | set(graph.outputs)
+            inputs = list(
+                dict.fromkeys(v for node in nodes for v in node.inputs if v not in made and v not in graph.constants)
+            )
+            behind = (
+                {v for node in graph.nodes if not any(node is mine for mine in nodes) for v in node.inputs}
+                | set(graph.outputs)
+            )
             outputs = [out for node in nodes for out in node.outputs if out in behind]
             if native:
                 names = made | read | {v for node in nodes for v in node.attached}
-                part = Graph("integer", inputs, outputs, list(nodes), {k: v for k, v in graph.constants.items() if k in names},
-                             {k: t for k, t in graph.types.items() if k in names}, graph.name)
+                part = Graph(
+                    "integer", inputs, outputs, list(nodes), {k: v for k, v in graph.constants.items() if k in names},
+                    {k: t for k, t in graph.types.items() if k in names}, graph.name
+                )
                 self.parts.append(_Part(inputs, outputs, NativeProgram(compile_graph(part), tier)))
             else:
                 self.parts.append(_Part(inputs, outputs, node=nodes[0]))
@@ -109,7 +122,9 @@ class Executor:
         """Whether the whole graph is native."""
         return all(part.program is not None for part in self.parts)
 
-    def run(self, inputs: dict[str, np.ndarray], threads: int, values: bool = False) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+    def run(
+        self, inputs: dict[str, np.ndarray], threads: int, values: bool = False
+    ) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
         """Outputs in order, and with ``values`` every step's tensor by name."""
         live, collected = dict(inputs), {}
         keep = set(self.graph.outputs)
@@ -141,14 +156,18 @@ class Executor:
 
     def _constant(self, name: str, batch: int) -> np.ndarray:
         array = np.asarray(self.graph.constants[name])
-        return np.repeat(array, batch, 0) if array.ndim and array.shape[0] == 1 and self.graph.shape(name)[0] is None else array
+        return (
+            np.repeat(array, batch, 0) if array.ndim and array.shape[0] == 1 and self.graph.shape(name)[0] is None
+            else array
+        )
 
 
 def _split(graph: Graph) -> list[tuple[bool, list[Node]]]:
     """Nodes in groups that run one after the other: native nodes of one level together, a Python node alone.
 
-    The level counts the changes between native and Python on the way from the inputs: even levels are native. Where Python takes part,
-    native nodes of one level that share no value are apart: an island may have given them another batch.
+    The level counts the changes between native and Python on the way from the inputs: even levels are native. Where
+    Python takes part, native nodes of one level that share no value are apart: an island may have given them another
+    batch.
     """
     level: dict[str, int] = {}
     groups: dict[int, list[Node]] = {}
@@ -163,7 +182,9 @@ def _split(graph: Graph) -> list[tuple[bool, list[Node]]]:
     ordered: list[tuple[bool, list[Node]]] = []
     for depth in sorted(groups):
         if depth % 2 == 0:
-            ordered.extend((True, nodes) for nodes in (_connected(graph, groups[depth]) if len(groups) > 1 else [groups[depth]]))
+            ordered.extend(
+                (True, nodes) for nodes in (_connected(graph, groups[depth]) if len(groups) > 1 else [groups[depth]])
+            )
         else:  # within a level the graph's order holds
             ordered.extend((False, [node]) for node in groups[depth])
     return ordered

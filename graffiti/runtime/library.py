@@ -1,4 +1,6 @@
-"""The kernel library through ctypes: ``graffiti/ops/kernels/c_api.h`` in Python. Knows numpy and nothing of TensorFlow."""
+"""The kernel library through ctypes: ``graffiti/ops/kernels/c_api.h`` in Python. Knows numpy and nothing of
+TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -46,10 +48,14 @@ class PoolShape(ctypes.Structure):
 class Requantization(ctypes.Structure):
     """``graffiti_requantization``."""
 
-    _fields_ = [("shift", _POINTER), ("shift_count", _LONG), ("rounding", _INT), ("low", _INT), ("high", _INT), ("type", _INT)]
+    _fields_ = [
+        ("shift", _POINTER), ("shift_count", _LONG), ("rounding", _INT), ("low", _INT), ("high", _INT), ("type", _INT)
+    ]
 
     @classmethod
-    def make(cls, shift: int | Sequence[int], low: int, high: int, dtype, rounding: str = "half_even") -> Requantization:
+    def make(
+        cls, shift: int | Sequence[int], low: int, high: int, dtype, rounding: str = "half_even"
+    ) -> Requantization:
         """From plain values; the shifts are kept alive by the object."""
         shifts = np.atleast_1d(np.asarray(shift, np.int32)).copy()
         self = cls(shifts.ctypes.data, len(shifts), ROUNDING_MODES.index(rounding), low, high, type_number(dtype))
@@ -105,7 +111,10 @@ class FakeQuantizeFormat(ctypes.Structure):
 class DotKernelInfo(ctypes.Structure):
     """``graffiti_dot_kernel_info``."""
 
-    _fields_ = [("name", ctypes.c_char * 48), ("tier", _INT), ("rows", _INT), ("columns", _INT), ("a_type", _INT), ("b_type", _INT)]
+    _fields_ = [
+        ("name", ctypes.c_char * 48), ("tier", _INT), ("rows", _INT), ("columns", _INT), ("a_type", _INT),
+        ("b_type", _INT)
+    ]
 
 
 _TO = ctypes.POINTER(Requantization)
@@ -115,10 +124,17 @@ _FUNCTIONS = {  # name: (result, arguments)
     "best_tier": (_INT, []),
     "tier_supported": (_INT, [_INT]),
     "tier_name": (ctypes.c_char_p, [_INT]),
-    "conv2d": (_INT, [ctypes.POINTER(ConvShape), _LONG, _POINTER, _INT, _POINTER, _INT, _POINTER, _TO, _POINTER, _INT, _POINTER]),
+    "conv2d": (
+        _INT,
+        [ctypes.POINTER(ConvShape), _LONG, _POINTER, _INT, _POINTER, _INT, _POINTER, _TO, _POINTER, _INT, _POINTER]
+    ),
     "dense": (_INT, [_LONG, _LONG, _LONG, _POINTER, _INT, _POINTER, _INT, _POINTER, _TO, _POINTER, _INT, _POINTER]),
     "training_conv": (
-        _INT, [_INT, ctypes.POINTER(ConvShape), _LONG, _POINTER, _INT, _POINTER, _INT, ctypes.c_float, _POINTER, _INT, _POINTER],
+        _INT,
+        [
+            _INT, ctypes.POINTER(ConvShape), _LONG, _POINTER, _INT, _POINTER, _INT, ctypes.c_float, _POINTER, _INT,
+            _POINTER
+        ],
     ),
     "requantize": (_INT, [_LONG, _LONG, _POINTER, _INT, _TO, _POINTER, _INT, _POINTER]),
     "elementwise": (_INT, [_INT, _LONG, _LONG, _POINTER, _INT, _POINTER, _INT, _LONG, _TO, _POINTER, _INT, _POINTER]),
@@ -182,9 +198,13 @@ class Library:
                 function.restype, function.argtypes = result, arguments
                 setattr(self, name, function)
         except (OSError, AttributeError) as error:
-            raise KernelsNotAvailable(f"{path} does not load ({error}); build it again with: {BUILD_COMMAND}") from error
+            raise KernelsNotAvailable(
+                f"{path} does not load ({error}); build it again with: {BUILD_COMMAND}"
+            ) from error
         if self.abi_version() != ABI_VERSION:
-            raise KernelsNotAvailable(f"{path} has the ABI {self.abi_version()}, expected {ABI_VERSION}; build it again with: {BUILD_COMMAND}")
+            raise KernelsNotAvailable(
+                f"{path} has the ABI {self.abi_version()}, expected {ABI_VERSION}; build it again with: {BUILD_COMMAND}"
+            )
 
     def call(self, name: str, *arguments) -> None:
         """Call ``graffiti_<name>``; a ``KernelError`` with the library's sentence where it fails."""

@@ -42,7 +42,9 @@ class Runner:
         ValueError: for a graph of another stage, or with an island and no ``island``.
     """
 
-    def __init__(self, graph: Graph, tier: str = "auto", threads: int | None = None, island: Island | None = None) -> None:
+    def __init__(
+        self, graph: Graph, tier: str = "auto", threads: int | None = None, island: Island | None = None
+    ) -> None:
         if graph.stage != "integer":
             raise ValueError(f"Runner runs a graph of stage 'integer', got {graph.stage!r}; lower it first")
         threads = None if threads is None else checks.whole("threads of a runner", threads, 1)
@@ -71,8 +73,8 @@ class Runner:
         """The graph's outputs, in order.
 
         Args:
-            inputs: one array, a list in the order of the graph's inputs, or a dict by name; ``(batch, ...)``. Contiguous
-                float32 (or codes in their storage dtype) is used in place.
+            inputs: one array, a list in the order of the graph's inputs, or a dict by name; ``(batch, ...)``.
+                Contiguous float32 (or codes in their storage dtype) is used in place.
 
         Raises:
             ValueError: for wrong shapes or dtypes, or NaN in an input.
@@ -91,8 +93,13 @@ class Runner:
         for name, array in arrays.items():
             format = self.graph.format(name)
             dtype = self.graph.storage(name)
-            if format is not None and array.dtype != dtype and array.size and not format.qmin <= array.min() <= array.max() <= format.qmax:
-                raise ValueError(f"input {name!r} takes codes of {format}, got values from {array.min()} to {array.max()}")
+            if (
+                format is not None and array.dtype != dtype and array.size
+                and not format.qmin <= array.min() <= array.max() <= format.qmax
+            ):
+                raise ValueError(
+                    f"input {name!r} takes codes of {format}, got values from {array.min()} to {array.max()}"
+                )
             arrays[name] = np.ascontiguousarray(array, dtype)
         return self._executor(tuple(array.shape[1:] for array in arrays.values())), arrays
 

@@ -33,13 +33,16 @@ SHAPES = [
     (17, 7, 6, 5, 7, (3, 3), (2, 2), "same", (1, 1)),          # many small images: images innermost
     (40, 6, 4, 20, 70, (3, 2), (1, 1), "valid", (2, 1)),
     (150, 5, 5, 3, 6, (2, 2), (2, 1), "same", (1, 1)),
-    (5, 70, 66, 3, 5, (3, 3), (1, 1), "same", (1, 1)),         # the weight gradient takes some rows of several images at a time
+    # the weight gradient takes some rows of several images at a time
+    (5, 70, 66, 3, 5, (3, 3), (1, 1), "same", (1, 1)),
     (4, 71, 65, 24, 5, (1, 1), (2, 3), "same", (1, 1)),        # and leaves out rows and columns that no window sees
-    (1, 90, 70, 17, 5, (3, 5), (1, 2), "same", (2, 1)),        # some rows of one image, with a copy for each column of the window
+    # some rows of one image, with a copy for each column of the window
+    (1, 90, 70, 17, 5, (3, 5), (1, 2), "same", (2, 1)),
     (4, 3, 700, 8, 9, (1, 3), (1, 1), "same", (1, 1)),         # rows longer than one sum of 16-bit products
     (2, 2, 900, 5, 9, (2, 3), (1, 2), "same", (1, 1)),
     (3, 23, 55, 32, 40, (1, 1), (1, 1), "same", (1, 1)),       # pixels in pieces of unequal length
-    (2, 11, 10, 64, 64, (1, 1), (1, 1), "same", (1, 1)),       # rows multiplied where they lie, forward and input gradient
+    # rows multiplied where they lie, forward and input gradient
+    (2, 11, 10, 64, 64, (1, 1), (1, 1), "same", (1, 1)),
     (3, 9, 7, 36, 96, (1, 1), (1, 1), "same", (1, 1)),
 ]
 # batch, height, width, channels, multiplier, window, strides, padding, dilations
@@ -52,7 +55,8 @@ DEPTHWISE = [
     (1, 5, 5, 100, 1, (5, 5), (1, 1), "same", (1, 1)),
     (9, 4, 4, 70, 4, (7, 7), (1, 1), "same", (1, 1)),          # windows larger than the image
     (1, 1, 1, 64, 1, (1, 1), (1, 1), "valid", (1, 1)),
-    (1, 2, 300, 19, 2, (1, 3), (1, 1), "same", (1, 1)),        # more pixels in a row than one sum of 16-bit products holds
+    # more pixels in a row than one sum of 16-bit products holds
+    (1, 2, 300, 19, 2, (1, 3), (1, 1), "same", (1, 1)),
     (1, 1, 700, 6, 1, (1, 600), (1, 1), "same", (1, 1)),       # more taps than that
 ]
 TIERS = loader.TIERS[:0:-1]  # the best first, without auto
@@ -70,14 +74,18 @@ def check(shape, x_type, dy_type, extreme: bool = False, tiers=TIERS, kind=Convo
 
     n, h, w, c, o, window, strides, padding, dilations = shape
     product = kind((*window, c, o), strides, Padding(padding), dilations)
-    forward, input_gradient, weight_gradient = (getattr(kernels, product.kernel_name + name) for name in ("", "_input_gradient", "_weight_gradient"))
+    forward, input_gradient, weight_gradient = (
+        getattr(kernels, product.kernel_name + name) for name in ("", "_input_gradient", "_weight_gradient")
+    )
     x, kernel = codes(x_type, (n, h, w, c), extreme), codes(np.int8, (*window, c, o), extreme)
     wide = [tf.constant(value, tf.float64) for value in (x, kernel)]
     y = product.forward(*wide)
     dy = codes(dy_type, tuple(y.shape), extreme)
     dy_wide = tf.constant(dy, tf.float64)
     expected = {
-        "forward": y, "input gradient": product.input_gradient(dy_wide, wide[1], tf.constant(x.shape)), "weight gradient": product.weight_gradient(wide[0], dy_wide)}
+        "forward": y, "input gradient": product.input_gradient(dy_wide, wide[1], tf.constant(x.shape)),
+        "weight gradient": product.weight_gradient(wide[0], dy_wide)
+    }
     geometry = product.geometry((n, h, w, c))
     ran = 0
     for tier in tiers:
@@ -91,7 +99,9 @@ def check(shape, x_type, dy_type, extreme: bool = False, tiers=TIERS, kind=Convo
             continue
         ran += 1
         for name, exact in expected.items():
-            np.testing.assert_array_equal(found[name], np.asarray(exact).astype(np.float32) * SCALE, err_msg=f"{name} on {tier}")
+            np.testing.assert_array_equal(
+                found[name], np.asarray(exact).astype(np.float32) * SCALE, err_msg=f"{name} on {tier}"
+            )
     assert ran
 
 
@@ -111,7 +121,8 @@ def test_depthwise_products_are_exact_on_every_tier(shape, x_type, dy_type):
 
 
 @pytest.mark.parametrize(("shape", "dy_type"), [
-    ((2, 16, 16, 128, 16, (3, 3), (1, 1), "same", (1, 1)), np.int8), ((2, 16, 16, 128, 16, (3, 3), (1, 1), "same", (1, 1)), np.int16),
+    ((2, 16, 16, 128, 16, (3, 3), (1, 1), "same", (1, 1)), np.int8),
+    ((2, 16, 16, 128, 16, (3, 3), (1, 1), "same", (1, 1)), np.int16),
     ((130, 32, 32, 4, 4, (1, 1), (1, 1), "same", (1, 1)), np.int8),   # 133,120 pixels of -128 * -128: beyond 2**31
     ((130, 32, 32, 2, 3, (3, 3), (1, 1), "same", (1, 1)), np.int8), ((700, 4, 4, 4, 4, (3, 3), (1, 1), "same", (1, 1)), np.int16)], ids=str)
 def test_sums_at_the_limit(shape, dy_type):
@@ -150,14 +161,17 @@ def test_empty_batch_and_nan_scale():
     assert kernels.conv2d_input_gradient(dy, kernel, 1.0, input_shape=(0, 4, 4, 3)).shape == (0, 4, 4, 3)
     assert not np.any(kernels.conv2d_weight_gradient(x, dy, 1.0, kernel_shape=(3, 3)))
     x, dy = np.ones((1, 4, 4, 3), np.int8), np.ones((1, 2, 2, 2), np.int8)
-    for result in (kernels.conv2d(x, kernel, np.nan), kernels.conv2d_input_gradient(dy, kernel, np.nan, input_shape=x.shape),
-                   kernels.conv2d_weight_gradient(x, dy, np.nan, kernel_shape=(3, 3))):
+    for result in (
+        kernels.conv2d(x, kernel, np.nan), kernels.conv2d_input_gradient(dy, kernel, np.nan, input_shape=x.shape),
+        kernels.conv2d_weight_gradient(x, dy, np.nan, kernel_shape=(3, 3))
+    ):
         assert np.all(np.isnan(result))
 
 
 DEPTHWISE_PROGRAM = (
     "dy, w = dy[..., :24], w[..., :1]\n"
-    "out += [k.depthwise_conv2d(x, w, 0.1, **g), k.depthwise_conv2d_input_gradient(dy, w, 0.1, input_shape=x.shape, **g)]\n"
+    "out += [k.depthwise_conv2d(x, w, 0.1, **g), k.depthwise_conv2d_input_gradient(dy, w, 0.1, "
+    "input_shape=x.shape, **g)]\n"
     "out += [k.depthwise_conv2d_weight_gradient(x, dy, 0.1, kernel_shape=(3, 3), **g)]\n")
 
 
@@ -169,22 +183,36 @@ def test_one_thread_as_many():
         "import sys, numpy as np, tensorflow as tf\n"
         "tf.config.threading.set_intra_op_parallelism_threads(int(sys.argv[1]))\n"
         "from graffiti.ops import training_products as k\n"
-        "r = np.random.default_rng(0); x = r.integers(-128, 128, (32, 16, 16, 24)).astype(np.int8); dy = r.integers(-128, 128, (32, 16, 16, 40)).astype(np.int8)\n"
+        "r = np.random.default_rng(0); x = r.integers(-128, 128, (32, 16, 16, 24)).astype(np.int8); dy = "
+        "r.integers(-128, 128, (32, 16, 16, 40)).astype(np.int8)\n"
         "w = r.integers(-128, 128, (3, 3, 24, 40)).astype(np.int8); g = {'padding': ((1, 1), (1, 1))}\n"
-        "out = [k.conv2d(x, w, 0.1, **g), k.conv2d_input_gradient(dy, w, 0.1, input_shape=x.shape, **g), k.conv2d_weight_gradient(x, dy, 0.1, kernel_shape=(3, 3), **g)]\n"
-        "x, dy = (r.integers(-128, 128, (11, 33, 33, c)).astype(np.int8) for c in (16, 20))\n"  # wide images: whole blocks of them for each thread
-        "out += [k.conv2d_weight_gradient(x, dy.astype(t), 0.1, kernel_shape=(3, 3), **g) for t in (np.int8, np.int16)]\n"
+        "out = [k.conv2d(x, w, 0.1, **g), k.conv2d_input_gradient(dy, w, 0.1, input_shape=x.shape, **g), "
+        "k.conv2d_weight_gradient(x, dy, 0.1, kernel_shape=(3, 3), **g)]\n"
+        # wide images: whole blocks of them for each thread
+        "x, dy = (r.integers(-128, 128, (11, 33, 33, c)).astype(np.int8) for c in (16, 20))\n"
+        "out += [k.conv2d_weight_gradient(x, dy.astype(t), 0.1, kernel_shape=(3, 3), **g) for t in (np.int8, "
+        "np.int16)]\n"
         "import hashlib; print(hashlib.sha256(b''.join(np.asarray(o).tobytes() for o in out)).hexdigest())\n")
     program = program.replace("x, dy = (", DEPTHWISE_PROGRAM + "x, dy = (")
-    hashes = [subprocess.run([sys.executable, "-c", program, threads], capture_output=True, text=True, check=True).stdout for threads in ("1", "3")]
+    hashes = [
+        subprocess.run([sys.executable, "-c", program, threads], capture_output=True, text=True, check=True).stdout
+        for threads in ("1", "3")
+    ]
     assert hashes[0] == hashes[1] and len(hashes[0]) > 60
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"x": np.zeros((1, 2, 2, 3), np.int8)}, "does not fit a padded image"), ({"kernel": np.zeros((3, 3, 4, 2), np.int8)}, "expected x"), ({"strides": (0, 1)}, "strides are at least 1")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"x": np.zeros((1, 2, 2, 3), np.int8)}, "does not fit a padded image"),
+        ({"kernel": np.zeros((3, 3, 4, 2), np.int8)}, "expected x"), ({"strides": (0, 1)}, "strides are at least 1")
+    ]
+)
 def test_bad_arguments_are_refused(arguments, message):
     from graffiti.ops import training_products as kernels
 
-    given = {"x": np.zeros((1, 4, 4, 3), np.int8), "kernel": np.zeros((3, 3, 3, 2), np.int8), "strides": (1, 1), **arguments}
+    given = {
+        "x": np.zeros((1, 4, 4, 3), np.int8), "kernel": np.zeros((3, 3, 3, 2), np.int8), "strides": (1, 1), **arguments
+    }
     with pytest.raises((tf.errors.InvalidArgumentError, ValueError), match=message):
         kernels.conv2d(given["x"], given["kernel"], 1.0, strides=given["strides"])

@@ -1,5 +1,6 @@
-// Every path of the kernels and the program runner on exact-sized heap arrays, for the address and undefined-behaviour sanitizers:
-// a read or write past an end, a misaligned access or a signed overflow stops it. Results are compared with a naive loop.
+// Every path of the kernels and the program runner on exact-sized heap arrays, for the address and undefined-behaviour
+// sanitizers: a read or write past an end, a misaligned access or a signed overflow stops it. Results are compared with
+// a naive loop.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -25,12 +26,21 @@ std::mt19937 g_random(1);
   } while (0)
 
 int64_t Size(int type) { return type <= GRAFFITI_U8 ? 1 : type <= GRAFFITI_U16 ? 2 : 4; }
-int64_t Low(int type) { return type == GRAFFITI_S8 ? -128 : type == GRAFFITI_S16 ? -32768 : type == GRAFFITI_S32 ? INT32_MIN : 0; }
-int64_t High(int type) { return type == GRAFFITI_S8 ? 127 : type == GRAFFITI_U8 ? 255 : type == GRAFFITI_S16 ? 32767 : type == GRAFFITI_U16 ? 65535 : INT32_MAX; }
+int64_t Low(int type) {
+  return type == GRAFFITI_S8 ? -128 : type == GRAFFITI_S16 ? -32768 : type == GRAFFITI_S32 ? INT32_MIN : 0;
+}
+int64_t High(int type) {
+  return type == GRAFFITI_S8    ? 127
+         : type == GRAFFITI_U8  ? 255
+         : type == GRAFFITI_S16 ? 32767
+         : type == GRAFFITI_U16 ? 65535
+                                : INT32_MAX;
+}
 
 // A heap block of exactly the bytes, so that one past the end is caught.
 struct Array {
-  Array(int t, int64_t n) : type(t), count(n), data(static_cast<uint8_t*>(std::malloc(std::max<int64_t>(n * Size(t), 1)))) {}
+  Array(int t, int64_t n)
+      : type(t), count(n), data(static_cast<uint8_t*>(std::malloc(std::max<int64_t>(n * Size(t), 1)))) {}
   ~Array() { std::free(data); }
   Array(const Array&) = delete;
   int64_t Get(int64_t i) const {
@@ -43,7 +53,8 @@ struct Array {
     }
   }
   void Fill() {
-    for (int64_t i = 0; i < count * Size(type); ++i) data[i] = static_cast<uint8_t>(g_random() % 4 == 0 ? 0x80 : g_random());
+    for (int64_t i = 0; i < count * Size(type); ++i)
+      data[i] = static_cast<uint8_t>(g_random() % 4 == 0 ? 0x80 : g_random());
   }
   const int type;
   const int64_t count;
@@ -66,22 +77,30 @@ int64_t Rounded(int64_t x, int shift, int mode, int64_t low, int64_t high) {
 
 void TestConv(int tier, const graffiti_conv_shape& s, int x_type, int kernel_type, int y_type, int mode, int shift) {
   const int64_t batch = 2, per_group = s.channels / s.groups;
-  Array x(x_type, batch * s.height * s.width * s.channels), kernel(kernel_type, s.kernel_height * s.kernel_width * per_group * s.out_channels);
+  Array x(x_type, batch * s.height * s.width * s.channels),
+      kernel(kernel_type, s.kernel_height * s.kernel_width * per_group * s.out_channels);
   Array bias(GRAFFITI_S32, s.out_channels), y(y_type, batch * s.out_height * s.out_width * s.out_channels);
   x.Fill();
   kernel.Fill();
-  for (int64_t i = 0; i < bias.count; ++i) reinterpret_cast<int32_t*>(bias.data)[i] = static_cast<int32_t>(g_random()) >> 12;
+  for (int64_t i = 0; i < bias.count; ++i)
+    reinterpret_cast<int32_t*>(bias.data)[i] = static_cast<int32_t>(g_random()) >> 12;
   const int32_t shifts[1] = {shift};
-  const graffiti_requantization to{shifts, 1, mode, static_cast<int32_t>(Low(y_type)), static_cast<int32_t>(High(y_type)), y_type};
-  EXPECT(graffiti_conv2d(&s, batch, x.data, x_type, kernel.data, kernel_type, reinterpret_cast<int32_t*>(bias.data), &to, y.data, tier, nullptr) == 0);
+  const graffiti_requantization to{
+      shifts, 1, mode, static_cast<int32_t>(Low(y_type)), static_cast<int32_t>(High(y_type)), y_type};
+  EXPECT(graffiti_conv2d(&s, batch, x.data, x_type, kernel.data, kernel_type, reinterpret_cast<int32_t*>(bias.data),
+                         &to, y.data, tier, nullptr) == 0);
   for (int64_t i = 0; i < y.count; ++i) {
-    const int64_t o = i % s.out_channels, q = i / s.out_channels % s.out_width, p = i / s.out_channels / s.out_width % s.out_height;
+    const int64_t o = i % s.out_channels, q = i / s.out_channels % s.out_width,
+                  p = i / s.out_channels / s.out_width % s.out_height;
     const int64_t b = i / s.out_channels / s.out_width / s.out_height, g = o / (s.out_channels / s.groups);
     int64_t sum = bias.Get(o);
     for (int64_t u = 0; u < s.kernel_height; ++u)
       for (int64_t v = 0; v < s.kernel_width; ++v) {
-        const int64_t h = p * s.stride_h + u * s.dilation_h - s.pad_top, w = q * s.stride_w + v * s.dilation_w - s.pad_left;
-        if (h < 0 || w < 0 || h % s.spread_h || w % s.spread_w || h / s.spread_h >= s.height || w / s.spread_w >= s.width) continue;
+        const int64_t h = p * s.stride_h + u * s.dilation_h - s.pad_top,
+                      w = q * s.stride_w + v * s.dilation_w - s.pad_left;
+        if (h < 0 || w < 0 || h % s.spread_h || w % s.spread_w || h / s.spread_h >= s.height ||
+            w / s.spread_w >= s.width)
+          continue;
         for (int64_t c = 0; c < per_group; ++c)
           sum += x.Get(((b * s.height + h / s.spread_h) * s.width + w / s.spread_w) * s.channels + g * per_group + c) *
                  kernel.Get(((u * s.kernel_width + v) * per_group + c) * s.out_channels + o);
@@ -135,22 +154,28 @@ void EveryPart(void*, int64_t n, void (*fn)(void*, int64_t, int64_t), void* argu
 }
 
 // The three products of a training step; one group, or as many as channels.
-void TestTraining(int tier, const graffiti_conv_shape& s, int64_t batch, int x_type, int dy_type, const graffiti_parallel* parallel) {
+void TestTraining(int tier, const graffiti_conv_shape& s, int64_t batch, int x_type, int dy_type,
+                  const graffiti_parallel* parallel) {
   const int64_t multiplier = s.groups == 1 ? s.out_channels : s.out_channels / s.channels;
-  Array x(x_type, batch * s.height * s.width * s.channels), dy(dy_type, batch * s.out_height * s.out_width * s.out_channels);
+  Array x(x_type, batch * s.height * s.width * s.channels),
+      dy(dy_type, batch * s.out_height * s.out_width * s.out_channels);
   Array kernel(GRAFFITI_S8, s.kernel_height * s.kernel_width * s.channels * multiplier);
   for (Array* array : {&x, &dy, &kernel}) array->Fill();
   std::vector<int64_t> y_sums(dy.count), dx_sums(x.count), dw_sums(kernel.count);
   for (int64_t i = 0; i < dy.count; ++i) {
-    const int64_t o = i % s.out_channels, q = i / s.out_channels % s.out_width, p = i / s.out_channels / s.out_width % s.out_height;
+    const int64_t o = i % s.out_channels, q = i / s.out_channels % s.out_width,
+                  p = i / s.out_channels / s.out_width % s.out_height;
     const int64_t b = i / s.out_channels / s.out_width / s.out_height;
     for (int64_t u = 0; u < s.kernel_height; ++u)
       for (int64_t v = 0; v < s.kernel_width; ++v) {
-        const int64_t h = p * s.stride_h + u * s.dilation_h - s.pad_top, w = q * s.stride_w + v * s.dilation_w - s.pad_left;
+        const int64_t h = p * s.stride_h + u * s.dilation_h - s.pad_top,
+                      w = q * s.stride_w + v * s.dilation_w - s.pad_left;
         if (h < 0 || w < 0 || h >= s.height || w >= s.width) continue;
-        for (int64_t c = s.groups == 1 ? 0 : o / multiplier; c < (s.groups == 1 ? s.channels : o / multiplier + 1); ++c) {
+        for (int64_t c = s.groups == 1 ? 0 : o / multiplier; c < (s.groups == 1 ? s.channels : o / multiplier + 1);
+             ++c) {
           const int64_t at_x = ((b * s.height + h) * s.width + w) * s.channels + c;
-          const int64_t at_w = ((u * s.kernel_width + v) * s.channels + c) * multiplier + (s.groups == 1 ? o : o % multiplier);
+          const int64_t at_w =
+              ((u * s.kernel_width + v) * s.channels + c) * multiplier + (s.groups == 1 ? o : o % multiplier);
           y_sums[i] += x.Get(at_x) * kernel.Get(at_w);
           dx_sums[at_x] += dy.Get(i) * kernel.Get(at_w);
           dw_sums[at_w] += x.Get(at_x) * dy.Get(i);
@@ -159,7 +184,8 @@ void TestTraining(int tier, const graffiti_conv_shape& s, int64_t batch, int x_t
   }
   const auto run = [&](int pass, const Array& first, const Array& second, const std::vector<int64_t>& sums) {
     float* out = static_cast<float*>(std::malloc(std::max<std::size_t>(sums.size() * 4, 1)));
-    EXPECT(graffiti_training_conv(pass, &s, batch, first.data, first.type, second.data, second.type, 0.5f, out, tier, parallel) == 0);
+    EXPECT(graffiti_training_conv(pass, &s, batch, first.data, first.type, second.data, second.type, 0.5f, out, tier,
+                                  parallel) == 0);
     bool same = true;
     for (std::size_t i = 0; i < sums.size(); ++i) same &= out[i] == static_cast<float>(sums[i]) * 0.5f;
     EXPECT(same);
@@ -172,16 +198,19 @@ void TestTraining(int tier, const graffiti_conv_shape& s, int64_t batch, int x_t
 
 void TestTrainings(int tier) {
   const graffiti_conv_shape shapes[] = {
-      {5, 7, 3, 5, 7, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1}, {9, 6, 17, 5, 3, 17, 3, 3, 2, 2, 1, 1, 1, 0, 1, 1, 1}, {8, 7, 64, 8, 7, 64, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1},
-      {6, 5, 24, 3, 3, 40, 1, 1, 2, 2, 1, 1, 0, 0, 1, 1, 1}, {6, 9, 8, 6, 9, 70, 3, 3, 1, 1, 2, 3, 2, 3, 1, 1, 1}, {1, 300, 5, 1, 300, 9, 1, 5, 1, 1, 1, 1, 0, 2, 1, 1, 1},
-      {40, 35, 4, 40, 35, 6, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1}, {6, 5, 33, 6, 5, 33, 3, 3, 1, 1, 1, 1, 1, 1, 33, 1, 1}, {7, 6, 20, 4, 3, 40, 3, 3, 2, 2, 1, 1, 1, 0, 20, 1, 1}};
+      {5, 7, 3, 5, 7, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},    {9, 6, 17, 5, 3, 17, 3, 3, 2, 2, 1, 1, 1, 0, 1, 1, 1},
+      {8, 7, 64, 8, 7, 64, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1},   {6, 5, 24, 3, 3, 40, 1, 1, 2, 2, 1, 1, 0, 0, 1, 1, 1},
+      {6, 9, 8, 6, 9, 70, 3, 3, 1, 1, 2, 3, 2, 3, 1, 1, 1},    {1, 300, 5, 1, 300, 9, 1, 5, 1, 1, 1, 1, 0, 2, 1, 1, 1},
+      {40, 35, 4, 40, 35, 6, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1}, {6, 5, 33, 6, 5, 33, 3, 3, 1, 1, 1, 1, 1, 1, 33, 1, 1},
+      {7, 6, 20, 4, 3, 40, 3, 3, 2, 2, 1, 1, 1, 0, 20, 1, 1}};
   const graffiti_parallel threads{EveryPart, nullptr, 3};
   for (const graffiti_conv_shape& shape : shapes)
     for (int64_t batch : {1, 3, 6})
       for (int x_type : {GRAFFITI_S8, GRAFFITI_U8})
         for (int dy_type : {GRAFFITI_S8, GRAFFITI_S16})
           for (const graffiti_parallel* parallel : {static_cast<const graffiti_parallel*>(nullptr), &threads})
-            if (parallel == nullptr || (batch == 6 && x_type == GRAFFITI_S8)) TestTraining(tier, shape, batch, x_type, dy_type, parallel);
+            if (parallel == nullptr || (batch == 6 && x_type == GRAFFITI_S8))
+              TestTraining(tier, shape, batch, x_type, dy_type, parallel);
 }
 
 // Overlapping, disjoint and global windows, partial ones, one column, tails of channels, rows beyond what is held.
@@ -214,14 +243,18 @@ void TestElements(int tier) {
             x.Fill();
             z.Fill();
             const int32_t shifts[1] = {shift};
-            const graffiti_requantization to{shifts, 1, mode, static_cast<int32_t>(Low(out)), static_cast<int32_t>(High(out)), out};
+            const graffiti_requantization to{
+                shifts, 1, mode, static_cast<int32_t>(Low(out)), static_cast<int32_t>(High(out)), out};
             EXPECT(graffiti_requantize(n, 1, x.data, type, &to, y.data, tier, nullptr) == 0);
             bool same = true;
             for (int64_t i = 0; i < n; ++i) same &= y.Get(i) == Rounded(x.Get(i), shift, mode, Low(out), High(out));
             EXPECT(same);
-            EXPECT(graffiti_elementwise(GRAFFITI_SUBTRACT, n, 1, x.data, type, z.data, type, n == 0 ? 1 : n, &to, y.data, tier, nullptr) == 0);
+            EXPECT(graffiti_elementwise(GRAFFITI_SUBTRACT, n, 1, x.data, type, z.data, type, n == 0 ? 1 : n, &to,
+                                        y.data, tier, nullptr) == 0);
             same = true;
-            for (int64_t i = 0; i < n; ++i) same &= y.Get(i) == Rounded(static_cast<int32_t>(static_cast<uint32_t>(x.Get(i) - z.Get(i))), shift, mode, Low(out), High(out));
+            for (int64_t i = 0; i < n; ++i)
+              same &= y.Get(i) == Rounded(static_cast<int32_t>(static_cast<uint32_t>(x.Get(i) - z.Get(i))), shift, mode,
+                                          Low(out), High(out));
             EXPECT(same);
           }
   std::vector<float> real(777, 1.25f), back(777);
@@ -232,7 +265,8 @@ void TestElements(int tier) {
     EXPECT(codes.Get(0) == (mode == GRAFFITI_HALF_EVEN ? 2 : mode == GRAFFITI_FLOOR ? 2 : 3) && codes.Get(3) == -128);
   }
   const int32_t exponent = -1;
-  EXPECT(graffiti_dequantize(777, 1, codes.data, GRAFFITI_S8, &exponent, 1, back.data(), tier, nullptr) == 0 && back[3] == -64.0f);
+  EXPECT(graffiti_dequantize(777, 1, codes.data, GRAFFITI_S8, &exponent, 1, back.data(), tier, nullptr) == 0 &&
+         back[3] == -64.0f);
   Array image(GRAFFITI_U8, 2 * 7 * 5 * 3), pooled(GRAFFITI_U8, 2 * 4 * 3 * 3);
   image.Fill();
   const graffiti_pool_shape pool{7, 5, 3, 4, 3, 3, 3, 2, 2, 1, 1};
@@ -363,13 +397,15 @@ std::vector<char> Read(const char* path) {
   std::vector<char> bytes;
   if (FILE* file = std::fopen(path, "rb")) {
     char buffer[65536];
-    for (std::size_t n; (n = std::fread(buffer, 1, sizeof buffer, file)) > 0;) bytes.insert(bytes.end(), buffer, buffer + n);
+    for (std::size_t n; (n = std::fread(buffer, 1, sizeof buffer, file)) > 0;)
+      bytes.insert(bytes.end(), buffer, buffer + n);
     std::fclose(file);
   }
   return bytes;
 }
 
-// A program on every tier, batch and number of threads gives what it gave first; damaged ones are refused without a crash.
+// A program on every tier, batch and number of threads gives what it gave first; damaged ones are refused without a
+// crash.
 void TestProgram(const char* path) {
   const std::vector<char> blob = Read(path);
   EXPECT(!blob.empty());
@@ -422,7 +458,9 @@ void TestProgram(const char* path) {
     const int64_t value = at % 3 == 0 ? -1 : at % 3 == 1 ? INT64_MAX : static_cast<int64_t>(g_random());
     std::memcpy(&damaged[at], &value, 8);
     graffiti_program* program = nullptr;
-    if (graffiti_create_program(damaged.data(), static_cast<int64_t>(damaged.size()), GRAFFITI_TIER_AUTO, &program) == 0) graffiti_destroy_program(program);
+    if (graffiti_create_program(damaged.data(), static_cast<int64_t>(damaged.size()), GRAFFITI_TIER_AUTO, &program) ==
+        0)
+      graffiti_destroy_program(program);
     std::memcpy(&damaged[at], &blob[at], 8);
   }
 }
@@ -433,13 +471,17 @@ int main(int argc, char** argv) {
   for (int tier = GRAFFITI_TIER_SCALAR; tier < GRAFFITI_TIER_COUNT; ++tier) {
     if (!graffiti_tier_supported(tier)) continue;
     const graffiti_conv_shape shapes[] = {
-        {5, 7, 3, 5, 7, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1}, {9, 6, 16, 5, 3, 17, 3, 3, 2, 2, 1, 1, 1, 0, 1, 1, 1}, {8, 8, 4, 8, 8, 70, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1},
-        {6, 5, 33, 6, 5, 33, 3, 3, 1, 1, 1, 1, 1, 1, 33, 1, 1}, {6, 5, 32, 4, 3, 32, 3, 3, 1, 1, 1, 1, 0, 0, 32, 1, 1}, {6, 5, 6, 6, 5, 9, 3, 3, 1, 1, 2, 2, 2, 2, 3, 1, 1},
-        {3, 4, 5, 7, 9, 6, 3, 3, 1, 1, 1, 1, 2, 2, 1, 2, 2}, {5, 5, 7, 5, 5, 14, 2, 2, 1, 1, 1, 1, 0, 0, 7, 1, 1}, {1, 1, 65, 1, 1, 10, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1}};
+        {5, 7, 3, 5, 7, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},   {9, 6, 16, 5, 3, 17, 3, 3, 2, 2, 1, 1, 1, 0, 1, 1, 1},
+        {8, 8, 4, 8, 8, 70, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1},   {6, 5, 33, 6, 5, 33, 3, 3, 1, 1, 1, 1, 1, 1, 33, 1, 1},
+        {6, 5, 32, 4, 3, 32, 3, 3, 1, 1, 1, 1, 0, 0, 32, 1, 1}, {6, 5, 6, 6, 5, 9, 3, 3, 1, 1, 2, 2, 2, 2, 3, 1, 1},
+        {3, 4, 5, 7, 9, 6, 3, 3, 1, 1, 1, 1, 2, 2, 1, 2, 2},    {5, 5, 7, 5, 5, 14, 2, 2, 1, 1, 1, 1, 0, 0, 7, 1, 1},
+        {1, 1, 65, 1, 1, 10, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1}};
     for (const graffiti_conv_shape& shape : shapes)
       for (int x_type : {GRAFFITI_S8, GRAFFITI_U8, GRAFFITI_S16, GRAFFITI_U16})
         for (int kernel_type : {GRAFFITI_S8, GRAFFITI_U8, GRAFFITI_S16})
-          for (int y_type : {GRAFFITI_U8, GRAFFITI_S16, GRAFFITI_S32}) TestConv(tier, shape, x_type, kernel_type, y_type, (x_type + kernel_type) % 4, y_type == GRAFFITI_S32 ? 0 : 9);
+          for (int y_type : {GRAFFITI_U8, GRAFFITI_S16, GRAFFITI_S32})
+            TestConv(tier, shape, x_type, kernel_type, y_type, (x_type + kernel_type) % 4,
+                     y_type == GRAFFITI_S32 ? 0 : 9);
     TestElements(tier);
     TestAveragePools(tier);
     TestTrainings(tier);

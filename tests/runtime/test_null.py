@@ -93,10 +93,15 @@ def test_a_missing_shape_is_refused(name):
         library.load().call(name, *arguments)
 
 
-@pytest.mark.parametrize(("first", "second", "group"), [(F32, S8, 0), (S8, U8, 0), (U8, S8, 1), (S8, U8, 2), (9, S8, 0), (S8, S8, 3), (S8, S8, -1)])
+@pytest.mark.parametrize(
+    ("first", "second", "group"),
+    [(F32, S8, 0), (S8, U8, 0), (U8, S8, 1), (S8, U8, 2), (9, S8, 0), (S8, S8, 3), (S8, S8, -1)]
+)
 def test_training_products_refuse_other_types_and_passes(first, second, group):
     with pytest.raises(library.KernelError, match="training products take x as s8 or u8"):
-        library.load().call("training_conv", group, reference(SHAPE), 1, buffer(), first, buffer(), second, 1.0, buffer(), 0, None)
+        library.load().call(
+            "training_conv", group, reference(SHAPE), 1, buffer(), first, buffer(), second, 1.0, buffer(), 0, None
+        )
 
 
 @pytest.mark.parametrize(("field", "value"), [

@@ -37,10 +37,18 @@ def start(*shape: int, format: QFormat = Q8) -> tuple[Graph, str]:
     return graph, graph.insert("quantize", ["x"], "x_q", {"format": format}).output
 
 
-def conv(graph: Graph, x: str, outputs: int, name: str, *, format: QFormat = Q8, seed: int = 0, size: int = 3, padding: str = "same") -> str:
+def conv(
+    graph: Graph, x: str, outputs: int, name: str, *, format: QFormat = Q8, seed: int = 0, size: int = 3,
+    padding: str = "same"
+) -> str:
     rng = np.random.default_rng(seed)
-    k = graph.add_constant(f"{name}/kernel", rng.integers(-128, 128, (size, size, graph.shape(x)[-1], outputs)).astype(np.int8), QFormat(8, True, -7))
-    product = graph.insert("conv", [x, k], f"{name}/product", {"strides": (1, 1), "dilation": (1, 1), "padding": padding}).output
+    k = graph.add_constant(
+        f"{name}/kernel", rng.integers(-128, 128, (size, size, graph.shape(x)[-1], outputs)).astype(np.int8),
+        QFormat(8, True, -7)
+    )
+    product = graph.insert(
+        "conv", [x, k], f"{name}/product", {"strides": (1, 1), "dilation": (1, 1), "padding": padding}
+    ).output
     return graph.insert("requantize", [product], name, {"format": format}).output
 
 
@@ -142,7 +150,9 @@ def test_constants_as_tensors_and_several_inputs():
     graph.outputs = [graph.insert("permute", [joined], "p", {"dims": (2, 1)}).output]
     rng = np.random.default_rng(0)
     data = {"y": rng.integers(-128, 128, (5, 4, 3)).astype(np.int8), "x": rng.normal(size=(5, 4, 3)).astype(np.float32)}
-    expected = np.concatenate([np.repeat(graph.constants["c"], 5, 0), reference.quantize(data["x"], Q8), data["y"]], 1).transpose(0, 2, 1)
+    expected = np.concatenate(
+        [np.repeat(graph.constants["c"], 5, 0), reference.quantize(data["x"], Q8), data["y"]], 1
+    ).transpose(0, 2, 1)
     assert np.array_equal(Runner(graph).run(data)[0], expected)
 
 
@@ -157,7 +167,9 @@ def test_16_bit_accumulator_and_bias_of_the_published_topology():
     graph, x = start(5, 5, 8)
     rng = np.random.default_rng(1)
     k = graph.add_constant("k", rng.integers(-128, 128, (3, 3, 8, 6)).astype(np.int8), QFormat(8, True, -7))
-    product = graph.insert("conv", [x, k], "c/product", {"strides": (1, 1), "dilation": (1, 1), "padding": "same"}).output
+    product = graph.insert(
+        "conv", [x, k], "c/product", {"strides": (1, 1), "dilation": (1, 1), "padding": "same"}
+    ).output
     accumulator = graph.insert("requantize", [product], "c/accumulator", {"format": QFormat(16, True, -10)}).output
     bias = graph.add_constant("c/q_bias", rng.integers(-32768, 32768, 6).astype(np.int16), QFormat(16, True, -10))
     total = graph.insert("bias_add", [accumulator, bias], "c").output
@@ -166,7 +178,7 @@ def test_16_bit_accumulator_and_bias_of_the_published_topology():
     assert set(compare(graph, random_graphs.images(graph, 3))) == {"x_q", "c/accumulator", "c_q"}
 
 
-# ---- bad input ----------------------------------------------------------------------------------------------------------
+# ---- bad input -------------------------------------------------------------------------------------------------------
 def test_wrong_stage_and_unknown_nodes_are_refused():
     graph, x = start(4, 4, 2)
     graph.outputs = [graph.insert("softmax", [graph.insert("dequantize", [x], "d").output], "s").output]

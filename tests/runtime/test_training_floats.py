@@ -1,4 +1,6 @@
-"""What training does with floats, in the kernel library itself: numpy's bits on every tier, for any number of threads."""
+"""What training does with floats, in the kernel library itself: numpy's bits on every tier, for any number of
+threads.
+"""
 
 from __future__ import annotations
 

@@ -35,9 +35,9 @@ class Moment:
 class TensorQuantizer(keras.layers.Layer):
     """Quantizes one tensor: a layer's weights, its input, its bias, or the gradient that arrives at its output.
 
-    A subclass gives ``encode`` and, where the gradient of its input is not the upstream one unchanged, ``gradient``. It is a Keras
-    layer so that its state is tracked, saved and loaded with the layer that holds it. What it changes in training it changes
-    once per call with ``training=True``; otherwise it only reads.
+    A subclass gives ``encode`` and, where the gradient of its input is not the upstream one unchanged, ``gradient``. It
+    is a Keras layer so that its state is tracked, saved and loaded with the layer that holds it. What it changes in
+    training it changes once per call with ``training=True``; otherwise it only reads.
 
     Args:
         role: ``weights``, ``activations``, ``gradients`` or ``bias``.
@@ -51,7 +51,8 @@ class TensorQuantizer(keras.layers.Layer):
     """
 
     def __init__(
-        self, *, role: str = "gradients", kind: str = "dense", signed: bool = True, layer_name: str = "", seed: int = 0, name: str | None = None,
+        self, *, role: str = "gradients", kind: str = "dense", signed: bool = True, layer_name: str = "", seed: int = 0,
+        name: str | None = None,
         dtype: Any = "float32", trainable: bool = True,
     ) -> None:
         if role not in ROLES:
@@ -74,8 +75,12 @@ class TensorQuantizer(keras.layers.Layer):
         """
         raise NotImplementedError
 
-    def use(self, x: tf.Tensor, training: bool, consume: Callable[[Quantized], Any], parameters: tuple[tf.Tensor, ...] = ()):
-        """``consume(encode(x))``; a quantizer whose type of codes changes over time calls ``consume`` in each branch."""
+    def use(
+        self, x: tf.Tensor, training: bool, consume: Callable[[Quantized], Any], parameters: tuple[tf.Tensor, ...] = ()
+    ):
+        """``consume(encode(x))``; a quantizer whose type of codes changes over time calls ``consume`` in each
+        branch.
+        """
         return consume(self.encode(x, training, parameters))
 
     def prepare(self, x: tf.Tensor, training: bool) -> None:
@@ -85,8 +90,12 @@ class TensorQuantizer(keras.layers.Layer):
         """Trainable variables of the quantizer, in the order of ``gradient``."""
         return []
 
-    def gradient(self, x: tf.Tensor, upstream: tf.Tensor, parameters: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        """Gradients of ``x`` and of the parameters; straight through, without a mask, unless a method says otherwise."""
+    def gradient(
+        self, x: tf.Tensor, upstream: tf.Tensor, parameters: tuple[tf.Tensor, ...]
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Gradients of ``x`` and of the parameters; straight through, without a mask, unless a method says
+        otherwise.
+        """
         return upstream, []
 
     def weight_gradient_factor(self) -> tf.Tensor | None:
@@ -104,7 +113,9 @@ class TensorQuantizer(keras.layers.Layer):
 
     @contextlib.contextmanager
     def at(self, moment: Moment) -> Iterator[None]:
-        """Inside, the state is read as it was before a loop, random numbers differ from time step to time step, and each replica is on its own. Nothing may be written."""
+        """Inside, the state is read as it was before a loop, random numbers differ from time step to time step, and
+        each replica is on its own. Nothing may be written.
+        """
         self._moment = moment
         try:
             with replicas.apart():
@@ -115,19 +126,29 @@ class TensorQuantizer(keras.layers.Layer):
     def add_state(self, name: str, value, dtype: str = "float32", shape: tuple[int, ...] = ()) -> Any:
         """A variable that is saved and not trained; every replica computes the same value for it."""
         return self.add_weight(
-            name=name, shape=shape, dtype=dtype, initializer=keras.initializers.Constant(value), trainable=False, aggregation="only_first_replica")
+            name=name, shape=shape, dtype=dtype, initializer=keras.initializers.Constant(value), trainable=False,
+            aggregation="only_first_replica"
+        )
 
     def add_noise(self) -> None:
-        """The state of the generator behind stochastic rounding: a key and a counter, saved like a weight (a Keras ``SeedGenerator`` is not)."""
+        """The state of the generator behind stochastic rounding: a key and a counter, saved like a weight (a Keras
+        ``SeedGenerator`` is not).
+        """
         self.noise = self.add_weight(
-            name="noise", shape=(2,), dtype="uint32", initializer="zeros", trainable=False, aggregation="only_first_replica")
+            name="noise", shape=(2,), dtype="uint32", initializer="zeros", trainable=False,
+            aggregation="only_first_replica"
+        )
         self.noise.assign([self.seed & 0xFFFFFFFF, 0])
 
     def next_seed(self) -> tf.Tensor:
         """Two uint32 that no other call and no other replica gets."""
         state = tf.identity(self.read(self.noise))
         if self._moment is not None:
-            return replicas.own_seed(tf.stack([state[0] + tf.constant(GOLDEN, tf.uint32) * (tf.cast(self._moment.time, tf.uint32) + 1), state[1]]))
+            return replicas.own_seed(
+                tf.stack(
+                    [state[0] + tf.constant(GOLDEN, tf.uint32) * (tf.cast(self._moment.time, tf.uint32) + 1), state[1]]
+                )
+            )
         self.noise.assign(state + tf.constant([0, 1], tf.uint32))
         return replicas.own_seed(state)
 
@@ -136,7 +157,10 @@ class TensorQuantizer(keras.layers.Layer):
         broken = tf.math.is_nan(extremes[0])
 
         def report():
-            tf.print("graffiti: NaN or Inf in the", self.role, "of layer", f"'{self.layer_name}';", "they are passed on as NaN, as in float training")
+            tf.print(
+                "graffiti: NaN or Inf in the", self.role, "of layer", f"'{self.layer_name}';",
+                "they are passed on as NaN, as in float training"
+            )
             return tf.constant(float("nan"))
 
         return tf.cond(broken, report, lambda: scale)
@@ -144,7 +168,8 @@ class TensorQuantizer(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            **super().get_config(), "dtype": "float32", "role": self.role, "kind": self.kind, "signed": self.signed, "layer_name": self.layer_name,
+            **super().get_config(), "dtype": "float32", "role": self.role, "kind": self.kind, "signed": self.signed,
+            "layer_name": self.layer_name,
             "seed": self.seed,
         }
 

@@ -112,7 +112,8 @@ def _run(command: list[str], target: pathlib.Path | None = None) -> None:
         result = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:
         raise RuntimeError(
-            f"there is no C++ compiler {command[0]!r}; install g++ or clang++, or name one in the environment variable CXX"
+            f"there is no C++ compiler {command[0]!r}; install g++ or clang++, or name one in the environment "
+            "variable CXX"
         ) from None
     if result.returncode:
         raise RuntimeError(

@@ -19,7 +19,10 @@ import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 LIBRARY = "graffiti_kernels.so"
-_COMMON = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-DNDEBUG"]
+_COMMON = [
+    "-std=c++17", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread", "-ffp-contract=off",
+    "-fno-math-errno", "-fno-trapping-math", "-DNDEBUG"
+]
 _EACH_TIER = "each_tier"  # the name of a file that is compiled once for each tier
 
 
@@ -37,8 +40,10 @@ def objects() -> dict[str, tuple[pathlib.Path, list[str]]]:
     return found
 
 
-def build(output_dir: str | os.PathLike | None = None, *, build_dir: str | os.PathLike | None = None, jobs: int | None = None,
-          extra_flags: tuple[str, ...] = ()) -> pathlib.Path:
+def build(
+    output_dir: str | os.PathLike | None = None, *, build_dir: str | os.PathLike | None = None, jobs: int | None = None,
+    extra_flags: tuple[str, ...] = ()
+) -> pathlib.Path:
     """Compile and link the kernels.
 
     Args:
@@ -71,7 +76,12 @@ def build(output_dir: str | os.PathLike | None = None, *, build_dir: str | os.Pa
     link = [*compiler, "-shared", "-pthread", *extra_flags, *map(str, commands), *soname, "-o", str(library)]
     record = folder / "link.command"
     newest = max(target.stat().st_mtime_ns for target in commands)
-    if not (library.is_file() and library.stat().st_mtime_ns >= newest and record.is_file() and record.read_text() == shlex.join(link)):
+    if (
+        not (
+            library.is_file() and library.stat().st_mtime_ns >= newest and record.is_file()
+            and record.read_text() == shlex.join(link)
+        )
+    ):
         with tempfile.TemporaryDirectory(dir=output) as temporary:  # a process that has the old one open keeps it
             partial = os.path.join(temporary, LIBRARY)
             _run([*link[:-1], partial])
@@ -110,9 +120,14 @@ def _run(command: list[str], target: pathlib.Path | None = None) -> None:
     try:
         result = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:
-        raise RuntimeError(f"there is no C++ compiler {command[0]!r}; install g++ or clang++, or name one in the environment variable CXX") from None
+        raise RuntimeError(
+            f"there is no C++ compiler {command[0]!r}; install g++ or clang++, or name one in the environment "
+            "variable CXX"
+        ) from None
     if result.returncode:
-        raise RuntimeError(f"the compiler failed ({result.returncode}):\n{shlex.join(command)}\n{result.stderr[-8000:]}")
+        raise RuntimeError(
+            f"the compiler failed ({result.returncode}):\n{shlex.join(command)}\n{result.stderr[-8000:]}"
+        )
     if result.stderr.strip():
         print(result.stderr, file=sys.stderr)
     if target is not None:

@@ -27,8 +27,10 @@ constexpr int64_t kGrain = 16384;  // elements that are worth a thread
 
 int RunConv(const Conv& conv, const void* x, int64_t batch, void* y, const graffiti_parallel* parallel) {
   if (int code = CheckCount(batch, {y})) return code;
-  if (x == nullptr && batch * conv.shape().height * conv.shape().width > 0) return Fail(GRAFFITI_INVALID_ARGUMENT, "an array is missing");
-  ParallelFor(parallel, conv.Units(batch), 1, [&](int64_t lo, int64_t hi) { conv.Run(x, batch, y, conv.shape().out_channels, lo, hi); });
+  if (x == nullptr && batch * conv.shape().height * conv.shape().width > 0)
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "an array is missing");
+  ParallelFor(parallel, conv.Units(batch), 1,
+              [&](int64_t lo, int64_t hi) { conv.Run(x, batch, y, conv.shape().out_channels, lo, hi); });
   return GRAFFITI_OK;
 }
 
@@ -45,10 +47,12 @@ int32_t graffiti_best_tier(void) { return BestTier(); }
 int32_t graffiti_tier_supported(int32_t tier) { return TierSupported(tier); }
 const char* graffiti_tier_name(int32_t tier) { return TierName(tier); }
 
-int32_t graffiti_pack_conv_weights(const graffiti_conv_shape* shape, int32_t x_type, const void* kernel, int32_t kernel_type, const int32_t* bias,
-                                   const graffiti_requantization* to, int32_t tier, graffiti_conv** conv) {
+int32_t graffiti_pack_conv_weights(const graffiti_conv_shape* shape, int32_t x_type, const void* kernel,
+                                   int32_t kernel_type, const int32_t* bias, const graffiti_requantization* to,
+                                   int32_t tier, graffiti_conv** conv) {
   return Guarded([&]() -> int {
-    if (shape == nullptr || kernel == nullptr || conv == nullptr) return Fail(GRAFFITI_INVALID_ARGUMENT, "shape, kernel and conv must not be NULL");
+    if (shape == nullptr || kernel == nullptr || conv == nullptr)
+      return Fail(GRAFFITI_INVALID_ARGUMENT, "shape, kernel and conv must not be NULL");
     int resolved;
     if (int code = Tier(tier, &resolved)) return code;
     std::unique_ptr<Conv> made;
@@ -58,16 +62,22 @@ int32_t graffiti_pack_conv_weights(const graffiti_conv_shape* shape, int32_t x_t
   });
 }
 
-int32_t graffiti_run_conv(const graffiti_conv* conv, const void* x, int64_t batch, void* y, const graffiti_parallel* parallel) {
-  return Guarded([&] { return conv == nullptr ? Fail(GRAFFITI_INVALID_ARGUMENT, "conv must not be NULL") : RunConv(*conv->conv, x, batch, y, parallel); });
+int32_t graffiti_run_conv(const graffiti_conv* conv, const void* x, int64_t batch, void* y,
+                          const graffiti_parallel* parallel) {
+  return Guarded([&] {
+    return conv == nullptr ? Fail(GRAFFITI_INVALID_ARGUMENT, "conv must not be NULL")
+                           : RunConv(*conv->conv, x, batch, y, parallel);
+  });
 }
 
 void graffiti_free_conv(graffiti_conv* conv) { delete conv; }
 
-int32_t graffiti_conv2d(const graffiti_conv_shape* shape, int64_t batch, const void* x, int32_t x_type, const void* kernel, int32_t kernel_type,
-                        const int32_t* bias, const graffiti_requantization* to, void* y, int32_t tier, const graffiti_parallel* parallel) {
+int32_t graffiti_conv2d(const graffiti_conv_shape* shape, int64_t batch, const void* x, int32_t x_type,
+                        const void* kernel, int32_t kernel_type, const int32_t* bias, const graffiti_requantization* to,
+                        void* y, int32_t tier, const graffiti_parallel* parallel) {
   return Guarded([&]() -> int {
-    if (shape == nullptr || kernel == nullptr) return Fail(GRAFFITI_INVALID_ARGUMENT, "shape and kernel must not be NULL");
+    if (shape == nullptr || kernel == nullptr)
+      return Fail(GRAFFITI_INVALID_ARGUMENT, "shape and kernel must not be NULL");
     int resolved;
     if (int code = Tier(tier, &resolved)) return code;
     std::unique_ptr<Conv> conv;
@@ -87,13 +97,15 @@ int32_t graffiti_training_conv(int32_t pass, const graffiti_conv_shape* shape, i
   });
 }
 
-int32_t graffiti_dense(int64_t rows, int64_t inputs, int64_t outputs, const void* x, int32_t x_type, const void* kernel, int32_t kernel_type,
-                       const int32_t* bias, const graffiti_requantization* to, void* y, int32_t tier, const graffiti_parallel* parallel) {
+int32_t graffiti_dense(int64_t rows, int64_t inputs, int64_t outputs, const void* x, int32_t x_type, const void* kernel,
+                       int32_t kernel_type, const int32_t* bias, const graffiti_requantization* to, void* y,
+                       int32_t tier, const graffiti_parallel* parallel) {
   const graffiti_conv_shape shape{1, 1, inputs, 1, 1, outputs, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1};
   return graffiti_conv2d(&shape, rows, x, x_type, kernel, kernel_type, bias, to, y, tier, parallel);
 }
 
-int32_t graffiti_requantize(int64_t count, int64_t channels, const void* x, int32_t x_type, const graffiti_requantization* to, void* y, int32_t tier,
+int32_t graffiti_requantize(int64_t count, int64_t channels, const void* x, int32_t x_type,
+                            const graffiti_requantization* to, void* y, int32_t tier,
                             const graffiti_parallel* parallel) {
   return Guarded([&]() -> int {
     int resolved;
@@ -107,8 +119,9 @@ int32_t graffiti_requantize(int64_t count, int64_t channels, const void* x, int3
   });
 }
 
-int32_t graffiti_elementwise(int32_t operation, int64_t count, int64_t channels, const void* x, int32_t x_type, const void* y, int32_t y_type, int64_t y_count,
-                             const graffiti_requantization* to, void* out, int32_t tier, const graffiti_parallel* parallel) {
+int32_t graffiti_elementwise(int32_t operation, int64_t count, int64_t channels, const void* x, int32_t x_type,
+                             const void* y, int32_t y_type, int64_t y_count, const graffiti_requantization* to,
+                             void* out, int32_t tier, const graffiti_parallel* parallel) {
   return Guarded([&]() -> int {
     int resolved;
     BinaryOp op;
@@ -116,21 +129,23 @@ int32_t graffiti_elementwise(int32_t operation, int64_t count, int64_t channels,
     if (int code = Tier(tier, &resolved)) return code;
     if (int code = CheckWhole(count, channels)) return code;
     if (count > 0 && (y_count < 1 || count % y_count != 0))
-      return Fail(GRAFFITI_INVALID_ARGUMENT, "y has %lld elements, which do not repeat evenly over the %lld of x", static_cast<long long>(y_count), static_cast<long long>(count));
+      return Fail(GRAFFITI_INVALID_ARGUMENT, "y has %lld elements, which do not repeat evenly over the %lld of x",
+                  static_cast<long long>(y_count), static_cast<long long>(count));
     if (int code = op.Init(operation, channels, x_type, y_type, to, resolved)) return code;
     ParallelFor(parallel, count, kGrain, [&](int64_t lo, int64_t hi) { op.Run(x, y, y_count, out, lo, hi); });
     return GRAFFITI_OK;
   });
 }
 
-int32_t graffiti_relu(int64_t count, const void* x, int32_t type, int32_t high, void* y, int32_t tier, const graffiti_parallel* parallel) {
+int32_t graffiti_relu(int64_t count, const void* x, int32_t type, int32_t high, void* y, int32_t tier,
+                      const graffiti_parallel* parallel) {
   const int32_t no_shift = 0;
   const graffiti_requantization to{&no_shift, 1, GRAFFITI_FLOOR, 0, high, type};
   return graffiti_requantize(count, 1, x, type, &to, y, tier, parallel);
 }
 
-int32_t graffiti_lookup(int64_t count, const void* x, int32_t x_type, int32_t low, const void* table, int32_t table_type, int64_t entries, void* y, int32_t tier,
-                        const graffiti_parallel* parallel) {
+int32_t graffiti_lookup(int64_t count, const void* x, int32_t x_type, int32_t low, const void* table,
+                        int32_t table_type, int64_t entries, void* y, int32_t tier, const graffiti_parallel* parallel) {
   return Guarded([&]() -> int {
     int resolved;
     LookupOp op;
@@ -143,12 +158,15 @@ int32_t graffiti_lookup(int64_t count, const void* x, int32_t x_type, int32_t lo
       if (!op.Run(x, y, lo, hi)) inside = false;
     });
     return inside ? GRAFFITI_OK
-                  : Fail(GRAFFITI_INVALID_ARGUMENT, "a table for the codes %d to %lld was asked for another; requantize to the table's input format first", low,
-                         static_cast<long long>(low + entries - 1));
+                  : Fail(GRAFFITI_INVALID_ARGUMENT,
+                         "a table for the codes %d to %lld was asked for another; requantize to the table's input "
+                         "format first",
+                         low, static_cast<long long>(low + entries - 1));
   });
 }
 
-int32_t graffiti_max_pool(const graffiti_pool_shape* shape, int64_t batch, const void* x, int32_t type, void* y, int32_t tier, const graffiti_parallel* parallel) {
+int32_t graffiti_max_pool(const graffiti_pool_shape* shape, int64_t batch, const void* x, int32_t type, void* y,
+                          int32_t tier, const graffiti_parallel* parallel) {
   return Guarded([&]() -> int {
     int resolved;
     MaxPoolOp op;
@@ -161,8 +179,9 @@ int32_t graffiti_max_pool(const graffiti_pool_shape* shape, int64_t batch, const
   });
 }
 
-int32_t graffiti_average_pool(const graffiti_pool_shape* shape, int64_t batch, const void* x, int32_t x_type, const graffiti_requantization* to, int32_t divide,
-                              void* y, int32_t tier, const graffiti_parallel* parallel) {
+int32_t graffiti_average_pool(const graffiti_pool_shape* shape, int64_t batch, const void* x, int32_t x_type,
+                              const graffiti_requantization* to, int32_t divide, void* y, int32_t tier,
+                              const graffiti_parallel* parallel) {
   return Guarded([&]() -> int {
     int resolved;
     AveragePoolOp op;
@@ -175,8 +194,8 @@ int32_t graffiti_average_pool(const graffiti_pool_shape* shape, int64_t batch, c
   });
 }
 
-int32_t graffiti_quantize(int64_t count, const float* x, int32_t exponent, int32_t rounding, int32_t low, int32_t high, int32_t type, void* y, int32_t tier,
-                          const graffiti_parallel* parallel) {
+int32_t graffiti_quantize(int64_t count, const float* x, int32_t exponent, int32_t rounding, int32_t low, int32_t high,
+                          int32_t type, void* y, int32_t tier, const graffiti_parallel* parallel) {
   return Guarded([&]() -> int {
     int resolved;
     QuantizeOp op;
@@ -187,12 +206,14 @@ int32_t graffiti_quantize(int64_t count, const float* x, int32_t exponent, int32
     ParallelFor(parallel, count, kGrain, [&](int64_t lo, int64_t hi) {
       if (!op.Run(x, y, lo, hi)) numbers = false;
     });
-    return numbers ? GRAFFITI_OK : Fail(GRAFFITI_NOT_A_NUMBER, "the values to quantize hold NaN, which has no code; clean the data first");
+    return numbers ? GRAFFITI_OK
+                   : Fail(GRAFFITI_NOT_A_NUMBER,
+                          "the values to quantize hold NaN, which has no code; clean the data first");
   });
 }
 
-int32_t graffiti_dequantize(int64_t count, int64_t channels, const void* x, int32_t type, const int32_t* exponent, int64_t exponent_count, float* y, int32_t tier,
-                            const graffiti_parallel* parallel) {
+int32_t graffiti_dequantize(int64_t count, int64_t channels, const void* x, int32_t type, const int32_t* exponent,
+                            int64_t exponent_count, float* y, int32_t tier, const graffiti_parallel* parallel) {
   return Guarded([&]() -> int {
     int resolved;
     DequantizeOp op;
@@ -217,13 +238,16 @@ int32_t graffiti_create_program(const void* blob, int64_t size, int32_t tier, gr
   });
 }
 
-int32_t graffiti_run_program(graffiti_program* program, const void* const* inputs, void* const* outputs, int64_t batch, int32_t threads) {
+int32_t graffiti_run_program(graffiti_program* program, const void* const* inputs, void* const* outputs, int64_t batch,
+                             int32_t threads) {
   return graffiti_run_program_debug(program, inputs, outputs, batch, threads, nullptr);
 }
 
-int32_t graffiti_run_program_debug(graffiti_program* program, const void* const* inputs, void* const* outputs, int64_t batch, int32_t threads, void* const* values) {
+int32_t graffiti_run_program_debug(graffiti_program* program, const void* const* inputs, void* const* outputs,
+                                   int64_t batch, int32_t threads, void* const* values) {
   return Guarded([&] {
-    return program == nullptr ? Fail(GRAFFITI_INVALID_ARGUMENT, "program must not be NULL") : program->program->Run(inputs, outputs, batch, threads, values);
+    return program == nullptr ? Fail(GRAFFITI_INVALID_ARGUMENT, "program must not be NULL")
+                              : program->program->Run(inputs, outputs, batch, threads, values);
   });
 }
 
@@ -241,7 +265,8 @@ static int32_t Border(const graffiti_program* program, bool input, int64_t index
   if (program == nullptr) return Fail(GRAFFITI_INVALID_ARGUMENT, "program must not be NULL");
   const std::vector<int64_t>& ids = input ? program->program->inputs() : program->program->outputs();
   if (index < 0 || index >= static_cast<int64_t>(ids.size()))
-    return Fail(GRAFFITI_INVALID_ARGUMENT, "the program has %zu %s, asked for number %lld", ids.size(), input ? "inputs" : "outputs", static_cast<long long>(index));
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "the program has %zu %s, asked for number %lld", ids.size(),
+                input ? "inputs" : "outputs", static_cast<long long>(index));
   const ProgramTensor& t = program->program->tensor(ids[index]);
   if (type != nullptr) *type = t.type;
   if (elements != nullptr) *elements = t.elements;

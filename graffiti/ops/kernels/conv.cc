@@ -17,17 +17,25 @@ int Conv::Check(int kernel_type) const {
   int64_t unused;
   constexpr int64_t kLimit = INT32_MAX;  // offsets inside an image are 32-bit
   if (!IsCodeType(x_type_) || !IsCodeType(kernel_type))
-    return Fail(GRAFFITI_INVALID_ARGUMENT, "conv takes integer codes, got x of type %s and a kernel of type %s", TypeName(x_type_), TypeName(kernel_type));
-  for (int64_t v : {s.channels, s.out_channels, s.kernel_height, s.kernel_width, s.stride_h, s.stride_w, s.dilation_h, s.dilation_w,
-                    s.groups, s.spread_h, s.spread_w})
-    if (v < 1 || v > kLimit) return Fail(GRAFFITI_INVALID_ARGUMENT, "conv: channels, window, strides, dilation, groups and spread are at least 1, got %lld", static_cast<long long>(v));
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "conv takes integer codes, got x of type %s and a kernel of type %s",
+                TypeName(x_type_), TypeName(kernel_type));
+  for (int64_t v : {s.channels, s.out_channels, s.kernel_height, s.kernel_width, s.stride_h, s.stride_w, s.dilation_h,
+                    s.dilation_w, s.groups, s.spread_h, s.spread_w})
+    if (v < 1 || v > kLimit)
+      return Fail(GRAFFITI_INVALID_ARGUMENT,
+                  "conv: channels, window, strides, dilation, groups and spread are at least 1, got %lld",
+                  static_cast<long long>(v));
   for (int64_t v : {s.height, s.width, s.out_height, s.out_width, s.pad_top, s.pad_left})
-    if (v < 0 || v > kLimit) return Fail(GRAFFITI_INVALID_ARGUMENT, "conv: sizes and pads are not negative, got %lld", static_cast<long long>(v));
+    if (v < 0 || v > kLimit)
+      return Fail(GRAFFITI_INVALID_ARGUMENT, "conv: sizes and pads are not negative, got %lld",
+                  static_cast<long long>(v));
   if (s.channels % s.groups || s.out_channels % s.groups)
-    return Fail(GRAFFITI_INVALID_ARGUMENT, "conv: %lld groups do not divide %lld input and %lld output channels", static_cast<long long>(s.groups),
-                static_cast<long long>(s.channels), static_cast<long long>(s.out_channels));
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "conv: %lld groups do not divide %lld input and %lld output channels",
+                static_cast<long long>(s.groups), static_cast<long long>(s.channels),
+                static_cast<long long>(s.out_channels));
   const int64_t rows = (std::max<int64_t>(s.out_height, 1) - 1) * s.stride_h + (s.kernel_height - 1) * s.dilation_h + 1;
-  const int64_t columns = (std::max<int64_t>(s.out_width, 1) - 1) * s.stride_w + (s.kernel_width - 1) * s.dilation_w + 1;
+  const int64_t columns =
+      (std::max<int64_t>(s.out_width, 1) - 1) * s.stride_w + (s.kernel_width - 1) * s.dilation_w + 1;
   if (!CheckedProduct({s.height, s.width, s.channels, 4}, kLimit, &unused) ||
       !CheckedProduct({s.out_height, s.out_width, s.out_channels, 4}, kLimit, &unused) ||
       !CheckedProduct({rows, columns, std::max(s.channels, s.out_channels), 2}, kLimit, &unused) ||
@@ -56,7 +64,8 @@ int Conv::Create(const graffiti_conv_shape& shape, int x_type, const void* kerne
     c->multiplier_ = shape.out_channels / shape.channels;
   } else {
     c->method_ = Method::kDot;
-    c->types_ = narrow_x && kernel_type == GRAFFITI_S8 && HasDot(tier, DotTypes::kU8S8) ? DotTypes::kU8S8 : DotTypes::kS16S16;
+    c->types_ =
+        narrow_x && kernel_type == GRAFFITI_S8 && HasDot(tier, DotTypes::kU8S8) ? DotTypes::kU8S8 : DotTypes::kS16S16;
   }
   c->fused_ = c->FusesRequantization(kernel, kernel_type, bias);
   c->Plan();
@@ -69,10 +78,12 @@ int Conv::Create(const graffiti_conv_shape& shape, int x_type, const void* kerne
   return GRAFFITI_OK;
 }
 
-// Half of the last place is added to the accumulator, so that sum must provably stay in 32 bits; else the exact two-step path.
+// Half of the last place is added to the accumulator, so that sum must provably stay in 32 bits; else the exact
+// two-step path.
 bool Conv::FusesRequantization(const void* kernel, int kernel_type, const int32_t* bias) const {
   if (method_ == Method::kGeneric || !to_.fits_registers()) return false;
-  const int64_t taps = s_.kernel_height * s_.kernel_width * (s_.channels / s_.groups), x_low = TypeLow(x_type_), x_high = TypeHigh(x_type_);
+  const int64_t taps = s_.kernel_height * s_.kernel_width * (s_.channels / s_.groups), x_low = TypeLow(x_type_),
+                x_high = TypeHigh(x_type_);
   for (int64_t o = 0; o < s_.out_channels; ++o) {
     int64_t low = bias == nullptr ? 0 : bias[o], high = low + (int64_t{1} << 30);
     for (int64_t k = 0; k < taps; ++k) {
@@ -95,8 +106,8 @@ void Conv::Plan() {
   if (method_ == Method::kDot) {
     element_ = types_ == DotTypes::kU8S8 ? 1 : 2;
     channels_ = s.channels;
-    flat_ = unpadded && s.groups == 1 && s.kernel_height == 1 && s.kernel_width == 1 && s.stride_h == 1 && s.stride_w == 1 &&
-            s.out_height == s.height && s.out_width == s.width;
+    flat_ = unpadded && s.groups == 1 && s.kernel_height == 1 && s.kernel_width == 1 && s.stride_h == 1 &&
+            s.stride_w == 1 && s.out_height == s.height && s.out_width == s.width;
     direct_ = unpadded && x_type_ == (types_ == DotTypes::kU8S8 ? GRAFFITI_U8 : GRAFFITI_S16) &&
               (s.channels / s.groups) % DotGroup(types_) == 0;
   } else {
@@ -111,19 +122,22 @@ void Conv::Plan() {
   } else {
     width_ = direct_ ? s.width : (s.out_width - 1) * s.stride_w + (s.kernel_width - 1) * s.dilation_w + 1;
     const int64_t row_bytes = width_ * channels_ * element_, window = (s.kernel_height - 1) * s.dilation_h + 1;
-    strip_ = std::max<int64_t>(1, std::min<int64_t>(s.out_height, (kStripBytes / std::max<int64_t>(row_bytes, 1) - window) / s.stride_h + 1));
+    strip_ = std::max<int64_t>(
+        1, std::min<int64_t>(s.out_height, (kStripBytes / std::max<int64_t>(row_bytes, 1) - window) / s.stride_h + 1));
     gathered_bytes_ = ((strip_ - 1) * s.stride_h + window) * row_bytes + kSlack;
     pixel_offsets_.resize(strip_ * s.out_width);
     for (int64_t r = 0; r < strip_; ++r)
       for (int64_t q = 0; q < s.out_width; ++q)
-        pixel_offsets_[r * s.out_width + q] = static_cast<int32_t>((r * s.stride_h * width_ + q * s.stride_w) * channels_ * element_);
+        pixel_offsets_[r * s.out_width + q] =
+            static_cast<int32_t>((r * s.stride_h * width_ + q * s.stride_w) * channels_ * element_);
   }
   // A segment is a run of values that are neighbours in memory and in the kernel: a kernel row, or one tap.
   const bool rows = method_ == Method::kDot && s.groups == 1 && s.dilation_w == 1;
   const int64_t per_row = rows ? 1 : s.kernel_width, length = (rows ? s.kernel_width : 1) * s.channels / s.groups;
   for (int64_t u = 0; u < s.kernel_height; ++u)
     for (int64_t v = 0; v < per_row; ++v)
-      segment_offsets_.push_back(static_cast<int32_t>((u * s.dilation_h * width_ + v * s.dilation_w) * channels_ * element_));
+      segment_offsets_.push_back(
+          static_cast<int32_t>((u * s.dilation_h * width_ + v * s.dilation_w) * channels_ * element_));
   steps_ = PackedSteps(types_, length);
 }
 
@@ -136,7 +150,8 @@ void Conv::PackDot(const void* kernel, int kernel_type, const int32_t* bias) {
   int64_t bytes = 0, parameters = 0;
   for (int64_t g = 0; g < s.groups; ++g) {
     int64_t vectors = CeilDiv(per_group, lanes), first = 0;
-    for (int64_t left = CeilDiv(vectors, widest); left > 0; --left) {  // as equal as possible, and only widths that exist
+    for (int64_t left = CeilDiv(vectors, widest); left > 0;
+         --left) {  // as equal as possible, and only widths that exist
       int64_t width = CeilDiv(vectors, left);
       while (FindDot(tier_, types_, static_cast<int>(width) * lanes, 1) == nullptr) ++width;
       Panel panel{g, g * per_group + first, std::min(width * lanes, per_group - first), bytes, parameters, {}};
@@ -161,20 +176,23 @@ void Conv::PackDot(const void* kernel, int kernel_type, const int32_t* bias) {
     const int64_t width = panel.kernels[0]->columns;
     PackColumns(types_, columns, segments, length, width, weights_.get() + panel.weights, sums.data());
     for (int64_t n = 0; n < panel.columns; ++n) {
-      const int64_t channel = panel.first + n, start = (bias == nullptr ? 0 : bias[channel]) - (offset ? 128 * sums[n] : 0);
+      const int64_t channel = panel.first + n,
+                    start = (bias == nullptr ? 0 : bias[channel]) - (offset ? 128 * sums[n] : 0);
       parameters_.Set(panel.parameters + n, start, fused_ ? &to_ : nullptr, channel);
     }
   }
 }
 
 void Conv::PackDepthwise(const void* kernel, int kernel_type, const int32_t* bias) {
-  const int64_t lanes = depthwise_->lanes, taps = s_.kernel_height * s_.kernel_width, padded = RoundUp(channels_, lanes);
+  const int64_t lanes = depthwise_->lanes, taps = s_.kernel_height * s_.kernel_width,
+                padded = RoundUp(channels_, lanes);
   weights_ = AllocateAligned<uint8_t>(padded * taps * 4);
   parameters_.Allocate(padded);
   int32_t* packed = reinterpret_cast<int32_t*>(weights_.get());
   for (int64_t o = 0; o < channels_; ++o) {
     for (int64_t t = 0; t < taps; ++t)
-      packed[o / lanes * lanes * taps + t * lanes + o % lanes] = ValueAt(kernel, kernel_type, t * channels_ + o) & 0xffff;
+      packed[o / lanes * lanes * taps + t * lanes + o % lanes] =
+          ValueAt(kernel, kernel_type, t * channels_ + o) & 0xffff;
     parameters_.Set(o, bias == nullptr ? 0 : bias[o], fused_ ? &to_ : nullptr, o);
   }
 }
@@ -187,7 +205,8 @@ void Conv::PackGeneric(const void* kernel, int kernel_type, const int32_t* bias)
   if (bias != nullptr) std::memcpy(parameters_.init(0), bias, 4 * s_.out_channels);
 }
 
-// ---- running ----------------------------------------------------------------------------------------------------------
+// ---- running
+// ----------------------------------------------------------------------------------------------------------
 int64_t Conv::Units(int64_t batch) const {
   if (!flat_) return batch * s_.out_height;
   const int64_t pixels = batch * s_.out_height * s_.out_width;
@@ -208,7 +227,8 @@ void Conv::Run(const void* x, int64_t batch, void* y, int64_t y_stride, int64_t 
 void Conv::RunFlat(const uint8_t* x, int64_t pixels, uint8_t* y, int64_t y_pixel, int64_t lo, int64_t hi) const {
   const int64_t x_pixel = s_.channels * TypeSize(x_type_);
   const bool by_panel = pixels <= kFlatPixels;
-  for (int64_t p = by_panel ? 0 : lo * kFlatPixels, end = by_panel ? pixels : std::min(pixels, hi * kFlatPixels); p < end; p += kFlatPixels) {
+  for (int64_t p = by_panel ? 0 : lo * kFlatPixels, end = by_panel ? pixels : std::min(pixels, hi * kFlatPixels);
+       p < end; p += kFlatPixels) {
     const int64_t count = std::min(kFlatPixels, end - p);
     const uint8_t* base = x + p * x_pixel;
     if (!direct_) {
@@ -231,7 +251,8 @@ void Conv::RunImages(const uint8_t* x, uint8_t* y, int64_t y_pixel, int64_t lo, 
       base += row * s.stride_h * x_row;
     } else {
       uint8_t* gathered = Scratch(kScratchInput, gathered_bytes_);
-      GatherRows(base, row * s.stride_h - s.pad_top, (rows - 1) * s.stride_h + (s.kernel_height - 1) * s.dilation_h + 1, gathered);
+      GatherRows(base, row * s.stride_h - s.pad_top, (rows - 1) * s.stride_h + (s.kernel_height - 1) * s.dilation_h + 1,
+                 gathered);
       base = gathered;
     }
     uint8_t* to = y + lo * s.out_width * y_pixel;
@@ -260,7 +281,8 @@ void Conv::GatherRows(const uint8_t* image, int64_t first_row, int64_t rows, uin
   const int zero = offset ? 0x80 : 0;
   const int64_t spread_height = s.height == 0 ? 0 : (s.height - 1) * s.spread_h + 1;
   const int64_t spread_width = s.width == 0 ? 0 : (s.width - 1) * s.spread_w + 1;
-  const int64_t left = std::min(s.pad_left, width_), inside = std::max<int64_t>(0, std::min(width_ - left, spread_width));
+  const int64_t left = std::min(s.pad_left, width_),
+                inside = std::max<int64_t>(0, std::min(width_ - left, spread_width));
   const auto copy = [&](const uint8_t* from, int64_t count, uint8_t* to) {  // count pixels
     if (method_ == Method::kDot) {
       GatherFlat(from, count * s.channels, to);
@@ -268,7 +290,8 @@ void Conv::GatherRows(const uint8_t* image, int64_t first_row, int64_t rows, uin
       std::memcpy(to, from, count * x_pixel);
     } else {
       for (int64_t i = 0; i < count * s.channels; ++i)
-        for (int64_t m = 0; m < multiplier_; ++m) std::memcpy(to + (i * multiplier_ + m) * element_, from + i * element_, element_);
+        for (int64_t m = 0; m < multiplier_; ++m)
+          std::memcpy(to + (i * multiplier_ + m) * element_, from + i * element_, element_);
     }
   };
   for (int64_t r = 0; r < rows; ++r, out += row_bytes) {
@@ -283,13 +306,15 @@ void Conv::GatherRows(const uint8_t* image, int64_t first_row, int64_t rows, uin
       copy(from, inside, out + left * pixel);
     } else {
       std::memset(out + left * pixel, zero, inside * pixel);
-      for (int64_t q = 0; q * s.spread_w < inside; ++q) copy(from + q * x_pixel, 1, out + (left + q * s.spread_w) * pixel);
+      for (int64_t q = 0; q * s.spread_w < inside; ++q)
+        copy(from + q * x_pixel, 1, out + (left + q * s.spread_w) * pixel);
     }
     std::memset(out + (left + inside) * pixel, zero, row_bytes - (left + inside) * pixel);
   }
 }
 
-void Conv::RunPixels(const uint8_t* base, int64_t pixels, uint8_t* y, int64_t y_pixel, std::size_t first_panel, std::size_t last_panel) const {
+void Conv::RunPixels(const uint8_t* base, int64_t pixels, uint8_t* y, int64_t y_pixel, std::size_t first_panel,
+                     std::size_t last_panel) const {
   const int64_t segments = static_cast<int64_t>(segment_offsets_.size()), y_element = TypeSize(to_.type());
   const bool raw = to_.identity();
   alignas(64) int32_t sums[kMaxTileRows * kMaxTileColumns];
@@ -312,7 +337,8 @@ void Conv::RunPixels(const uint8_t* base, int64_t pixels, uint8_t* y, int64_t y_
       const DotKernel* kernel = tall;
       t.row_offsets = pixel_offsets_.data() + p;
       t.valid_rows = std::min<int64_t>(tall->rows, pixels - p);
-      if (t.valid_rows < tall->rows) {  // the last pixels: the smallest tile that has them; rows past the end repeat the last one
+      if (t.valid_rows <
+          tall->rows) {  // the last pixels: the smallest tile that has them; rows past the end repeat the last one
         for (const DotKernel* k : panel.kernels)
           if (k->rows >= t.valid_rows) {
             kernel = k;
@@ -330,7 +356,8 @@ void Conv::RunPixels(const uint8_t* base, int64_t pixels, uint8_t* y, int64_t y_
         t.out = sums;
         t.out_stride = 4 * width;
         kernel->run32(t);
-        for (int64_t r = 0; r < t.valid_rows; ++r) to_.Apply(*loops_, sums + r * width, panel.columns, panel.first, out + r * y_pixel);
+        for (int64_t r = 0; r < t.valid_rows; ++r)
+          to_.Apply(*loops_, sums + r * width, panel.columns, panel.first, out + r * y_pixel);
       }
       p += t.valid_rows;
     }
@@ -360,14 +387,16 @@ void Conv::RunDepthwisePixels(const uint8_t* base, int64_t pixels, uint8_t* y, i
     a.pixel_offsets = pixel_offsets_.data() + p;
     a.pixels = std::min(chunk, pixels - p);
     depthwise_->run(x_type_, a);
-    for (int64_t r = 0; r < a.pixels; ++r) to_.Apply(*loops_, sums + r * channels_, channels_, 0, y + (p + r) * y_pixel);
+    for (int64_t r = 0; r < a.pixels; ++r)
+      to_.Apply(*loops_, sums + r * channels_, channels_, 0, y + (p + r) * y_pixel);
   }
 }
 
 // Any types, no packing: for what no kernel takes (u16 and s32 codes).
 void Conv::RunGeneric(const uint8_t* x, uint8_t* y, int64_t y_pixel, int64_t lo, int64_t hi) const {
   const graffiti_conv_shape& s = s_;
-  const int64_t per_group = s.channels / s.groups, outs = s.out_channels / s.groups, image_bytes = s.height * s.width * s.channels * TypeSize(x_type_);
+  const int64_t per_group = s.channels / s.groups, outs = s.out_channels / s.groups,
+                image_bytes = s.height * s.width * s.channels * TypeSize(x_type_);
   const int32_t* kernel = reinterpret_cast<const int32_t*>(weights_.get());
   std::vector<int32_t> sums(s.out_channels);
   for (int64_t unit = lo; unit < hi; ++unit) {
@@ -376,7 +405,8 @@ void Conv::RunGeneric(const uint8_t* x, uint8_t* y, int64_t y_pixel, int64_t lo,
       std::memcpy(sums.data(), parameters_.init(0), 4 * s.out_channels);
       for (int64_t u = 0; u < s.kernel_height; ++u)
         for (int64_t v = 0; v < s.kernel_width; ++v) {
-          const int64_t row = unit % s.out_height * s.stride_h + u * s.dilation_h - s.pad_top, column = q * s.stride_w + v * s.dilation_w - s.pad_left;
+          const int64_t row = unit % s.out_height * s.stride_h + u * s.dilation_h - s.pad_top,
+                        column = q * s.stride_w + v * s.dilation_w - s.pad_left;
           if (row < 0 || column < 0 || row % s.spread_h || column % s.spread_w) continue;
           const int64_t h = row / s.spread_h, w = column / s.spread_w;
           if (h >= s.height || w >= s.width) continue;
@@ -384,7 +414,8 @@ void Conv::RunGeneric(const uint8_t* x, uint8_t* y, int64_t y_pixel, int64_t lo,
             const uint32_t value = static_cast<uint32_t>(ValueAt(image, x_type_, (h * s.width + w) * s.channels + c));
             const int32_t* weights = kernel + ((u * s.kernel_width + v) * per_group + c % per_group) * s.out_channels;
             for (int64_t o = c / per_group * outs, end = o + outs; o < end; ++o)
-              sums[o] = static_cast<int32_t>(static_cast<uint32_t>(sums[o]) + value * static_cast<uint32_t>(weights[o]));
+              sums[o] =
+                  static_cast<int32_t>(static_cast<uint32_t>(sums[o]) + value * static_cast<uint32_t>(weights[o]));
           }
         }
       to_.Apply(*loops_, sums.data(), s.out_channels, 0, y + (unit * s.out_width + q) * y_pixel);

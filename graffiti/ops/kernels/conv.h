@@ -1,7 +1,8 @@
-// A convolution (also depthwise, dense, transposed by spread) with packed weights, bias and requantization for one tier.
+// A convolution (also depthwise, dense, transposed by spread) with packed weights, bias and requantization for one
+// tier.
 //
-// Work is counted in units: rows of output pixels over all images, or, where the convolution is one matrix product (1x1, dense),
-// groups of pixels or of columns. Any partition of the units over threads gives the same bytes.
+// Work is counted in units: rows of output pixels over all images, or, where the convolution is one matrix product
+// (1x1, dense), groups of pixels or of columns. Any partition of the units over threads gives the same bytes.
 #ifndef GRAFFITI_OPS_KERNELS_CONV_H_
 #define GRAFFITI_OPS_KERNELS_CONV_H_
 
@@ -19,8 +20,8 @@ namespace graffiti {
 class Conv {
  public:
   // Checks everything and packs. tier is resolved.
-  static int Create(const graffiti_conv_shape& shape, int x_type, const void* kernel, int kernel_type, const int32_t* bias,
-                    const graffiti_requantization* to, int tier, std::unique_ptr<Conv>* conv);
+  static int Create(const graffiti_conv_shape& shape, int x_type, const void* kernel, int kernel_type,
+                    const int32_t* bias, const graffiti_requantization* to, int tier, std::unique_ptr<Conv>* conv);
 
   const graffiti_conv_shape& shape() const { return s_; }
   int x_type() const { return x_type_; }
@@ -50,7 +51,8 @@ class Conv {
   void RunImages(const uint8_t* x, uint8_t* y, int64_t y_pixel, int64_t lo, int64_t hi) const;
   void RunFlat(const uint8_t* x, int64_t pixels, uint8_t* y, int64_t y_pixel, int64_t lo, int64_t hi) const;
   void RunGeneric(const uint8_t* x, uint8_t* y, int64_t y_pixel, int64_t lo, int64_t hi) const;
-  void RunPixels(const uint8_t* base, int64_t pixels, uint8_t* y, int64_t y_pixel, std::size_t first_panel, std::size_t last_panel) const;
+  void RunPixels(const uint8_t* base, int64_t pixels, uint8_t* y, int64_t y_pixel, std::size_t first_panel,
+                 std::size_t last_panel) const;
   void RunDepthwisePixels(const uint8_t* base, int64_t pixels, uint8_t* y, int64_t y_pixel) const;
 
   graffiti_conv_shape s_{};

@@ -7,12 +7,15 @@
 namespace graffiti {
 namespace {
 
-inline const uint8_t* At(const void* p, int type, int64_t index) { return static_cast<const uint8_t*>(p) + index * TypeSize(type); }
+inline const uint8_t* At(const void* p, int type, int64_t index) {
+  return static_cast<const uint8_t*>(p) + index * TypeSize(type);
+}
 inline uint8_t* At(void* p, int type, int64_t index) { return static_cast<uint8_t*>(p) + index * TypeSize(type); }
 
 constexpr int64_t kBlockChannels = 256;
 
-// The 16-bit one-pass loops: 8 bits in and out, one shift, half to even. Up to 5 to the left the sum of two codes stays in 16 bits.
+// The 16-bit one-pass loops: 8 bits in and out, one shift, half to even. Up to 5 to the left the sum of two codes stays
+// in 16 bits.
 bool IsNarrow(const Requantizer& to) {
   return !to.identity() && TypeSize(to.type()) == 1 && to.common() && to.shift(0) >= -5 && to.shift(0) <= 14 &&
          (to.rounding() == GRAFFITI_HALF_EVEN || to.shift(0) <= 0);
@@ -21,8 +24,11 @@ bool IsNarrow(const Requantizer& to) {
 }  // namespace
 
 int RequantizeOp::Init(int type, int64_t channel_count, const graffiti_requantization* requantization, int tier) {
-  if (!IsCodeType(type)) return Fail(GRAFFITI_INVALID_ARGUMENT, "requantize takes integer codes, got %s", TypeName(type));
-  if (channel_count < 1) return Fail(GRAFFITI_INVALID_ARGUMENT, "requantize needs at least one channel, got %lld", static_cast<long long>(channel_count));
+  if (!IsCodeType(type))
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "requantize takes integer codes, got %s", TypeName(type));
+  if (channel_count < 1)
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "requantize needs at least one channel, got %lld",
+                static_cast<long long>(channel_count));
   x_type = type;
   channels = channel_count;
   loops = &LoopsOf<Loops>(tier);
@@ -42,7 +48,8 @@ void RequantizeOp::Run(const void* x, void* y, int64_t lo, int64_t hi) const {
   }
 }
 
-int BinaryOp::Init(int binary, int64_t channel_count, int x, int y, const graffiti_requantization* requantization, int tier) {
+int BinaryOp::Init(int binary, int64_t channel_count, int x, int y, const graffiti_requantization* requantization,
+                   int tier) {
   const char* name = nullptr;
   bool selects = false;
   switch (binary) {
@@ -58,10 +65,14 @@ int BinaryOp::Init(int binary, int64_t channel_count, int x, int y, const graffi
 #include "binary.inc"
   }
   if (name == nullptr) return Fail(GRAFFITI_INVALID_ARGUMENT, "there is no elementwise operation %d", binary);
-  if (!IsCodeType(x) || !IsCodeType(y)) return Fail(GRAFFITI_INVALID_ARGUMENT, "elementwise ops take integer codes, got %s and %s", TypeName(x), TypeName(y));
+  if (!IsCodeType(x) || !IsCodeType(y))
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "elementwise ops take integer codes, got %s and %s", TypeName(x),
+                TypeName(y));
   if (selects && x != y)
     return Fail(GRAFFITI_INVALID_ARGUMENT, "%s needs one type, got %s and %s", name, TypeName(x), TypeName(y));
-  if (channel_count < 1) return Fail(GRAFFITI_INVALID_ARGUMENT, "elementwise ops need at least one channel, got %lld", static_cast<long long>(channel_count));
+  if (channel_count < 1)
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "elementwise ops need at least one channel, got %lld",
+                static_cast<long long>(channel_count));
   operation = binary;
   channels = channel_count;
   x_type = x;
@@ -80,7 +91,8 @@ void BinaryOp::Run(const void* x, const void* y, int64_t y_count, void* out, int
     int64_t n = hi - i;
     if (y_count > 1) n = std::min(n, y_count - j);
     if (narrow && y_count > 1) {
-      loops->add8(operation == GRAFFITI_SUBTRACT, x_type, At(x, x_type, i), y_type, At(y, y_type, j), n, to.shift(0), to.low(), to.high(), At(out, out_type, i));
+      loops->add8(operation == GRAFFITI_SUBTRACT, x_type, At(x, x_type, i), y_type, At(y, y_type, j), n, to.shift(0),
+                  to.low(), to.high(), At(out, out_type, i));
       i += n;
       continue;
     }
@@ -103,8 +115,11 @@ void BinaryOp::Run(const void* x, const void* y, int64_t y_count, void* out, int
 }
 
 int LookupOp::Init(int x, int32_t lowest, const void* values, int type, int64_t count) {
-  if (!IsCodeType(x) || !IsCodeType(type)) return Fail(GRAFFITI_INVALID_ARGUMENT, "lookup takes integer codes and an integer table, got %s and %s", TypeName(x), TypeName(type));
-  if (count < 1 || count > (int64_t{1} << 24)) return Fail(GRAFFITI_INVALID_ARGUMENT, "a table has 1 to 2**24 entries, got %lld", static_cast<long long>(count));
+  if (!IsCodeType(x) || !IsCodeType(type))
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "lookup takes integer codes and an integer table, got %s and %s",
+                TypeName(x), TypeName(type));
+  if (count < 1 || count > (int64_t{1} << 24))
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "a table has 1 to 2**24 entries, got %lld", static_cast<long long>(count));
   x_type = x;
   table_type = type;
   low = lowest;
@@ -115,7 +130,8 @@ int LookupOp::Init(int x, int32_t lowest, const void* values, int type, int64_t 
   if (TypeSize(x) == 1) {
     expanded.assign(256 * size, 0);
     for (int64_t code = TypeLow(x); code <= TypeHigh(x); ++code)
-      if (code >= low && code < low + count) std::memcpy(&expanded[(code & 255) * size], &table[(code - low) * size], size);
+      if (code >= low && code < low + count)
+        std::memcpy(&expanded[(code & 255) * size], &table[(code - low) * size], size);
   }
   return GRAFFITI_OK;
 }
@@ -144,9 +160,12 @@ bool LookupOp::Run(const void* x, void* y, int64_t lo, int64_t hi) const {
       for (int64_t k = 0; k < n; ++k)
         if (static_cast<int64_t>(block[k]) < low || static_cast<int64_t>(block[k]) >= low + entries) return false;
     if (TypeSize(x_type) == 1)
-      (size == 1 ? LookupBytes<uint8_t> : size == 2 ? LookupBytes<uint16_t> : LookupBytes<uint32_t>)(from, expanded.data(), n, to);
+      (size == 1   ? LookupBytes<uint8_t>
+       : size == 2 ? LookupBytes<uint16_t>
+                   : LookupBytes<uint32_t>)(from, expanded.data(), n, to);
     else
-      for (int64_t k = 0; k < n; ++k) std::memcpy(to + k * size, &table[(static_cast<int64_t>(block[k]) - low) * size], size);
+      for (int64_t k = 0; k < n; ++k)
+        std::memcpy(to + k * size, &table[(static_cast<int64_t>(block[k]) - low) * size], size);
   }
   return true;
 }
@@ -154,12 +173,18 @@ bool LookupOp::Run(const void* x, void* y, int64_t lo, int64_t hi) const {
 namespace {
 
 int CheckPool(const graffiti_pool_shape& shape, const char* op) {
-  for (int64_t v : {shape.height, shape.width, shape.channels, shape.pool_height, shape.pool_width, shape.stride_h, shape.stride_w})
-    if (v < 1 || v > INT32_MAX) return Fail(GRAFFITI_INVALID_ARGUMENT, "%s: sizes, window and strides are at least 1, got %lld", op, static_cast<long long>(v));
+  for (int64_t v :
+       {shape.height, shape.width, shape.channels, shape.pool_height, shape.pool_width, shape.stride_h, shape.stride_w})
+    if (v < 1 || v > INT32_MAX)
+      return Fail(GRAFFITI_INVALID_ARGUMENT, "%s: sizes, window and strides are at least 1, got %lld", op,
+                  static_cast<long long>(v));
   for (int64_t v : {shape.out_height, shape.out_width, shape.pad_top, shape.pad_left})
-    if (v < 0 || v > INT32_MAX) return Fail(GRAFFITI_INVALID_ARGUMENT, "%s: sizes and pads are not negative, got %lld", op, static_cast<long long>(v));
+    if (v < 0 || v > INT32_MAX)
+      return Fail(GRAFFITI_INVALID_ARGUMENT, "%s: sizes and pads are not negative, got %lld", op,
+                  static_cast<long long>(v));
   if (shape.pad_top >= shape.pool_height || shape.pad_left >= shape.pool_width ||
-      (shape.out_height - 1) * shape.stride_h - shape.pad_top >= shape.height || (shape.out_width - 1) * shape.stride_w - shape.pad_left >= shape.width)
+      (shape.out_height - 1) * shape.stride_h - shape.pad_top >= shape.height ||
+      (shape.out_width - 1) * shape.stride_w - shape.pad_left >= shape.width)
     return Fail(GRAFFITI_INVALID_ARGUMENT, "%s: a window lies in the padding alone", op);
   return GRAFFITI_OK;
 }
@@ -167,7 +192,8 @@ int CheckPool(const graffiti_pool_shape& shape, const char* op) {
 }  // namespace
 
 int MaxPoolOp::Init(const graffiti_pool_shape& shape, int element_type, int tier) {
-  if (TypeSize(element_type) == 0) return Fail(GRAFFITI_INVALID_ARGUMENT, "max_pool takes codes or floats, got type %d", element_type);
+  if (TypeSize(element_type) == 0)
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "max_pool takes codes or floats, got type %d", element_type);
   if (int code = CheckPool(shape, "max_pool")) return code;
   s = shape;
   type = element_type;
@@ -187,14 +213,16 @@ void MaxPoolOp::Run(const void* x, void* y, int64_t lo, int64_t hi) const {
       const int64_t first = std::max<int64_t>(left, 0), last = std::min(left + s.pool_width, s.width);
       std::memcpy(best, image + (first_row * s.width + first) * pixel, pixel);
       for (int64_t row = first_row; row < last_row; ++row)
-        for (int64_t column = first; column < last; ++column) loops->maximum(type, best, image + (row * s.width + column) * pixel, s.channels);
+        for (int64_t column = first; column < last; ++column)
+          loops->maximum(type, best, image + (row * s.width + column) * pixel, s.channels);
     }
   }
 }
 
 int RescaleOp::Init(std::vector<float> scales, std::vector<float> offsets, int tier) {
   if (scales.empty() || scales.size() != offsets.size())
-    return Fail(GRAFFITI_INVALID_ARGUMENT, "rescale needs as many offsets as scales, at least one, got %zu and %zu", offsets.size(), scales.size());
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "rescale needs as many offsets as scales, at least one, got %zu and %zu",
+                offsets.size(), scales.size());
   scale = std::move(scales);
   offset = std::move(offsets);
   loops = &LoopsOf<Loops>(tier);
@@ -219,15 +247,20 @@ void RescaleOp::Run(const float* x, float* y, int64_t lo, int64_t hi) const {
   }
 }
 
-int AveragePoolOp::Init(const graffiti_pool_shape& shape, int from_type, const graffiti_requantization* to, bool divides, int tier) {
-  if (!IsCodeType(from_type)) return Fail(GRAFFITI_INVALID_ARGUMENT, "average_pool takes integer codes, got type %d", from_type);
+int AveragePoolOp::Init(const graffiti_pool_shape& shape, int from_type, const graffiti_requantization* to,
+                        bool divides, int tier) {
+  if (!IsCodeType(from_type))
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "average_pool takes integer codes, got type %d", from_type);
   if (int code = CheckPool(shape, "average_pool")) return code;
   int64_t count;
   if (!CheckedProduct({shape.pool_height, shape.pool_width}, INT32_MAX, &count))
     return Fail(GRAFFITI_INVALID_ARGUMENT, "average_pool: a window has less than 2**31 elements");
   Requantizer checked;
-  if (to == nullptr) return Fail(GRAFFITI_INVALID_ARGUMENT, "average_pool needs a requantization: an average is rounded once");
-  if (to->shift_count != 1) return Fail(GRAFFITI_INVALID_ARGUMENT, "average_pool has one shift, got %lld", static_cast<long long>(to->shift_count));
+  if (to == nullptr)
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "average_pool needs a requantization: an average is rounded once");
+  if (to->shift_count != 1)
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "average_pool has one shift, got %lld",
+                static_cast<long long>(to->shift_count));
   if (int code = checked.Init(to, 1)) return code;
   s = shape;
   x_type = from_type;
@@ -254,12 +287,17 @@ int AveragePoolOp::Init(const graffiti_pool_shape& shape, int from_type, const g
 
 // See average/average.h; the sum is bounded by what its type holds.
 Quotient AveragePoolOp::KindOf(int64_t count) const {
-  const double largest = static_cast<double>(s.pool_height * s.pool_width) * std::max(-static_cast<double>(TypeLow(x_type)), static_cast<double>(TypeHigh(x_type)));
-  if (std::ldexp(largest, std::max(-shift, 0)) >= (1 << 22) || division.low < -(1 << 20) || division.high > (1 << 20) || shift > 62) return Quotient::kDouble;
+  const double largest = static_cast<double>(s.pool_height * s.pool_width) *
+                         std::max(-static_cast<double>(TypeLow(x_type)), static_cast<double>(TypeHigh(x_type)));
+  if (std::ldexp(largest, std::max(-shift, 0)) >= (1 << 22) || division.low < -(1 << 20) || division.high > (1 << 20) ||
+      shift > 62)
+    return Quotient::kDouble;
   const bool power_of_two = (count & (count - 1)) == 0;
-  const bool ties = std::fmod(std::ldexp(static_cast<double>(count), shift), 2.0) == 0.0;  // a quotient may end in one half only where the divisor is even
-  const bool product = power_of_two ? division.rounding == GRAFFITI_HALF_EVEN || (!ties && division.rounding != GRAFFITI_FLOOR)
-                                    : !ties && division.rounding != GRAFFITI_FLOOR;
+  const bool ties = std::fmod(std::ldexp(static_cast<double>(count), shift), 2.0) ==
+                    0.0;  // a quotient may end in one half only where the divisor is even
+  const bool product = power_of_two
+                           ? division.rounding == GRAFFITI_HALF_EVEN || (!ties && division.rounding != GRAFFITI_FLOOR)
+                           : !ties && division.rounding != GRAFFITI_FLOOR;
   return product ? Quotient::kProduct : Quotient::kFloat;
 }
 
@@ -342,10 +380,13 @@ void AveragePoolOp::Run(const void* x, void* y, int64_t lo, int64_t hi) const {
 }
 
 int QuantizeOp::Init(int32_t to_exponent, int mode, int32_t lowest, int32_t highest, int to_type, int tier) {
-  if (!IsCodeType(to_type)) return Fail(GRAFFITI_INVALID_ARGUMENT, "quantize gives integer codes, got type %d", to_type);
-  if (mode < GRAFFITI_HALF_EVEN || mode > GRAFFITI_FLOOR) return Fail(GRAFFITI_INVALID_ARGUMENT, "a rounding mode is 0 to 3, got %d", mode);
+  if (!IsCodeType(to_type))
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "quantize gives integer codes, got type %d", to_type);
+  if (mode < GRAFFITI_HALF_EVEN || mode > GRAFFITI_FLOOR)
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "a rounding mode is 0 to 3, got %d", mode);
   if (lowest > highest || lowest < TypeLow(to_type) || highest > TypeHigh(to_type))
-    return Fail(GRAFFITI_INVALID_ARGUMENT, "quantize saturates to low <= high within %s, got [%d, %d]", TypeName(to_type), lowest, highest);
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "quantize saturates to low <= high within %s, got [%d, %d]",
+                TypeName(to_type), lowest, highest);
   exponent = std::clamp(to_exponent, -600, 600);  // beyond, every float saturates or rounds alike
   rounding = mode;
   low = lowest;
@@ -356,23 +397,27 @@ int QuantizeOp::Init(int32_t to_exponent, int mode, int32_t lowest, int32_t high
 }
 
 bool QuantizeOp::Run(const float* x, void* y, int64_t lo, int64_t hi) const {
-  const bool fast = rounding == GRAFFITI_HALF_EVEN && std::abs(exponent) <= 120 && low >= -(1 << 16) && high <= (1 << 16);
+  const bool fast =
+      rounding == GRAFFITI_HALF_EVEN && std::abs(exponent) <= 120 && low >= -(1 << 16) && high <= (1 << 16);
   const double scale = std::ldexp(1.0, -exponent);
   int32_t block[kBlock];
   bool nan = false;
   for (int64_t i = lo; i < hi; i += kBlock) {
     const int64_t n = std::min(kBlock, hi - i);
-    nan |= fast ? loops->quantize(x + i, n, static_cast<float>(scale), low, high, block) : loops->quantize_any(rounding, x + i, n, scale, low, high, block);
+    nan |= fast ? loops->quantize(x + i, n, static_cast<float>(scale), low, high, block)
+                : loops->quantize_any(rounding, x + i, n, scale, low, high, block);
     loops->store(type, block, n, At(y, type, i));
   }
   return !nan;
 }
 
-int DequantizeOp::Init(int64_t channel_count, int from_type, const int32_t* exponent, int64_t exponent_count, int tier) {
-  if (!IsCodeType(from_type)) return Fail(GRAFFITI_INVALID_ARGUMENT, "dequantize takes integer codes, got type %d", from_type);
+int DequantizeOp::Init(int64_t channel_count, int from_type, const int32_t* exponent, int64_t exponent_count,
+                       int tier) {
+  if (!IsCodeType(from_type))
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "dequantize takes integer codes, got type %d", from_type);
   if (channel_count < 1 || exponent == nullptr || (exponent_count != 1 && exponent_count != channel_count))
-    return Fail(GRAFFITI_INVALID_ARGUMENT, "dequantize needs one exponent or one per channel (%lld), got %lld", static_cast<long long>(channel_count),
-                static_cast<long long>(exponent_count));
+    return Fail(GRAFFITI_INVALID_ARGUMENT, "dequantize needs one exponent or one per channel (%lld), got %lld",
+                static_cast<long long>(channel_count), static_cast<long long>(exponent_count));
   type = from_type;
   channels = exponent_count == 1 ? 1 : channel_count;
   for (int64_t i = 0; i < exponent_count; ++i) scale.push_back(std::ldexp(1.0, std::clamp(exponent[i], -600, 600)));

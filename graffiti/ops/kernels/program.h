@@ -1,8 +1,8 @@
 // The flat form of an integer graph and its execution. program_format.inc has the bytes of a blob.
 //
-// A program is a list of steps over tensors. Tensors live in an arena planned per image (every tensor of a block of images lies
-// at block * its planned offset), or are the caller's inputs and outputs. Threads take blocks of images; with fewer images than
-// threads they share the units of every step instead.
+// A program is a list of steps over tensors. Tensors live in an arena planned per image (every tensor of a block of
+// images lies at block * its planned offset), or are the caller's inputs and outputs. Threads take blocks of images;
+// with fewer images than threads they share the units of every step instead.
 #ifndef GRAFFITI_OPS_KERNELS_PROGRAM_H_
 #define GRAFFITI_OPS_KERNELS_PROGRAM_H_
 

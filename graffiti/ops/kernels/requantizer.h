@@ -44,7 +44,8 @@ class Requantizer {
   }
 
  private:
-  bool identity_ = true, common_ = true, simple_ = true, left_ = false;  // left_: one shift of 1..30 to the left, narrow bounds
+  bool identity_ = true, common_ = true, simple_ = true,
+       left_ = false;  // left_: one shift of 1..30 to the left, narrow bounds
   int type_ = GRAFFITI_S32, rounding_ = GRAFFITI_HALF_EVEN;
   int32_t low_ = 0, high_ = 0;
   std::vector<int32_t> shift_{0};

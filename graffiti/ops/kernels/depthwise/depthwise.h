@@ -1,5 +1,6 @@
-// Depthwise products: every channel has its own taps. Sixteen-bit pairs (x, 0) * (w, 0) on vectors of channels, so that u8, s8 and
-// s16 activations and s8, u8 and s16 weights are all exact. Pooling by a constant kernel is the same kernel with more taps.
+// Depthwise products: every channel has its own taps. Sixteen-bit pairs (x, 0) * (w, 0) on vectors of channels, so that
+// u8, s8 and s16 activations and s8, u8 and s16 weights are all exact. Pooling by a constant kernel is the same kernel
+// with more taps.
 //
 //   acc[p][c] = init[c] + sum over t of x[base + pixel_offsets[p] + tap_offsets[t]][c] * w[t][c]
 #ifndef GRAFFITI_OPS_KERNELS_DEPTHWISE_DEPTHWISE_H_

@@ -30,7 +30,9 @@ const DotKernel* FindDot(int tier, DotTypes types, int columns, int64_t rows) {
   ForEachDot(tier, types, [&](const DotKernel& k) {
     if (k.columns != columns) return;
     const bool covers = k.rows >= rows, best_covers = best != nullptr && best->rows >= rows;
-    if (best == nullptr || (covers && (!best_covers || k.rows < best->rows)) || (!covers && !best_covers && k.rows > best->rows)) best = &k;
+    if (best == nullptr || (covers && (!best_covers || k.rows < best->rows)) ||
+        (!covers && !best_covers && k.rows > best->rows))
+      best = &k;
   });
   return best;
 }

@@ -2,10 +2,10 @@
 //
 //   acc[r][c] = init[c] + sum over segments g, steps s, i of  a[r][g][s][i] * b[g][s][c][i]
 //
-// A row is a byte offset from `base`; each segment starts at another byte offset from it and is `steps` runs of 4 bytes: four
-// u8 values (u8s8 kernels) or two s16 values (s16s16). B is packed [segment][step][column][4 bytes], s8 or s16.
-// Adjacent rows begin 4 bytes one behind the other, and their steps `step_stride` bytes.
-// With `epilogue` the accumulators, which already hold the bias and half of the last place, become 8-bit codes in registers:
+// A row is a byte offset from `base`; each segment starts at another byte offset from it and is `steps` runs of 4
+// bytes: four u8 values (u8s8 kernels) or two s16 values (s16s16). B is packed [segment][step][column][4 bytes], s8 or
+// s16. Adjacent rows begin 4 bytes one behind the other, and their steps `step_stride` bytes. With `epilogue` the
+// accumulators, which already hold the bias and half of the last place, become 8-bit codes in registers:
 //   y = acc >> shift;  a tie (acc & mask == 0) drops to even where `drop` says so;  y = min(max(y, low), high).
 #ifndef GRAFFITI_OPS_KERNELS_DOT_DOT_H_
 #define GRAFFITI_OPS_KERNELS_DOT_DOT_H_
@@ -41,7 +41,7 @@ struct TileArgs {
   int64_t valid_rows, valid_columns;  // what is written
   const int32_t* out_offsets;         // run_float, run_stream: floats from out to each row, instead of out_stride
   float scale;                        // the same: what the accumulators are multiplied by
-  int32_t flip;                       // run_float, run_stream of kFlipVectors vectors and more: xored into every step of a row
+  int32_t flip;  // run_float, run_stream of kFlipVectors vectors and more: xored into every step of a row
   int64_t step_stride;                // adjacent rows
 };
 
@@ -53,7 +53,8 @@ struct DotKernel {
   DotTypes types;
   int tier, rows, columns;
   TileFunction run32, run8, run_float;
-  TileFunction run_stream;  // run_float past the caches: rows aligned to 64 bytes, columns whole vectors; FinishStreams() when done
+  TileFunction run_stream;  // run_float past the caches: rows aligned to 64 bytes, columns whole vectors;
+                            // FinishStreams() when done
   TileFunction run32_adjacent, run_float_adjacent;  // may read the rows that t.valid_rows leaves out
 };
 
@@ -70,7 +71,8 @@ inline const DotKernelList& DotKernels(int tier) { return LoopsOf<DotKernelList>
 bool HasDot(int tier, DotTypes types);
 int WidestDot(int tier, DotTypes types);               // columns of the widest tile
 int DotLanes(int tier, DotTypes types);                // columns of the narrowest
-const DotKernel* FindDot(int tier, DotTypes types, int columns, int64_t rows);  // the smallest that has `rows`, else the tallest
+const DotKernel* FindDot(int tier, DotTypes types, int columns,
+                         int64_t rows);  // the smallest that has `rows`, else the tallest
 
 }  // namespace graffiti
 

@@ -23,9 +23,10 @@ struct Loops {
   void (*round_any)(int rounding, int32_t* x, const int32_t* shift, bool common, int64_t n, int32_t low, int32_t high);
   // clamp(x * 2**left, low, high) in place; left is 1..30, low and high are within +-2**30
   void (*shift_left)(int32_t* x, int32_t left, int64_t n, int32_t low, int32_t high);
-  // clamp(round(op(x, y) / 2**shift), low, high) for 8-bit x, y and out, add or subtract, half to even, shift -5..14, in one pass
-  void (*add8)(bool subtract, int x_type, const void* x, int y_type, const void* y, int64_t n, int32_t shift, int32_t low,
-               int32_t high, void* out);
+  // clamp(round(op(x, y) / 2**shift), low, high) for 8-bit x, y and out, add or subtract, half to even, shift -5..14,
+  // in one pass
+  void (*add8)(bool subtract, int x_type, const void* x, int y_type, const void* y, int64_t n, int32_t shift,
+               int32_t low, int32_t high, void* out);
   // the same for one 8-bit x: requantize between 8-bit formats
   void (*round8)(int x_type, const void* x, int64_t n, int32_t shift, int32_t low, int32_t high, void* out);
   void (*offset8)(const uint8_t* x, int64_t n, uint8_t* out);          // v ^ 0x80: s8 stored as v + 128

@@ -27,7 +27,8 @@ std::vector<int32_t> Planes(const int8_t* kernel, int64_t taps, int64_t channels
   std::vector<int32_t> planes(taps * channels * multiplier);
   for (int64_t t = 0; t < taps; ++t)
     for (int64_t m = 0; m < multiplier; ++m)
-      for (int64_t c = 0; c < channels; ++c) planes[(t * multiplier + m) * channels + c] = kernel[(t * channels + c) * multiplier + m] & 0xffff;
+      for (int64_t c = 0; c < channels; ++c)
+        planes[(t * multiplier + m) * channels + c] = kernel[(t * channels + c) * multiplier + m] & 0xffff;
   return planes;
 }
 
@@ -36,25 +37,30 @@ template <typename T>
 void Unmix(const T* dy, int64_t pixels, int64_t channels, int64_t multiplier, T* out) {
   for (int64_t p = 0; p < pixels; ++p)
     for (int64_t m = 0; m < multiplier; ++m)
-      for (int64_t c = 0; c < channels; ++c) out[(p * multiplier + m) * channels + c] = dy[(p * channels + c) * multiplier + m];
+      for (int64_t c = 0; c < channels; ++c)
+        out[(p * multiplier + m) * channels + c] = dy[(p * channels + c) * multiplier + m];
 }
 
 // dy of the images [lo, hi) with its channels innermost: the tensor itself, or a copy in `room`.
-const char* UnmixedImages(const void* dy, int type, const graffiti_conv_shape& s, int64_t lo, int64_t hi, std::vector<char>* room) {
-  const int64_t size = TypeSize(type), image = s.out_height * s.out_width * s.out_channels, multiplier = s.out_channels / s.channels;
+const char* UnmixedImages(const void* dy, int type, const graffiti_conv_shape& s, int64_t lo, int64_t hi,
+                          std::vector<char>* room) {
+  const int64_t size = TypeSize(type), image = s.out_height * s.out_width * s.out_channels,
+                multiplier = s.out_channels / s.channels;
   const char* first = static_cast<const char*>(dy) + lo * image * size;
   if (multiplier == 1) return first;
   room->resize((hi - lo) * image * size);
   const int64_t pixels = (hi - lo) * s.out_height * s.out_width;
   if (size == 1)
-    Unmix(reinterpret_cast<const int8_t*>(first), pixels, s.channels, multiplier, reinterpret_cast<int8_t*>(room->data()));
+    Unmix(reinterpret_cast<const int8_t*>(first), pixels, s.channels, multiplier,
+          reinterpret_cast<int8_t*>(room->data()));
   else
-    Unmix(reinterpret_cast<const int16_t*>(first), pixels, s.channels, multiplier, reinterpret_cast<int16_t*>(room->data()));
+    Unmix(reinterpret_cast<const int16_t*>(first), pixels, s.channels, multiplier,
+          reinterpret_cast<int16_t*>(room->data()));
   return room->data();
 }
 
-// The taps of one axis for every output of a pass, those inside the image only. Forward: output p reads input p*stride + k*dilation - pad. Input gradient: input i is
-// reached by output p where that is i.
+// The taps of one axis for every output of a pass, those inside the image only. Forward: output p reads input p*stride
+// + k*dilation - pad. Input gradient: input i is reached by output p where that is i.
 struct Axis {
   std::vector<Tap> taps;  // a: the place that is read; w: which tap of the window
   std::vector<int64_t> first{0};
@@ -63,7 +69,8 @@ struct Axis {
     for (int64_t at = 0; at < (forward ? outputs : inputs); ++at) {
       for (int64_t k = 0; k < window; ++k) {
         const int64_t place = forward ? at * stride + k * dilation - pad : at + pad - k * dilation;
-        if (forward ? place >= 0 && place < inputs : place >= 0 && place % stride == 0 && place / stride < outputs) taps.push_back({forward ? place : place / stride, k});
+        if (forward ? place >= 0 && place < inputs : place >= 0 && place % stride == 0 && place / stride < outputs)
+          taps.push_back({forward ? place : place / stride, k});
       }
       first.push_back(static_cast<int64_t>(taps.size()));
     }
@@ -91,63 +98,69 @@ std::vector<Run> Runs(const Axis& columns, int64_t step, int64_t a_step) {
   return runs;
 }
 
-int GatherPass(bool forward, const graffiti_conv_shape& s, int64_t batch, const void* a, int type, const int8_t* kernel, float scale, float* out, const DepthwiseLoops& loops,
-               const graffiti_parallel* parallel) {
+int GatherPass(bool forward, const graffiti_conv_shape& s, int64_t batch, const void* a, int type, const int8_t* kernel,
+               float scale, float* out, const DepthwiseLoops& loops, const graffiti_parallel* parallel) {
   const int64_t channels = s.channels, multiplier = s.out_channels / channels, size = TypeSize(type);
   const std::vector<int32_t> w = Planes(kernel, s.kernel_height * s.kernel_width, channels, multiplier);
   const Axis rows(forward, s.height, s.out_height, s.kernel_height, s.stride_h, s.dilation_h, s.pad_top);
   Axis columns(forward, s.width, s.out_width, s.kernel_width, s.stride_w, s.dilation_w, s.pad_left);
-  const int64_t planes = forward ? 1 : multiplier, out_planes = forward ? multiplier : 1;  // of what is read and of what is written at a pixel
+  const int64_t planes = forward ? 1 : multiplier,
+                out_planes = forward ? multiplier : 1;  // of what is read and of what is written at a pixel
   for (Tap& tap : columns.taps) tap = {tap.a * planes * channels, tap.w * multiplier * channels};
   const int64_t column_step = forward ? 1 : s.stride_w, a_step = (forward ? s.stride_w : 1) * planes * channels;
   const std::vector<Run> runs = Runs(columns, column_step, a_step);
   const int64_t read_width = forward ? s.width : s.out_width, read_height = forward ? s.height : s.out_height;
   const int64_t height = forward ? s.out_height : s.height, width = forward ? s.out_width : s.width;
   const int64_t terms = s.kernel_height * s.kernel_width * planes;
-  const bool wide = terms > INT32_MAX / (Magnitude(type) * 128), stream = !wide && out_planes == 1 && Streams(out, batch * height * width, channels);
-  ParallelFor(parallel, batch * height, std::max<int64_t>(1, 4096 / std::max<int64_t>(1, width * channels)), [&](int64_t lo, int64_t hi) {
-    std::vector<char> room;
-    std::vector<Tap> taps;
-    int64_t held = -1;
-    const char* image = nullptr;
-    for (int64_t row = lo; row < hi; ++row) {
-      const int64_t n = row / height, at = row % height;
-      if (n != held) {
-        image = forward ? static_cast<const char*>(a) + n * read_height * read_width * channels * size : UnmixedImages(a, type, s, n, n + 1, &room);
-        held = n;
-      }
-      GatherArgs g{};
-      g.a = image;
-      g.w = w.data();
-      g.taps = columns.taps.data();
-      g.runs = runs.data();
-      g.run_count = static_cast<int64_t>(runs.size());
-      g.column_step = column_step;
-      g.a_step = a_step;
-      g.stream = stream;
-      g.channels = channels;
-      g.scale = scale;
-      g.out_step = out_planes;
-      g.out_stride = g.out_step * channels;
-      for (int64_t m = 0; m < out_planes; ++m) {
-        taps.clear();
-        for (int64_t t = rows.first[at]; t < rows.first[at + 1]; ++t)
-          for (int64_t plane = 0; plane < planes; ++plane)
-            taps.push_back({(rows.taps[t].a * read_width * planes + plane) * channels, (rows.taps[t].w * s.kernel_width * multiplier + plane + m) * channels});
-        g.rows = taps.data();
-        g.row_count = static_cast<int64_t>(taps.size());
-        g.out = out + row * width * g.out_stride + m;
-        loops.gather[type][wide](g);
-      }
-    }
-    if (stream) FinishStreams();
-  });
+  const bool wide = terms > INT32_MAX / (Magnitude(type) * 128),
+             stream = !wide && out_planes == 1 && Streams(out, batch * height * width, channels);
+  ParallelFor(parallel, batch * height, std::max<int64_t>(1, 4096 / std::max<int64_t>(1, width * channels)),
+              [&](int64_t lo, int64_t hi) {
+                std::vector<char> room;
+                std::vector<Tap> taps;
+                int64_t held = -1;
+                const char* image = nullptr;
+                for (int64_t row = lo; row < hi; ++row) {
+                  const int64_t n = row / height, at = row % height;
+                  if (n != held) {
+                    image = forward ? static_cast<const char*>(a) + n * read_height * read_width * channels * size
+                                    : UnmixedImages(a, type, s, n, n + 1, &room);
+                    held = n;
+                  }
+                  GatherArgs g{};
+                  g.a = image;
+                  g.w = w.data();
+                  g.taps = columns.taps.data();
+                  g.runs = runs.data();
+                  g.run_count = static_cast<int64_t>(runs.size());
+                  g.column_step = column_step;
+                  g.a_step = a_step;
+                  g.stream = stream;
+                  g.channels = channels;
+                  g.scale = scale;
+                  g.out_step = out_planes;
+                  g.out_stride = g.out_step * channels;
+                  for (int64_t m = 0; m < out_planes; ++m) {
+                    taps.clear();
+                    for (int64_t t = rows.first[at]; t < rows.first[at + 1]; ++t)
+                      for (int64_t plane = 0; plane < planes; ++plane)
+                        taps.push_back({(rows.taps[t].a * read_width * planes + plane) * channels,
+                                        (rows.taps[t].w * s.kernel_width * multiplier + plane + m) * channels});
+                    g.rows = taps.data();
+                    g.row_count = static_cast<int64_t>(taps.size());
+                    g.out = out + row * width * g.out_stride + m;
+                    loops.gather[type][wide](g);
+                  }
+                }
+                if (stream) FinishStreams();
+              });
   return GRAFFITI_OK;
 }
 
-// sums[tap][multiplier][channel] += x * dy over the outputs [first, end) of row p of one image; dy with its channels innermost.
-void AddTaps(const graffiti_conv_shape& s, const char* x, int x_type, const char* dy, int dy_type, int64_t p, int64_t first, int64_t end, const DepthwiseLoops& loops,
-             int32_t* sums) {
+// sums[tap][multiplier][channel] += x * dy over the outputs [first, end) of row p of one image; dy with its channels
+// innermost.
+void AddTaps(const graffiti_conv_shape& s, const char* x, int x_type, const char* dy, int dy_type, int64_t p,
+             int64_t first, int64_t end, const DepthwiseLoops& loops, int32_t* sums) {
   const int64_t channels = s.channels, multiplier = s.out_channels / channels;
   CorrelateArgs g{};
   g.tap_x = s.dilation_w * channels;
@@ -158,7 +171,8 @@ void AddTaps(const graffiti_conv_shape& s, const char* x, int x_type, const char
   for (int64_t u = 0; u < s.kernel_height; ++u) {
     const int64_t h = p * s.stride_h + u * s.dilation_h - s.pad_top;
     if (h < 0 || h >= s.height) continue;
-    const auto add = [&](int64_t v, int64_t count, int64_t q, int64_t stop) {  // `count` taps from v on over the outputs [q, stop)
+    const auto add = [&](int64_t v, int64_t count, int64_t q,
+                         int64_t stop) {  // `count` taps from v on over the outputs [q, stop)
       if (q >= stop) return;
       g.taps = count;
       g.pixels = stop - q;
@@ -173,7 +187,8 @@ void AddTaps(const graffiti_conv_shape& s, const char* x, int x_type, const char
       const int64_t taps = std::min(kTapsAtOnce, s.kernel_width - v);
       int64_t begin[kTapsAtOnce], stop[kTapsAtOnce], inner = first, inner_end = end;
       for (int64_t k = 0; k < taps; ++k) {
-        const int64_t shift = (v + k) * s.dilation_w - s.pad_left;  // the outputs q with 0 <= q * stride + shift < width
+        const int64_t shift =
+            (v + k) * s.dilation_w - s.pad_left;  // the outputs q with 0 <= q * stride + shift < width
         begin[k] = std::max(first, shift >= 0 ? 0 : CeilDiv(-shift, s.stride_w));
         stop[k] = s.width <= shift ? 0 : std::min(end, CeilDiv(s.width - shift, s.stride_w));
         inner = std::max(inner, begin[k]);
@@ -189,12 +204,15 @@ void AddTaps(const graffiti_conv_shape& s, const char* x, int x_type, const char
   }
 }
 
-int WeightPass(const graffiti_conv_shape& s, int64_t batch, const void* x, int x_type, const void* dy, int dy_type, float scale, float* dw, const DepthwiseLoops& loops,
-               const graffiti_parallel* parallel) {
-  const int64_t channels = s.channels, multiplier = s.out_channels / channels, taps = s.kernel_height * s.kernel_width, count = taps * s.out_channels;
-  const int64_t x_size = TypeSize(x_type), grain = std::max<int64_t>(1, CeilDiv(batch, 8)), chunks = batch == 0 ? 0 : CeilDiv(batch, grain);
+int WeightPass(const graffiti_conv_shape& s, int64_t batch, const void* x, int x_type, const void* dy, int dy_type,
+               float scale, float* dw, const DepthwiseLoops& loops, const graffiti_parallel* parallel) {
+  const int64_t channels = s.channels, multiplier = s.out_channels / channels, taps = s.kernel_height * s.kernel_width,
+                count = taps * s.out_channels;
+  const int64_t x_size = TypeSize(x_type), grain = std::max<int64_t>(1, CeilDiv(batch, 8)),
+                chunks = batch == 0 ? 0 : CeilDiv(batch, grain);
   std::vector<int64_t> sums(count * std::max<int64_t>(1, chunks));
-  const int64_t safe = INT32_MAX / (Magnitude(x_type) * Magnitude(dy_type)), piece = std::max<int64_t>(1, std::min(safe, s.out_width));
+  const int64_t safe = INT32_MAX / (Magnitude(x_type) * Magnitude(dy_type)),
+                piece = std::max<int64_t>(1, std::min(safe, s.out_width));
   ParallelFor(parallel, chunks, 1, [&](int64_t lo, int64_t hi) {
     std::vector<char> room;
     std::vector<int32_t> narrow(count);
@@ -224,7 +242,8 @@ int WeightPass(const graffiti_conv_shape& s, int64_t batch, const void* x, int x
     for (int64_t m = 0; m < multiplier; ++m)
       for (int64_t c = 0; c < channels; ++c) {
         int64_t sum = 0;
-        for (int64_t chunk = 0; chunk < chunks; ++chunk) sum += sums[chunk * count + (t * multiplier + m) * channels + c];
+        for (int64_t chunk = 0; chunk < chunks; ++chunk)
+          sum += sums[chunk * count + (t * multiplier + m) * channels + c];
         dw[(t * channels + c) * multiplier + m] = static_cast<float>(sum) * scale;
       }
   return GRAFFITI_OK;
@@ -232,11 +251,14 @@ int WeightPass(const graffiti_conv_shape& s, int64_t batch, const void* x, int x
 
 }  // namespace
 
-int TrainingDepthwise(int pass, const graffiti_conv_shape& s, int64_t batch, const void* first, int first_type, const void* second, int second_type, float scale, float* out,
-                      int tier, const graffiti_parallel* parallel) {
+int TrainingDepthwise(int pass, const graffiti_conv_shape& s, int64_t batch, const void* first, int first_type,
+                      const void* second, int second_type, float scale, float* out, int tier,
+                      const graffiti_parallel* parallel) {
   const DepthwiseLoops& loops = LoopsFor(tier, s.channels);
-  if (pass == GRAFFITI_WEIGHT_GRADIENT) return WeightPass(s, batch, first, first_type, second, second_type, scale, out, loops, parallel);
-  return GatherPass(pass == GRAFFITI_FORWARD, s, batch, first, first_type, static_cast<const int8_t*>(second), scale, out, loops, parallel);
+  if (pass == GRAFFITI_WEIGHT_GRADIENT)
+    return WeightPass(s, batch, first, first_type, second, second_type, scale, out, loops, parallel);
+  return GatherPass(pass == GRAFFITI_FORWARD, s, batch, first, first_type, static_cast<const int8_t*>(second), scale,
+                    out, loops, parallel);
 }
 
 }  // namespace graffiti

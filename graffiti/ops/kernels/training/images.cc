@@ -35,22 +35,36 @@ struct Phase {
   std::vector<Tap> taps;
   std::vector<int32_t> row_in, row_out, segment_offsets;  // bytes, floats, bytes
   int64_t run = 0, steps = 0;                             // values and 4-byte steps of a segment
-  std::vector<int64_t> chunks;                            // first segments of the parts that fit 32-bit sums, and the end
+  std::vector<int64_t> chunks;  // first segments of the parts that fit 32-bit sums, and the end
   std::vector<int64_t> panel_weights;                     // where each panel's packed weights begin
   AlignedArray<uint8_t> weights;
   std::vector<int64_t> row_h;                             // output row of each row, from the strip's first on
   std::vector<Inside> inside;                             // of each output row; both ends fall from row to row
   bool cached = false;                                    // whether the weights stay in the cache
-  AlignedArray<int32_t> inits;                            // per panel, before each segment and behind the last: what the segments up to there begin with
-  int32_t* init(std::size_t panel, std::size_t segments) const { return inits.get() + (panel * (segment_offsets.size() + 1) + segments) * kMaxTileColumns; }
+  AlignedArray<int32_t>
+      inits;  // per panel, before each segment and behind the last: what the segments up to there begin with
+  int32_t* init(std::size_t panel, std::size_t segments) const {
+    return inits.get() + (panel * (segment_offsets.size() + 1) + segments) * kMaxTileColumns;
+  }
 };
 
 class ImageProduct {
  public:
   // The source is [height][width][depth] of source_type; the output [out_h][out_w][columns].
-  ImageProduct(int tier, int source_type, int64_t height, int64_t width, int64_t depth, int64_t out_h, int64_t out_w, int64_t columns, float scale)
-      : tier_(tier), type_(source_type), height_(height), width_(width), depth_(depth), out_h_(out_h), out_w_(out_w), columns_(columns), scale_(scale),
-        types_(OperandTypes(tier, source_type, GRAFFITI_S8)), stores_(LoopsOf<TrainingStores>(tier)), loops_(LoopsOf<Loops>(tier)) {
+  ImageProduct(int tier, int source_type, int64_t height, int64_t width, int64_t depth, int64_t out_h, int64_t out_w,
+               int64_t columns, float scale)
+      : tier_(tier),
+        type_(source_type),
+        height_(height),
+        width_(width),
+        depth_(depth),
+        out_h_(out_h),
+        out_w_(out_w),
+        columns_(columns),
+        scale_(scale),
+        types_(OperandTypes(tier, source_type, GRAFFITI_S8)),
+        stores_(LoopsOf<TrainingStores>(tier)),
+        loops_(LoopsOf<Loops>(tier)) {
     element_ = types_ == DotTypes::kU8S8 ? 1 : 2;
     group_ = DotGroup(types_);
     offset_ = types_ == DotTypes::kU8S8 && source_type == GRAFFITI_S8;
@@ -120,9 +134,11 @@ class ImageProduct {
   };
 
   Ahead Source(const void* source, int64_t unit) const {
-    const int64_t strips = StripsOfImage(), row = width_ * depth_ * TypeSize(type_), first = unit % strips * rows_ * row_step_h + low_h_;
+    const int64_t strips = StripsOfImage(), row = width_ * depth_ * TypeSize(type_),
+                  first = unit % strips * rows_ * row_step_h + low_h_;
     const int64_t low = std::max<int64_t>(0, first), high = std::min(height_, first + StripRows(rows_));
-    return {static_cast<const uint8_t*>(source) + (unit / strips * height_ + low) * row, std::max<int64_t>(0, high - low) * row, 0};
+    return {static_cast<const uint8_t*>(source) + (unit / strips * height_ + low) * row,
+            std::max<int64_t>(0, high - low) * row, 0};
   }
 
   int64_t StripsOfImage() const { return CeilDiv(std::max<int64_t>(most_h_, 1), rows_); }
@@ -130,7 +146,8 @@ class ImageProduct {
 
   template <typename Weight>
   void Pack(Phase& phase, const graffiti_parallel* parallel, const Weight& weight) {
-    std::sort(phase.taps.begin(), phase.taps.end(), [](const Tap& a, const Tap& b) { return a.h != b.h ? a.h < b.h : a.w < b.w; });
+    std::sort(phase.taps.begin(), phase.taps.end(),
+              [](const Tap& a, const Tap& b) { return a.h != b.h ? a.h < b.h : a.w < b.w; });
     // Taps that lie side by side in one source row make one run, where all rows of the window have the same.
     const int64_t taps = static_cast<int64_t>(phase.taps.size()), limit = SafeTerms(types_, type_, GRAFFITI_S8);
     int64_t merge = 1;
@@ -150,8 +167,8 @@ class ImageProduct {
     for (int64_t r = 0; r < runs; ++r)
       for (int64_t p = 0; p < pieces; ++p) {
         const Tap& tap = phase.taps[r * merge];
-        phase.segment_offsets[r * pieces + p] =
-            static_cast<int32_t>((((tap.h - low_h_) * strip_width_ + tap.w - low_w_) * depth_ + p * phase.run) * element_);
+        phase.segment_offsets[r * pieces + p] = static_cast<int32_t>(
+            (((tap.h - low_h_) * strip_width_ + tap.w - low_w_) * depth_ + p * phase.run) * element_);
         segment_h[r * pieces + p] = tap.h;
       }
     const int64_t per_chunk = std::max<int64_t>(1, limit / std::max<int64_t>(1, phase.steps * group_));
@@ -179,9 +196,11 @@ class ImageProduct {
               uint8_t* to = block + at / group_ * panel.width * 4;
               const Strips strip{panel.columns, panel.width, 0};
               if (element_ == 1)
-                InterleaveRun<uint8_t>(stores_.interleaves, reinterpret_cast<const uint8_t*>(rows), panel.first, 0, count, columns_, CeilDiv(count, group_), 0, strip, to);
+                InterleaveRun<uint8_t>(stores_.interleaves, reinterpret_cast<const uint8_t*>(rows), panel.first, 0,
+                                       count, columns_, CeilDiv(count, group_), 0, strip, to);
               else
-                InterleaveRun<int16_t>(stores_.interleaves, rows, panel.first, 0, count, columns_, CeilDiv(count, group_), 0, strip, to);
+                InterleaveRun<int16_t>(stores_.interleaves, rows, panel.first, 0, count, columns_,
+                                       CeilDiv(count, group_), 0, strip, to);
             } else {  // groups that reach over two taps
               for (int64_t k = 0; k < count; ++k) {
                 uint8_t* to = block + (at + k) / group_ * panel.width * 4 + (at + k) % group_ * element_;
@@ -209,9 +228,11 @@ class ImageProduct {
     }
     for (int64_t u = 0; u < rows_; ++u)
       for (int64_t v = 0; v < phase.count_w; ++v) {
-        phase.row_in.push_back(static_cast<int32_t>((u * row_step_h * strip_width_ + v * row_step_w) * depth_ * element_));
+        phase.row_in.push_back(
+            static_cast<int32_t>((u * row_step_h * strip_width_ + v * row_step_w) * depth_ * element_));
         phase.row_h.push_back(u);
-        phase.row_out.push_back(static_cast<int32_t>(((u * out_step_h + phase.first_h) * out_w_ + v * out_step_w + phase.first_w) * columns_));
+        phase.row_out.push_back(static_cast<int32_t>(
+            ((u * out_step_h + phase.first_h) * out_w_ + v * out_step_w + phase.first_w) * columns_));
       }
   }
 
@@ -252,7 +273,8 @@ class ImageProduct {
   void Gather(const uint8_t* image, int64_t first, int64_t rows, uint8_t* strip) const {
     const int64_t pixel = depth_ * element_, row_bytes = strip_width_ * pixel, zero = offset_ ? 0x80 : 0;
     const int64_t left = std::min(strip_width_, std::max<int64_t>(0, -low_w_));
-    const int64_t begin = std::max<int64_t>(0, low_w_), count = std::max<int64_t>(0, std::min(width_ - begin, strip_width_ - left));
+    const int64_t begin = std::max<int64_t>(0, low_w_),
+                  count = std::max<int64_t>(0, std::min(width_ - begin, strip_width_ - left));
     for (int64_t r = 0; r < StripRows(rows); ++r, strip += row_bytes) {
       const int64_t h = first * row_step_h + low_h_ + r;
       if (h < 0 || h >= height_) {
@@ -265,13 +287,17 @@ class ImageProduct {
     }
   }
 
-  // Rows in blocks that write whole output rows where the weights stay in the cache; else one panel after the other, so that weights are read once.
-  void RunPhase(const Phase& phase, const uint8_t* strip, int64_t strip_first, int64_t rows, const Ahead& ahead, float* out) const {
+  // Rows in blocks that write whole output rows where the weights stay in the cache; else one panel after the other, so
+  // that weights are read once.
+  void RunPhase(const Phase& phase, const uint8_t* strip, int64_t strip_first, int64_t rows, const Ahead& ahead,
+                float* out) const {
     const int64_t block = panels_.size() > 1 && phase.cached ? kBlockRows : rows;
-    for (int64_t first = 0; first < rows; first += block) RunRows(phase, strip, strip_first, first, std::min(rows, first + block), ahead, out);
+    for (int64_t first = 0; first < rows; first += block)
+      RunRows(phase, strip, strip_first, first, std::min(rows, first + block), ahead, out);
   }
 
-  void RunRows(const Phase& phase, const uint8_t* strip, int64_t strip_first, int64_t first, int64_t end, const Ahead& ahead, float* out) const {
+  void RunRows(const Phase& phase, const uint8_t* strip, int64_t strip_first, int64_t first, int64_t end,
+               const Ahead& ahead, float* out) const {
     alignas(64) int32_t sums[kMaxTileRows * kMaxTileColumns], init[kMaxTileColumns];
     const std::size_t segments = phase.segment_offsets.size();
     double wide[kMaxTileRows * kMaxTileColumns];
@@ -291,17 +317,20 @@ class ImageProduct {
         int32_t last[kMaxTileRows];
         const auto inside = [&](int64_t r) { return phase.inside[strip_first + phase.row_h[r]]; };
         int64_t valid = std::min<int64_t>(kernel->rows, end - row);
-        if (one && phase.cached)  // a tile ends where the segments outside the image change, if one more tile does not fetch all weights once more
+        if (one && phase.cached)  // a tile ends where the segments outside the image change, if one more tile does not
+                                  // fetch all weights once more
           while (inside(row + valid - 1) != inside(row)) --valid;
         t.row_offsets = phase.row_in.data() + row;
-        if (valid < kernel->rows) {  // fewer rows: the smallest tile that has them; rows past the end repeat the last one
+        if (valid <
+            kernel->rows) {  // fewer rows: the smallest tile that has them; rows past the end repeat the last one
           kernel = KernelFor(panel, valid);
           for (int64_t r = 0; r < kernel->rows; ++r) last[r] = t.row_offsets[std::min(r, valid - 1)];
           t.row_offsets = last;
         }
         t.valid_rows = valid;
         if (index == 0)
-          for (int64_t at = row * ahead.row, stop = at + valid * ahead.row; at < stop; at += 64) __builtin_prefetch(ahead.from + at, 0, 2);
+          for (int64_t at = row * ahead.row, stop = at + valid * ahead.row; at < stop; at += 64)
+            __builtin_prefetch(ahead.from + at, 0, 2);
         if (one) {  // all in registers; a phase without taps writes its zeros the same way
           const std::size_t low = inside(row + valid - 1).first, high = inside(row).end;
           t.segments = static_cast<int64_t>(high - low);
@@ -330,7 +359,8 @@ class ImageProduct {
           kernel->run32(t);
           stores_.add(sums, valid * panel.width, wide);
         }
-        for (int64_t r = 0; r < valid; ++r) stores_.scale64(wide + r * panel.width, panel.columns, scale_, out + phase.row_out[row + r] + panel.first);
+        for (int64_t r = 0; r < valid; ++r)
+          stores_.scale64(wide + r * panel.width, panel.columns, scale_, out + phase.row_out[row + r] + panel.first);
         row += valid;
       }
     }
@@ -358,11 +388,24 @@ void Transpose(const uint8_t* from, int64_t rows, int64_t columns, uint8_t* to) 
     int64_t r = 0;
     for (; r + 16 <= rows; r += 16) {
       __m128i a[16], b[16];
-      for (int i = 0; i < 16; ++i) a[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + (r + i) * columns + c));
-      for (int i = 0; i < 8; ++i) { b[2 * i] = _mm_unpacklo_epi8(a[i], a[i + 8]); b[2 * i + 1] = _mm_unpackhi_epi8(a[i], a[i + 8]); }
-      for (int i = 0; i < 8; ++i) { a[2 * i] = _mm_unpacklo_epi8(b[i], b[i + 8]); a[2 * i + 1] = _mm_unpackhi_epi8(b[i], b[i + 8]); }
-      for (int i = 0; i < 8; ++i) { b[2 * i] = _mm_unpacklo_epi8(a[i], a[i + 8]); b[2 * i + 1] = _mm_unpackhi_epi8(a[i], a[i + 8]); }
-      for (int i = 0; i < 8; ++i) { a[2 * i] = _mm_unpacklo_epi8(b[i], b[i + 8]); a[2 * i + 1] = _mm_unpackhi_epi8(b[i], b[i + 8]); }
+      for (int i = 0; i < 16; ++i)
+        a[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + (r + i) * columns + c));
+      for (int i = 0; i < 8; ++i) {
+        b[2 * i] = _mm_unpacklo_epi8(a[i], a[i + 8]);
+        b[2 * i + 1] = _mm_unpackhi_epi8(a[i], a[i + 8]);
+      }
+      for (int i = 0; i < 8; ++i) {
+        a[2 * i] = _mm_unpacklo_epi8(b[i], b[i + 8]);
+        a[2 * i + 1] = _mm_unpackhi_epi8(b[i], b[i + 8]);
+      }
+      for (int i = 0; i < 8; ++i) {
+        b[2 * i] = _mm_unpacklo_epi8(a[i], a[i + 8]);
+        b[2 * i + 1] = _mm_unpackhi_epi8(a[i], a[i + 8]);
+      }
+      for (int i = 0; i < 8; ++i) {
+        a[2 * i] = _mm_unpacklo_epi8(b[i], b[i + 8]);
+        a[2 * i + 1] = _mm_unpackhi_epi8(b[i], b[i + 8]);
+      }
       for (int i = 0; i < 16; ++i) _mm_storeu_si128(reinterpret_cast<__m128i*>(to + (c + i) * rows + r), a[i]);
     }
     for (; r < rows; ++r)
@@ -377,18 +420,20 @@ void Transpose(const uint8_t* from, int64_t rows, int64_t columns, uint8_t* to) 
 constexpr int64_t kFlatPixels = 192;
 
 template <typename Weight>
-void RunAll(ImageProduct& product, int64_t batch, const void* source, float* out, const graffiti_parallel* parallel, const Weight& weight) {
+void RunAll(ImageProduct& product, int64_t batch, const void* source, float* out, const graffiti_parallel* parallel,
+            const Weight& weight) {
   product.Plan(batch, out, parallel, weight);
   ParallelFor(parallel, product.Units(batch), 1, [&](int64_t lo, int64_t hi) { product.Run(source, out, lo, hi); });
 }
 
 // A flat product: rows of `depth` values to rows of `columns`.
 template <typename Weight>
-void RunFlat(int tier, int type, int64_t rows, int64_t depth, int64_t columns, float scale, const void* source, float* out, const graffiti_parallel* parallel,
-             const Weight& weight) {
+void RunFlat(int tier, int type, int64_t rows, int64_t depth, int64_t columns, float scale, const void* source,
+             float* out, const graffiti_parallel* parallel, const Weight& weight) {
   const int64_t whole = rows / kFlatPixels;
   for (int part = 0; part < 2; ++part) {  // whole groups, then the rest
-    const int64_t pixels = part == 0 ? kFlatPixels : rows % kFlatPixels, batch = part == 0 ? whole : 1, done = part == 0 ? 0 : whole * kFlatPixels;
+    const int64_t pixels = part == 0 ? kFlatPixels : rows % kFlatPixels, batch = part == 0 ? whole : 1,
+                  done = part == 0 ? 0 : whole * kFlatPixels;
     if (pixels == 0 || batch == 0) continue;
     ImageProduct product(tier, type, 1, pixels, depth, 1, pixels, columns, scale);
     product.flat = true;
@@ -396,15 +441,18 @@ void RunFlat(int tier, int type, int64_t rows, int64_t depth, int64_t columns, f
     product.phases[0].count_h = 1;
     product.phases[0].count_w = pixels;
     product.phases[0].taps.push_back({0, 0, 0, 0});
-    RunAll(product, batch, static_cast<const uint8_t*>(source) + done * depth * TypeSize(type), out + done * columns, parallel, weight);
+    RunAll(product, batch, static_cast<const uint8_t*>(source) + done * depth * TypeSize(type), out + done * columns,
+           parallel, weight);
   }
 }
 
 }  // namespace
 
-int TrainingForward(const graffiti_conv_shape& s, int64_t batch, const void* x, int x_type, const int8_t* w, float scale, float* y, int tier,
-                    const graffiti_parallel* parallel) {
-  const auto weight = [&](const Tap& tap) { return w + (tap.kernel_h * s.kernel_width + tap.kernel_w) * s.channels * s.out_channels; };
+int TrainingForward(const graffiti_conv_shape& s, int64_t batch, const void* x, int x_type, const int8_t* w,
+                    float scale, float* y, int tier, const graffiti_parallel* parallel) {
+  const auto weight = [&](const Tap& tap) {
+    return w + (tap.kernel_h * s.kernel_width + tap.kernel_w) * s.channels * s.out_channels;
+  };
   if (IsFlat(s)) {
     RunFlat(tier, x_type, batch * s.height * s.width, s.channels, s.out_channels, scale, x, y, parallel, weight);
     return GRAFFITI_OK;
@@ -416,21 +464,24 @@ int TrainingForward(const graffiti_conv_shape& s, int64_t batch, const void* x, 
   phase.count_h = s.out_height;
   phase.count_w = s.out_width;
   for (int64_t u = 0; u < s.kernel_height; ++u)
-    for (int64_t v = 0; v < s.kernel_width; ++v) phase.taps.push_back({u * s.dilation_h - s.pad_top, v * s.dilation_w - s.pad_left, u, v});
+    for (int64_t v = 0; v < s.kernel_width; ++v)
+      phase.taps.push_back({u * s.dilation_h - s.pad_top, v * s.dilation_w - s.pad_left, u, v});
   product.phases.push_back(std::move(phase));
   RunAll(product, batch, x, y, parallel, weight);
   return GRAFFITI_OK;
 }
 
-int TrainingInputGradient(const graffiti_conv_shape& s, int64_t batch, const void* dy, int dy_type, const int8_t* w, float scale, float* dx, int tier,
-                          const graffiti_parallel* parallel) {
+int TrainingInputGradient(const graffiti_conv_shape& s, int64_t batch, const void* dy, int dy_type, const int8_t* w,
+                          float scale, float* dx, int tier, const graffiti_parallel* parallel) {
   const int64_t taps = s.kernel_height * s.kernel_width, size = s.channels * s.out_channels;
   uint8_t* transposed = Scratch(kScratchColumns, taps * size + kSlack);  // [tap][out_channels][channels]
   ParallelFor(parallel, taps, std::max<int64_t>(1, 16384 / size), [&](int64_t lo, int64_t hi) {
     for (int64_t t = lo; t < hi; ++t)
       Transpose(reinterpret_cast<const uint8_t*>(w) + t * size, s.channels, s.out_channels, transposed + t * size);
   });
-  const auto weight = [&](const Tap& tap) { return reinterpret_cast<const int8_t*>(transposed) + (tap.kernel_h * s.kernel_width + tap.kernel_w) * size; };
+  const auto weight = [&](const Tap& tap) {
+    return reinterpret_cast<const int8_t*>(transposed) + (tap.kernel_h * s.kernel_width + tap.kernel_w) * size;
+  };
   if (IsFlat(s)) {
     RunFlat(tier, dy_type, batch * s.height * s.width, s.out_channels, s.channels, scale, dy, dx, parallel, weight);
     return GRAFFITI_OK;

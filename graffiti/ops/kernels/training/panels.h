@@ -14,20 +14,24 @@ namespace graffiti {
 
 // Whether the operands go as bytes (u8 rows, s8 columns) or as pairs of s16.
 inline DotTypes OperandTypes(int tier, int first_type, int second_type) {
-  return HasDot(tier, DotTypes::kU8S8) && TypeSize(first_type) == 1 && TypeSize(second_type) == 1 ? DotTypes::kU8S8 : DotTypes::kS16S16;
+  return HasDot(tier, DotTypes::kU8S8) && TypeSize(first_type) == 1 && TypeSize(second_type) == 1 ? DotTypes::kU8S8
+                                                                                                  : DotTypes::kS16S16;
 }
 
 // How many products one 32-bit sum is sure to hold.
 inline int64_t SafeTerms(DotTypes types, int first_type, int second_type) {
   if (types == DotTypes::kU8S8) return INT32_MAX / (255 * 128);
-  const auto largest = [](int type) { return TypeSize(type) == 2 ? int64_t{32768} : type == GRAFFITI_U8 ? int64_t{255} : int64_t{128}; };
+  const auto largest = [](int type) {
+    return TypeSize(type) == 2 ? int64_t{32768} : type == GRAFFITI_U8 ? int64_t{255} : int64_t{128};
+  };
   return INT32_MAX / (largest(first_type) * largest(second_type));
 }
 
-// Whether a convolution is one product of matrices: rows of channels, one for each pixel of all images, times the kernel.
+// Whether a convolution is one product of matrices: rows of channels, one for each pixel of all images, times the
+// kernel.
 inline bool IsFlat(const graffiti_conv_shape& s) {
-  return s.kernel_height == 1 && s.kernel_width == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_top == 0 && s.pad_left == 0 &&
-         s.out_height == s.height && s.out_width == s.width;
+  return s.kernel_height == 1 && s.kernel_width == 1 && s.stride_h == 1 && s.stride_w == 1 && s.pad_top == 0 &&
+         s.pad_left == 0 && s.out_height == s.height && s.out_width == s.width;
 }
 
 struct Panel {
@@ -51,7 +55,8 @@ inline std::vector<Panel> Panels(int tier, DotTypes types, int64_t columns) {
     Panel panel{first, std::min(left, width), width, {}};
     for (int i = 0; i < list.count; ++i)
       if (list.kernels[i].types == types && list.kernels[i].columns == width) panel.kernels.push_back(&list.kernels[i]);
-    std::sort(panel.kernels.begin(), panel.kernels.end(), [](const DotKernel* a, const DotKernel* b) { return a->rows < b->rows; });
+    std::sort(panel.kernels.begin(), panel.kernels.end(),
+              [](const DotKernel* a, const DotKernel* b) { return a->rows < b->rows; });
     first += panel.columns;
     panels.push_back(std::move(panel));
   }

@@ -1,12 +1,14 @@
 // The three products of a training step on codes: convolution forward, input gradient, weight gradient, to float32.
 //
-//   forward          y[b,p,q,o]   = scale * sum over u,v,c   x[b, p*sh + u*dh - top, q*sw + v*dw - left, c] * w[u,v,c,o]
-//   input gradient   dx[b,h,w,c]  = scale * sum over u,v,o   dy[b,p,q,o] * w[u,v,c,o]       where h = p*sh + u*dh - top, likewise w
-//   weight gradient  dw[u,v,c,o]  = scale * sum over b,p,q   x[b, p*sh + u*dh - top, ...] * dy[b,p,q,o]
+//   forward          y[b,p,q,o]   = scale * sum over u,v,c   x[b, p*sh + u*dh - top, q*sw + v*dw - left, c] *
+//   w[u,v,c,o] input gradient   dx[b,h,w,c]  = scale * sum over u,v,o   dy[b,p,q,o] * w[u,v,c,o]       where h = p*sh +
+//   u*dh - top, likewise w weight gradient  dw[u,v,c,o]  = scale * sum over b,p,q   x[b, p*sh + u*dh - top, ...] *
+//   dy[b,p,q,o]
 //
-// Each sum is an exact integer, rounded once to float32 and multiplied once, so the result depends neither on the tier nor on the threads.
-// All three run on the tile primitive of dot/: forward and input gradient as taps over a padded copy of an image (the input gradient one
-// phase of the stride at a time), the weight gradient with pixels or images as the inner dimension, from interleaved copies.
+// Each sum is an exact integer, rounded once to float32 and multiplied once, so the result depends neither on the tier
+// nor on the threads. All three run on the tile primitive of dot/: forward and input gradient as taps over a padded
+// copy of an image (the input gradient one phase of the stride at a time), the weight gradient with pixels or images as
+// the inner dimension, from interleaved copies.
 #ifndef GRAFFITI_OPS_KERNELS_TRAINING_TRAINING_H_
 #define GRAFFITI_OPS_KERNELS_TRAINING_TRAINING_H_
 
@@ -28,7 +30,8 @@ struct Masks {
 };
 
 template <typename From>
-using InterleaveFunction = void (*)(const From* const* rows, int64_t stride, int64_t steps, const Masks& masks, const Strips& strips, uint8_t* to);
+using InterleaveFunction = void (*)(const From* const* rows, int64_t stride, int64_t steps, const Masks& masks,
+                                    const Strips& strips, uint8_t* to);
 
 // Four rows of bytes, or two that become 16 bits; see Interleave() in interleave.h.
 struct Interleaves {
@@ -56,12 +59,12 @@ int TrainingProduct(int pass, const graffiti_conv_shape& s, int64_t batch, const
                     const graffiti_parallel* parallel);
 
 // Behind it, for one group; what they take has been checked.
-int TrainingForward(const graffiti_conv_shape& s, int64_t batch, const void* x, int x_type, const int8_t* w, float scale, float* y, int tier,
-                    const graffiti_parallel* parallel);
-int TrainingInputGradient(const graffiti_conv_shape& s, int64_t batch, const void* dy, int dy_type, const int8_t* w, float scale, float* dx, int tier,
-                          const graffiti_parallel* parallel);
-int TrainingWeightGradient(const graffiti_conv_shape& s, int64_t batch, const void* x, int x_type, const void* dy, int dy_type, float scale, float* dw,
-                           int tier, const graffiti_parallel* parallel);
+int TrainingForward(const graffiti_conv_shape& s, int64_t batch, const void* x, int x_type, const int8_t* w,
+                    float scale, float* y, int tier, const graffiti_parallel* parallel);
+int TrainingInputGradient(const graffiti_conv_shape& s, int64_t batch, const void* dy, int dy_type, const int8_t* w,
+                          float scale, float* dx, int tier, const graffiti_parallel* parallel);
+int TrainingWeightGradient(const graffiti_conv_shape& s, int64_t batch, const void* x, int x_type, const void* dy,
+                           int dy_type, float scale, float* dw, int tier, const graffiti_parallel* parallel);
 
 }  // namespace graffiti
 

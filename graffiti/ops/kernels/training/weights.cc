@@ -1,8 +1,10 @@
-// Weight gradient: the values that one step of the tile primitive sums are those of neighbouring pixels, or of several images at one pixel.
+// Weight gradient: the values that one step of the tile primitive sums are those of neighbouring pixels, or of several
+// images at one pixel.
 //
-// Both operands are interleaved alike, four values (two of 16 bits) of a channel side by side: dy in panels of the tile's columns, x in strips of channels,
-// so that a tile of channels reads few lines of the cache at a step. What a window's tap sees begins further on in the same strip where a step is several
-// images; where it is neighbouring pixels, there is a copy of x for each place within a step that a column of the window can begin at.
+// Both operands are interleaved alike, four values (two of 16 bits) of a channel side by side: dy in panels of the
+// tile's columns, x in strips of channels, so that a tile of channels reads few lines of the cache at a step. What a
+// window's tap sees begins further on in the same strip where a step is several images; where it is neighbouring
+// pixels, there is a copy of x for each place within a step that a column of the window can begin at.
 #include <cstring>
 #include <mutex>
 
@@ -12,7 +14,8 @@
 namespace graffiti {
 namespace {
 
-constexpr int64_t kBlockSteps = 1024;          // of one pass over the tiles, for each thread: a strip and a panel of it stay in the cache
+constexpr int64_t kBlockSteps =
+    1024;  // of one pass over the tiles, for each thread: a strip and a panel of it stay in the cache
 constexpr int64_t kStrip = 16;                 // channels of a strip: a step of it is a line of the cache
 constexpr int64_t kRunRows = 48;               // adjacent rows of one unit of work, a multiple of every tile's
 constexpr int64_t kPiecePixels = 1024;         // of a row of pixels, where the product is one of matrices
@@ -24,7 +27,8 @@ constexpr int64_t kFewSteps = 512;           // of a block that is still worth i
 
 // One shape of the product after flat products have been cut into rows of pixels.
 struct Shape {
-  int64_t batch, height, width, channels, out_h, out_w, out_channels, kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
+  int64_t batch, height, width, channels, out_h, out_w, out_channels, kernel_h, kernel_w, stride_h, stride_w,
+      dilation_h, dilation_w, pad_top, pad_left;
   bool flat;           // a product of matrices: an image is a piece of one row of pixels
   int64_t last_width;  // of the last image, which may be narrower where the product is flat
 };
@@ -32,8 +36,14 @@ struct Shape {
 class WeightProduct {
  public:
   WeightProduct(const Shape& s, int x_type, int dy_type, float scale, int tier, int64_t threads)
-      : s_(s), x_type_(x_type), dy_type_(dy_type), scale_(scale), types_(OperandTypes(tier, x_type, dy_type)), stores_(LoopsOf<TrainingStores>(tier)),
-        row_stride_(s.stride_h), column_stride_(s.stride_w) {
+      : s_(s),
+        x_type_(x_type),
+        dy_type_(dy_type),
+        scale_(scale),
+        types_(OperandTypes(tier, x_type, dy_type)),
+        stores_(LoopsOf<TrainingStores>(tier)),
+        row_stride_(s.stride_h),
+        column_stride_(s.stride_w) {
     group_ = DotGroup(types_);
     flip_ = types_ == DotTypes::kU8S8 && x_type == GRAFFITI_S8 ? 0x80 : 0;
     panels_ = Panels(tier, types_, s.out_channels);
@@ -58,24 +68,32 @@ class WeightProduct {
         const Column column = ColumnOf(v);
         first_step_ = std::min(first_step_, column.step);
         last = std::max(last, column.step);
-        if (std::find(residues_.begin(), residues_.end(), column.residue) == residues_.end()) residues_.push_back(column.residue);
+        if (std::find(residues_.begin(), residues_.end(), column.residue) == residues_.end())
+          residues_.push_back(column.residue);
       }
       plane_w_ = row_steps_ + last - first_step_;
     }
     // A block: several whole items, or some rows of one.
     const int64_t block_steps = kBlockSteps * std::min<int64_t>(threads, 4);
     block_rows_ = std::min(s.out_h, std::max<int64_t>(1, block_steps / row_steps_));
-    block_items_ = block_rows_ < s.out_h ? 1 : std::min(items_, std::max<int64_t>(1, block_steps / (row_steps_ * s.out_h)));
-    // Where all sums are few, threads take whole blocks, each with sums of its own: one meeting for the product in place of two for a block.
-    apart_ = threads > 1 && s.kernel_h * s.kernel_w * s.channels * packed_width_ * 8 * kBlocksEach * threads <= kSumsApart;
-    if (apart_) block_items_ = std::min(block_items_, std::max<int64_t>(1, std::max(items_ / (kBlocksEach * threads), kFewSteps / (row_steps_ * s.out_h))));
+    block_items_ =
+        block_rows_ < s.out_h ? 1 : std::min(items_, std::max<int64_t>(1, block_steps / (row_steps_ * s.out_h)));
+    // Where all sums are few, threads take whole blocks, each with sums of its own: one meeting for the product in
+    // place of two for a block.
+    apart_ =
+        threads > 1 && s.kernel_h * s.kernel_w * s.channels * packed_width_ * 8 * kBlocksEach * threads <= kSumsApart;
+    if (apart_)
+      block_items_ = std::min(block_items_, std::max<int64_t>(1, std::max(items_ / (kBlocksEach * threads),
+                                                                          kFewSteps / (row_steps_ * s.out_h))));
     plane_h_ = (block_rows_ - 1) * row_stride_ + (s.kernel_h - 1) * s.dilation_h + 1;
     copy_ = block_items_ * plane_h_ * plane_w_ * strip_ * 4;
     // What a 32-bit sum is sure to hold: several rows, or a part of one.
-    const int64_t safe = std::max<int64_t>(1, SafeTerms(types_, x_type, dy_type) / group_), rows = block_items_ * block_rows_;
+    const int64_t safe = std::max<int64_t>(1, SafeTerms(types_, x_type, dy_type) / group_),
+                  rows = block_items_ * block_rows_;
     const int64_t together = std::max<int64_t>(1, safe / row_steps_);
     for (int64_t row = 0; row < rows; row += together)
-      for (int64_t step = 0; step < row_steps_; step += safe) chunks_.push_back({row, std::min(together, rows - row), step, std::min(safe, row_steps_ - step)});
+      for (int64_t step = 0; step < row_steps_; step += safe)
+        chunks_.push_back({row, std::min(together, rows - row), step, std::min(safe, row_steps_ - step)});
   }
 
   // Of x in a block.
@@ -87,16 +105,21 @@ class WeightProduct {
       for (int64_t u = 0; u < s_.kernel_h; ++u)
         for (int64_t v = 0; v < s_.kernel_w; ++v)
           for (int64_t c = first; c < std::min(first + strip_, s_.channels); ++c) {
-            row_offsets_.push_back(static_cast<int32_t>(first / strip_ * Copies() * copy_ + u * s_.dilation_h * plane_w_ * strip_ * 4 + TapOffset(v) + (c - first) * 4));
+            row_offsets_.push_back(static_cast<int32_t>(first / strip_ * Copies() * copy_ +
+                                                        u * s_.dilation_h * plane_w_ * strip_ * 4 + TapOffset(v) +
+                                                        (c - first) * 4));
             row_outputs_.push_back(static_cast<int32_t>(((u * s_.kernel_w + v) * s_.channels + c) * outs));
           }
     for (std::size_t row = 0; row < row_offsets_.size(); ++row) {
-      if (row == 0 || row_offsets_[row] != row_offsets_[row - 1] + 4 || runs_.back().rows == kRunRows) runs_.push_back({static_cast<int64_t>(row), 0});
+      if (row == 0 || row_offsets_[row] != row_offsets_[row - 1] + 4 || runs_.back().rows == kRunRows)
+        runs_.push_back({static_cast<int64_t>(row), 0});
       ++runs_.back().rows;
     }
     for (int64_t item = 0; item < block_items_; ++item)
-      for (int64_t p = 0; p < block_rows_; ++p) segment_offsets_.push_back(static_cast<int32_t>((item * plane_h_ + p * row_stride_) * plane_w_ * strip_ * 4));
-    const int64_t rows = static_cast<int64_t>(row_offsets_.size()), row_blocks = CeilDiv(s_.out_h, block_rows_), blocks = CeilDiv(items_, block_items_) * row_blocks;
+      for (int64_t p = 0; p < block_rows_; ++p)
+        segment_offsets_.push_back(static_cast<int32_t>((item * plane_h_ + p * row_stride_) * plane_w_ * strip_ * 4));
+    const int64_t rows = static_cast<int64_t>(row_offsets_.size()), row_blocks = CeilDiv(s_.out_h, block_rows_),
+                  blocks = CeilDiv(items_, block_items_) * row_blocks;
     const auto block = [&](int64_t i, const graffiti_parallel* threads, double* sums) {
       Block(x, dy, i / row_blocks * block_items_, i % row_blocks * block_rows_, threads, sums, dw);
     };
@@ -117,7 +140,8 @@ class WeightProduct {
     ParallelFor(parallel, rows, 512, [&](int64_t lo, int64_t hi) {
       for (int64_t r = lo; r < hi; ++r)
         for (std::size_t i = 0; i < panels_.size(); ++i)
-          stores_.scale64(sums + panel_at_[i] * rows + r * panels_[i].width, panels_[i].columns, scale_, dw + row_outputs_[r] + panels_[i].first);
+          stores_.scale64(sums + panel_at_[i] * rows + r * panels_[i].width, panels_[i].columns, scale_,
+                          dw + row_outputs_[r] + panels_[i].first);
     });
   }
 
@@ -127,7 +151,8 @@ class WeightProduct {
     int64_t row, rows, step, steps;
   };
 
-  // Where pixels are grouped: output column q sees, through column v of the window, x at (q + step * group) * stride + residue.
+  // Where pixels are grouped: output column q sees, through column v of the window, x at (q + step * group) * stride +
+  // residue.
   struct Column {
     int64_t step, residue;
   };
@@ -143,7 +168,8 @@ class WeightProduct {
   int64_t TapOffset(int64_t v) const {
     if (images_) return v * s_.dilation_w * strip_ * 4;
     const Column column = ColumnOf(v);
-    return (std::find(residues_.begin(), residues_.end(), column.residue) - residues_.begin()) * copy_ + (column.step - first_step_) * strip_ * 4;
+    return (std::find(residues_.begin(), residues_.end(), column.residue) - residues_.begin()) * copy_ +
+           (column.step - first_step_) * strip_ * 4;
   }
 
   // Rows that lie side by side: a strip's channels, and the next ones of a window's row where its columns do.
@@ -170,9 +196,11 @@ class WeightProduct {
       pack(static_cast<const int16_t*>(from), int16_t{});
   }
 
-  // `steps` steps of several images side by side, from value `at` of the first of them on; one of the images' `size` values.
+  // `steps` steps of several images side by side, from value `at` of the first of them on; one of the images' `size`
+  // values.
   template <typename From, typename To>
-  void Images(const From* from, int64_t item, int64_t size, int64_t at, int64_t stride, int64_t steps, uint8_t flip, const Strips& strips, uint8_t* to, To) const {
+  void Images(const From* from, int64_t item, int64_t size, int64_t at, int64_t stride, int64_t steps, uint8_t flip,
+              const Strips& strips, uint8_t* to, To) const {
     const From* images[4 / sizeof(To)];
     unsigned present = 0;
     for (int64_t i = 0; i < group_; ++i) {
@@ -197,24 +225,28 @@ class WeightProduct {
       const int64_t end = outside ? plane_w_ : std::min(plane_w_, CeilDiv(s_.pad_left + s_.width, skip_w_));
       FillStrips(strips, begin, flip_, to);
       Typed(x, x_type_, [&](const auto* from, auto kind) {
-        Images(from, item, size, (h * s_.width + begin * skip_w_ - s_.pad_left) * s_.channels, skip_w_ * s_.channels, end - begin, flip_, strips, to + begin * step_bytes,
-               kind);
+        Images(from, item, size, (h * s_.width + begin * skip_w_ - s_.pad_left) * s_.channels, skip_w_ * s_.channels,
+               end - begin, flip_, strips, to + begin * step_bytes, kind);
       });
       FillStrips(strips, plane_w_ - end, flip_, to + end * step_bytes);
       return;
     }
     for (int64_t residue : residues_) {
-      const int64_t shift = first_step_ * group_ * s_.stride_w + residue;  // column q of the copy is x at q * stride + shift
-      const int64_t low = CeilDiv(std::max<int64_t>(0, -shift), s_.stride_w), high = std::min(plane_w_ * group_, CeilDiv(WidthOf(item) - shift, s_.stride_w));
+      const int64_t shift =
+          first_step_ * group_ * s_.stride_w + residue;  // column q of the copy is x at q * stride + shift
+      const int64_t low = CeilDiv(std::max<int64_t>(0, -shift), s_.stride_w),
+                    high = std::min(plane_w_ * group_, CeilDiv(WidthOf(item) - shift, s_.stride_w));
       Typed(x, x_type_, [&](const auto* from, auto kind) {
-        InterleaveRun<decltype(kind)>(stores_.interleaves, from, item * size + (h * s_.width + shift) * s_.channels, low, outside ? low : high,
-                                      s_.stride_w * s_.channels, plane_w_, flip_, strips, to);
+        InterleaveRun<decltype(kind)>(stores_.interleaves, from, item * size + (h * s_.width + shift) * s_.channels,
+                                      low, outside ? low : high, s_.stride_w * s_.channels, plane_w_, flip_, strips,
+                                      to);
       });
       to += copy_;
     }
   }
 
-  // Output row p of an item of dy into the panels of columns, `at` steps into them: a few steps of all panels at a time, so that each of its lines is fetched once.
+  // Output row p of an item of dy into the panels of columns, `at` steps into them: a few steps of all panels at a
+  // time, so that each of its lines is fetched once.
   void PackDy(const void* dy, int64_t item, int64_t p, uint8_t* columns, int64_t panel_bytes, int64_t at) const {
     const int64_t size = s_.out_h * s_.out_w * s_.out_channels, width = s_.flat ? WidthOf(item) : s_.out_w;
     for (int64_t step = 0; step < row_steps_; step += kStepsTogether)
@@ -226,14 +258,18 @@ class WeightProduct {
         uint8_t* to = columns + panel_at_[i] * panel_bytes + (at + step) * panel.width * 4;
         Typed(dy, dy_type_, [&](const auto* from, auto kind) {
           if (images_) return Images(from, item, size, from_at, s_.out_channels, steps, 0, strip, to, kind);
-          InterleaveRun<decltype(kind)>(stores_.interleaves, from, item * size + from_at, 0, width - pixel, s_.out_channels, steps, 0, strip, to);
+          InterleaveRun<decltype(kind)>(stores_.interleaves, from, item * size + from_at, 0, width - pixel,
+                                        s_.out_channels, steps, 0, strip, to);
         });
       }
   }
 
-  // The products of some items, or some output rows of one: added to `sums`, or, where that is all there is, right into `dw`.
-  void Block(const void* x, const void* dy, int64_t first_item, int64_t first_row, const graffiti_parallel* parallel, double* sums, float* dw) const {
-    const int64_t items = std::min(block_items_, items_ - first_item), out_rows = std::min(block_rows_, s_.out_h - first_row), used = items * out_rows;
+  // The products of some items, or some output rows of one: added to `sums`, or, where that is all there is, right into
+  // `dw`.
+  void Block(const void* x, const void* dy, int64_t first_item, int64_t first_row, const graffiti_parallel* parallel,
+             double* sums, float* dw) const {
+    const int64_t items = std::min(block_items_, items_ - first_item),
+                  out_rows = std::min(block_rows_, s_.out_h - first_row), used = items * out_rows;
     const int64_t rows = static_cast<int64_t>(row_offsets_.size()), runs = static_cast<int64_t>(runs_.size());
     const int64_t panel_bytes = block_items_ * block_rows_ * row_steps_ * 4;  // of a column
     uint8_t* strips = Scratch(kScratchPlanes, StripBytes() + kSlack);
@@ -254,13 +290,14 @@ class WeightProduct {
     if (flip_ != 0)
       for (std::size_t i = 0; i < panels_.size(); ++i)
         for (std::size_t k = 0; k < chunks_.size(); ++k)
-          Correct(panels_[i], chunks_[k], used, columns + panel_at_[i] * panel_bytes, &starts[k * packed_width_ + panel_at_[i]]);
+          Correct(panels_[i], chunks_[k], used, columns + panel_at_[i] * panel_bytes,
+                  &starts[k * packed_width_ + panel_at_[i]]);
     const int64_t units = runs * static_cast<int64_t>(panels_.size());
     ParallelFor(parallel, units, std::max<int64_t>(1, units / 8), [&](int64_t lo, int64_t hi) {
       for (int64_t unit = lo; unit < hi; ++unit) {
         const std::size_t i = static_cast<std::size_t>(unit / runs);
-        Tiles(panels_[i], strips, columns + panel_at_[i] * panel_bytes, used, &starts[panel_at_[i]], runs_[unit % runs], sums == nullptr ? nullptr : sums + panel_at_[i] * rows,
-              dw);
+        Tiles(panels_[i], strips, columns + panel_at_[i] * panel_bytes, used, &starts[panel_at_[i]], runs_[unit % runs],
+              sums == nullptr ? nullptr : sums + panel_at_[i] * rows, dw);
       }
     });
   }
@@ -292,7 +329,8 @@ class WeightProduct {
   }
 
   // Tiles of adjacent rows of one panel: into `sums`, or, where there is one chunk of one block only, right into `dw`.
-  void Tiles(const Panel& panel, const uint8_t* strips, const uint8_t* columns, int64_t used, const int32_t* starts, const Adjacent& run, double* sums, float* dw) const {
+  void Tiles(const Panel& panel, const uint8_t* strips, const uint8_t* columns, int64_t used, const int32_t* starts,
+             const Adjacent& run, double* sums, float* dw) const {
     alignas(64) int32_t tile[kMaxTileRows * kMaxTileColumns];
     TileArgs t{};
     t.step_stride = (images_ ? column_stride_ : 1) * strip_ * 4;
@@ -332,10 +370,13 @@ class WeightProduct {
   std::vector<int64_t> panel_at_;  // first column of each panel among all
   std::vector<Chunk> chunks_;
   bool images_ = false, apart_ = false;  // a step is several images; threads take whole blocks
-  // An item is what has steps of its own: an image, or as many as a step sums. strip_: channels; copy_: bytes of one strip of one residue.
-  int64_t row_stride_, column_stride_;  // between what neighbouring outputs see, among what is packed: without the rows and columns of x that no window of one sees
+  // An item is what has steps of its own: an image, or as many as a step sums. strip_: channels; copy_: bytes of one
+  // strip of one residue.
+  int64_t row_stride_, column_stride_;  // between what neighbouring outputs see, among what is packed: without the rows
+                                        // and columns of x that no window of one sees
   int64_t skip_h_ = 1, skip_w_ = 1;     // rows and columns of x between neighbours that are packed
-  int64_t packed_width_ = 0, strip_ = 1, items_ = 1, row_steps_ = 1, plane_h_ = 1, plane_w_ = 1, block_rows_ = 1, block_items_ = 1, copy_ = 0;
+  int64_t packed_width_ = 0, strip_ = 1, items_ = 1, row_steps_ = 1, plane_h_ = 1, plane_w_ = 1, block_rows_ = 1,
+          block_items_ = 1, copy_ = 0;
   int64_t first_step_ = 0;              // where pixels are grouped, the least of all columns'
   std::vector<int64_t> residues_ = {0};
   std::vector<Adjacent> runs_;
@@ -344,13 +385,15 @@ class WeightProduct {
 
 }  // namespace
 
-int TrainingWeightGradient(const graffiti_conv_shape& s, int64_t batch, const void* x, int x_type, const void* dy, int dy_type, float scale, float* dw,
-                           int tier, const graffiti_parallel* parallel) {
-  Shape shape{batch, s.height, s.width, s.channels, s.out_height, s.out_width, s.out_channels, s.kernel_height, s.kernel_width,
-              s.stride_h, s.stride_w, s.dilation_h, s.dilation_w, s.pad_top, s.pad_left, IsFlat(s), s.width};
+int TrainingWeightGradient(const graffiti_conv_shape& s, int64_t batch, const void* x, int x_type, const void* dy,
+                           int dy_type, float scale, float* dw, int tier, const graffiti_parallel* parallel) {
+  Shape shape{batch,          s.height,        s.width,        s.channels, s.out_height, s.out_width,
+              s.out_channels, s.kernel_height, s.kernel_width, s.stride_h, s.stride_w,   s.dilation_h,
+              s.dilation_w,   s.pad_top,       s.pad_left,     IsFlat(s),  s.width};
   if (shape.flat) {  // one row of pixels over all images, cut into equal pieces, the last one a little shorter
     const int64_t pixels = batch * s.height * s.width;
-    const int64_t pieces = std::max<int64_t>(1, CeilDiv(pixels, kPiecePixels)), piece = std::max<int64_t>(4, RoundUp(CeilDiv(pixels, pieces), 4));
+    const int64_t pieces = std::max<int64_t>(1, CeilDiv(pixels, kPiecePixels)),
+                  piece = std::max<int64_t>(4, RoundUp(CeilDiv(pixels, pieces), 4));
     shape.batch = CeilDiv(pixels, piece);
     shape.height = shape.out_h = 1;
     shape.width = shape.out_w = piece;
@@ -360,9 +403,11 @@ int TrainingWeightGradient(const graffiti_conv_shape& s, int64_t batch, const vo
     std::fill(dw, dw + s.kernel_height * s.kernel_width * s.channels * s.out_channels, 0.0f * scale);
     return GRAFFITI_OK;
   }
-  WeightProduct product(shape, x_type, dy_type, scale, tier, parallel == nullptr ? 1 : std::max<int64_t>(1, parallel->threads));
+  WeightProduct product(shape, x_type, dy_type, scale, tier,
+                        parallel == nullptr ? 1 : std::max<int64_t>(1, parallel->threads));
   if (product.StripBytes() > INT32_MAX)
-    return Fail(GRAFFITI_INVALID_ARGUMENT, "training products: the rows that one output row of a weight gradient sees take more than 2 GiB");
+    return Fail(GRAFFITI_INVALID_ARGUMENT,
+                "training products: the rows that one output row of a weight gradient sees take more than 2 GiB");
   product.Run(x, dy, dw, parallel);
   return GRAFFITI_OK;
 }
