@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from graffiti.calibration import data as calibration_data
 from graffiti.calibration import methods
-from graffiti.calibration.values import Flat, Spool, Values
+from graffiti.calibration.values import Flat, Masked, Spool, Values
 from graffiti.config import ReportLine
 from graffiti.keras_io import compat
-from graffiti.layers import InFloat
+from graffiti.layers import InFloat, WithMask
 from graffiti.layers.quantize import Quantize
 from graffiti.quantizers.base import ZERO_LOG2_THRESHOLD, Quantizer, channel_view
 from graffiti.quantizers.identity import Identity
@@ -197,6 +197,8 @@ class _Walk:
             if isinstance(operation, keras.Model) and compat.is_functional(operation):
                 flat = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, Values)]
                 results = self.model(operation.inputs, operation.outputs, flat, progress=False)
+            elif isinstance(operation, WithMask):
+                results = [Masked(operation, *args[0])]
             else:
                 results = self.run(operation, args, kwargs, call.outputs)
             if _is_quantize(operation):

@@ -6,7 +6,7 @@ What does not fit the budget lies in temporary files until it is read: the peak 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -134,6 +134,34 @@ class _Rechunked(Values):
 
     def drop(self) -> None:
         """What it reads from belongs to whoever made it."""
+
+
+class Masked(Values):
+    """Values whose chunks carry a mask, as Keras hangs it on tensors.
+
+    Args:
+        hang: ``[chunk, chunk of the mask]`` → the chunk with the mask on it.
+        values: kept by this until it is dropped.
+        mask: likewise.
+    """
+
+    def __init__(self, hang: Callable[[list[np.ndarray]], Any], values: Values, mask: Values) -> None:
+        super().__init__(batched=values.batched)
+        self.count, self.examples, self.dtype = values.count, values.examples, values.dtype
+        self._hang, self._both = hang, (values.keep(), mask.keep())
+
+    def chunks(self) -> Iterator[Any]:
+        """Tensors with their masks."""
+        values, mask = self._both
+        for parts in zip(values.chunks(), mask.chunks(), strict=True):
+            yield self._hang(list(parts))
+
+    def drop(self) -> None:
+        """Let go of values and mask where nobody reads them with it any more."""
+        self._holders -= 1
+        if not self._holders:
+            for values in self._both:
+                values.drop()
 
 
 class Flat:

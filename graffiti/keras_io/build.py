@@ -52,6 +52,7 @@ class Builder:
         self.exponents: dict[str, keras.KerasTensor] = {}
         self.formats: dict[str, dict[str, Any]] = {}      # value -> attributes of the quantizer whose codes it holds
         self._groups: dict[str, layers.Quantize] = {}
+        self._masked: dict[tuple[int, int], keras.KerasTensor] = {}
         self._taken: set[str] = {compat.layer_name(name) for name in [*graph.inputs, *(node.name for node in graph.nodes)]}
         self.found = clusters.Clusters(graph)
         self.workshop = islands.Workshop(graph)
@@ -83,13 +84,24 @@ class Builder:
         return kind(inputs, outputs, name=graph.name)
 
     def tie(self) -> None:
-        """A weight that a float layer shares with a layer in fixed point is one variable here too."""
-        made = {name: variable for key, layer in self.found.layers.items() for name, variable in clusters.variables(self.found.calls[key][0], layer).items()}
+        """A weight that layers share is one variable here too; the layer whose it is in the first place knows the others by name."""
+        made: dict[str, tuple[Any, keras.Variable, str]] = {}
+        for key, layer in self.found.layers.items():
+            for name, (variable, role) in clusters.variables(self.found.calls[key][0], layer).items():
+                if self.graph.training.get(name, {}).get("trainable", True) is not None and name in made:
+                    self._tie(layer, [id(weight) for weight in layer.weights].index(id(variable)), *made[name])
+                made.setdefault(name, (layer, variable, role))
         for node in self.graph.nodes:
             for index, name in ops.attr(node, "ties") if node.op == "island" else ():
-                layer = self.workshop.layer(node)
-                if name in made and layer.weights[index].shape == made[name].shape:
-                    compat.tie(layer, layer.weights[index], made[name])
+                if name in made:
+                    self._tie(self.workshop.layer(node), index, *made[name])
+
+    @staticmethod
+    def _tie(layer, index: int, owner, variable: keras.Variable, role: str) -> None:
+        if layer.weights[index] is not variable and tuple(layer.weights[index].shape) == tuple(variable.shape):
+            layers.tie(layer, index, variable)
+            if role:
+                owner.ties.append((layer.name, index, role))
 
     def outputs(self) -> tuple[list[keras.KerasTensor], bool]:
         """The output tensors in order, each made by a layer that says the output's name; and whether any needed one for that."""
@@ -128,6 +140,13 @@ class Builder:
             if self.graph.is_constant(value):
                 raise ValueError(f"node {node.name!r} ({node.op}) reads the constant {value!r}, which no Keras layer can hold for it")
         return [self.tensors[value] for value in node.inputs]
+
+    def masked(self, value: str, tensor: keras.KerasTensor, mask: keras.KerasTensor) -> keras.KerasTensor:
+        """A value's tensor with a mask on it, the same one for every reader."""
+        key = (id(tensor), id(mask))
+        if key not in self._masked:
+            self._masked[key] = layers.WithMask(name=self.free_name(f"{value}_masked"), dtype=tensor.dtype)([tensor, mask])
+        return self._masked[key]
 
     def layer(self, node: Node, layer: keras.layers.Layer) -> None:
         """Call a layer on a node's inputs; codes stay codes where the op only moves them."""
@@ -246,7 +265,10 @@ def _as_taken(node: Node, tensors: list[keras.KerasTensor]) -> list[keras.KerasT
 
 def _island(builder: Builder, node: Node) -> None:
     layer = builder.workshop.layer(node, builder.name(node.attrs.get("instance") or node.name))
-    args, kwargs = islands.arguments(node, builder.graph, _as_taken(node, [builder.tensors[value] for value in node.inputs]))
+    def hang(index: int, x, mask):
+        return builder.masked(node.inputs[index], x, mask)
+
+    args, kwargs = islands.arguments(node, builder.graph, _as_taken(node, [builder.tensors[value] for value in node.inputs]), hang)
     result = layer(*args, **kwargs)
     builder.workshop.fill(node)
     for value, tensor in zip(node.outputs, keras.tree.flatten(result), strict=True):

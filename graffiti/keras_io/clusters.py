@@ -272,14 +272,16 @@ def _unusual(cluster: Cluster) -> dict[str, str]:
     return {role: name for role, name in names.items() if usual.get(role) != name}
 
 
-def variables(cluster: Cluster, layer) -> dict[str, keras.Variable]:
-    """Constant → the variable of the cluster's layer that it became."""
+def variables(cluster: Cluster, layer) -> dict[str, tuple[keras.Variable, str]]:
+    """Constant → the variable of the cluster's layer that it became, and the name of the layer's attribute, where the layer is graffiti's."""
     if isinstance(layer, layers.ConstantMultiply):
-        return {cluster.kernels[0]: layer.constant}
-    names = [*cluster.kernels, *([] if cluster.bias is None else [cluster.bias])]
-    if isinstance(layer, layers.QuantizedProduct):
-        return dict(zip(names, (layer.kernel, *([] if cluster.bias is None else [layer.bias]))))
-    return dict(zip(names, layer.weights))
+        return {cluster.kernels[0]: (layer.constant, "constant")}
+    if not isinstance(layer, layers.QuantizedProduct):
+        return {name: (variable, "") for name, variable in zip([*cluster.kernels, *([] if cluster.bias is None else [cluster.bias])], layer.weights)}
+    found = {cluster.kernels[0]: "kernel", **({} if cluster.bias is None else {cluster.bias: "bias"})}
+    if cluster.fold_bias is not None:
+        found.update(zip(cluster.fold_bias.inputs[1:3], ("gamma", "beta")))
+    return {name: (getattr(layer, role), role) for name, role in found.items()}
 
 
 def _set_weights(builder: Builder, cluster: Cluster, layer) -> None:

@@ -249,6 +249,17 @@ def mask_arguments(call: Call, mask: Callable[[Any], Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if any(map(_is_symbolic, keras.tree.flatten(value)))}
 
 
+def looks_at_masks(operation) -> bool:
+    """Whether a layer may look at the masks that hang on its inputs, and not only at what it is given by name.
+
+    Attention of Keras takes its query's mask from there, whatever ``query_mask`` says, and a user's layer hands its inputs on to layers inside.
+    """
+    if isinstance(operation, keras.layers.MultiHeadAttention):
+        return True
+    foreign = isinstance(operation, keras.layers.Layer) and not type(operation).__module__.startswith(("keras.", "graffiti."))
+    return foreign and len(sublayers(operation)) > 1
+
+
 def output_masks(call: Call, mask: Callable[[Any], Any]) -> list[keras.KerasTensor | None]:
     """The masks of a call's outputs, by the layer's own rule; the layer stays as it is.
 
@@ -480,22 +491,6 @@ class Twins:
 def rename_maker(tensor: keras.KerasTensor, name: str) -> None:
     """Give another name to the operation that a symbolic tensor comes from."""
     tensor._keras_history.operation.name = name
-
-
-def tie(layer, old: keras.Variable, new: keras.Variable) -> None:
-    """Let a built layer, and those inside it, use another variable for one of theirs.
-
-    Args:
-        layer: built. Its attributes, and lists among them, are searched for the very object.
-        old: the variable it made.
-        new: of the same shape and dtype.
-    """
-    for part in sublayers(layer):
-        for attribute, value in vars(part).items():
-            if value is old:
-                vars(part)[attribute] = new
-            elif type(value) is list:
-                value[:] = [new if entry is old else entry for entry in value]
 
 
 def _made_when_built(layer) -> bool:

@@ -2,7 +2,7 @@
 
 An ``island`` node's ``layer`` is Keras' own serialized object, its ``weights`` and ``state`` are constants of the graph, and ``call``
 says how it takes its inputs: the arguments with ``{"input": i}``, ``{"array": j}``, ``{"slice": [...]}`` ... in the places of tensors,
-arrays and slices.
+arrays and slices, and ``masks``, pairs ``(i, j)``: input ``j`` is the mask that hangs on input ``i``, as Keras has it.
 
 In the process that read the model the config also knows the layer itself (``LayerConfig.live``): copies of it are made by its own
 class, with its own functions, so that names play no part: two classes of one name are two classes, a lambda needs no source. What is
@@ -16,7 +16,7 @@ import dataclasses
 import json
 import pathlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -25,6 +25,7 @@ import tensorflow as tf
 
 from graffiti.graph.ir import Graph, Node
 from graffiti.keras_io import compat
+from graffiti.layers import WithMask
 
 _INPUT, _ARRAY, _OBJECT, _SLICE, _ELLIPSIS, _DICT = _MARKS = ("input", "array", "object", "slice", "ellipsis", "dict")
 _OWN, _STATES, _ASSET = "own", "states", "asset"    # kinds of state: load_own_variables, states of a stateful layer, load_assets
@@ -254,7 +255,7 @@ class Workshop:
                 inner[index].load_assets(folder)
 
 
-def arguments(node: Node, graph: Graph, inputs: list) -> tuple[list, dict]:
+def arguments(node: Node, graph: Graph, inputs: list, hang: Callable[[int, Any, Any], Any]) -> tuple[list, dict]:
     """The arguments of an island's call, with ``inputs`` and arrays in their places.
 
     Args:
@@ -262,6 +263,7 @@ def arguments(node: Node, graph: Graph, inputs: list) -> tuple[list, dict]:
             arguments.
         graph: holds the arrays that the call was made with.
         inputs: arrays or tensors, in the order of the node's inputs.
+        hang: ``(number of the input, input, mask) -> input`` with the mask on it.
 
     Returns:
         ``(args, kwargs)``.
@@ -272,6 +274,8 @@ def arguments(node: Node, graph: Graph, inputs: list) -> tuple[list, dict]:
     call = node.attrs.get("call") or {"args": [{_INPUT: i} for i in range(len(inputs))], "kwargs": {}, "weights": len(node.attrs.get("weights", ()))}
     arrays = [graph.constants[name] for name in node.attrs.get("weights", ())[call["weights"]:]]
     objects = getattr(node.attrs["layer"], "objects", ())
+    masked = {index: hang(index, inputs[index], inputs[mask]) for index, mask in call.get("masks", ())}
+    inputs = [masked.get(index, value) for index, value in enumerate(inputs)]
 
     def fill(value):
         if isinstance(value, dict):
@@ -339,9 +343,10 @@ class IslandRunner:
         """Build the layer on symbolic tensors, which moves no state, and give it its arrays."""
         layer = self._workshop.layer(node)
         training = {"training": False} if isinstance(layer, keras.layers.Layer) else {}
+        hang = WithMask()
 
         def call(*inputs):
-            args, kwargs = arguments(node, self.graph, list(inputs))
+            args, kwargs = arguments(node, self.graph, list(inputs), lambda index, x, mask: hang([x, mask]))
             return layer(*args, **{**kwargs, **training})
 
         call(*(keras.Input(batch_shape=self.graph.shape(value), dtype=dtype) for value, dtype in zip(node.inputs, dtypes)))

@@ -207,7 +207,7 @@ def _activity_loss(reading, layer) -> None:
 
 RULES: dict[type, Callable] = {
     layers.ActivityLoss: _activity_loss,
-    layers.Output: _output, layers.InFloat: _output,
+    layers.Output: _output, layers.InFloat: _output, layers.WithMask: _output,
     layers.Elementwise: _elementwise,
     layers.Quantize: _quantize,
     layers.ConstantMultiply: _multiply,

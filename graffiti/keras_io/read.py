@@ -123,15 +123,16 @@ class Reader:
                     continue
                 except compat.Untraceable as error:
                     untraceable = str(error)
-                Reading(self, call, path, number, prefix).island(untraceable)
+                hung = self._hung_masks(call)
+                Reading(self, call, path, number, prefix, hung).island(untraceable)
                 continue
-            masks = compat.mask_arguments(call, self.mask)
-            if masks:
+            masks, hung = compat.mask_arguments(call, self.mask), self._hung_masks(call)
+            if masks and not hung:
                 self.read_masks(keras.tree.flatten(masks))
                 call = dataclasses.replace(call, kwargs={**call.kwargs, **masks})
             self._masks.update((id(x), mask) for x, mask in zip(call.outputs, compat.output_masks(call, self.mask)) if mask is not None)
-            reading = Reading(self, call, path, number, prefix)
-            if masks:
+            reading = Reading(self, call, path, number, prefix, hung)
+            if masks or hung:
                 reading.island("it is given a mask, which has no fixed-point form")
                 continue
             if self.keep_float(reading.name, operation):
@@ -193,6 +194,12 @@ class Reader:
         self.calls(compat.calls(known, wanted), prefix="")
         return [None if mask is None else self.value(mask) for mask in masks]
 
+    def _hung_masks(self, call: compat.Call) -> dict[int, str]:
+        """The masks on a call's inputs, where the layer may look at them there: ``id`` of a tensor → value of its mask."""
+        masks = {id(tensor): self.mask(tensor) for tensor in call.inputs} if compat.looks_at_masks(call.operation) else {}
+        hung = {key: mask for key, mask in masks.items() if mask is not None}
+        return {key: str(value) for key, value in zip(hung, self.read_masks(list(hung.values())))}
+
     def activation(self, operation, function):
         """An activation that a layer computes at its end as a layer of its own, the same one for every call."""
         key = (id(operation), id(function))
@@ -245,10 +252,12 @@ class Reading:
         path: the layer's name with the names of the models around it; weights are called ``path/weight``.
         call: the call itself.
         number: how often the layer was called before.
+        prefix: of the names around it.
+        hung: ``id`` of an input → value of the mask that hangs on it and that the layer may look at.
     """
 
-    def __init__(self, reader: Reader, call: compat.Call, path: str, number: int, prefix: str) -> None:
-        self.reader, self.call, self.path, self.number, self.prefix = reader, call, path, number, prefix
+    def __init__(self, reader: Reader, call: compat.Call, path: str, number: int, prefix: str, hung: dict[int, str] | None = None) -> None:
+        self.reader, self.call, self.path, self.number, self.prefix, self.hung = reader, call, path, number, prefix, hung or {}
         self.graph = reader.graph
         self.activity_kept = False
         self.name = self.graph.unique(path if number == 0 else f"{path}_call{number}")
@@ -350,18 +359,22 @@ class Reading:
             "roles": tuple(role for role, _ in described.weights),
             "call": described.call,
         }
+        hung = [(index, self.hung[id(tensor)]) for index, tensor in enumerate(described.inputs) if id(tensor) in self.hung]
+        masks = list(dict.fromkeys(mask for _, mask in hung))
+        if hung:
+            attrs["call"] = {**described.call, "masks": tuple((index, len(inputs) + masks.index(mask)) for index, mask in hung)}
         if described.state:
             attrs["state"] = tuple((index, kind, key, self._held(f"{kind}_{key}", value, key=(live, index, kind, key))) for index, kind, key, value in described.state)
-        for what, tensors in (("input_dtypes", described.inputs), ("output_dtypes", results)):
-            dtypes = tuple(compat.exact_dtype(tensor) for tensor in tensors)
+        mask_dtypes = [str(graph.types[mask].dtype) for mask in masks]
+        for what, tensors, more in (("input_dtypes", described.inputs, mask_dtypes), ("output_dtypes", results, [])):
+            dtypes = (*(compat.exact_dtype(tensor) for tensor in tensors), *more)
             if any(dtype != "float32" for dtype in dtypes):
                 attrs[what] = dtypes
         first = self.reader.instances.setdefault(id(live), name)
         if first != name:
             attrs["instance"] = first
-        node = Node(
-            "island", tuple(inputs), (name, *(f"{name}:{index}" for index in range(1, len(results)))), attrs, self.name
-        )
+        outputs = (name, *(f"{name}:{index}" for index in range(1, len(results))))
+        node = Node("island", (*inputs, *masks), outputs, attrs, self.name)
         graph.nodes.append(node)
         for output, tensor in zip(node.outputs, results):
             graph.types[output] = TensorType(tuple(tensor.shape), dtype=compat.exact_dtype(tensor))

@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from graffiti.graph import ops
+from graffiti.graph.ir import Graph
 from graffiti.keras_io import compat
 
 _ELEMENTWISE = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2, keras.constraints.NonNeg)
@@ -88,6 +90,17 @@ def lost(model: keras.Model) -> list[tuple[str, str]]:
     if halves:
         policies = ", ".join(sorted({layer.dtype_policy.name for layer in halves}))
         found.append((model.name, f"{len(halves)} layers with the dtype policy {policies} are read as float32: fake quantization is exact there, and integers need no half precision"))
+    return found
+
+
+def untied(graph: Graph) -> list[tuple[str, str]]:
+    """Weights that a float layer shares with a layer in fixed point, and that are two in the quantized model: ``(layer, sentence)``."""
+    found = []
+    for node in graph.nodes:
+        for index, name in ops.attr(node, "ties") if node.op == "island" else ():
+            own = node.attrs["weights"][index]
+            if name not in graph.constants or graph.constants[name].shape != graph.constants[own].shape:
+                found.append((node.name, f"its weight {own!r} is {name!r} too, which has other axes in the quantized model: the two begin equal, and retraining moves each by itself"))
     return found
 
 

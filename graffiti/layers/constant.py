@@ -24,6 +24,7 @@ class ConstantMultiply(keras.layers.Layer):
             float64 at inference and rounds to odd.
         trained: whether the constant is trained (the slopes of a PReLU).
         weight_settings: as in ``QuantizedProduct``, of ``constant``.
+        ties: as in ``QuantizedProduct``.
         node_names: as in ``Quantize``.
         value_names: as in ``QuantizedProduct``.
 
@@ -32,7 +33,8 @@ class ConstantMultiply(keras.layers.Layer):
 
     def __init__(
         self, shape, quantizer=None, *, input_bits: int | None = None, trained: bool = False, node_names: list[str] | None = None,
-        value_names: dict[str, dict[str, str]] | None = None, weight_settings: settings.Settings | None = None, **kwargs,
+        value_names: dict[str, dict[str, str]] | None = None, weight_settings: settings.Settings | None = None,
+        ties: list[tuple[str, int, str]] | None = None, **kwargs,
     ) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
@@ -41,6 +43,7 @@ class ConstantMultiply(keras.layers.Layer):
         self.quantizer: Any = quantizers.get(quantizer)
         self.input_bits, self.trained = input_bits, bool(trained)
         self.weight_settings = settings.restored(weight_settings)
+        self.ties = settings.ties(ties)
         self.node_names = list(node_names or [self.name])
         self.value_names = {node: dict(names) for node, names in (value_names or {}).items()}
 
@@ -74,6 +77,6 @@ class ConstantMultiply(keras.layers.Layer):
         """Plain values."""
         return {
             **super().get_config(), "shape": self.shape, "quantizer": quantizers.serialize(self.quantizer), "input_bits": self.input_bits, "trained": self.trained,
-            "weight_settings": settings.serialized(self.weight_settings),
+            "weight_settings": settings.serialized(self.weight_settings), **({"ties": [list(tie) for tie in self.ties]} if self.ties else {}),
             "node_names": list(self.node_names), "value_names": {node: dict(names) for node, names in self.value_names.items()},
         }

@@ -47,6 +47,27 @@ class Output(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="graffiti")
+class WithMask(keras.layers.Layer):
+    """``[x, mask]`` → ``x`` with the mask on it, for a float layer that looks for its mask there."""
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def call(self, inputs):
+        """``x`` as a tensor of its own: a mask hangs on the object."""
+        return tf.identity(inputs[0])
+
+    def compute_mask(self, inputs, previous_mask=None):
+        """The second input."""
+        return inputs[1]
+
+    def compute_output_spec(self, inputs):
+        """Shape and dtype of ``x``."""
+        return keras.KerasTensor(inputs[0].shape, inputs[0].dtype)
+
+
+@keras.saving.register_keras_serializable(package="graffiti")
 class InFloat(keras.layers.Layer):
     """The identity; says of a quantized model without any quantizer that it is one: nothing in it has an integer form."""
 
@@ -83,7 +104,39 @@ class QuantizedModel(keras.Model):
         self.quantization_report = QuantizationReport.from_config(quantization_report)
         given = {layer.name: layer.output_name for layer in self.layers if isinstance(layer, Output)}
         self.output_names: list[str] = [given.get(layer, layer) for layer in list(self.output_names)]
+        for layer in self.layers:
+            for name, number, role in getattr(layer, "ties", ()):
+                tie(self.get_layer(name), number, getattr(layer, role))
 
     def get_config(self) -> dict[str, Any]:
         """The functional model's config and the report."""
         return {**super().get_config(), "quantization_report": self.quantization_report.to_config()}
+
+
+def tie(layer: keras.layers.Layer, number: int, variable: keras.Variable) -> None:
+    """Let a built layer, and those inside it, use another variable for one of theirs.
+
+    Args:
+        layer: the layer.
+        number: of the weight, in ``layer.weights``.
+        variable: what it uses from now on.
+
+    Raises:
+        ValueError: where the two do not have one shape.
+    """
+    old = layer.weights[number]
+    if old.shape != variable.shape:
+        raise ValueError(
+            f"weight {number} of layer {layer.name!r} has the shape {old.shape} and cannot be {variable.path!r} of "
+            f"shape {variable.shape}"
+        )
+    parts = [layer]
+    for part in parts:  # it grows
+        for attribute, value in vars(part).items():
+            if value is old:
+                vars(part)[attribute] = variable
+            elif type(value) is list:
+                value[:] = [variable if entry is old else entry for entry in value]
+            held = value if isinstance(value, (list, tuple)) else [value]
+            new = [one for one in held if isinstance(one, keras.layers.Layer) and not any(one is other for other in parts)]
+            parts += dict(zip(map(id, new), new)).values()

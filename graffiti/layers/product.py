@@ -39,6 +39,7 @@ class QuantizedProduct(keras.layers.Layer):
         weight_settings: how training treats the layer's weights, where that is not as usual: ``kernel``, ``bias``, ``gamma``, ``beta`` →
             ``trainable``, ``regularizer``, ``constraint`` as in ``add_weight``; ``statistics`` → ``trainable``, false where those of
             the batch norm do not move. In a layer with ``trainable=False`` they do not move either.
+        ties: ``(name of a float layer, number of its weight, kernel or bias ...)``: that weight is this layer's variable. ``QuantizedModel`` joins them.
         node_names: names of the graph nodes that this layer's calls are, see ``Quantize``.
         value_names: node name → role → name, for inner graph values that are not called ``node/role``.
 
@@ -54,7 +55,7 @@ class QuantizedProduct(keras.layers.Layer):
         self, *, kernel_quantizer=None, use_bias: bool = True, accumulator_quantizer=None,
         batch_norm: dict[str, float] | None = None, input_bits: int | None = None, input_signed: bool = True,
         kernel_trainable: bool = True, weight_settings: dict[str, dict[str, Any]] | None = None,
-        node_names: list[str] | None = None, value_names: dict[str, dict[str, str]] | None = None, **kwargs,
+        ties: list[tuple[str, int, str]] | None = None, node_names: list[str] | None = None, value_names: dict[str, dict[str, str]] | None = None, **kwargs,
     ) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
@@ -65,6 +66,7 @@ class QuantizedProduct(keras.layers.Layer):
         self.batch_norm = dict(batch_norm) if batch_norm else None
         self.input_bits, self.input_signed, self.kernel_trainable = input_bits, input_signed, kernel_trainable
         self.weight_settings = settings.restored(weight_settings)
+        self.ties = settings.ties(ties)
         self.node_names = list(node_names or [self.name])
         self.value_names = {node: dict(names) for node, names in (value_names or {}).items()}
         if kwargs.get("trainable") is False:
@@ -262,7 +264,7 @@ class QuantizedProduct(keras.layers.Layer):
             "accumulator_quantizer": quantizers.serialize(self.accumulator_quantizer),
             "batch_norm": dict(self.batch_norm) if self.batch_norm else None,
             "input_bits": self.input_bits, "input_signed": self.input_signed, "kernel_trainable": self.kernel_trainable,
-            "weight_settings": settings.serialized(self.weight_settings),
+            "weight_settings": settings.serialized(self.weight_settings), **({"ties": [list(tie) for tie in self.ties]} if self.ties else {}),
             "node_names": list(self.node_names), "value_names": {node: dict(names) for node, names in self.value_names.items()},
         }
 

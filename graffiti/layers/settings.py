@@ -26,3 +26,8 @@ def serialized(settings: Settings) -> Settings:
 def arguments(parts: dict[str, Any]) -> dict[str, Any]:
     """What ``add_weight`` takes for one weight."""
     return {"trainable": bool(parts.get("trainable", True)), "regularizer": parts.get("regularizer"), "constraint": parts.get("constraint")}
+
+
+def ties(given) -> list[tuple[str, int, str]]:
+    """``ties`` of a layer from its config: name of another layer, number of its weight, name of this layer's attribute that is its variable."""
+    return [(str(name), int(number), str(role)) for name, number, role in given or ()]

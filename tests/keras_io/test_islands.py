@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import warnings
 
 import keras
 import numpy as np
@@ -232,6 +233,58 @@ def test_a_weight_shared_with_a_layer_in_fixed_point_stays_one():
     q.fit(NUMBERS, NUMBERS, epochs=2, verbose=0)
     np.testing.assert_allclose(graffiti.to_integer(q).predict(NUMBERS), q.predict(NUMBERS, verbose=0), atol=1e-6)
     np.testing.assert_array_equal(model.predict(NUMBERS, verbose=0), before)
+
+
+def _tied_autoencoder(encoder, decoder=None) -> keras.Model:
+    x = keras.Input((6,))
+    return randomized(keras.Model(x, (decoder or DenseTranspose)(encoder, name="decoder")(L.ReLU()(encoder(x))), name="m"))
+
+
+def test_shared_weights_are_one_variable_behind_a_file_and_in_a_clone(tmp_path):
+    q = graffiti.quantize(_tied_autoencoder(L.Dense(3, name="encoder")), "int8", calibration=NUMBERS, progress=False)
+    q.compile(graffiti.ALT(steps_per_epoch=2, weight_learning_rate=0.05), "mse")
+    q.fit(NUMBERS, NUMBERS, epochs=1, verbose=0)
+    q.save(tmp_path / "q.keras")
+    with keras.saving.custom_object_scope({"DenseTranspose": DenseTranspose}), warnings.catch_warnings():
+        warnings.filterwarnings("error", "Skipping variable loading")  # of the optimizer
+        loaded = keras.models.load_model(tmp_path / "q.keras")
+        clone = keras.models.clone_model(q)
+    for other in (loaded, clone):
+        kernel = other.get_layer("encoder").kernel
+        assert other.get_layer("decoder").dense.kernel is kernel
+        assert [(v.name, v.shape) for v in other.trainable_variables] == [(v.name, v.shape) for v in q.trainable_variables]
+    assert np.array_equal(loaded.predict(NUMBERS, verbose=0), q.predict(NUMBERS, verbose=0))
+    for other in (q, loaded):
+        other.fit(NUMBERS, NUMBERS, epochs=1, shuffle=False, verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(q.weights, loaded.weights, strict=True))
+
+
+def test_shared_weights_that_become_two_are_said():
+    class EinsumTranspose(DenseTranspose):
+        def build(self, shape):
+            self.offset = self.add_weight(shape=(3,), name="offset")
+
+        def call(self, x):
+            return K.matmul(K.reshape(x, (-1, 2, 4)), K.transpose(K.reshape(self.dense.kernel, (3, 4)))) + self.offset
+
+    x = keras.Input((2, 3))
+    dense = L.EinsumDense("bij,jkl->bikl", (2, 2, 2), name="encoder")
+    model = randomized(keras.Model(x, EinsumTranspose(dense, name="decoder")(L.ReLU()(dense(x))), name="m"))
+    q = graffiti.quantize(model, "int8", calibration=NUMBERS.reshape(-1, 2, 3), progress=False)
+    (line,) = q.quantization_report.of("training")
+    assert line.layer == "decoder" and "'encoder/kernel'" in line.why and "each by itself" in line.why
+    assert not graffiti.quantize(_tied_autoencoder(L.Dense(3, name="encoder")), "int8", calibration=NUMBERS, progress=False).quantization_report.of("training")
+
+
+def test_a_kernel_in_front_of_two_batch_norms_stays_one(tmp_path):
+    x = keras.Input((6,))
+    shared = L.Dense(3, use_bias=False, name="shared")
+    model = randomized(keras.Model(x, L.Add()([L.ReLU()(L.BatchNormalization(name=name)(shared(x))) for name in "ab"]), name="m"))
+    q = graffiti.quantize(model, "int8", calibration=NUMBERS, progress=False)
+    q.save(tmp_path / "q.keras")
+    for other in (q, keras.models.load_model(tmp_path / "q.keras"), build(read(q))):
+        assert len([v for v in other.trainable_variables if v.shape == (6, 3)]) == 1
+        assert np.array_equal(other.predict(NUMBERS, verbose=0), q.predict(NUMBERS, verbose=0))
 
 
 def test_inference_means_training_false():

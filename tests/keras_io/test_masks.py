@@ -22,7 +22,8 @@ ROWS[:, 5:] = 0
 
 def _embedded(rest):
     i = keras.Input((7,), dtype="int32", name="ids")
-    return keras.Model(i, rest(L.Embedding(10, 6, mask_zero=True, name="words")(i)))
+    keras.utils.set_random_seed(0)
+    return keras.Model(i, rest(L.Embedding(10, 6, "normal", mask_zero=True, name="words")(i)))
 
 
 def _masked(rest):
@@ -44,6 +45,44 @@ def _out(t):
     return L.Dense(3, name="out")(t)
 
 
+@keras.saving.register_keras_serializable("masks")
+class Block(L.Layer):
+    """A user's block: the attention inside looks at the mask that hangs on its input."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = L.MultiHeadAttention(2, 3, name="attention")
+
+    def build(self, shape):
+        self.attention.build(shape, shape)
+
+    def call(self, x):
+        return x + self.attention(x, x)
+
+
+@keras.saving.register_keras_serializable("masks")
+class MaskedBlock(Block):
+    """The same, with an argument for the mask."""
+
+    def call(self, x, mask=None):
+        y = super().call(x)
+        return y if mask is None else y * keras.ops.cast(mask, "float32")[..., None]
+
+
+@keras.saving.register_keras_serializable("masks")
+class Attention(L.MultiHeadAttention):
+    """A user's own attention."""
+
+
+def _attention(t, kind=L.MultiHeadAttention, **call):
+    return L.LayerNormalization()(t + kind(2, 3, name="attention", use_bias=False)(t, t, **call))
+
+
+def _crossed(t):
+    other = L.Dense(6, name="other")(keras.ops.ones_like(t))
+    return _out(L.MultiHeadAttention(2, 3, name="attention")(other, t))
+
+
 WIRINGS = {  # -> the model, its data, whether its output has a mask
     "dense": (lambda: _embedded(_out), IDS, True),
     "dropout and a table": (lambda: _embedded(lambda t: _out(L.Dropout(0.1)(L.Dense(4, activation="tanh")(t)))), IDS, True),
@@ -56,6 +95,16 @@ WIRINGS = {  # -> the model, its data, whether its output has a mask
     "batch norm": (lambda: _embedded(lambda t: _out(L.BatchNormalization()(t))), IDS, True),
     "inner model behind": (lambda: _embedded(lambda t: _out(_inner(L.Dense(4, activation="relu", name="d"))(t))), IDS, True),
     "inner model with it": (_encoder, IDS, True),
+    "attention": (lambda: _embedded(lambda t: _out(L.MultiHeadAttention(2, 3, name="attention")(t, t))), IDS, True),
+    "attention in a sum": (lambda: _embedded(lambda t: _out(_attention(t))), IDS, False),
+    "attention behind a dense layer": (lambda: _embedded(lambda t: _out(_attention(L.Dense(6, name="d")(t)))), IDS, False),
+    "causal attention": (lambda: _embedded(lambda t: _out(_attention(L.Dense(6, name="d")(t), use_causal_mask=True))), IDS, False),
+    "attention of a user's": (lambda: _embedded(lambda t: _out(_attention(L.Dense(6, name="d")(t), Attention))), IDS, False),
+    "attention of two": (lambda: _embedded(_crossed), IDS, False),
+    "attention twice": (lambda: _embedded(lambda t: L.GlobalAveragePooling1D()(_attention(L.Add()([t, L.MultiHeadAttention(2, 3)(t, t)])))), IDS, False),
+    "a block with attention": (lambda: _embedded(lambda t: _out(Block(name="block")(L.Dense(6, name="d")(t)))), IDS, False),
+    "a block that takes a mask": (lambda: _embedded(lambda t: _out(MaskedBlock(name="block")(L.Dense(6, name="d")(t)))), IDS, False),
+    "grouped attention": (lambda: _embedded(lambda t: _out(L.GroupQueryAttention(3, 2, 1)(L.Dense(6, name="d")(t), t))), IDS, True),
     "masking": (lambda: _masked(_out), ROWS, True),
     "masking, gru": (lambda: _masked(lambda t: _out(L.GRU(4, return_sequences=True)(t))), ROWS, True),
     "no mask": (lambda: keras.Sequential([keras.Input((7, 5)), L.Dense(3, name="out")]), ROWS, False),
@@ -77,6 +126,8 @@ def test_the_loss_sees_the_same_mask(wiring, tmp_path):
     assert nodes == [len(layer._outbound_nodes) for layer in model.layers], "the model is not changed"
     expected = _mask(model(data))
     assert (expected is not None) == has_mask
+    right, got = (part.predict(data, verbose=0).astype(np.float64) for part in (model, q))
+    assert np.square(right - got).sum() < 10**-2 * np.square(right).sum(), "20 dB"
     graph, y = read(q), RNG.standard_normal((24, *model.output_shape[1:]))
     y[:, 5:] = 1e3  # under the padding
     q.save(tmp_path / "q.keras")
