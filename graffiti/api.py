@@ -81,7 +81,7 @@ def quantize(
         check_target(pipelines.sketch(graph), profile, values=False)
     quantized = build(graph)
     lines += [ReportLine(note.node, note.what, note.why) for note in notes if note.what]
-    lines += [ReportLine(layer, "training", why) for layer, why in (*training.lost(model), *training.untied(graph))]
+    lines += [ReportLine(layer, "training", why) for layer, why in (*training.take_over(quantized, model), *training.lost(model), *training.untied(graph))]
     lines = [*idle, *lines, *_calibrate(quantized, examples, progress=progress)]
     quantized.quantization_report = QuantizationReport(lines)
     return quantized

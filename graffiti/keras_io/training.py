@@ -11,6 +11,7 @@ import keras
 from graffiti.graph import ops
 from graffiti.graph.ir import Graph
 from graffiti.keras_io import compat
+from graffiti.layers import own_training
 
 _ELEMENTWISE = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2, keras.constraints.NonNeg)
 _KNOWN: dict[tuple[str, str], type] = {}  # the user's classes that were met while reading, which no file has to know in this process
@@ -80,12 +81,22 @@ def restored_config(config: dict[str, Any]) -> dict[str, Any]:
     return {key: restored(value) if key == "regularizer" else value for key, value in config.items()}
 
 
+def take_over(quantized: keras.Model, model: keras.Model) -> list[tuple[str, str]]:
+    """Let a quantized model train by the methods of its user's class (``train_step`` ...): ``(layer, sentence)`` of what is kept, or why not."""
+    names = own_training.methods(type(model))
+    if not names:
+        return []
+    own = f"{' and '.join(names)} of {type(model).__name__}"
+    try:
+        own_training.take_over(quantized, model)
+    except own_training.CannotTakeOver as error:
+        return [(model.name, f"{own} stays with the float model, because {error}; the quantized model trains as any keras.Model does")]
+    return [(model.name, f"{own}: the quantized model trains by it too")]
+
+
 def lost(model: keras.Model) -> list[tuple[str, str]]:
-    """What a quantized model does not take over from how a model computes or trains: ``(layer, sentence)``."""
+    """What a quantized model does not take over from how a model computes: ``(layer, sentence)``."""
     found = []
-    own = [name for name in ("train_step", "test_step", "compute_loss") if _is_own(type(model), name)]
-    if own:
-        found.append((model.name, f"{' and '.join(own)} of {type(model).__name__} are the class's own and stay with it; the quantized model trains as any keras.Model does"))
     halves = [layer for layer in compat.sublayers(model) if layer is not model and _is_half(layer)]
     if halves:
         policies = ", ".join(sorted({layer.dtype_policy.name for layer in halves}))
@@ -102,12 +113,6 @@ def untied(graph: Graph) -> list[tuple[str, str]]:
             if name not in graph.constants or graph.constants[name].shape != graph.constants[own].shape:
                 found.append((node.name, f"its weight {own!r} is {name!r} too, which has other axes in the quantized model: the two begin equal, and retraining moves each by itself"))
     return found
-
-
-def _is_own(kind: type, name: str) -> bool:
-    """Whether a model's class has a method that is not Keras' own."""
-    owner = next((base for base in kind.__mro__ if name in vars(base)), None)
-    return owner is not None and not owner.__module__.startswith(("keras.", "graffiti."))
 
 
 def _is_half(layer) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from graffiti.layers import own_training
 from graffiti.reports import QuantizationReport
 
 
@@ -109,8 +110,19 @@ class QuantizedModel(keras.Model):
                 tie(self.get_layer(name), number, getattr(layer, role))
 
     def get_config(self) -> dict[str, Any]:
-        """The functional model's config and the report."""
-        return {**super().get_config(), "quantization_report": self.quantization_report.to_config()}
+        """That of a functional model, the report, and whose class trains it where that is a user's (``own_training``)."""
+        by = getattr(type(self), "trained_by", None)
+        by = {} if by is None else {"trained_by": own_training.config(*by)}
+        return {**super().get_config(), "quantization_report": self.quantization_report.to_config(), **by}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects=None) -> QuantizedModel:
+        """The inverse of ``get_config``."""
+        config = dict(config)
+        by = config.pop("trained_by", None)
+        if by is not None:
+            return own_training.restored(QuantizedModel, by).from_config(config, custom_objects)
+        return super().from_config(config, custom_objects=custom_objects)
 
 
 def tie(layer: keras.layers.Layer, number: int, variable: keras.Variable) -> None:

@@ -217,15 +217,100 @@ def test_a_run_goes_on_from_a_file_with_its_settings(tmp_path):
     assert np.linalg.norm(other.get_layer("layer").kernel, axis=0).max() <= 0.5 + 1e-6
 
 
-class OwnStep(keras.Model):
+class Base(keras.Model):
+    """A user's class: another loss, a counter, a metric of its own."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return self.factor * super().compute_loss(x, y, y_pred, sample_weight, training)
+
+
+@keras.saving.register_keras_serializable("settings")
+class OwnStep(Base):
+    @property
+    def metrics(self):
+        return [*super().metrics, self.seen]
+
     def train_step(self, data):
-        return super().train_step(data)
+        self.steps.assign_add(1.0)
+        logs = super().train_step(data)
+        self.seen.update_state(self.steps)
+        return {**logs, "seen": self.seen.result(), "more": self.helper(logs["loss"])}
+
+    def helper(self, loss):
+        return loss + 1.0
+
+    def call(self, x):
+        raise AssertionError("the quantized model has its own call")
+
+
+def _own(kind=OwnStep) -> keras.Model:
+    i = keras.Input((6,))
+    model = kind(i, L.Dense(3, name="head")(L.Dense(5, activation="relu")(i)), name="own")
+    model.factor, model.seen = 3.0, keras.metrics.Mean(name="seen")
+    model.steps = model.add_weight(shape=(), initializer="zeros", trainable=False, name="steps")
+    return model
+
+
+def test_a_train_step_of_the_user_trains_the_quantized_model_too(tmp_path):
+    model, y = _own(), FLAT[:, :3]
+    q = _quantized(model, FLAT)
+    (line,) = q.quantization_report.of("training")
+    assert line.layer == "own" and "train_step" in line.why and "of OwnStep: the quantized model trains by it too" in line.why
+    q.compile(graffiti.ALT(steps_per_epoch=2), "mse")
+    plain = np.square(q.predict(FLAT, verbose=0) - y).mean()
+    logs = q.train_on_batch(FLAT, y, return_dict=True)
+    assert logs["loss"] == pytest.approx(3.0 * plain, rel=1e-3) and logs["more"] == pytest.approx(logs["loss"] + 1) and float(q.steps) == 1
+    assert float(model.steps) == 0 and model.seen is not q.seen and q.seen in q.metrics
+    q.save(tmp_path / "q.keras")
+    loaded, clone = keras.models.load_model(tmp_path / "q.keras"), keras.models.clone_model(q)
+    assert np.array_equal(loaded.predict(FLAT, verbose=0), q.predict(FLAT, verbose=0)) and float(loaded.steps) == 1
+    for other in (q, loaded):
+        history = other.fit(FLAT, y, batch_size=8, epochs=1, shuffle=False, verbose=0).history
+        assert float(other.steps) == 3 and "more" in history
+    assert all(np.array_equal(a, b) for a, b in zip(q.weights, loaded.weights, strict=True))
+    clone.compile("sgd", "mse")
+    assert "more" in clone.train_on_batch(FLAT, y, return_dict=True) and float(clone.steps) == 1
+    assert graffiti.to_integer(loaded).predict(FLAT).shape == (16, 3)
+
+
+def test_a_file_loads_where_the_class_that_trained_it_is_not_known(tmp_path):
+    class Unregistered(OwnStep):
+        pass
+
+    q = _quantized(_own(Unregistered), FLAT)
+    q.save(tmp_path / "q.keras")
+    with pytest.warns(UserWarning, match="'Unregistered', which is not registered here; it predicts as it did"):
+        loaded = keras.models.load_model(tmp_path / "q.keras")
+    assert np.array_equal(loaded.predict(FLAT, verbose=0), q.predict(FLAT, verbose=0))
+    loaded.compile("sgd", "mse")
+    loaded.fit(FLAT, FLAT[:, :3], verbose=0)
+
+
+class OwnLayers(keras.Model):
+    """What cannot be taken over: a step that calls the float layers by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = L.Dense(5, activation="relu"), L.Dense(3)
+
+    def call(self, x):
+        return self.head(self.body(x))
+
+    def train_step(self, data):
+        return {"loss": self.encode(data[0])}
+
+    def encode(self, x):
+        return keras.ops.mean(self.body(x))
 
 
 def test_what_is_not_taken_over_is_said():
+    model = OwnLayers()
+    model(FLAT)
+    q = _quantized(model, FLAT)
+    (line,) = q.quantization_report.of("training")
+    assert "train_step of OwnLayers stays with the float model, because it uses 'body', a layer of the float model" in line.why
+    _fit(q, FLAT)
     i = keras.Input((6,))
-    (line,) = _quantized(OwnStep(i, L.Dense(3, name="head")(i), name="own"), FLAT).quantization_report.of("training")
-    assert line.layer == "own" and "train_step of OwnStep" in line.why
     half = keras.Model(i, L.Dense(3, name="head", dtype="mixed_float16")(i), name="half")
     q = _quantized(half, FLAT)
     (line,) = q.quantization_report.of("training")
