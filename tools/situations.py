@@ -1,8 +1,9 @@
 """A hundred ordinary situations: layer, wiring, training setting and form of the data, each tried from model to proof.
 
-    python tools/situations.py                          # prints the table; exit 1 where a result is wrong and nothing says so
-    python tools/situations.py --output situations.md   # writes it
-    python tools/situations.py --only gru               # those whose name contains a word
+    python tools/situations.py                                # prints the table; exit 1 where a result is wrong and nothing says so
+    python tools/situations.py --only gru                     # those whose name contains a word
+    python tools/situations.py --results=done.jsonl           # goes on where an earlier run with this file ended
+    python tools/situations.py --results=done.jsonl --markdown=graffiti/docs/situations.md --overwrite   # the page of the documentation
 
 A situation is right where each of these holds, or where the model is refused in one sentence before anything is computed:
 
@@ -10,11 +11,14 @@ A situation is right where each of these holds, or where the model is refused in
 - names, order, nesting and dtypes of the outputs are those of the float model;
 - the quantized model is near the float model (15 dB), or its report says what was lost;
 - in training, what is frozen stays, losses keep their terms, and dropout drops.
+
+All hundred take about half an hour on two cores.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import pathlib
 import time
 import warnings
@@ -28,9 +32,10 @@ import graffiti
 from graffiti.files import atomic_file
 
 L, ops = keras.layers, keras.ops
-_OUTPUT = flags.DEFINE_string("output", None, "Markdown file to write the table to.")
+_MARKDOWN = flags.DEFINE_string("markdown", None, "Page to write, with the table in it.")
+_RESULTS = flags.DEFINE_string("results", None, "File that keeps results, a line of JSON each; what is in it is not run again.")
 _ONLY = flags.DEFINE_string("only", None, "Run the situations whose name contains this.")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --output where it is there already.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --markdown where it is there already.")
 NEAR = 15.0  # dB
 
 
@@ -62,27 +67,27 @@ def rows(layer):
     return (12,), lambda x: layer(L.Dense(8, name="before")(x))
 
 
-LAYERS = {  # name -> (input shape, symbolic function); made anew for every situation
-    "dense": lambda: rows(L.Dense(5, activation="relu", name="layer")),
-    "conv": lambda: images(L.Conv2D(4, 3, activation="relu6", name="layer")),
-    "conv_bn": lambda: images(lambda x: L.ReLU()(L.BatchNormalization()(L.Conv2D(4, 3, use_bias=False, name="layer")(x)))),
-    "causal": lambda: sequences(L.Conv1D(4, 3, padding="causal", activation="relu", name="layer")),
-    "depthwise": lambda: images(L.DepthwiseConv2D(3, name="layer")),
-    "separable": lambda: images(L.SeparableConv2D(4, 3, name="layer")),
-    "transposed": lambda: images(L.Conv2DTranspose(4, 3, strides=2, name="layer")),
-    "average_pool": lambda: images(lambda x: L.AveragePooling2D(3, padding="same")(L.ReLU()(x))),
-    "global_pool": lambda: images(lambda x: L.Dense(4, name="layer")(L.GlobalAveragePooling2D()(x))),
-    "prelu": lambda: images(L.PReLU(shared_axes=[1, 2], alpha_initializer=keras.initializers.Constant(0.2), name="layer")),
-    "gelu": lambda: rows(L.Dense(5, activation="gelu", name="layer")),
-    "softmax_inside": lambda: rows(lambda x: L.Dense(4, name="layer")(L.Softmax()(x))),
-    "slices": lambda: images(lambda x: L.Conv2D(3, 1, name="layer")(x[:, ::2, ..., 1:5])),
-    "gate": lambda: images(lambda x: x * ops.sigmoid(L.Conv2D(6, 1, name="layer")(x))),
-    "layer_norm": lambda: sequences(lambda x: L.Dense(4, name="layer")(L.LayerNormalization()(x))),
-    "gru": lambda: sequences(L.GRU(5, name="layer")),
-    "attention": lambda: sequences(lambda x: L.MultiHeadAttention(2, 3, name="layer")(x, x)),
-    "lambda": lambda: rows(lambda x: L.Dense(4, name="layer")(L.Lambda(lambda t: t * 0.5 + 1.0)(x))),
-    "own_layer": lambda: rows(lambda x: L.Dense(4, name="layer")(Scale()(x))),
-    "scaled_input": lambda: ((12,), lambda x: L.Dense(4, name="layer")(L.Normalization(mean=[1e3, 5.0] * 6, variance=[1e4, 4.0] * 6)(x))),
+LAYERS = {  # name -> (input shape, symbolic function) with arguments for the layer called "layer"; made anew for every situation
+    "dense": lambda **k: rows(L.Dense(5, activation="relu", name="layer", **k)),
+    "conv": lambda **k: images(L.Conv2D(4, 3, activation="relu6", name="layer", **k)),
+    "conv_bn": lambda **k: images(lambda x: L.ReLU()(L.BatchNormalization()(L.Conv2D(4, 3, use_bias=False, name="layer", **k)(x)))),
+    "causal": lambda **k: sequences(L.Conv1D(4, 3, padding="causal", activation="relu", name="layer", **k)),
+    "depthwise": lambda **k: images(L.DepthwiseConv2D(3, name="layer", **k)),
+    "separable": lambda **k: images(L.SeparableConv2D(4, 3, name="layer", **k)),
+    "transposed": lambda **k: images(L.Conv2DTranspose(4, 3, strides=2, name="layer", **k)),
+    "average_pool": lambda **k: images(lambda x: L.AveragePooling2D(3, padding="same")(L.ReLU()(x))),
+    "global_pool": lambda **k: images(lambda x: L.Dense(4, name="layer", **k)(L.GlobalAveragePooling2D()(x))),
+    "prelu": lambda **k: images(L.PReLU(shared_axes=[1, 2], alpha_initializer=keras.initializers.Constant(0.2), name="layer", **k)),
+    "gelu": lambda **k: rows(L.Dense(5, activation="gelu", name="layer", **k)),
+    "softmax_inside": lambda **k: rows(lambda x: L.Dense(4, name="layer", **k)(L.Softmax()(x))),
+    "slices": lambda **k: images(lambda x: L.Conv2D(3, 1, name="layer", **k)(x[:, ::2, ..., 1:5])),
+    "gate": lambda **k: images(lambda x: x * ops.sigmoid(L.Conv2D(6, 1, name="layer", **k)(x))),
+    "layer_norm": lambda **k: sequences(lambda x: L.Dense(4, name="layer", **k)(L.LayerNormalization()(x))),
+    "gru": lambda **k: sequences(L.GRU(5, name="layer", **k)),
+    "attention": lambda **k: sequences(lambda x: L.MultiHeadAttention(2, 3, name="layer", **k)(x, x)),
+    "lambda": lambda **k: rows(lambda x: L.Dense(4, name="layer", **k)(L.Lambda(lambda t: t * 0.5 + 1.0)(x))),
+    "own_layer": lambda **k: rows(lambda x: L.Dense(4, name="layer", **k)(Scale()(x))),
+    "scaled_input": lambda **k: ((12,), lambda x: L.Dense(4, name="layer", **k)(L.Normalization(mean=[1e3, 5.0] * 6, variance=[1e4, 4.0] * 6)(x))),
 }
 
 
@@ -118,6 +123,7 @@ def augmented(x, layer):
 WIRINGS = {f.__name__: f for f in (straight, residual, joined, named, augmented)}
 TRAINING = ("plain", "frozen", "regularized", "whole_frozen")
 DATA = ("array", "dataset", "dict", "bytes")
+WEIGHTS = {"depthwise": "depthwise", "separable": "depthwise", "prelu": "alpha"}  # what a layer calls the weight that "regularized" is about; else its kernel
 SITUATIONS = [
     (f"{layer}/{wiring}/{TRAINING[number % 4]}/{DATA[(number // 4 + number) % 4]}", layer, wiring, TRAINING[number % 4], DATA[(number // 4 + number) % 4])
     for number, (layer, wiring) in enumerate(itertools.product(LAYERS, WIRINGS))
@@ -127,7 +133,11 @@ SITUATIONS = [
 def make(layer: str, wiring: str, training: str, data: str) -> tuple[keras.Model, np.ndarray]:
     """The model of a situation and its examples."""
     keras.utils.set_random_seed(len(layer) + len(wiring))
-    shape, function = LAYERS[layer]()
+    settings = {}
+    if training == "regularized":
+        name = WEIGHTS.get(layer, "kernel")
+        settings = {f"{name}_regularizer": keras.regularizers.L2(0.01), f"{name}_constraint": keras.constraints.MaxNorm(1.0)}
+    shape, function = LAYERS[layer](**settings)
     x = keras.Input(shape, name="an input", dtype="uint8" if data == "bytes" and layer != "scaled_input" else "float32")
     start = ops.cast(x, "float32") / 255.0 if x.dtype == "uint8" else x
     model = keras.Model(x, WIRINGS[wiring](start, function))
@@ -143,10 +153,6 @@ def make(layer: str, wiring: str, training: str, data: str) -> tuple[keras.Model
         target.trainable = False
     elif training == "whole_frozen":
         model.trainable = False
-    elif training == "regularized" and target is not None and hasattr(target, "kernel_regularizer"):
-        target.kernel_regularizer = keras.regularizers.L2(0.01)
-        if hasattr(target, "kernel_constraint"):
-            target.kernel_constraint = keras.constraints.MaxNorm(1.0)
     return model, examples
 
 
@@ -232,30 +238,80 @@ def path(variable) -> str:
     return f"{variable.path}:{id(variable)}"
 
 
+PAGE = """# A hundred ordinary situations
+
+Each row is a small network, from the float model to the proof: a layer, a wiring around it, a setting of training, and a form in which the data comes. A row is `equal` where
+
+- the integer graph gives the quantized model's integers on every output, in `predict` and in `verify`, twice alike;
+- names, order, nesting and dtypes of the outputs are the float model's;
+- the quantized model is within {near:.0f} dB of the float model, or its report says what was lost;
+- an epoch of retraining leaves alone what is frozen and keeps every term of the loss.
+
+`refused` means one sentence before anything was computed. Anything else would be `WRONG`, and there is none: `python tools/situations.py` exits with 1 then.
+
+    python tools/situations.py --results=done.jsonl --markdown=graffiti/docs/situations.md --overwrite
+
+The wirings: `straight`, one path; `residual`, a sum with a branch; `joined`, two results of other sizes in one output; `named`, a dict of two outputs; `augmented`, noise and dropout on the way, a softmax
+at the end. Training: `plain`; `frozen`, the layer has `trainable=False`; `regularized`, it has a regularizer and a constraint; `whole_frozen`, the model has `trainable=False`. Data: an `array`, a
+`tf.data.Dataset`, a `dict` by input name, or `bytes`, which is a `uint8` input that the model divides by 255. dB is the quantized model's signal to noise against the float one, of the worst output; `float
+inside` says that a layer stayed in float (an island, or a softmax that is not the last thing), with its reason in the report. graffiti at scheme `int8`, {versions}.
+
+"""
+
+
+def known(path: str | None) -> dict[str, list[str]]:
+    """Results of an earlier run: name → verdict and remark."""
+    if path is None or not pathlib.Path(path).exists():
+        return {}
+    lines = [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
+    return {line["name"]: [line["verdict"], line["remark"]] for line in lines}
+
+
+def page(results: dict[str, list[str]]) -> str:
+    """The page of the documentation."""
+    versions = f"tensorflow {tf.__version__}, keras {keras.__version__}"
+    lines = ["| layer | wiring | training | data | result |", "|---|---|---|---|---|"]
+    for name, *parts in SITUATIONS:
+        if name in results:
+            verdict, remark = results[name]
+            lines.append(f"| {' | '.join(parts)} | {verdict}: {remark} |")
+    return PAGE.format(near=NEAR, versions=versions) + "\n".join([*lines, "", summary(results), ""])
+
+
+def summary(results: dict[str, list[str]]) -> str:
+    """How many of each verdict."""
+    verdicts = [verdict for verdict, _ in results.values()]
+    return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in sorted(set(verdicts)))
+
+
 def main(_) -> int:
     """Run them all."""
-    if _OUTPUT.value and pathlib.Path(_OUTPUT.value).exists() and not _OVERWRITE.value:
-        raise app.UsageError(f"{_OUTPUT.value} exists; choose another name, or pass --overwrite")
+    if _MARKDOWN.value and pathlib.Path(_MARKDOWN.value).exists() and not _OVERWRITE.value:
+        raise app.UsageError(f"{_MARKDOWN.value} exists; choose another name, or pass --overwrite")
     warnings.simplefilter("ignore")
+    done = known(_RESULTS.value)
     chosen = [s for s in SITUATIONS if _ONLY.value is None or _ONLY.value in s[0]]
-    lines = ["| situation | verdict | remark |", "|---|---|---|"]
-    counts: dict[str, int] = {}
+    results: dict[str, list[str]] = {}
     start = time.time()
     for number, (name, *parts) in enumerate(chosen, 1):
+        if name in done:
+            results[name] = done[name]
+            continue
         try:
             verdict, remark = trial(*parts)
         except Exception as error:  # a bug: no situation may end so
             verdict, remark = "WRONG", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         keras.backend.clear_session()
-        counts[verdict] = counts.get(verdict, 0) + 1
-        lines.append(f"| {name} | {verdict} | {remark} |")
+        results[name] = [verdict, remark]
+        if _RESULTS.value:
+            with pathlib.Path(_RESULTS.value).open("a") as file:
+                file.write(json.dumps({"name": name, "verdict": verdict, "remark": remark}) + "\n")
         print(f"{number:>3}/{len(chosen)} {time.time() - start:5.0f} s  {verdict:<8} {name}: {remark}", flush=True)
-    summary = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
-    print(summary)
-    if _OUTPUT.value:
-        with atomic_file(_OUTPUT.value, overwrite=_OVERWRITE.value) as temporary:
-            temporary.write_text("\n".join([*lines, "", summary, ""]))
-    return 1 if counts.get("WRONG") else 0
+    print(summary(results))
+    if _MARKDOWN.value:
+        with atomic_file(_MARKDOWN.value, overwrite=_OVERWRITE.value) as temporary:
+            temporary.write_text(page(results))
+    return 1 if any(verdict == "WRONG" for verdict, _ in results.values()) else 0
 
 
 if __name__ == "__main__":
