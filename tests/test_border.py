@@ -122,6 +122,55 @@ def test_a_float_image_behind_rescaling_keeps_its_levels():
     assert sqnr(model.predict(x, verbose=0), q.predict(x, verbose=0)) > 30
 
 
+def _classifier(x):
+    return L.Dense(3)(L.Flatten()(L.Conv2D(4, 3)(x)))
+
+
+def _wrapped(i):
+    inner = keras.Input((8, 8, 3))
+    return keras.Model(inner, _classifier(L.Rescaling(1 / 255)(inner)))(i)
+
+
+@pytest.mark.parametrize("wiring", [
+    lambda i: _classifier(L.Rescaling(1 / 255)(i)),
+    lambda i: _classifier(L.Rescaling(1 / 127.5, offset=-1.0)(i)),
+    lambda i: _classifier(keras.ops.cast(i, "float32") / 255.0),
+    lambda i: _classifier((keras.ops.cast(i, "float32") - 127.5) / 127.5),
+    lambda i: _classifier(keras.ops.cast(i, "float32")),
+    _wrapped,
+], ids=["rescaling", "around zero", "cast", "cast around zero", "cast alone", "a model around"])
+def test_an_input_of_bytes_takes_the_bytes(wiring):
+    x = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3)).astype("uint8")
+    inputs = keras.Input((8, 8, 3), dtype="uint8")
+    keras.utils.set_random_seed(1)
+    model = keras.Model(inputs, wiring(inputs))
+    q, ig = proven(model, x)
+    (node,) = [node for node in ig.graph.nodes if node.inputs[0] == ig.graph.inputs[0]]
+    assert node.op == "quantize" and str(ig.graph.format(node.output)) == "u8@0" and ig.is_integer_only
+    assert sqnr(model.predict(x, verbose=0), q.predict(x, verbose=0)) > 30
+
+
+def test_casts_that_are_more_than_a_name_stay_in_float():
+    x = np.random.default_rng(0).integers(0, 256, (20, 6)).astype("uint8")
+    inputs = keras.Input((6,), dtype="uint8")
+    reals = keras.ops.cast(inputs, "float32")
+    model = keras.Model(inputs, [L.Dense(2)(reals / 255.0), reals, keras.ops.cast(L.Dense(2)(reals), "int32")])
+    q = graffiti.quantize(model, calibration=x, progress=False)
+    ig = graffiti.to_integer(q)
+    for mine, theirs, right in zip(ig.predict(x), q.predict(x, verbose=0), model.predict(x, verbose=0), strict=True):
+        assert mine.dtype == theirs.dtype == right.dtype and np.array_equal(mine, theirs)
+    assert np.array_equal(ig.predict(x)[1], x.astype("float32"))
+
+
+def test_a_batch_norm_of_the_border_says_that_its_regularizers_are_gone():
+    x = columns()
+    inputs = keras.Input((8,))
+    norm = L.BatchNormalization(gamma_regularizer="l2", name="norm")
+    q = graffiti.quantize(keras.Model(inputs, L.Dense(3)(norm(inputs))), calibration=x, progress=False)
+    assert [(line.layer, line.why) for line in q.quantization_report.of("training")] == [
+        ("norm", "its regularizers are left out of the loss, since its numbers are no longer trained")]
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int32"])
 def test_integer_inputs_with_a_number_for_each_column(dtype):
     x = np.clip(np.abs(columns()) / np.float32([1, 1, 1, 4, 20, 200, 500, 500]), 0, 255).astype(dtype)

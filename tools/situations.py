@@ -1,11 +1,13 @@
 """A hundred ordinary situations: layer, wiring, training setting and form of the data, each tried from model to proof.
 
-    python tools/situations.py                                # prints the table; exit 1 where a result is wrong and nothing says so
-    python tools/situations.py --only gru                     # those whose name contains a word
-    python tools/situations.py --results=done.jsonl           # goes on where an earlier run with this file ended
-    python tools/situations.py --results=done.jsonl --markdown=graffiti/docs/situations.md --overwrite   # the page of the documentation
+    python tools/situations.py                                # prints the table; exit 1 where a result is wrong and
+    nothing says so python tools/situations.py --only gru                     # those whose name contains a word python
+    tools/situations.py --results=done.jsonl           # goes on where an earlier run with this file ended python
+    tools/situations.py --results=done.jsonl --markdown=graffiti/docs/situations.md --overwrite   # the page of the
+    documentation
 
-A situation is right where each of these holds, or where the model is refused in one sentence before anything is computed:
+A situation is right where each of these holds, or where the model is refused in one sentence before anything is
+computed:
 
 - the integer graph equals the quantized model, bit for bit, on every output, and two predictions are equal;
 - names, order, nesting and dtypes of the outputs are those of the float model;
@@ -33,7 +35,9 @@ from graffiti.files import atomic_file
 
 L, ops = keras.layers, keras.ops
 _MARKDOWN = flags.DEFINE_string("markdown", None, "Page to write, with the table in it.")
-_RESULTS = flags.DEFINE_string("results", None, "File that keeps results, a line of JSON each; what is in it is not run again.")
+_RESULTS = flags.DEFINE_string(
+    "results", None, "File that keeps results, a line of JSON each; what is in it is not run again."
+)
 _ONLY = flags.DEFINE_string("only", None, "Run the situations whose name contains this.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace --markdown where it is there already.")
 NEAR = 15.0  # dB
@@ -67,17 +71,22 @@ def rows(layer):
     return (12,), lambda x: layer(L.Dense(8, name="before")(x))
 
 
-LAYERS = {  # name -> (input shape, symbolic function) with arguments for the layer called "layer"; made anew for every situation
+# name -> (input shape, symbolic function) with arguments for the layer called "layer"; made anew for every situation
+LAYERS = {
     "dense": lambda **k: rows(L.Dense(5, activation="relu", name="layer", **k)),
     "conv": lambda **k: images(L.Conv2D(4, 3, activation="relu6", name="layer", **k)),
-    "conv_bn": lambda **k: images(lambda x: L.ReLU()(L.BatchNormalization()(L.Conv2D(4, 3, use_bias=False, name="layer", **k)(x)))),
+    "conv_bn": lambda **k: images(
+        lambda x: L.ReLU()(L.BatchNormalization()(L.Conv2D(4, 3, use_bias=False, name="layer", **k)(x)))
+    ),
     "causal": lambda **k: sequences(L.Conv1D(4, 3, padding="causal", activation="relu", name="layer", **k)),
     "depthwise": lambda **k: images(L.DepthwiseConv2D(3, name="layer", **k)),
     "separable": lambda **k: images(L.SeparableConv2D(4, 3, name="layer", **k)),
     "transposed": lambda **k: images(L.Conv2DTranspose(4, 3, strides=2, name="layer", **k)),
     "average_pool": lambda **k: images(lambda x: L.AveragePooling2D(3, padding="same")(L.ReLU()(x))),
     "global_pool": lambda **k: images(lambda x: L.Dense(4, name="layer", **k)(L.GlobalAveragePooling2D()(x))),
-    "prelu": lambda **k: images(L.PReLU(shared_axes=[1, 2], alpha_initializer=keras.initializers.Constant(0.2), name="layer", **k)),
+    "prelu": lambda **k: images(
+        L.PReLU(shared_axes=[1, 2], alpha_initializer=keras.initializers.Constant(0.2), name="layer", **k)
+    ),
     "gelu": lambda **k: rows(L.Dense(5, activation="gelu", name="layer", **k)),
     "softmax_inside": lambda **k: rows(lambda x: L.Dense(4, name="layer", **k)(L.Softmax()(x))),
     "slices": lambda **k: images(lambda x: L.Conv2D(3, 1, name="layer", **k)(x[:, ::2, ..., 1:5])),
@@ -87,7 +96,9 @@ LAYERS = {  # name -> (input shape, symbolic function) with arguments for the la
     "attention": lambda **k: sequences(lambda x: L.MultiHeadAttention(2, 3, name="layer", **k)(x, x)),
     "lambda": lambda **k: rows(lambda x: L.Dense(4, name="layer", **k)(L.Lambda(lambda t: t * 0.5 + 1.0)(x))),
     "own_layer": lambda **k: rows(lambda x: L.Dense(4, name="layer", **k)(Scale()(x))),
-    "scaled_input": lambda **k: ((12,), lambda x: L.Dense(4, name="layer", **k)(L.Normalization(mean=[1e3, 5.0] * 6, variance=[1e4, 4.0] * 6)(x))),
+    "scaled_input": lambda **k: (
+        (12,), lambda x: L.Dense(4, name="layer", **k)(L.Normalization(mean=[1e3, 5.0] * 6, variance=[1e4, 4.0] * 6)(x))
+    ),
 }
 
 
@@ -105,7 +116,9 @@ def residual(x, layer):
 def joined(x, layer):
     """Two results of other sizes in one output tensor."""
     y = layer(x)
-    return L.Concatenate()([L.Dense(2, activation="sigmoid", name="score")(y), L.Rescaling(50.0)(L.Dense(2, name="box")(y))])
+    return L.Concatenate()(
+        [L.Dense(2, activation="sigmoid", name="score")(y), L.Rescaling(50.0)(L.Dense(2, name="box")(y))]
+    )
 
 
 def named(x, layer):
@@ -123,9 +136,13 @@ def augmented(x, layer):
 WIRINGS = {f.__name__: f for f in (straight, residual, joined, named, augmented)}
 TRAINING = ("plain", "frozen", "regularized", "whole_frozen")
 DATA = ("array", "dataset", "dict", "bytes")
-WEIGHTS = {"depthwise": "depthwise", "separable": "depthwise", "prelu": "alpha"}  # what a layer calls the weight that "regularized" is about; else its kernel
+# what a layer calls the weight that "regularized" is about; else its kernel
+WEIGHTS = {"depthwise": "depthwise", "separable": "depthwise", "prelu": "alpha"}
 SITUATIONS = [
-    (f"{layer}/{wiring}/{TRAINING[number % 4]}/{DATA[(number // 4 + number) % 4]}", layer, wiring, TRAINING[number % 4], DATA[(number // 4 + number) % 4])
+    (
+        f"{layer}/{wiring}/{TRAINING[number % 4]}/{DATA[(number // 4 + number) % 4]}", layer, wiring,
+        TRAINING[number % 4], DATA[(number // 4 + number) % 4]
+    )
     for number, (layer, wiring) in enumerate(itertools.product(LAYERS, WIRINGS))
 ]
 
@@ -136,7 +153,9 @@ def make(layer: str, wiring: str, training: str, data: str) -> tuple[keras.Model
     settings = {}
     if training == "regularized":
         name = WEIGHTS.get(layer, "kernel")
-        settings = {f"{name}_regularizer": keras.regularizers.L2(0.01), f"{name}_constraint": keras.constraints.MaxNorm(1.0)}
+        settings = {
+            f"{name}_regularizer": keras.regularizers.L2(0.01), f"{name}_constraint": keras.constraints.MaxNorm(1.0)
+        }
     shape, function = LAYERS[layer](**settings)
     x = keras.Input(shape, name="an input", dtype="uint8" if data == "bytes" and layer != "scaled_input" else "float32")
     start = ops.cast(x, "float32") / 255.0 if x.dtype == "uint8" else x
@@ -187,7 +206,9 @@ def trial(layer: str, wiring: str, training: str, data: str) -> tuple[str, str]:
     faults = []
     if any(not np.array_equal(a, b) for a, b in zip(before, model.variables)):
         faults.append("the float model was changed")
-    floats, quantized, integers = model.predict(examples, verbose=0), q.predict(examples, verbose=0), ig.predict(given(examples, data))
+    floats, quantized, integers = (
+        model.predict(examples, verbose=0), q.predict(examples, verbose=0), ig.predict(given(examples, data))
+    )
     if not all(np.array_equal(a, b) for a, b in zip(flat(quantized), flat(integers), strict=True)):
         worst = max(float(np.abs(a - b).max()) for a, b in zip(flat(quantized), flat(integers)))
         floating = layer in ("softmax_inside", "gru", "attention", "layer_norm", "gate") or wiring == "augmented"
@@ -195,13 +216,21 @@ def trial(layer: str, wiring: str, training: str, data: str) -> tuple[str, str]:
             faults.append(f"integers and model differ by {worst:.2g}")
     if not all(np.array_equal(a, b) for a, b in zip(flat(integers), flat(ig.predict(examples)), strict=True)):
         faults.append("two predictions differ")
-    kinds = [[type(part).__name__ for part in (floats, quantized, integers)], [sorted(p) if isinstance(p, dict) else None for p in (floats, quantized, integers)]]
-    if any(len(set(map(str, kind))) > 1 for kind in kinds) or [a.dtype for a in flat(floats)] != [a.dtype for a in flat(integers)]:
+    kinds = [
+        [type(part).__name__ for part in (floats, quantized, integers)],
+        [sorted(p) if isinstance(p, dict) else None for p in (floats, quantized, integers)]
+    ]
+    if (
+        any(len(set(map(str, kind))) > 1 for kind in kinds)
+        or [a.dtype for a in flat(floats)] != [a.dtype for a in flat(integers)]
+    ):
         faults.append(f"structures differ: {kinds}")
     if list(q.output_names) != list(model.output_names):
         faults.append(f"names differ: {q.output_names}")
     near = min(ratio(a, b) for a, b in zip(flat(floats), flat(quantized)))
-    loud = [line for line in q.quantization_report if line.what not in ("quantized", "folded", "shared", "float", "dropped")]
+    loud = [
+        line for line in q.quantization_report if line.what not in ("quantized", "folded", "shared", "float", "dropped")
+    ]
     if near < NEAR and not loud:
         faults.append(f"{near:.1f} dB, and no line")
     report = graffiti.verify(q, ig, examples, ["native"], progress=False)
@@ -217,9 +246,15 @@ def train(model: keras.Model, q: keras.Model, examples: np.ndarray, training: st
     if not q.trainable_variables:
         return [] if not model.trainable_variables else ["nothing is left to train"]
     faults = []
-    if len(q.losses) != len(model.losses) or not np.allclose(sorted(map(float, q.losses)), sorted(map(float, model.losses)), rtol=1e-4):
+    if (
+        len(q.losses) != len(model.losses)
+        or not np.allclose(sorted(map(float, q.losses)), sorted(map(float, model.losses)), rtol=1e-4)
+    ):
         faults.append(f"{len(q.losses)} terms of the loss in place of {len(model.losses)}")
-    frozen = {path(v): v.numpy().copy() for v in q.variables if not v.trainable and v.name in ("kernel", "bias", "gamma", "beta")}
+    frozen = {
+        path(v): v.numpy().copy() for v in q.variables
+        if not v.trainable and v.name in ("kernel", "bias", "gamma", "beta")
+    }
     targets = keras.tree.map_structure(lambda a: np.zeros(a.shape, "float32"), model.predict(examples, verbose=0))
     losses = {name: "mse" for name in targets} if isinstance(targets, dict) else "mse"
     q.compile(graffiti.ALT(steps_per_epoch=3), loss=losses)
@@ -240,21 +275,26 @@ def path(variable) -> str:
 
 PAGE = """# A hundred ordinary situations
 
-Each row is a small network, from the float model to the proof: a layer, a wiring around it, a setting of training, and a form in which the data comes. A row is `equal` where
+Each row is a small network, from the float model to the proof: a layer, a wiring around it, a setting of training,
+and a form in which the data comes. A row is `equal` where
 
 - the integer graph gives the quantized model's integers on every output, in `predict` and in `verify`, twice alike;
 - names, order, nesting and dtypes of the outputs are the float model's;
 - the quantized model is within {near:.0f} dB of the float model, or its report says what was lost;
 - an epoch of retraining leaves alone what is frozen and keeps every term of the loss.
 
-`refused` means one sentence before anything was computed. Anything else would be `WRONG`, and there is none: `python tools/situations.py` exits with 1 then.
+`refused` means one sentence before anything was computed. Anything else would be `WRONG`, and there is none: `python
+tools/situations.py` exits with 1 then.
 
     python tools/situations.py --results=done.jsonl --markdown=graffiti/docs/situations.md --overwrite
 
-The wirings: `straight`, one path; `residual`, a sum with a branch; `joined`, two results of other sizes in one output; `named`, a dict of two outputs; `augmented`, noise and dropout on the way, a softmax
-at the end. Training: `plain`; `frozen`, the layer has `trainable=False`; `regularized`, it has a regularizer and a constraint; `whole_frozen`, the model has `trainable=False`. Data: an `array`, a
-`tf.data.Dataset`, a `dict` by input name, or `bytes`, which is a `uint8` input that the model divides by 255. dB is the quantized model's signal to noise against the float one, of the worst output; `float
-inside` says that a layer stayed in float (an island, or a softmax that is not the last thing), with its reason in the report. graffiti at scheme `int8`, {versions}.
+The wirings: `straight`, one path; `residual`, a sum with a branch; `joined`, two results of other sizes in one
+output; `named`, a dict of two outputs; `augmented`, noise and dropout on the way, a softmax at the end. Training:
+`plain`; `frozen`, the layer has `trainable=False`; `regularized`, it has a regularizer and a constraint;
+`whole_frozen`, the model has `trainable=False`. Data: an `array`, a `tf.data.Dataset`, a `dict` by input name, or
+`bytes`, which is a `uint8` input that the model divides by 255. dB is the quantized model's signal to noise against
+the float one, of the worst output; `float inside` says that a layer stayed in float (an island, or a softmax that is
+not the last thing), with its reason in the report. graffiti at scheme `int8`, {versions}.
 
 """
 

@@ -197,7 +197,7 @@ class _Walk:
             if isinstance(operation, keras.Model) and compat.is_functional(operation):
                 flat = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, Values)]
                 results = self.model(operation.inputs, operation.outputs, flat, progress=False)
-            elif isinstance(operation, WithMask):
+            elif isinstance(operation, WithMask) and len(args[0]) > 1:
                 results = [Masked(operation, *args[0])]
             else:
                 results = self.run(operation, args, kwargs, call.outputs)

@@ -339,6 +339,7 @@ OPS: dict[str, OpRow] = {row.name: row for row in (
         "roles": (),                # what the layer calls its weights: kernel, bias ...
         "state": (),                # what it keeps beside weights: (number of the layer inside, kind, key, constant)
         "call": None,               # how it takes its inputs
+        "turned_ties": (),          # the same of constants that have other axes than the weight: they are two in a built model
         "ties": (),                 # (number of the weight, constant): weights that are a constant which other nodes read, too
         "instance": None,           # the first node of the layer, where this is another call of it
     }, ALL, _explicit, "a Keras layer in float, opaque to the graph", on_reals=True),

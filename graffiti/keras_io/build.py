@@ -52,7 +52,6 @@ class Builder:
         self.exponents: dict[str, keras.KerasTensor] = {}
         self.formats: dict[str, dict[str, Any]] = {}      # value -> attributes of the quantizer whose codes it holds
         self._groups: dict[str, layers.Quantize] = {}
-        self._masked: dict[tuple[int, int], keras.KerasTensor] = {}
         self._taken: set[str] = {compat.layer_name(name) for name in [*graph.inputs, *(node.name for node in graph.nodes)]}
         self.found = clusters.Clusters(graph)
         self.workshop = islands.Workshop(graph)
@@ -141,16 +140,18 @@ class Builder:
                 raise ValueError(f"node {node.name!r} ({node.op}) reads the constant {value!r}, which no Keras layer can hold for it")
         return [self.tensors[value] for value in node.inputs]
 
-    def masked(self, value: str, tensor: keras.KerasTensor, mask: keras.KerasTensor) -> keras.KerasTensor:
-        """A value's tensor with a mask on it, the same one for every reader."""
-        key = (id(tensor), id(mask))
-        if key not in self._masked:
-            self._masked[key] = layers.WithMask(name=self.free_name(f"{value}_masked"), dtype=tensor.dtype)([tensor, mask])
-        return self._masked[key]
+    def masked(self, value: str, tensor: keras.KerasTensor, mask: keras.KerasTensor | None) -> keras.KerasTensor:
+        """A value's tensor with a mask on it, or with none, for one reader: attention takes the mask away."""
+        name = self.free_name(f"{value}_{'unmasked' if mask is None else 'masked'}")
+        return layers.WithMask(name=name, dtype=tensor.dtype)([tensor] if mask is None else [tensor, mask])
 
     def layer(self, node: Node, layer: keras.layers.Layer) -> None:
         """Call a layer on a node's inputs; codes stay codes where the op only moves them."""
         inputs = self.inputs(node)
+        if compat.looks_at_masks(layer) or compat.takes_mask(layer):  # an op has none, whatever hangs on its inputs
+            inputs = [
+                x if compat.mask_of(x) is None else self.masked(value, x, None) for value, x in zip(node.inputs, inputs)
+            ]
         self.tensors[node.output] = layer(inputs if len(inputs) > 1 or ops.OPS[node.op].meets else inputs[0])
         first = node.inputs[0]
         if first in self.exponents and ops.OPS[node.op].keeps_format:
@@ -265,10 +266,23 @@ def _as_taken(node: Node, tensors: list[keras.KerasTensor]) -> list[keras.KerasT
 
 def _island(builder: Builder, node: Node) -> None:
     layer = builder.workshop.layer(node, builder.name(node.attrs.get("instance") or node.name))
-    def hang(index: int, x, mask):
-        return builder.masked(node.inputs[index], x, mask)
+    made: dict[tuple[int, int], keras.KerasTensor] = {}
 
-    args, kwargs = islands.arguments(node, builder.graph, _as_taken(node, [builder.tensors[value] for value in node.inputs]), hang)
+    def hang(index: int, x, mask):
+        key = (id(x), id(mask))
+        if key not in made:
+            made[key] = builder.masked(node.inputs[index], x, mask)
+        return made[key]
+
+    inputs = _as_taken(node, [builder.tensors[value] for value in node.inputs])
+    call = node.attrs.get("call") or {}
+    named = any(name == "mask" or name.endswith("_mask") for name in call.get("kwargs", ()))
+    if isinstance(layer, keras.layers.Layer) and not named and (compat.looks_at_masks(layer) or compat.takes_mask(layer)):
+        hung = {index for index, _ in call.get("masks", ())}
+        inputs = [
+            x if index in hung or compat.mask_of(x) is None else hang(index, x, None) for index, x in enumerate(inputs)
+        ]
+    args, kwargs = islands.arguments(node, builder.graph, inputs, hang)
     result = layer(*args, **kwargs)
     builder.workshop.fill(node)
     for value, tensor in zip(node.outputs, keras.tree.flatten(result), strict=True):

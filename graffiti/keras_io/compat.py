@@ -217,6 +217,23 @@ def calls(inputs: list[keras.KerasTensor], outputs: list[keras.KerasTensor]) -> 
     return ordered
 
 
+def as_run(model: keras.Model, found: list[Call]) -> list[Call]:
+    """Calls in the order in which Keras runs them, where that matters: a layer takes masks off tensors that others read.
+
+    Args:
+        model: that the calls are in.
+        found: what ``calls`` returned.
+    """
+    by_depth = getattr(getattr(model, "_functional", None) or model, "_nodes_by_depth", None)
+    if by_depth is None or not any(takes_masks_away(call.operation) for call in found):
+        return found
+    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    ranks = {id(node.outputs[0]): rank for rank, node in enumerate(nodes)}
+    if any(id(call.outputs[0]) not in ranks for call in found):
+        return found
+    return sorted(found, key=lambda call: ranks[id(call.outputs[0])])
+
+
 # ---- masks ---------------------------------------------------------------------------------------------------------------
 def mask_of(tensor) -> keras.KerasTensor | None:
     """The mask that Keras hung on a symbolic tensor."""
@@ -252,25 +269,48 @@ def mask_arguments(call: Call, mask: Callable[[Any], Any]) -> dict[str, Any]:
 def looks_at_masks(operation) -> bool:
     """Whether a layer may look at the masks that hang on its inputs, and not only at what it is given by name.
 
-    Attention of Keras takes its query's mask from there, whatever ``query_mask`` says, and a user's layer hands its inputs on to layers inside.
+    Attention of Keras takes its query's mask from there, whatever ``query_mask`` says; a maximum, minimum or product of
+    tensors leaves out what is masked; and a user's layer hands its inputs on to layers inside.
     """
-    if isinstance(operation, keras.layers.MultiHeadAttention):
+    if isinstance(operation, _LOOK_AT_MASKS):
         return True
     foreign = isinstance(operation, keras.layers.Layer) and not type(operation).__module__.startswith(("keras.", "graffiti."))
     return foreign and len(sublayers(operation)) > 1
 
 
+_LOOK_AT_MASKS = (
+    keras.layers.MultiHeadAttention, keras.layers.Maximum, keras.layers.Minimum, keras.layers.Multiply,
+)
+
+
+def takes_mask(layer) -> bool:
+    """Whether a layer's call has an argument for a mask, which Keras fills in."""
+    return any(name == "mask" or name.endswith("_mask") for name in inspect.signature(layer.call).parameters)
+
+
+def takes_masks_away(operation) -> bool:
+    """Whether a layer takes the masks off its inputs: whoever reads these after it, in the same run, sees none."""
+    return isinstance(operation, keras.layers.MultiHeadAttention)
+
+
 def output_masks(call: Call, mask: Callable[[Any], Any]) -> list[keras.KerasTensor | None]:
-    """The masks of a call's outputs, by the layer's own rule; the layer stays as it is.
+    """The masks of a call's outputs when the model runs, by the layer's own rule; the layer stays as it is.
+
+    Symbolic tensors say what Keras thought when the model was made; a mask may be gone by the time a layer looks.
 
     Args: as ``mask_arguments``.
     """
     known = [mask_of(tensor) for tensor in call.outputs]
     layer = call.operation
-    if all(part is not None for part in known) or not isinstance(layer, keras.layers.Layer) or not layer.supports_masking:
+    if not isinstance(layer, keras.layers.Layer) or not layer.supports_masking:
         return known
     first = call.args[0] if call.args else next(iter(call.kwargs.values()))
+    if takes_masks_away(layer):
+        return [mask(first), *(None for _ in known[1:])]
     previous = call.kwargs.get("mask")
+    as_known = previous is not None or all(mask_of(x) is mask(x) for x in call.inputs)
+    if as_known and all(part is not None for part in known):
+        return known
     if previous is None:
         previous = keras.tree.map_structure(lambda x: mask(x) if _is_symbolic(x) else None, first)
     makers = {id(x): mask_source for x in call.inputs if (mask_source := getattr(x, "_keras_history", None)) is not None}
@@ -283,6 +323,7 @@ def output_masks(call: Call, mask: Callable[[Any], Any]) -> list[keras.KerasTens
         for operation, count in before:
             del operation._outbound_nodes[count:]
     found += [None] * (len(call.outputs) - len(found))
+    known = known if as_known else [None] * len(known)
     return [own if own is not None else other if _is_symbolic(other) else None for own, other in zip(known, found)]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from graffiti.graph import affine
+from graffiti.graph import affine, border
 from graffiti.graph.functions import FUNCTIONS
 from graffiti.graph.layer_forms import LAYER_FORMS
 from graffiti.graph.ops import OPS
@@ -476,6 +476,17 @@ def _divide(constant, first):
     return None if first or np.any(constant == 0) else (1.0 / constant, 0.0)
 
 
+def _cast(reading, operation) -> None:
+    """An input of bytes as float32 is the same numbers: whoever reads it takes the bytes themselves, which are codes."""
+    before, after = (
+        keras.backend.standardize_dtype(x.dtype) for x in (reading.call.inputs[0], reading.call.outputs[0])
+    )
+    bytes_of_input = before in border.EXACT_INPUTS and reading.x in reading.graph.inputs
+    if after != "float32" or not (before == "float32" or bytes_of_input) or reading.leaves:
+        return reading.island(f"a cast of {before} to {after} has no fixed-point form")
+    reading.emit_result("identity", [reading.x])
+
+
 OPERATION_RULES: dict[str, Rule] = {
     **{name: _elementwise(op, lambda c, first: None) for op, name in _BINARY.items()},
     "Add": _elementwise("add", lambda c, first: (1.0, c)),
@@ -489,7 +500,7 @@ OPERATION_RULES: dict[str, Rule] = {
     "Max": _reduction("global_max_pool"), "Amax": _reduction("global_max_pool"),
     "Reshape": _reshape, "Squeeze": _reshape, "ExpandDims": _reshape, "Transpose": _transpose_operation, "Pad": _pad_operation,
     **OPERATION_MOVES,
-    "Identity": _identity,
+    "Identity": _identity, "Cast": _cast,
 }
 
 

@@ -45,8 +45,9 @@ def read_with_tensors(model: keras.Model, *, keep_float: KeepFloat | None = None
     compat.check_model(model)
     with compat.symbolic(model) as symbolic:
         reader = Reader(model, keep_float)
+        reader.leaving = {id(tensor) for tensor in symbolic.outputs}
         reader.inputs(symbolic)
-        reader.calls(compat.calls(symbolic.inputs, symbolic.outputs), prefix="")
+        reader.calls(compat.as_run(model, compat.calls(symbolic.inputs, symbolic.outputs)), prefix="")
         reader.ties()
         graph = reader.graph
         graph.outputs = [reader.value(tensor) for tensor in symbolic.outputs]
@@ -86,15 +87,17 @@ class Reader:
         self.graph = Graph("fakequant" if quantized else "float", name=model.name)
         self.trainable = bool(model.trainable)
         self.keep_float = keep_float or (lambda name, layer: False)
+        self.leaving: set[int] = set()               # tensors that the model returns
         self.tensors: dict[str, keras.KerasTensor] = {}
         self._values: dict[int, str] = {}
         self._alive: list[Any] = []                  # keeps every tensor seen, so that its id stays its own
         self._constants: dict[Any, str] = {}
         self._activations: dict[tuple[int, int], Any] = {}
         self.shared: dict[int, str] = {}             # variable -> the constant that rules made of it
+        self.turned: set[str] = set()                # those of them that have other axes than the variable
         self.instances: dict[int, str] = {}          # layer in an island -> the first node that it is
         self._call_counts: dict[Any, int] = {}
-        self._masks: dict[int, keras.KerasTensor] = {}
+        self._masks: dict[int, keras.KerasTensor | None] = {}
 
     # ---- walking ------------------------------------------------------------------------------------------------
     def inputs(self, symbolic: compat.Symbolic) -> None:
@@ -130,7 +133,9 @@ class Reader:
             if masks and not hung:
                 self.read_masks(keras.tree.flatten(masks))
                 call = dataclasses.replace(call, kwargs={**call.kwargs, **masks})
-            self._masks.update((id(x), mask) for x, mask in zip(call.outputs, compat.output_masks(call, self.mask)) if mask is not None)
+            self._masks.update((id(x), mask) for x, mask in zip(call.outputs, compat.output_masks(call, self.mask)))
+            if compat.takes_masks_away(operation):
+                self._masks.update((id(x), None) for x in call.inputs)
             reading = Reading(self, call, path, number, prefix, hung)
             if masks or hung:
                 reading.island("it is given a mask, which has no fixed-point form")
@@ -166,25 +171,27 @@ class Reader:
         held = {name: marks[1] for marks, name in self._constants.items() if marks[0] == "island" and len(marks) == 2}
         for node in self.graph.nodes:
             if node.op == "island":
-                ties = [(index, self.shared.get(held.get(name, 0))) for index, name in enumerate(node.attrs["weights"])]
-                if found := tuple((index, name) for index, name in ties if name is not None):
-                    node.attrs["ties"] = found
+                names = [(index, self.shared.get(held.get(name, 0))) for index, name in enumerate(node.attrs["weights"])]
+                ties = [(index, name) for index, name in names if name is not None]
+                for key, turned in (("ties", False), ("turned_ties", True)):
+                    if found := tuple(tie for tie in ties if (tie[1] in self.turned) is turned):
+                        node.attrs[key] = found
 
     def _inline(self, call: compat.Call, prefix: str) -> None:
         with compat.symbolic(call.operation) as inner:
             given = call.first_inputs  # a call may carry masks beside them
             for outside, inside in zip(given, inner.inputs, strict=True):
                 self.bind(inside, self.value(outside), outermost=False)
-            self._masks.update((id(inside), mask) for outside, inside in zip(given, inner.inputs) if (mask := self.mask(outside)) is not None)
-            self.calls(compat.calls(inner.inputs, inner.outputs), prefix)
+            self._masks.update((id(inside), self.mask(outside)) for outside, inside in zip(given, inner.inputs))
+            self.calls(compat.as_run(call.operation, compat.calls(inner.inputs, inner.outputs)), prefix)
             for outside, inside in zip(call.outputs, inner.outputs, strict=True):
                 self.bind(outside, self.value(inside))
-            self._masks.update((id(outside), mask) for outside, inside in zip(call.outputs, inner.outputs) if (mask := self.mask(inside)) is not None)
+            self._masks.update((id(outside), self.mask(inside)) for outside, inside in zip(call.outputs, inner.outputs))
+            self._masks.update((id(outside), self.mask(inside)) for outside, inside in zip(given, inner.inputs))
 
     def mask(self, tensor) -> keras.KerasTensor | None:
-        """The mask that Keras would see on a tensor: its own, or the one that came to it through nested models."""
-        found = self._masks.get(id(tensor))
-        return compat.mask_of(tensor) if found is None else found
+        """The mask that layers see on a tensor by now when the model runs: what hangs there, and nobody took away."""
+        return self._masks[id(tensor)] if id(tensor) in self._masks else compat.mask_of(tensor)
 
     def read_masks(self, masks: Sequence[keras.KerasTensor | None]) -> list[str | None]:
         """The values of masks; what computes them is read where nothing needed it before."""
@@ -263,6 +270,11 @@ class Reading:
         self.name = self.graph.unique(path if number == 0 else f"{path}_call{number}")
 
     @property
+    def leaves(self) -> bool:
+        """Whether an output of the call is one of the model's."""
+        return any(id(x) in self.reader.leaving for x in self.call.outputs)
+
+    @property
     def x(self) -> str:
         """The first input's value."""
         return self.reader.value(self.call.inputs[0])
@@ -296,6 +308,10 @@ class Reading:
         if trainable is None:
             trainable = bool(getattr(variable, "trainable", True) and self.call.operation.trainable)
         reshaped = array is not None and tuple(np.shape(array)) != tuple(variable.shape)
+        if isinstance(variable, keras.Variable):
+            self.reader.shared[id(variable)] = value
+            if array is not None and not np.array_equal(array, variable):
+                self.reader.turned.add(value)
         settings = training.settings(variable, trainable=trainable and self.reader.trainable, path=self.path, reshaped=reshaped)
         if settings:
             self.graph.training[value] = settings

@@ -94,6 +94,17 @@ def take_over(quantized: keras.Model, model: keras.Model) -> list[tuple[str, str
     return [(model.name, f"{own}: the quantized model trains by it too")]
 
 
+def hand_on(copy: keras.Model, model: keras.Model) -> None:
+    """Give a copy of a model what its class's own ``train_step`` ... reads; a warning where that cannot be."""
+    try:
+        own_training.hand_on(copy, model)
+    except own_training.CannotTakeOver as error:
+        own = f"{' and '.join(own_training.methods(type(model)))} of {type(model).__name__}"
+        warnings.warn(
+            f"{own} stays with the model {model.name!r}, because {error}; set on the returned model what it reads", stacklevel=4
+        )
+
+
 def lost(model: keras.Model) -> list[tuple[str, str]]:
     """What a quantized model does not take over from how a model computes: ``(layer, sentence)``."""
     found = []
@@ -108,9 +119,11 @@ def untied(graph: Graph) -> list[tuple[str, str]]:
     """Weights that a float layer shares with a layer in fixed point, and that are two in the quantized model: ``(layer, sentence)``."""
     found = []
     for node in graph.nodes:
-        for index, name in ops.attr(node, "ties") if node.op == "island" else ():
+        ties = (*ops.attr(node, "turned_ties"), *ops.attr(node, "ties")) if node.op == "island" else ()
+        for number, (index, name) in enumerate(ties):
             own = node.attrs["weights"][index]
-            if name not in graph.constants or graph.constants[name].shape != graph.constants[own].shape:
+            turned = number < len(ops.attr(node, "turned_ties"))
+            if turned or name not in graph.constants or graph.constants[name].shape != graph.constants[own].shape:
                 found.append((node.name, f"its weight {own!r} is {name!r} too, which has other axes in the quantized model: the two begin equal, and retraining moves each by itself"))
     return found
 

@@ -49,7 +49,7 @@ class Output(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="graffiti")
 class WithMask(keras.layers.Layer):
-    """``[x, mask]`` → ``x`` with the mask on it, for a float layer that looks for its mask there."""
+    """``[x, mask]`` → ``x`` with the mask on it, for a float layer that looks for its mask there; ``[x]``: without any."""
 
     def __init__(self, **kwargs) -> None:
         super().__init__(**kwargs)
@@ -60,8 +60,8 @@ class WithMask(keras.layers.Layer):
         return tf.identity(inputs[0])
 
     def compute_mask(self, inputs, previous_mask=None):
-        """The second input."""
-        return inputs[1]
+        """The second input, if there is one."""
+        return inputs[1] if len(inputs) > 1 else None
 
     def compute_output_spec(self, inputs):
         """Shape and dtype of ``x``."""
@@ -110,9 +110,8 @@ class QuantizedModel(keras.Model):
                 tie(self.get_layer(name), number, getattr(layer, role))
 
     def get_config(self) -> dict[str, Any]:
-        """That of a functional model, the report, and whose class trains it where that is a user's (``own_training``)."""
-        by = getattr(type(self), "trained_by", None)
-        by = {} if by is None else {"trained_by": own_training.config(*by)}
+        """That of a functional model, the report, and whose class trains it where that is a user's."""
+        by = {"trained_by": own_training.config(self)} if hasattr(self, "trained_by") else {}
         return {**super().get_config(), "quantization_report": self.quantization_report.to_config(), **by}
 
     @classmethod

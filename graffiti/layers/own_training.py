@@ -1,7 +1,9 @@
-"""A quantized model that trains as its user's own class does: ``train_step``, losses and metrics of a subclass of ``keras.Model``.
+"""A quantized model that trains as its user's own class does: ``train_step``, losses and metrics of a subclass of
+``keras.Model``.
 
-The methods are taken over into a class of their own, each level of the user's classes one class, so that ``super()`` in them means
-what it meant. What they read from ``self`` beside what every ``keras.Model`` has is copied. Nothing of it plays a part at inference.
+The methods are taken over into a class of their own, each level of the user's classes one class, so that ``super()`` in
+them means what it meant. What they read from ``self`` beside what every ``keras.Model`` has is copied. Nothing of it
+plays a part at inference.
 """
 
 from __future__ import annotations
@@ -36,29 +38,51 @@ def take_over(model: keras.Model, original: keras.Model) -> None:
     Raises:
         CannotTakeOver: where the methods use layers of the float model by attribute; nothing is changed then.
     """
-    kind = type(original)
-    names = _read(kind, type(model))
+    state = _state(model, original, type(model))
+    model.__class__ = derived(type(model), type(original), state)
+    _give(model, state)
+
+
+def hand_on(copy: keras.Model, original: keras.Model) -> None:
+    """Give a copy of a model, which is of the same class, what the class's methods for training read.
+
+    Args:
+        copy: made anew from the layers; it lacks what users set on the model.
+        original: it stays as it is.
+
+    Raises:
+        CannotTakeOver: where they read layers of the original, or where the copy is of another class; nothing is changed then.
+    """
+    if methods(type(original)) and type(copy) is not type(original):
+        raise CannotTakeOver(f"its class does not take inputs and outputs as keras.Model does (the copy is a {type(copy).__name__})")
+    _give(copy, _state(copy, original, keras.Model))
+
+
+def _state(model: keras.Model, original: keras.Model, base: type) -> dict[str, Any]:
+    """What the methods read of the original and the model has not."""
+    names = _read(type(original), base)
     state = {
-        name: value for name, value in vars(original).items()
-        if name in names and name not in vars(model) and not hasattr(type(model), name) and not isinstance(value, keras.optimizers.Optimizer)
+        name: value
+        for name, value in vars(original).items()
+        if name in names and name not in vars(model) and not hasattr(base, name)
+        and not isinstance(value, keras.optimizers.Optimizer)
     }
     for name, value in state.items():
         if any(isinstance(part, keras.layers.Layer) for part in keras.tree.flatten(value)):
             raise CannotTakeOver(f"it uses {name!r}, a layer of the float model")
-    model.__class__ = derived(type(model), kind, state)
-    _give(model, state)
+    return state
 
 
-def derived(base: type, kind: type, state: dict[str, Any]) -> type:
+def derived(base: type, kind: type | str, state: dict[str, Any]) -> type:
     """``QuantizedModel`` with the training of a user's class.
 
     Args:
         base: ``QuantizedModel``.
-        kind: the user's class.
+        kind: the user's class, or its name where it is not known here: then only what it keeps.
         state: attributes that its methods read; every model of the class gets copies.
     """
     result = base
-    for level in reversed(_levels(kind)):
+    for level in reversed([] if isinstance(kind, str) else _levels(kind)):
         cell = types.CellType()
         taken = {
             name: _rebound(member, cell, {}) for name, member in vars(level).items()
@@ -82,22 +106,31 @@ def derived(base: type, kind: type, state: dict[str, Any]) -> type:
     return Trained
 
 
-def config(kind: type, state: dict[str, Any]) -> dict[str, Any]:
-    """What a file holds: the name of the user's class, and those attributes that are plain values, variables or objects of Keras."""
-    found: dict[str, Any] = {"class": keras.saving.get_registered_name(kind), "attributes": {}, "variables": {}, "left_out": []}
-    for name, value in state.items():
+def config(model: keras.Model) -> dict[str, Any]:
+    """What a file holds of a model of a derived class: the name of the user's class, and those attributes that are plain
+    values, variables or objects of Keras.
+    """
+    kind, state = model.trained_by
+    called = kind if isinstance(kind, str) else keras.saving.get_registered_name(kind)
+    found: dict[str, Any] = {"class": called, "attributes": {}, "variables": {}, "left_out": []}
+    for name, value in ((name, getattr(model, name, value)) for name, value in state.items()):
         if isinstance(value, keras.Variable):
-            found["variables"][name] = {"shape": list(value.shape), "dtype": str(value.dtype), "trainable": bool(value.trainable), "name": value.name}
+            found["variables"][name] = {
+                "shape": list(value.shape), "dtype": str(value.dtype), "trainable": bool(value.trainable),
+                "name": value.name
+            }
             continue
         try:
-            found["attributes"][name] = json.loads(json.dumps(value if _is_plain(value) else {"object": _serialized(value)}))
+            found["attributes"][name] = json.loads(
+                json.dumps(value if _is_plain(value) else {"object": _serialized(value)})
+            )
         except Exception:  # a function, a user's object: a file holds no code
             found["left_out"].append(name)
     return found
 
 
 def restored(base: Any, given: dict[str, Any]) -> Any:
-    """The class that ``config`` tells of, or ``base``, with a warning, where the user's class is not known here.
+    """The class that ``config`` tells of; one that trains plainly, with a warning, where the user's is not known here.
 
     Args:
         base: ``QuantizedModel``.
@@ -106,22 +139,33 @@ def restored(base: Any, given: dict[str, Any]) -> Any:
     kind = keras.saving.get_registered_object(given["class"])
     if kind is None:
         warnings.warn(
-            f"this model was trained by methods of the class {given['class']!r}, which is not registered here; it predicts as it did and trains as any keras.Model does "
+            f"this model was trained by methods of the class {given['class']!r}, which is not registered here; it "
+            "predicts as it did and trains as any keras.Model does "
             "(keras.saving.register_keras_serializable, and import the class before loading)", stacklevel=3,
         )
-        return base
-    if given["left_out"]:
-        warnings.warn(f"{given['class']!r} reads {', '.join(map(repr, given['left_out']))} in training, which a file does not hold; set it on the loaded model before fit", stacklevel=3)
-    state: dict[str, Any] = {name: keras.Variable(keras.ops.zeros(v["shape"], v["dtype"]), trainable=v["trainable"], name=v["name"]) for name, v in given["variables"].items()}
-    for name, value in given["attributes"].items():
-        state[name] = keras.saving.deserialize_keras_object(value["object"]) if isinstance(value, dict) and set(value) == {"object"} else value
-    return derived(base, kind, state)
+    elif given["left_out"]:
+        warnings.warn(
+            f"{given['class']!r} reads {', '.join(map(repr, given['left_out']))} in training, which a file does not "
+            "hold; set it on the loaded model before fit",
+            stacklevel=3
+        )
+    state: dict[str, Any] = {
+        name: keras.Variable(keras.ops.zeros(v["shape"], v["dtype"]), trainable=v["trainable"], name=v["name"])
+        for name, v in given["variables"].items()
+    }
+    for name, value in given["attributes"].items() if kind is not None else ():
+        is_object = isinstance(value, dict) and set(value) == {"object"}
+        state[name] = keras.saving.deserialize_keras_object(value["object"]) if is_object else value
+    return derived(base, given["class"] if kind is None else kind, state)
 
 
-# ---- classes and functions -------------------------------------------------------------------------------------------------
+# ---- classes and functions -------------------------------------------------------------------------------------------
 def _levels(kind: type) -> list[type]:
     """The user's classes that a model's class is made of, nearest first."""
-    return [level for level in kind.__mro__ if level is not object and not level.__module__.startswith(("keras.", "graffiti.", "tensorflow."))]
+    return [
+        level for level in kind.__mro__
+        if level is not object and not level.__module__.startswith(("keras.", "graffiti.", "tensorflow."))
+    ]
 
 
 def _read(kind: type, base: type) -> set[str]:
@@ -130,7 +174,10 @@ def _read(kind: type, base: type) -> set[str]:
     queue: list[str] = list(METHODS)
     while queue:
         name = queue.pop()
-        members = [vars(level)[name] for level in _levels(kind) if name in vars(level)] if name in METHODS or not hasattr(base, name) else []
+        members = (
+            [vars(level)[name] for level in _levels(kind) if name in vars(level)]
+            if name in METHODS or not hasattr(base, name) else []
+        )
         for function in (function for member in members for function in _functions(member)):
             new = {word for code in _codes(function.__code__) for word in code.co_names} - found
             found |= new
@@ -141,7 +188,8 @@ def _read(kind: type, base: type) -> set[str]:
 def _functions(member) -> list[types.FunctionType]:
     if isinstance(member, property):
         return [function for function in (member.fget, member.fset) if isinstance(function, types.FunctionType)]
-    function = getattr(member, "python_function", getattr(member, "__func__", member))  # of a tf.function; of a static or class method
+    # of a tf.function; of a static or class method
+    function = getattr(member, "python_function", getattr(member, "__func__", member))
     if not isinstance(function, types.FunctionType):
         return []
     inner = [cell.cell_contents for cell in function.__closure__ or () if _is_set(cell)]
@@ -158,7 +206,9 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
 def _rebound(member, cell: types.CellType, memo: dict[int, Any]):
     """A member of a class for another class: its functions' ``super()`` goes by ``cell``."""
     if isinstance(member, property):
-        get, put, drop = (None if part is None else _rebound(part, cell, memo) for part in (member.fget, member.fset, member.fdel))
+        get, put, drop = (
+            None if part is None else _rebound(part, cell, memo) for part in (member.fget, member.fset, member.fdel)
+        )
         return property(get, put, drop, member.__doc__)
     if isinstance(member, (staticmethod, classmethod)):
         return type(member)(_rebound(member.__func__, cell, memo))
@@ -168,10 +218,13 @@ def _rebound(member, cell: types.CellType, memo: dict[int, Any]):
     if id(function) in memo or function.__closure__ is None:
         return memo.get(id(function), function)
     cells = [
-        cell if variable == "__class__" else types.CellType() if _is_set(old) and isinstance(old.cell_contents, types.FunctionType) else old
+        cell if variable == "__class__" else types.CellType()
+        if _is_set(old) and isinstance(old.cell_contents, types.FunctionType) else old
         for variable, old in zip(function.__code__.co_freevars, function.__closure__)
     ]
-    new = memo[id(function)] = types.FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(cells))
+    new = memo[id(function)] = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(cells)
+    )
     new.__kwdefaults__, new.__doc__, new.__dict__ = function.__kwdefaults__, function.__doc__, dict(function.__dict__)
     for old, made in zip(function.__closure__, cells):
         if made is not cell and made is not old:
@@ -186,11 +239,13 @@ def _is_set(cell: types.CellType) -> bool:
         return False
 
 
-# ---- what the methods read ---------------------------------------------------------------------------------------------------
+# ---- what the methods read -------------------------------------------------------------------------------------------
 def _give(model: keras.Model, state: dict[str, Any]) -> None:
     for name, value in state.items():
         if isinstance(value, keras.Variable):
-            copy = model.add_weight(shape=value.shape, dtype=value.dtype, initializer="zeros", trainable=value.trainable, name=value.name)
+            copy = model.add_weight(
+                shape=value.shape, dtype=value.dtype, initializer="zeros", trainable=value.trainable, name=value.name
+            )
             copy.assign(value)
         else:
             copy = keras.tree.map_structure(_copied, value)

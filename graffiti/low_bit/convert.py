@@ -10,7 +10,7 @@ import keras
 from graffiti import checks, schemes
 from graffiti.calibration import data as calibration_data
 from graffiti.config import Rule
-from graffiti.keras_io import compat
+from graffiti.keras_io import compat, training
 from graffiti.low_bit import engine as engines
 from graffiti.low_bit import model as models
 from graffiti.low_bit import statistics
@@ -254,6 +254,7 @@ def rebuild(
         copy.build(model.input_shape)
     for old, new in pairs:
         _copy_weights(old, new)
+    training.hand_on(copy, model)
     return copy
 
 

@@ -78,6 +78,11 @@ def _attention(t, kind=L.MultiHeadAttention, **call):
     return L.LayerNormalization()(t + kind(2, 3, name="attention", use_bias=False)(t, t, **call))
 
 
+def _inside(t):
+    inner = _inner(lambda i: L.MultiHeadAttention(2, 3, name="attention")(i, i))
+    return _out(_attention(L.Add()([t, inner(t)])))
+
+
 def _crossed(t):
     other = L.Dense(6, name="other")(keras.ops.ones_like(t))
     return _out(L.MultiHeadAttention(2, 3, name="attention")(other, t))
@@ -102,6 +107,12 @@ WIRINGS = {  # -> the model, its data, whether its output has a mask
     "attention of a user's": (lambda: _embedded(lambda t: _out(_attention(L.Dense(6, name="d")(t), Attention))), IDS, False),
     "attention of two": (lambda: _embedded(_crossed), IDS, False),
     "attention twice": (lambda: _embedded(lambda t: L.GlobalAveragePooling1D()(_attention(L.Add()([t, L.MultiHeadAttention(2, 3)(t, t)])))), IDS, False),
+    "attention twice on one": (lambda: _embedded(lambda t: _out(L.Concatenate()([L.MultiHeadAttention(2, 3)(t, t), _attention(t)]))), IDS, False),
+    "attention, then a mean": (lambda: _embedded(lambda t: _out(L.GlobalAveragePooling1D()(L.Add()([t, L.MultiHeadAttention(2, 3)(t, t)])))), IDS, False),
+    "attention in a model inside": (lambda: _embedded(_inside), IDS, False),
+    "maximum": (lambda: _embedded(lambda t: _out(L.Maximum()([t, L.Dense(6, name="d")(t)]))), IDS, True),
+    "minimum": (lambda: _embedded(lambda t: _out(L.Minimum()([t, L.Dense(6, name="d")(t)]))), IDS, True),
+    "product": (lambda: _embedded(lambda t: _out(L.Multiply()([t, L.Dense(6, name="d")(t)]))), IDS, True),
     "a block with attention": (lambda: _embedded(lambda t: _out(Block(name="block")(L.Dense(6, name="d")(t)))), IDS, False),
     "a block that takes a mask": (lambda: _embedded(lambda t: _out(MaskedBlock(name="block")(L.Dense(6, name="d")(t)))), IDS, False),
     "grouped attention": (lambda: _embedded(lambda t: _out(L.GroupQueryAttention(3, 2, 1)(L.Dense(6, name="d")(t), t))), IDS, True),

@@ -370,3 +370,37 @@ def test_random_bits_follow_from_the_seed_and_the_path_alone():
     assert len(set(whole.values())) == len(whole) == 21, "two tensors of one seed"
     assert 0 < len(part) < len(whole) and part == {path: whole[path] for path in part}
     assert set(other) == set(whole) and all(other[path] != seed for path, seed in whole.items())
+
+
+class OwnStep(keras.Model):
+    """A user's class that trains by itself."""
+
+    def train_step(self, data):
+        self.steps.assign_add(1.0)
+        logs = super().train_step(data)
+        return {**logs, "weighted": logs["loss"] * self.factor}
+
+
+class OwnInit(OwnStep):
+    """One that Keras cannot make again from inputs and outputs."""
+
+    def __init__(self, inputs, width):
+        super().__init__(inputs, keras.layers.Dense(width)(inputs))
+
+
+def test_a_train_step_of_the_user_has_what_it_reads():
+    inputs, x = keras.Input((6,)), np.random.default_rng(0).standard_normal((16, 6)).astype(np.float32)
+    model = OwnStep(inputs, keras.layers.Dense(3)(keras.layers.Dense(8, activation="relu")(inputs)))
+    model.factor, model.steps = 2.0, model.add_weight(shape=(), initializer="zeros", trainable=False, name="steps")
+    t = graffiti.quantize_training(model, "adaptive_precision")
+    t.compile("sgd", "mse")
+    logs = t.train_on_batch(x, np.zeros((16, 3)), return_dict=True)
+    assert logs["weighted"] == pytest.approx(2 * logs["loss"]) and float(t.steps) == 1 and float(model.steps) == 0
+    plain = graffiti.strip(t)
+    plain.compile("sgd", "mse")
+    assert "weighted" in plain.train_on_batch(x, np.zeros((16, 3)), return_dict=True)
+
+
+def test_a_train_step_that_cannot_go_along_is_said():
+    with pytest.warns(UserWarning, match="train_step of OwnInit stays with the model .*, because its class does not take inputs and outputs"):
+        graffiti.quantize_training(OwnInit(keras.Input((6,)), 3), "adaptive_precision")

@@ -7,7 +7,7 @@ import numpy as np
 from graffiti.graph import affine, border
 from graffiti.graph.ir import Graph
 from graffiti.graph.ops import attr
-from graffiti.graph.passes import Pass, PassResult
+from graffiti.graph.passes import Note, Pass, PassResult
 from graffiti.numerics import fold
 
 
@@ -27,13 +27,17 @@ class BatchNormAtBorder(Pass):
     def run(self, graph: Graph) -> PassResult:
         graph = graph.copy()
         found = [node for node in border.nodes(graph) if node.op == "batch_norm"]
+        notes: list[Note] = []
         for node in found:
-            gamma, beta, mean, variance = (graph.constants[value] for value in node.inputs[1:])
+            parameters = node.inputs[1:]
+            gamma, beta, mean, variance = (graph.constants[value] for value in parameters)
             epsilon, channels = attr(node, "epsilon"), graph.shape(node.output)[-1]
             scale = fold.fold_kernel(np.ones_like(gamma), gamma, variance, epsilon, -1)
             offset = fold.fold_bias(np.zeros_like(beta), gamma, beta, mean, variance, epsilon)
             node.op, node.inputs = "rescaling", node.inputs[:1]
             node.attrs = affine.attributes_of(graph, node.name, scale, offset, channels)
+            if any("regularizer" in graph.training.get(value, {}) for value in parameters):
+                notes.append(Note(node.name, "its regularizers are left out of the loss, since its numbers are no longer trained", "training"))
         if found:
             graph.prune()
-        return PassResult(graph, bool(found))
+        return PassResult(graph, bool(found), tuple(notes))
