@@ -37,12 +37,14 @@ def quantize(
 
     Args:
         model: a built Sequential, Functional or traceable model. It is not changed.
-        scheme: a preset's name (``graffiti.schemes.names()``) or a ``Scheme``; by default the target's, and ``int8`` without one.
+        scheme: a preset's name (``graffiti.schemes.names()``) or a ``Scheme``; by default the target's, and ``int8``
+            without one.
         calibration: what the model takes: an array, a dict or list of arrays, a ``tf.data.Dataset`` or
             ``keras.utils.PyDataset`` or generator of batches (labels are ignored). 50 to 500 typical examples.
-        rules: exceptions to the scheme for single layers, first match wins; ``Rule(match, None)`` keeps a layer in float.
-        target: what the network is for: a profile's name (``graffiti.targets.names()``), the path of a YAML or JSON file, or a
-            ``TargetProfile``. The scheme and the rules are held against it before anything is calibrated.
+        rules: exceptions to the scheme for single layers, first match wins; ``Rule(match, None)`` keeps a layer in
+            float.
+        target: what the network is for: a profile's name (``graffiti.targets.names()``), the path of a YAML or JSON
+            file, or a ``TargetProfile``. The scheme and the rules are held against it before anything is calibrated.
         steps: how many batches of ``calibration`` to use; all of them by default.
         progress: show a bar where calibration takes longer than two seconds.
 
@@ -53,8 +55,8 @@ def quantize(
     Raises:
         ValueError: for a model that is not built or quantized already, no calibration data, NaN or Inf in data or
             weights, wrong shapes, a rule that matches nothing. Nothing is changed in any of these cases.
-        TargetError: where the target cannot hold what the scheme and the rules make of the model; lists every layer and what
-            would fix it.
+        TargetError: where the target cannot hold what the scheme and the rules make of the model; lists every layer and
+            what would fix it.
         TypeError: where ``model`` is not a Keras 3 model.
 
     Example:
@@ -72,7 +74,10 @@ def quantize(
         raise ValueError(f"model {model.name!r} is quantized already; quantize the float model it came from")
     examples = calibration_data.read(calibration, compat.ends(model, graph), steps)
     dropped = layers.dropped(graph)
-    idle = [ReportLine(node.name, "dropped", node.attrs["reason"]) for node in graph.nodes if node.op == "identity" and node.attrs.get("reason")]
+    idle = [
+        ReportLine(node.name, "dropped", node.attrs["reason"]) for node in graph.nodes
+        if node.op == "identity" and node.attrs.get("reason")
+    ]
     notes: list[Note] = []
     graph = pipelines.prepare(graph, training=True, notes=notes)
     unsigned = border.nonnegative(graph, examples)
@@ -81,7 +86,10 @@ def quantize(
         check_target(pipelines.sketch(graph), profile, values=False)
     quantized = build(graph)
     lines += [ReportLine(note.node, note.what, note.why) for note in notes if note.what]
-    lines += [ReportLine(layer, "training", why) for layer, why in (*training.take_over(quantized, model), *training.lost(model), *training.untied(graph))]
+    lines += [
+        ReportLine(layer, "training", why)
+        for layer, why in (*training.take_over(quantized, model), *training.lost(model), *training.untied(graph))
+    ]
     lines = [*idle, *lines, *_calibrate(quantized, examples, progress=progress)]
     quantized.quantization_report = QuantizationReport(lines)
     return quantized
@@ -125,7 +133,8 @@ def to_integer(q: keras.Model, *, target: str | os.PathLike | TargetProfile | No
 
     Args:
         q: a model made by ``quantize``, retrained or not; it is not changed.
-        target: a target profile, as in ``quantize``: accumulators are proven for its width, and shifts and all else held against it.
+        target: a target profile, as in ``quantize``: accumulators are proven for its width, and shifts and all else
+            held against it.
 
     Returns:
         An ``IntegerGraph`` whose every tensor equals the Keras model's, bit for bit, on any input.
@@ -141,6 +150,7 @@ def to_integer(q: keras.Model, *, target: str | os.PathLike | TargetProfile | No
         raise ValueError(f"model {q.name!r} is not quantized; call graffiti.quantize(model, ...) first")
     if target is None:
         return IntegerGraph(pipelines.lower(graph))
-    integer = pipelines.lower(graph, sum_bits=None)  # the target's check proves the width that it has, and lists all layers
+    # the target's check proves the width that it has, and lists all layers
+    integer = pipelines.lower(graph, sum_bits=None)
     check_target(integer, targets.get(target))
     return IntegerGraph(integer)

@@ -22,7 +22,9 @@ def columns(count: int = 400, seed: int = 0) -> np.ndarray:
     """Raw sensor columns: from 1 to 100,000, some far from zero with small changes."""
     rng = np.random.default_rng(seed)
     size = np.float32([1, 5, 40, 300, 2000, 30000, 1e5, 1e5])
-    return (size * (1 + np.float32([1, 0.3, 1, 0.5, 1, 0.1, 0.01, 1]) * rng.standard_normal((count, 8)))).astype(np.float32)
+    return (
+        size * (1 + np.float32([1, 0.3, 1, 0.5, 1, 0.1, 0.01, 1]) * rng.standard_normal((count, 8)))
+    ).astype(np.float32)
 
 
 def labels(x: np.ndarray) -> np.ndarray:
@@ -79,7 +81,10 @@ def test_all_spellings(wiring):
     inputs = keras.Input((8,))
     model = keras.Model(inputs, L.Dense(3)(L.Flatten()(wiring(inputs, x))))
     q, ig = proven(model, x)
-    assert "rescaling" in {node.op for node in ig.graph.nodes} and "depthwise_conv" not in {node.op for node in ig.graph.nodes}
+    assert (
+        "rescaling" in {node.op for node in ig.graph.nodes}
+        and "depthwise_conv" not in {node.op for node in ig.graph.nodes}
+    )
     assert sqnr(model.predict(x, verbose=0), q.predict(x, verbose=0)) > 28
 
 
@@ -200,7 +205,7 @@ def test_a_rule_for_the_layer_holds_for_its_quantizer():
         assert graffiti.to_integer(q).graph.format("norm_q").bits == 12
 
 
-# ---- outputs ----------------------------------------------------------------------------------------------------------------
+# ---- outputs ---------------------------------------------------------------------------------------------------------
 def heads(inputs):
     """Boxes in pixels and scores: 640 beside 1."""
     t = L.Conv2D(8, 3, activation="relu")(inputs)
@@ -214,7 +219,12 @@ IMAGES = np.random.default_rng(0).standard_normal((12, 12, 12, 3)).astype("float
     lambda box, score: L.Concatenate(name="join")([box, score]),
     lambda box, score: L.Reshape((-1, 7))(L.Concatenate(name="join")([box, score])),
     lambda box, score: L.Concatenate(axis=1, name="join")([L.Flatten()(box), L.Flatten()(score)]),
-    lambda box, score: L.Concatenate(axis=1)([L.Reshape((-1, 7))(L.Concatenate(name="join")([box, score])), L.Reshape((-1, 7))(L.Concatenate()([score, box]))]),
+    lambda box, score: L.Concatenate(axis=1)(
+        [
+            L.Reshape((-1, 7))(L.Concatenate(name="join")([box, score])),
+            L.Reshape((-1, 7))(L.Concatenate()([score, box]))
+        ]
+    ),
 ], ids=["last axis", "reshaped", "flat", "nested"])
 def test_columns_of_an_output_keep_their_own_scales(joined):
     inputs = keras.Input((12, 12, 3))
@@ -231,7 +241,10 @@ def test_columns_of_an_output_keep_their_own_scales(joined):
 def test_a_join_inside_the_network_says_what_it_loses():
     inputs = keras.Input((12, 12, 3))
     _, box, score = heads(inputs)
-    q = graffiti.quantize(keras.Model(inputs, L.Conv2D(2, 1)(L.Concatenate(name="join")([box, score]))), calibration=IMAGES, progress=False)
+    q = graffiti.quantize(
+        keras.Model(inputs, L.Conv2D(2, 1)(L.Concatenate(name="join")([box, score]))), calibration=IMAGES,
+        progress=False
+    )
     (line,) = q.quantization_report.of("warning")
     assert line.layer == "join" and "of 256 levels" in line.why and "bits apart" in line.why and "Rule" in line.why
     again = graffiti.calibrate(q, IMAGES)

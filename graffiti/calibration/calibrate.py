@@ -42,8 +42,9 @@ def threshold_of(quantizer: Quantizer, values: np.ndarray | Flat, method: str | 
         method: a name of ``methods.METHODS``.
 
     Returns:
-        float64 ``()`` or ``(channels,)``. Zero exactly where all values are zero. No other channel is below ``2**-12`` of the
-        largest: its products could not be seen beside the others', but at so fine a scale its bias would leave 32 bits.
+        float64 ``()`` or ``(channels,)``. Zero exactly where all values are zero. No other channel is below ``2**-12``
+        of the largest: its products could not be seen beside the others', but at so fine a scale its bias would leave
+        32 bits.
 
     Raises:
         ValueError: where there are no values, or a value is NaN or Inf.
@@ -53,9 +54,14 @@ def threshold_of(quantizer: Quantizer, values: np.ndarray | Flat, method: str | 
         values = np.asarray(values, np.float32)
     if not values.size:
         raise ValueError(f"quantizer {quantizer.path!r} sees no values; pass calibration data")
-    rows = [values] if isinstance(values, Flat) else [np.ascontiguousarray(row) for row in channel_view(values, quantizer.channel_axis)]
+    rows = (
+        [values] if isinstance(values, Flat)
+        else [np.ascontiguousarray(row) for row in channel_view(values, quantizer.channel_axis)]
+    )
     if not all(np.isfinite(methods.maximum(row)) for row in rows):
-        raise ValueError(f"quantizer {quantizer.path!r} sees NaN or Inf; check the calibration data and the weights in front of it")
+        raise ValueError(
+            f"quantizer {quantizer.path!r} sees NaN or Inf; check the calibration data and the weights in front of it"
+        )
     if not quantizer.signed:  # what it cannot show has no say
         rows = [row.clipped() if isinstance(row, Flat) else np.maximum(row, 0) for row in rows]
     range_of: dict[str, Any] = dict(
@@ -91,12 +97,17 @@ def lost_branches(layer: Quantize, ranges: dict[str, tuple[float, float]]) -> Re
         codes = np.clip(np.rint(np.asarray([low, high]) / np.max(format.scale)), format.qmin, format.qmax)
         levels = int(codes[1] - codes[0]) + 1
         if 0 < magnitudes[node] * FEW_LEVELS <= largest and levels < FEW_LEVELS:
-            lost.append(f"{node!r} keeps {levels} of {2**quantizer.bits} levels ({math.log2(largest / magnitudes[node]):.0f} bits apart)")
+            lost.append(
+                f"{node!r} keeps {levels} of {2**quantizer.bits} levels ({math.log2(largest / magnitudes[node]):.0f} "
+                "bits apart)"
+            )
     if not lost:
         return None
     meeting = (layer.group or layer.name).removesuffix("_inputs")
     return ReportLine(
-        meeting, "warning", f"its branches share one scale, and {', '.join(lost)}; give {meeting!r} more bits or leave it in float by a Rule, or "
+        meeting, "warning",
+        f"its branches share one scale, and {', '.join(lost)}; give {meeting!r} more bits or leave it in float by a "
+        "Rule, or "
         "scale the branches alike in the model")
 
 
@@ -136,7 +147,10 @@ class _Walk:
             raise ValueError(f"cannot calibrate layer {layer!r}: {error}") from error
         quantizer.set_threshold(thresholds)
         zeros = int(np.count_nonzero(thresholds == 0))
-        where = "constant zero in calibration" if thresholds.ndim == 0 else f"{zeros} of {thresholds.size} channels are constant zero"
+        where = (
+            "constant zero in calibration" if thresholds.ndim == 0
+            else f"{zeros} of {thresholds.size} channels are constant zero"
+        )
         self.lines[id(quantizer)] = ReportLine(
             layer, "frozen", f"{quantizer.role}: {where}; threshold frozen at 2**{ZERO_LOG2_THRESHOLD:.0f}"
         ) if zeros else None
@@ -148,7 +162,10 @@ class _Walk:
     def branch(self, layer: Any, node: str | None, values: Values, *, more: bool) -> None:
         """Note the range of one of several values that share a threshold; the last one closes the books."""
         seen = self.ranges.setdefault(id(layer), {})
-        ends = [(float(np.min(chunk)), float(np.max(chunk))) for chunk in values.chunks() if chunk.size] if more or seen else []
+        ends = (
+            [(float(np.min(chunk)), float(np.max(chunk))) for chunk in values.chunks() if chunk.size] if more or seen
+            else []
+        )
         if ends:
             seen[node or f"call {len(seen)}"] = min(low for low, _ in ends), max(high for _, high in ends)
         if not more and isinstance(layer, Quantize) and not isinstance(layer.quantizer, Identity):
@@ -156,7 +173,9 @@ class _Walk:
             self.lost += [line] if line is not None else []
 
     def has_batch(self, tensor: keras.KerasTensor) -> bool:
-        """Whether the first axis is the batch: of unknown length, or the model's fixed one (perhaps with another axis folded into it)."""
+        """Whether the first axis is the batch: of unknown length, or the model's fixed one (perhaps with another
+        axis folded into it).
+        """
         if not len(tensor.shape) or tensor.shape[0] is None:
             return len(tensor.shape) > 0
         return self.fixed_batch is not None and tensor.shape[0] % self.fixed_batch == 0
@@ -169,12 +188,16 @@ class _Walk:
         training = {"training": False} if isinstance(operation, keras.layers.Layer) else {}
         results = [Values(self.spool, batched=self.has_batch(tensor)) for tensor in outputs]
         for number, (chunk_args, chunk_kwargs) in enumerate(_chunks((args, kwargs))):
-            for values, result in zip(results, keras.tree.flatten(operation(*chunk_args, **{**chunk_kwargs, **training})), strict=True):
+            for values, result in zip(
+                results, keras.tree.flatten(operation(*chunk_args, **{**chunk_kwargs, **training})), strict=True
+            ):
                 if number == 0 or values.batched:
                     values.append(np.asarray(result))
         return results
 
-    def model(self, inputs: list[keras.KerasTensor], outputs: list[keras.KerasTensor], arrays: list[Values], progress: bool) -> list[Values]:
+    def model(
+        self, inputs: list[keras.KerasTensor], outputs: list[keras.KerasTensor], arrays: list[Values], progress: bool
+    ) -> list[Values]:
         """Walk over all calls between ``inputs`` and ``outputs``; nested models are walked into."""
         calls = compat.calls(inputs, outputs)
         readers = Counter(id(x) for call in calls for x in call.inputs) + Counter(id(x) for x in outputs)
@@ -225,18 +248,25 @@ class _Walk:
             values = Values(self.spool)
             values.append(np.asarray(moving))
             for chunk in itertools.islice(_chunks(inputs), 1, None):
-                values.append(np.asarray(next(own for other, (own, *_) in layer.calibration_inputs(chunk) if other is quantizer)))
+                values.append(
+                    np.asarray(next(own for other, (own, *_) in layer.calibration_inputs(chunk) if other is quantizer))
+                )
             self.estimate(name, quantizer, [values, *(np.asarray(array) for array in constants)], more=more)
             values.drop()
 
     def hold(self, layer: Any, tensors: Any, values: dict[int, Values]) -> None:
         """Make steps coarser where a bias would leave its 32 bits at the exponent of input and kernel.
 
-        A tensor that calibration saw at zero, or nearly so, has so fine a step that an ordinary bias is no 32-bit integer
-        in it; nothing of it can be seen beside that bias. A kernel (or channel of it) that is constant zero is held, else
-        the input; the threshold is frozen then, since training could only bring it back.
+        A tensor that calibration saw at zero, or nearly so, has so fine a step that an ordinary bias is no 32-bit
+        integer in it; nothing of it can be seen beside that bias. A kernel (or channel of it) that is constant zero is
+        held, else the input; the threshold is frozen then, since training could only bring it back.
         """
-        if not (getattr(layer, "use_bias", False) and layer.kernel_quantizer is not None and layer.accumulator_quantizer is None):
+        if (
+            not (
+                getattr(layer, "use_bias", False) and layer.kernel_quantizer is not None
+                and layer.accumulator_quantizer is None
+            )
+        ):
             return
         source = self.sources.get(id(tensors[1]))
         if source is None:
@@ -245,11 +275,15 @@ class _Walk:
         bias = np.abs(np.asarray(layer.fold()[1], np.float64))
         if not np.isfinite(bias).all():
             return  # the quantizer behind it says so
-        steps = np.broadcast_to(np.asarray(kernel.exponent(), np.float64), bias.shape) + float(source.quantizer.exponent())
+        steps = (
+            np.broadcast_to(np.asarray(kernel.exponent(), np.float64), bias.shape) + float(source.quantizer.exponent())
+        )
         missing = np.where(bias > 0, np.ceil(np.log2(np.where(bias > 0, bias, 1.0))) - steps - _BIAS_BITS, 0.0)
         if not (missing > 0).any():
             return
-        log2, frozen = (np.array(keras.ops.convert_to_numpy(variable)) for variable in (kernel.log2_threshold, kernel.frozen))
+        log2, frozen = (
+            np.array(keras.ops.convert_to_numpy(variable)) for variable in (kernel.log2_threshold, kernel.frozen)
+        )
         zero = frozen & (log2 == ZERO_LOG2_THRESHOLD)
         more = np.where(zero, missing if zero.ndim else missing.max(), 0.0)
         if (more > 0).any():
@@ -265,8 +299,10 @@ class _Walk:
             values[id(tensors[1])] = held
             self.lines[id(quantizer)] = ReportLine(
                 name, "frozen",
-                f"{quantizer.role}: calibration saw next to nothing here; threshold held at 2**{float(quantizer.log2_threshold):.1f}, "
-                f"so that the bias of {compat.value_name(layer.name)} fits 32 bits; calibrate with data that reaches it",
+                f"{quantizer.role}: calibration saw next to nothing here; threshold held at "
+                f"2**{float(quantizer.log2_threshold):.1f}, "
+                f"so that the bias of {compat.value_name(layer.name)} fits 32 bits; "
+                "calibrate with data that reaches it",
             )
 
 
@@ -293,7 +329,9 @@ def _sizes(inputs: list[keras.KerasTensor], outputs: list[keras.KerasTensor]) ->
 
 
 def _is_quantize(operation: Any) -> bool:
-    """Whether this is a layer that only quantizes its input (compute layers say what theirs see with ``calibration_inputs``)."""
+    """Whether this is a layer that only quantizes its input (compute layers say what theirs see with
+    ``calibration_inputs``).
+    """
     return isinstance(getattr(operation, "quantizer", None), Quantizer) and not hasattr(operation, "calibration_inputs")
 
 
@@ -316,12 +354,13 @@ def calibrate(
         progress: show a bar where it takes longer than two seconds.
 
     Returns:
-        Report lines: thresholds frozen because what they see is zero everywhere, or so small that a bias would leave 32 bits; sums and
+        Report lines: thresholds frozen because what they see is zero everywhere, or so small that a bias would leave 32
+            bits; sums and
         joins whose small branches keep a few levels.
 
     Raises:
-        ValueError: for unusable data (see ``calibration.data.read``), an unknown method, NaN or Inf inside the network, or a model
-            without quantizers.
+        ValueError: for unusable data (see ``calibration.data.read``), an unknown method, NaN or Inf inside the network,
+            or a model without quantizers.
 
     References: Jain et al., arXiv 1903.08066, section 4, "Calibration procedure".
     """
@@ -334,7 +373,8 @@ def calibrate(
     fixed = walk.fixed_batch
     if fixed is not None and examples[0].examples % fixed:
         raise ValueError(
-            f"model {model.name!r} takes batches of exactly {fixed}; pass a multiple of {fixed} calibration examples, got {examples[0].examples}"
+            f"model {model.name!r} takes batches of exactly {fixed}; pass a multiple of {fixed} calibration examples, "
+            f"got {examples[0].examples}"
         )
     # as many examples at once as keep the largest tensor of the model in some megabytes
     largest = max(_sizes(model.inputs, model.outputs), default=1)
@@ -344,7 +384,10 @@ def calibrate(
         with compat.kept_state(model, but=Quantizer):  # of layers that carry one from batch to batch
             walk.model(list(model.inputs), list(model.outputs), inputs, progress)
         if not walk.before and not any(isinstance(layer, InFloat) for layer in model.layers):
-            raise ValueError(f"model {model.name!r} has no quantizers to calibrate; make a quantized model with graffiti.quantize first")
+            raise ValueError(
+                f"model {model.name!r} has no quantizers to calibrate; make a quantized model with "
+                "graffiti.quantize first"
+            )
     except BaseException:
         walk.restore()
         raise

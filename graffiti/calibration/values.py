@@ -1,6 +1,7 @@
 """``Values``: a tensor over the whole calibration set, in chunks of examples, with bounded memory.
 
-What does not fit the budget lies in temporary files until it is read: the peak does not grow with the number of examples.
+What does not fit the budget lies in temporary files until it is read: the peak does not grow with the number of
+examples.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class Values:
             self._chunks.append(chunk)
         else:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="graffiti-calibration-")  # gone with the process; buffered, so that a write is whole or raises
+                # gone with the process; buffered, so that a write is whole or raises
+                self._file = tempfile.TemporaryFile(prefix="graffiti-calibration-")
             chunk = np.ascontiguousarray(chunk)
             self._file.seek(self._end)
             self._file.write(chunk.reshape(-1).view(np.uint8).data)
@@ -77,7 +79,9 @@ class Values:
         array = np.empty(shape, dtype)
         self._file.seek(start)
         if self._file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
-            raise OSError("a temporary file of the calibration ended early; look for a full disk or a cleaned temporary folder")
+            raise OSError(
+                "a temporary file of the calibration ended early; look for a full disk or a cleaned temporary folder"
+            )
         return array
 
     def array(self) -> np.ndarray:
@@ -90,7 +94,9 @@ class Values:
         return min(float(np.min(chunk)) for chunk in self.chunks() if chunk.size)
 
     def rechunked(self, size: int) -> Values:
-        """The same examples in chunks of ``size`` (the last may be shorter), held where they are as far as that goes."""
+        """The same examples in chunks of ``size`` (the last may be shorter), held where they are as far as that
+        goes.
+        """
         return _Rechunked(self, size)
 
     def keep(self) -> Values:
@@ -165,7 +171,8 @@ class Masked(Values):
 
 
 class Flat:
-    """What a quantizer with one threshold sees, as blocks of float32: everything that a method needs, without one long array.
+    """What a quantizer with one threshold sees, as blocks of float32: everything that a method needs, without one long
+    array.
 
     Args:
         parts: arrays or ``Values`` of any shapes.

@@ -1,12 +1,13 @@
 """The op table: one row per op, with its inputs, attributes, stages, shape rule and meaning.
 
-Adding an op adds a row here, a function in ``numerics/reference.py`` and, for the targets that have it, a row in theirs.
-The meaning of the integer ops is normative in ``numerics/README.md``; the last column here is only the short form.
+Adding an op adds a row here, a function in ``numerics/reference.py`` and, for the targets that have it, a row in
+theirs. The meaning of the integer ops is normative in ``numerics/README.md``; the last column here is only the short
+form.
 
-Layouts are channels-last. Kernels: ``conv`` ``(*window, in/groups, out)``, ``depthwise_conv`` ``(*window, in, multiplier)``,
-``conv_transpose`` ``(*window, out, in)``, ``dense`` ``(in, out)``. ``padding`` is ``same`` or ``valid`` and means what
-TensorFlow means; explicit zeros are a ``pad`` node in front. ``fixed``: the kernel (the bias) is a number of the model that no
-training changes.
+Layouts are channels-last. Kernels: ``conv`` ``(*window, in/groups, out)``, ``depthwise_conv`` ``(*window, in,
+multiplier)``, ``conv_transpose`` ``(*window, out, in)``, ``dense`` ``(in, out)``. ``padding`` is ``same`` or ``valid``
+and means what TensorFlow means; explicit zeros are a ``pad`` node in front. ``fixed``: the kernel (the bias) is a
+number of the model that no training changes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ from graffiti.graph import interval_rules as rules
 from graffiti.graph.ir import Graph, Node, TensorType
 from graffiti.graph.kernels import Kernel
 from graffiti.numerics.formats import QFormat
-from graffiti.numerics.windows import transpose_output, transpose_pads, window_output, window_pads  # noqa: F401  (re-exported)
+from graffiti.numerics.windows import (  # noqa: F401  (re-exported)
+    transpose_output,
+    transpose_pads,
+    window_output,
+    window_pads,
+)
 
 REQUIRED = object()  # an attribute without a default
 FLOAT = ("float", "fakequant")
@@ -113,7 +119,8 @@ def _crop(node, shapes, attrs):
 
 def _slice(node, shapes, attrs):
     sizes = (
-        None if n is None else len(range(n)[start:stop:step]) for n, (start, stop, step) in zip(shapes[0][1:], attrs["slices"])
+        None if n is None else len(range(n)[start:stop:step])
+        for n, (start, stop, step) in zip(shapes[0][1:], attrs["slices"])
     )
     return ((shapes[0][0], *sizes),)
 
@@ -149,7 +156,10 @@ def _product_format(graph: Graph, node: Node) -> QFormat:
     """Accumulator of x times kernel: 32 bits signed at ``e_x + e_kernel`` (a vector where the kernel has one)."""
     x, kernel = graph.format(node.inputs[0]), graph.format(node.inputs[1])
     if x is None or kernel is None or x.per_channel:
-        raise ValueError(f"node {node.name!r} ({node.op}) takes codes at one exponent and a kernel of codes, got the formats {x} and {kernel}")
+        raise ValueError(
+            f"node {node.name!r} ({node.op}) takes codes at one exponent and a kernel of codes, got the formats {x} "
+            f"and {kernel}"
+        )
     exponents = tuple(x.exponents[0] + e for e in kernel.exponents)
     return QFormat(32, True, exponents if kernel.per_channel else exponents[0])
 
@@ -269,6 +279,7 @@ class OpRow:
 _WINDOW = {"strides": REQUIRED, "padding": "valid", "dilation": REQUIRED}
 _POOL = {"pool_size": REQUIRED, "strides": REQUIRED, "padding": "valid"}
 
+# fmt: off
 OPS: dict[str, OpRow] = {row.name: row for row in (
     # products; in an integer graph the output is a 32-bit accumulator at e_x + e_kernel
     OpRow("conv", "x kernel", {**_WINDOW, "groups": 1}, ALL, _conv, "1-D or 2-D convolution", _product_format, kernel=Kernel()),
@@ -344,6 +355,7 @@ OPS: dict[str, OpRow] = {row.name: row for row in (
         "instance": None,           # the first node of the layer, where this is another call of it
     }, ALL, _explicit, "a Keras layer in float, opaque to the graph", on_reals=True),
 )}
+# fmt: on
 
 PRODUCTS = tuple(name for name, row in OPS.items() if row.kernel is not None)  # ops that multiply by a kernel
 

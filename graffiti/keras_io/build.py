@@ -1,7 +1,8 @@
-"""``build``: a graph → a Keras model. The inverse of ``read``: ``read(build(g))`` equals ``g`` up to the values of thresholds.
+"""``build``: a graph → a Keras model. The inverse of ``read``: ``read(build(g))`` equals ``g`` up to the values of
+thresholds.
 
-Clusters (kernel, product, bias and what is folded into them) become one layer (``clusters.py``); quantizers that share a group become
-one ``Quantize`` layer called several times; every other node becomes the ordinary Keras layer.
+Clusters (kernel, product, bias and what is folded into them) become one layer (``clusters.py``); quantizers that share
+a group become one ``Quantize`` layer called several times; every other node becomes the ordinary Keras layer.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def build(graph: Graph) -> keras.Model:
         graph: of stage ``float`` (plain Keras layers) or ``fakequant``.
 
     Returns:
-        A new functional ``keras.Model``, named like the graph, that takes and returns what the model it was read from did.
+        A new functional ``keras.Model``, named like the graph, that takes and returns what the model it was read from
+        did.
 
     Raises:
         ValueError: for an integer graph, or a node that no layer exists for.
@@ -52,7 +54,9 @@ class Builder:
         self.exponents: dict[str, keras.KerasTensor] = {}
         self.formats: dict[str, dict[str, Any]] = {}      # value -> attributes of the quantizer whose codes it holds
         self._groups: dict[str, layers.Quantize] = {}
-        self._taken: set[str] = {compat.layer_name(name) for name in [*graph.inputs, *(node.name for node in graph.nodes)]}
+        self._taken: set[str] = {
+            compat.layer_name(name) for name in [*graph.inputs, *(node.name for node in graph.nodes)]
+        }
         self.found = clusters.Clusters(graph)
         self.workshop = islands.Workshop(graph)
 
@@ -62,7 +66,9 @@ class Builder:
         dtypes = graph.interface.get("input_dtypes", ["float32"] * len(graph.inputs))
         given = []
         for name, dtype in zip(graph.inputs, dtypes, strict=True):
-            self.tensors[name] = keras.Input(batch_shape=graph.shape(name), dtype=dtype, name=compat.input_layer_name(name))
+            self.tensors[name] = keras.Input(
+                batch_shape=graph.shape(name), dtype=dtype, name=compat.input_layer_name(name)
+            )
             given.append(self.tensors[name])
         if graph.stage == "fakequant" and not any(node.op == "fake_quantize" for node in graph.nodes):
             first = graph.inputs[0]
@@ -73,7 +79,10 @@ class Builder:
             elif node.name not in self.found.inner:
                 rule = RULES.get(node.op)
                 if rule is None:
-                    raise ValueError(f"node {node.name!r} ({node.op}) stands alone, where no Keras layer exists for it; run the preparing passes first")
+                    raise ValueError(
+                        f"node {node.name!r} ({node.op}) stands alone, where no Keras layer exists for it; run the "
+                        "preparing passes first"
+                    )
                 rule(self, node)
         self.tie()
         inputs = _filled(graph.interface.get("inputs"), given)
@@ -83,7 +92,9 @@ class Builder:
         return kind(inputs, outputs, name=graph.name)
 
     def tie(self) -> None:
-        """A weight that layers share is one variable here too; the layer whose it is in the first place knows the others by name."""
+        """A weight that layers share is one variable here too; the layer whose it is in the first place knows the
+        others by name.
+        """
         made: dict[str, tuple[Any, keras.Variable, str]] = {}
         for key, layer in self.found.layers.items():
             for name, (variable, role) in clusters.variables(self.found.calls[key][0], layer).items():
@@ -103,7 +114,9 @@ class Builder:
                 owner.ties.append((layer.name, index, role))
 
     def outputs(self) -> tuple[list[keras.KerasTensor], bool]:
-        """The output tensors in order, each made by a layer that says the output's name; and whether any needed one for that."""
+        """The output tensors in order, each made by a layer that says the output's name; and whether any needed one
+        for that.
+        """
         values, names = self.graph.outputs, self.graph.interface.get("output_names")
         if names is None or len(names) != len(values):
             return [self.tensors[value] for value in values], False
@@ -137,7 +150,9 @@ class Builder:
         """The symbolic inputs of a node; a constant among them is an error."""
         for value in node.inputs:
             if self.graph.is_constant(value):
-                raise ValueError(f"node {node.name!r} ({node.op}) reads the constant {value!r}, which no Keras layer can hold for it")
+                raise ValueError(
+                    f"node {node.name!r} ({node.op}) reads the constant {value!r}, which no Keras layer can hold for it"
+                )
         return [self.tensors[value] for value in node.inputs]
 
     def masked(self, value: str, tensor: keras.KerasTensor, mask: keras.KerasTensor | None) -> keras.KerasTensor:
@@ -160,7 +175,10 @@ class Builder:
     def quantizer(self, node: Node, name: str) -> quantizers.Quantizer:
         """The quantizer of a ``fake_quantize`` node, without thresholds yet."""
         attrs = ops.attributes(node)
-        arguments = {key: attrs[key] for key in ("bits", "signed", "narrow", "rounding", "channel_axis", "role", "calibration", "trainable")}
+        arguments = {
+            key: attrs[key]
+            for key in ("bits", "signed", "narrow", "rounding", "channel_axis", "role", "calibration", "trainable")
+        }
         quantizer = quantizers.get(attrs["quantizer"], name=name, **arguments)
         assert quantizer is not None
         return quantizer
@@ -183,28 +201,37 @@ def _flat(structure) -> list[int]:
     return keras.tree.flatten(structure)
 
 
-# ---- rules -------------------------------------------------------------------------------------------------------------
+# ---- rules -----------------------------------------------------------------------------------------------------------
 def _fake_quantize(builder: Builder, node: Node) -> None:
     graph = builder.graph
     group = ops.attr(node, "group")
     if graph.is_constant(node.inputs[0]):
-        raise ValueError(f"quantizer {node.name!r} reads the constant {node.inputs[0]!r}, and no compute layer reads the result; it has no place in a model")
+        raise ValueError(
+            f"quantizer {node.name!r} reads the constant {node.inputs[0]!r}, and no compute layer reads the result; it "
+            "has no place in a model"
+        )
     layer = builder._groups.get(group) if group is not None else None
     if layer is None:
-        members = [node] if group is None else [
+        members = ([node] if group is None else [
             other for other in graph.nodes
-            if other.op == "fake_quantize" and ops.attr(other, "group") == group and other.name not in builder.found.inner
-        ]
+            if other.op == "fake_quantize" and ops.attr(other, "group") == group
+            and other.name not in builder.found.inner
+        ])
         for other in members[1:]:
             for key in ("bits", "signed", "narrow", "rounding", "quantizer", "channel_axis"):
                 if ops.attr(other, key) != ops.attr(node, key):
                     raise ValueError(
-                        f"{node.name!r} and {other.name!r} share the threshold {group!r} but differ in {key} ({ops.attr(node, key)!r} and {ops.attr(other, key)!r})"
+                        f"{node.name!r} and {other.name!r} share the threshold {group!r} but differ in {key} "
+                        f"({ops.attr(node, key)!r} and {ops.attr(other, key)!r})"
                     )
         name = builder.name(node.name) if group is None else builder.free_name(group)
-        roles = {other.name: ops.attr(other, "role") for other in members if ops.attr(other, "role") != ops.attr(node, "role")}
+        roles = {
+            other.name: ops.attr(other, "role") for other in members
+            if ops.attr(other, "role") != ops.attr(node, "role")
+        }
         layer = layers.Quantize(
-            builder.quantizer(node, "quantizer"), node_names=[m.name for m in members], group=group, roles=roles, name=name,
+            builder.quantizer(node, "quantizer"), node_names=[m.name for m in members], group=group, roles=roles,
+            name=name,
             trainable=bool(ops.attr(node, "trainable")),
         )
         if group is not None:
@@ -224,7 +251,10 @@ def _activation(builder: Builder, node: Node) -> None:
     becomes_codes = node.output not in builder.graph.outputs and all(reader.op == "fake_quantize" for reader in readers)
     if value in builder.exponents and becomes_codes:
         format = builder.formats[value]
-        layer = layers.LookupActivation(function, format["bits"], format["signed"], format["narrow"], parameters=parameters, node_names=[node.name], name=name)
+        layer = layers.LookupActivation(
+            function, format["bits"], format["signed"], format["narrow"], parameters=parameters, node_names=[node.name],
+            name=name
+        )
         builder.tensors[node.output] = layer([builder.tensors[value], builder.exponents[value]])
     else:
         _plain(builder, node)
@@ -232,11 +262,18 @@ def _activation(builder: Builder, node: Node) -> None:
 
 def _batch_norm(builder: Builder, node: Node) -> None:
     x, *constants = node.inputs
-    settings = {role: builder.graph.training.get(name, {}) for role, name in zip(("gamma", "beta", "mean", "variance"), constants)}
+    settings = {
+        role: builder.graph.training.get(name, {})
+        for role, name in zip(("gamma", "beta", "mean", "variance"), constants)
+    }
     layer = L.BatchNormalization(
-        epsilon=node.attrs["epsilon"], momentum=ops.attr(node, "momentum"), name=builder.name(node.name), dtype="float32",
+        epsilon=node.attrs["epsilon"], momentum=ops.attr(node, "momentum"), name=builder.name(node.name),
+        dtype="float32",
         trainable=settings["mean"].get("trainable", True) is not False,
-        **{f"{role}_{key}": training.restored(settings[role].get(key)) for role in ("gamma", "beta") for key in ("regularizer", "constraint")},
+        **{
+            f"{role}_{key}": training.restored(settings[role].get(key)) for role in ("gamma", "beta")
+            for key in ("regularizer", "constraint")
+        },
     )
     builder.tensors[node.output] = layer(builder.tensors[x])
     layer.set_weights([builder.graph.constants[name] for name in constants])
@@ -261,7 +298,10 @@ def _prelu(builder: Builder, node: Node) -> None:
 def _as_taken(node: Node, tensors: list[keras.KerasTensor]) -> list[keras.KerasTensor]:
     """The inputs of an island, integers as reals where the layer took reals: a layer between them was dropped."""
     dtypes = node.attrs.get("input_dtypes") or ["float32"] * len(tensors)
-    return [tensor if dtype != "float32" or compat.exact_dtype(tensor) == dtype else keras.ops.cast(tensor, dtype) for tensor, dtype in zip(tensors, dtypes)]
+    return [
+        tensor if dtype != "float32" or compat.exact_dtype(tensor) == dtype else keras.ops.cast(tensor, dtype)
+        for tensor, dtype in zip(tensors, dtypes)
+    ]
 
 
 def _island(builder: Builder, node: Node) -> None:
@@ -277,7 +317,10 @@ def _island(builder: Builder, node: Node) -> None:
     inputs = _as_taken(node, [builder.tensors[value] for value in node.inputs])
     call = node.attrs.get("call") or {}
     named = any(name == "mask" or name.endswith("_mask") for name in call.get("kwargs", ()))
-    if isinstance(layer, keras.layers.Layer) and not named and (compat.looks_at_masks(layer) or compat.takes_mask(layer)):
+    if (
+        isinstance(layer, keras.layers.Layer) and not named
+        and (compat.looks_at_masks(layer) or compat.takes_mask(layer))
+    ):
         hung = {index for index, _ in call.get("masks", ())}
         inputs = [
             x if index in hung or compat.mask_of(x) is None else hang(index, x, None) for index, x in enumerate(inputs)
@@ -294,7 +337,8 @@ def _average_pool(builder: Builder, node: Node) -> None:
     (value,), attrs = node.inputs, ops.attributes(node)
     if value in builder.exponents and match.only_rounded(builder.graph, node.output):
         layer = layers.WindowMean(
-            attrs["pool_size"], attrs["strides"], attrs["padding"], input_bits=builder.formats[value]["bits"], divide=attrs["divide"],
+            attrs["pool_size"], attrs["strides"], attrs["padding"], input_bits=builder.formats[value]["bits"],
+            divide=attrs["divide"],
             name=builder.name(node.name),
         )
         builder.tensors[node.output] = layer(builder.tensors[value])

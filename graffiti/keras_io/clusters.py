@@ -1,7 +1,8 @@
 """Clusters: the nodes of a graph that one compute layer stands for, and the layer made of them.
 
-A cluster is a product with what belongs to it alone: its kernel (folded, quantized), its accumulator's quantizer, its bias (folded,
-quantized) and the ``bias_add``. It is called after its last node. Clusters with equal constants and attributes are calls of one layer.
+A cluster is a product with what belongs to it alone: its kernel (folded, quantized), its accumulator's quantizer, its
+bias (folded, quantized) and the ``bias_add``. It is called after its last node. Clusters with equal constants and
+attributes are calls of one layer.
 """
 
 from __future__ import annotations
@@ -83,7 +84,10 @@ class Cluster:
             return None if node is None else (node.op, tuple(sorted((k, str(v)) for k, v in node.attrs.items())))
 
         constants = (*self.kernels, self.bias, *(self.fold_bias.inputs if self.fold_bias else ()))
-        return (constants, self.product.op, *map(plain, (self.product, self.fold_kernel, self.q_kernel, self.accumulator, self.fold_bias)))
+        return (
+            constants, self.product.op,
+            *map(plain, (self.product, self.fold_kernel, self.q_kernel, self.accumulator, self.fold_bias))
+        )
 
 
 class Clusters:
@@ -124,7 +128,9 @@ class Clusters:
             cluster.kernels = (cluster.fold_kernel.inputs[0] if cluster.fold_kernel else kernel,)
         for name in cluster.kernels:
             if not self.graph.is_constant(name):
-                raise ValueError(f"the kernel {name!r} of {product.name!r} is not a constant; such a product cannot be built")
+                raise ValueError(
+                    f"the kernel {name!r} of {product.name!r} is not a constant; such a product cannot be built"
+                )
         if product.op != "multiply":
             self._find_bias(cluster)
         if cluster.fold_kernel is not None and cluster.fold_bias is None:
@@ -144,7 +150,9 @@ class Clusters:
         cluster.fold_bias = self._made_by(bias, "fold_bias")
         cluster.bias = cluster.fold_bias.inputs[0] if cluster.fold_bias else bias
         if not self.graph.is_constant(cluster.bias):
-            raise ValueError(f"the bias {cluster.bias!r} of {reader.name!r} is not a constant; such a layer cannot be built")
+            raise ValueError(
+                f"the bias {cluster.bias!r} of {reader.name!r} is not a constant; such a layer cannot be built"
+            )
 
     def _made_by(self, value: str, op: str) -> Node | None:
         node = self.producers.get(value)
@@ -211,7 +219,9 @@ def _value_names(calls: list[Cluster]) -> dict[str, Any]:
 
 
 def _weight_settings(builder: Builder, cluster: Cluster) -> dict[str, dict[str, Any]]:
-    """Role → how training treats the weight, with regularizers and constraints as objects; every role the cluster has."""
+    """Role → how training treats the weight, with regularizers and constraints as objects; every role the cluster
+    has.
+    """
     names = {"kernel": cluster.kernels[0], "bias": cluster.bias}
     if len(cluster.kernels) > 1:
         names["pointwise"] = cluster.kernels[1]
@@ -231,7 +241,10 @@ def _frozen(weights: dict[str, dict[str, Any]]) -> bool:
 
 def _own_settings(weights: dict[str, dict[str, Any]], frozen: bool) -> dict[str, dict[str, Any]]:
     """What is left to say of each weight of a layer that is frozen, or not, as a whole."""
-    kept = {role: {key: value for key, value in parts.items() if key != "trainable" or not frozen or value is None} for role, parts in weights.items()}
+    kept = {
+        role: {key: value for key, value in parts.items() if key != "trainable" or not frozen or value is None}
+        for role, parts in weights.items()
+    }
     return {role: parts for role, parts in kept.items() if parts}
 
 
@@ -248,14 +261,19 @@ def _quantization(builder: Builder, cluster: Cluster, known: dict[str, Any] | No
     fold = cluster.fold_bias
     q, accumulator = cluster.q_kernel, cluster.accumulator
     if cluster.q_bias is not None and cluster.q_bias.op == "fake_quantize" and accumulator is None:
-        raise ValueError(f"the bias of {cluster.last.name!r} has a quantizer of its own, but its accumulator has none to share it with")
+        raise ValueError(
+            f"the bias of {cluster.last.name!r} has a quantizer of its own, but its accumulator has none to "
+            "share it with"
+        )
     return {
         "kernel_quantizer": q and builder.quantizer(q, "kernel_quantizer"),
         "use_bias": cluster.bias_add is not None,
         "accumulator_quantizer": accumulator and builder.quantizer(accumulator, "accumulator_quantizer"),
         "batch_norm": fold and {"epsilon": fold.attrs["epsilon"], "momentum": ops.attr(fold, "momentum")},
         "input_bits": known and known["bits"], "input_signed": bool(known and known["signed"]),
-        "kernel_trainable": not (ops.attributes(cluster.product).get("fixed") or (q is not None and ops.attr(q, "role") == "reciprocal")),
+        "kernel_trainable": not (
+            ops.attributes(cluster.product).get("fixed") or (q is not None and ops.attr(q, "role") == "reciprocal")
+        ),
     }
 
 
@@ -268,16 +286,25 @@ def _unusual(cluster: Cluster) -> dict[str, str]:
         names = {"constant": names["kernel"], **({"q_constant": names["q_kernel"]} if cluster.q_kernel else {})}
         usual = {role: f"{node}/{role}" for role in names}
     if cluster.q_kernel is not None and ops.attr(cluster.q_kernel, "group") is not None:
-        names["kernel_group" if cluster.product.op != "multiply" else "constant_group"] = ops.attr(cluster.q_kernel, "group")
+        names[
+            "kernel_group" if cluster.product.op != "multiply" else "constant_group"
+        ] = ops.attr(cluster.q_kernel, "group")
     return {role: name for role, name in names.items() if usual.get(role) != name}
 
 
 def variables(cluster: Cluster, layer) -> dict[str, tuple[keras.Variable, str]]:
-    """Constant → the variable of the cluster's layer that it became, and the name of the layer's attribute, where the layer is graffiti's."""
+    """Constant → the variable of the cluster's layer that it became, and the name of the layer's attribute, where
+    the layer is graffiti's.
+    """
     if isinstance(layer, layers.ConstantMultiply):
         return {cluster.kernels[0]: (layer.constant, "constant")}
     if not isinstance(layer, layers.QuantizedProduct):
-        return {name: (variable, "") for name, variable in zip([*cluster.kernels, *([] if cluster.bias is None else [cluster.bias])], layer.weights)}
+        return {
+            name: (variable, "")
+            for name, variable in zip(
+                [*cluster.kernels, *([] if cluster.bias is None else [cluster.bias])], layer.weights
+            )
+        }
     found = {cluster.kernels[0]: "kernel", **({} if cluster.bias is None else {cluster.bias: "bias"})}
     if cluster.fold_bias is not None:
         found.update(zip(cluster.fold_bias.inputs[1:3], ("gamma", "beta")))
@@ -299,7 +326,9 @@ def _set_weights(builder: Builder, cluster: Cluster, layer) -> None:
     if bias:
         layer.bias.assign(bias[0])
     if cluster.fold_bias is not None:
-        for variable, name in zip((layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance), cluster.fold_bias.inputs[1:]):
+        for variable, name in zip(
+            (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance), cluster.fold_bias.inputs[1:]
+        ):
             variable.assign(constants[name])
     if cluster.q_kernel is not None:
         builder.set_threshold(layer.kernel_quantizer, cluster.q_kernel)

@@ -24,8 +24,8 @@ _ESCAPED = re.compile(r"-u([1-9a-f][0-9a-f]*)-")
 def layer_name(value: str) -> str:
     """The name of the Keras layer for a graph value; ``value_name`` reads it back.
 
-    Only a model's inputs can have names with other characters than a TensorFlow scope takes; what is named after them (a quantizer)
-    has ``-u20-`` for a space.
+    Only a model's inputs can have names with other characters than a TensorFlow scope takes; what is named after them
+    (a quantizer) has ``-u20-`` for a space.
     """
     return _FOREIGN.sub(lambda match: f"-u{ord(match[0]):x}-", value).replace("/", _SEPARATOR).replace(":", ".")
 
@@ -45,7 +45,9 @@ def input_layer_name(value: str) -> str:
 
 
 def input_name(tensor: keras.KerasTensor) -> str:
-    """The name of a model's input: its layer's, which a saved model keeps (an unnamed tensor has another one in every process)."""
+    """The name of a model's input: its layer's, which a saved model keeps (an unnamed tensor has another one in
+    every process).
+    """
     history = getattr(tensor, "_keras_history", None)
     layer = None if history is None else history.operation
     return (layer.name if isinstance(layer, keras.layers.InputLayer) else tensor.name).replace(_SEPARATOR, "/")
@@ -109,7 +111,10 @@ def ends(model: keras.Model, graph: Graph):
     """What data is checked against: the model, or for a subclassed one its name and inputs as they were traced."""
     if is_functional(model):
         return model
-    inputs = [keras.KerasTensor(graph.shape(name), dtype, name=name) for name, dtype in zip(graph.inputs, graph.interface["input_dtypes"])]
+    inputs = [
+        keras.KerasTensor(graph.shape(name), dtype, name=name)
+        for name, dtype in zip(graph.inputs, graph.interface["input_dtypes"])
+    ]
     return types.SimpleNamespace(name=model.name, inputs=inputs)
 
 
@@ -126,7 +131,8 @@ def check_model(model) -> None:
         raise TypeError(f"expected a keras.Model (Keras 3), got {module}.{type(model).__name__}{hint}")
     if not model.built:
         raise ValueError(
-            f"model {model.name!r} is not built: give it a keras.Input first, or call model.build(input_shape) or the model itself on data"
+            f"model {model.name!r} is not built: give it a keras.Input first, or call model.build(input_shape) or the "
+            "model itself on data"
         )
 
 
@@ -151,7 +157,8 @@ def symbolic(model: keras.Model) -> Iterator[Symbolic]:
     shapes = getattr(model, "_build_shapes_dict", None)
     if not shapes:
         raise Untraceable(
-            f"model {model.name!r} does not know its input shape: Keras could not trace its call, or nobody called model.build(input_shape); write it as a Functional model, or with keras.ops only"
+            f"model {model.name!r} does not know its input shape: Keras could not trace its call, or nobody called "
+            "model.build(input_shape); write it as a Functional model, or with keras.ops only"
         )
     layers = [layer for layer in model._flatten_layers() if layer is not model]
     before = {id(layer): (len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in layers}
@@ -162,18 +169,25 @@ def symbolic(model: keras.Model) -> Iterator[Symbolic]:
         inputs: Any = _map_shapes(next(iter(shapes.values())), make)
         arguments = {}
     else:  # call(self, left, right): Keras says which is which
-        arguments = {name.removesuffix("_shape"): _map_shapes(shape, make, name.removesuffix("_shape")) for name, shape in shapes.items()}
+        arguments = {
+            name.removesuffix("_shape"): _map_shapes(shape, make, name.removesuffix("_shape"))
+            for name, shape in shapes.items()
+        }
         inputs = list(arguments.values())
     try:
         try:
             outputs = model.call(**arguments) if arguments else model.call(inputs)
         except Exception as error:
             raise Untraceable(
-                f"model {model.name!r} cannot be traced on symbolic inputs ({' '.join(str(error).split())[:300]}); write it as a Functional model, or with keras.ops only"
+                f"model {model.name!r} cannot be traced on symbolic inputs ({' '.join(str(error).split())[:300]}); "
+                "write it as a Functional model, or with keras.ops only"
             ) from error
         flat = keras.tree.flatten(outputs)
         if not flat or any(getattr(x, "_keras_history", None) is None for x in flat):
-            raise Untraceable(f"model {model.name!r} cannot be traced on symbolic inputs (its outputs do not follow from them); write it as a Functional model")
+            raise Untraceable(
+                f"model {model.name!r} cannot be traced on symbolic inputs (its outputs do not follow from them); "
+                "write it as a Functional model"
+            )
         yield Symbolic(keras.tree.flatten(inputs), flat, inputs, outputs)
     finally:
         for layer in layers:
@@ -205,7 +219,9 @@ def calls(inputs: list[keras.KerasTensor], outputs: list[keras.KerasTensor]) -> 
                 continue
             history = getattr(tensor, "_keras_history", None)
             if history is None or history.operation is None or isinstance(history.operation, keras.layers.InputLayer):
-                raise ValueError(f"the tensor {tensor.name!r} is not computed from the model's inputs; make it an input")
+                raise ValueError(
+                    f"the tensor {tensor.name!r} is not computed from the model's inputs; make it an input"
+                )
             node = history.operation._inbound_nodes[history.node_index]
             missing = [x for x in node.arguments.keras_tensors if id(x) not in done]
             if missing:
@@ -213,12 +229,15 @@ def calls(inputs: list[keras.KerasTensor], outputs: list[keras.KerasTensor]) -> 
                 continue
             stack.pop()
             done.update(id(x) for x in node.outputs)
-            ordered.append(Call(history.operation, tuple(node.arguments.args), dict(node.arguments.kwargs), list(node.outputs)))
+            ordered.append(
+                Call(history.operation, tuple(node.arguments.args), dict(node.arguments.kwargs), list(node.outputs))
+            )
     return ordered
 
 
 def as_run(model: keras.Model, found: list[Call]) -> list[Call]:
-    """Calls in the order in which Keras runs them, where that matters: a layer takes masks off tensors that others read.
+    """Calls in the order in which Keras runs them, where that matters: a layer takes masks off tensors that others
+    read.
 
     Args:
         model: that the calls are in.
@@ -234,14 +253,15 @@ def as_run(model: keras.Model, found: list[Call]) -> list[Call]:
     return sorted(found, key=lambda call: ranks[id(call.outputs[0])])
 
 
-# ---- masks ---------------------------------------------------------------------------------------------------------------
+# ---- masks -----------------------------------------------------------------------------------------------------------
 def mask_of(tensor) -> keras.KerasTensor | None:
     """The mask that Keras hung on a symbolic tensor."""
     return getattr(tensor, "_keras_mask", None)
 
 
 def mask_arguments(call: Call, mask: Callable[[Any], Any]) -> dict[str, Any]:
-    """The mask arguments that Keras fills in by itself when a layer is called: name → mask, in the structure of the argument it belongs to.
+    """The mask arguments that Keras fills in by itself when a layer is called: name → mask, in the structure of the
+    argument it belongs to.
 
     Args:
         call: of a layer.
@@ -257,7 +277,10 @@ def mask_arguments(call: Call, mask: Callable[[Any], Any]) -> dict[str, Any]:
         bound = parameters.bind(*call.args, **call.kwargs).arguments
     except TypeError:  # a class that changes its arguments on the way: it says where its masks are, or has none
         return {}
-    tensors = {name: value for name, value in bound.items() if name in parameters.parameters and any(map(_is_symbolic, keras.tree.flatten(value)))}
+    tensors = {
+        name: value for name, value in bound.items()
+        if name in parameters.parameters and any(map(_is_symbolic, keras.tree.flatten(value)))
+    }
     names = {"mask": next(iter(tensors))} if len(tensors) == 1 else {f"{name}_mask": name for name in tensors}
     found = {
         name: keras.tree.map_structure(lambda x: mask(x) if _is_symbolic(x) else None, tensors[source])
@@ -274,7 +297,9 @@ def looks_at_masks(operation) -> bool:
     """
     if isinstance(operation, _LOOK_AT_MASKS):
         return True
-    foreign = isinstance(operation, keras.layers.Layer) and not type(operation).__module__.startswith(("keras.", "graffiti."))
+    foreign = (
+        isinstance(operation, keras.layers.Layer) and not type(operation).__module__.startswith(("keras.", "graffiti."))
+    )
     return foreign and len(sublayers(operation)) > 1
 
 
@@ -313,7 +338,9 @@ def output_masks(call: Call, mask: Callable[[Any], Any]) -> list[keras.KerasTens
         return known
     if previous is None:
         previous = keras.tree.map_structure(lambda x: mask(x) if _is_symbolic(x) else None, first)
-    makers = {id(x): mask_source for x in call.inputs if (mask_source := getattr(x, "_keras_history", None)) is not None}
+    makers = {
+        id(x): mask_source for x in call.inputs if (mask_source := getattr(x, "_keras_history", None)) is not None
+    }
     before = [(history.operation, len(history.operation._outbound_nodes)) for history in makers.values()]
     try:
         found = keras.tree.flatten(layer.compute_mask(first, previous))
@@ -341,7 +368,7 @@ def operation_kind(operation) -> str | None:
     return type(operation).__name__
 
 
-# ---- layers that islands hold --------------------------------------------------------------------------------------------
+# ---- layers that islands hold ----------------------------------------------------------------------------------------
 def sublayers(operation) -> list[keras.layers.Layer]:
     """A layer and every layer inside it, in an order that a copy of it has too; nothing for other operations."""
     return list(operation._flatten_layers()) if isinstance(operation, keras.layers.Layer) else []
@@ -361,12 +388,19 @@ def states(layer) -> list[keras.Variable]:
 
 def seeds(operation) -> list[keras.Variable]:
     """The seeds that a layer, and those inside it, draw random numbers from."""
-    return list({id(generator): generator.state for layer in sublayers(operation) for generator in layer._seed_generators}.values())
+    return list(
+        {
+            id(generator): generator.state for layer in sublayers(operation) for generator in layer._seed_generators
+        }.values()
+    )
 
 
 def is_tracked_list(value) -> bool:
     """Whether this is a list or tuple that Keras or TensorFlow wrapped to see what is put into it."""
-    return isinstance(value, (list, tuple)) and not hasattr(value, "_fields") and type(value).__name__ in ("ListWrapper", "TrackedList", "_TupleWrapper")
+    return (
+        isinstance(value, (list, tuple)) and not hasattr(value, "_fields")
+        and type(value).__name__ in ("ListWrapper", "TrackedList", "_TupleWrapper")
+    )
 
 
 def function_name(function) -> str:
@@ -387,7 +421,8 @@ def is_augmentation(layer) -> bool:
 def is_idle(layer, tensor: keras.KerasTensor) -> bool:
     """Whether an image layer of Keras returns what it is given at inference: it only augments.
 
-    The family has others too (``Resizing``, ``Equalization``), and nothing says which is which; so it is asked, on dark, bright and flat noise.
+    The family has others too (``Resizing``, ``Equalization``), and nothing says which is which; so it is asked, on
+    dark, bright and flat noise.
     """
     before = [(seed, keras.ops.convert_to_numpy(seed)) for seed in seeds(layer)]
     try:
@@ -409,7 +444,9 @@ def _returns_its_input(layer, tensor: keras.KerasTensor) -> bool:
 
 
 def own_functions(operation) -> list[tuple[int, str, Any]]:
-    """The functions that a user gave a layer (or that one inside it): ``(number of the layer inside, attribute, function)``."""
+    """The functions that a user gave a layer (or that one inside it): ``(number of the layer inside, attribute,
+    function)``.
+    """
     return [
         (index, attribute, value)
         for index, layer in enumerate(sublayers(operation) or [operation])
@@ -419,13 +456,18 @@ def own_functions(operation) -> list[tuple[int, str, Any]]:
 
 
 def _is_own_function(layer, attribute: str, value) -> bool:
-    if not callable(value) or isinstance(value, (type, keras.Operation, types.MethodType)) or hasattr(value, "get_config"):
+    if (
+        not callable(value) or isinstance(value, (type, keras.Operation, types.MethodType))
+        or hasattr(value, "get_config")
+    ):
         return False
     if callable(getattr(type(layer), attribute, None)):  # a method that Keras wrapped for this layer
         return False
     module = getattr(value, "__module__", None) or ""
-    return isinstance(value, (types.FunctionType, types.BuiltinFunctionType, functools.partial, np.ufunc)) and not module.startswith("keras.") or (
-        not module.startswith(("keras.", "tensorflow.")) and attribute in _FUNCTION_ATTRIBUTES
+    return (
+        isinstance(value, (types.FunctionType, types.BuiltinFunctionType, functools.partial, np.ufunc))
+        and not module.startswith("keras.")
+        or (not module.startswith(("keras.", "tensorflow.")) and attribute in _FUNCTION_ATTRIBUTES)
     )
 
 
@@ -433,13 +475,16 @@ _FUNCTION_ATTRIBUTES = ("activation", "recurrent_activation", "function", "mask"
 
 
 def serialized(operation) -> dict[str, Any]:
-    """``keras.saving.serialize_keras_object``, with ``linear`` in the places of the user's own functions (which no file can hold)."""
+    """``keras.saving.serialize_keras_object``, with ``linear`` in the places of the user's own functions (which no
+    file can hold).
+    """
     if not own_functions(operation):
         return keras.saving.serialize_keras_object(operation)
     kind, name = type(operation), keras.saving.get_registered_name(type(operation))
     public = kind.__module__.startswith("keras.")
     return {
-        "module": "keras.layers" if public and isinstance(operation, keras.layers.Layer) else kind.__module__, "class_name": kind.__name__,
+        "module": "keras.layers" if public and isinstance(operation, keras.layers.Layer) else kind.__module__,
+        "class_name": kind.__name__,
         "config": keras.saving.serialize_keras_object(_config(operation)), "registered_name": None if public else name,
     }
 
@@ -500,13 +545,15 @@ class Twins:
                 twin = type(layer).from_config(config)
         except Exception as error:
             raise ValueError(
-                f"layer {layer.name!r} ({type(layer).__name__}) cannot be copied: its class does not take back its own get_config ({' '.join(str(error).split())[:300]})"
+                f"layer {layer.name!r} ({type(layer).__name__}) cannot be copied: its class does not take back its own "
+                f"get_config ({' '.join(str(error).split())[:300]})"
             ) from error
         pairs = list(zip(sublayers(layer), sublayers(twin)))
         if len(sublayers(layer)) != len(sublayers(twin)) or any(type(a) is not type(b) for a, b in pairs):
             if not _made_when_built(layer):
                 raise ValueError(
-                    f"layer {layer.name!r} ({type(layer).__name__}) cannot be copied: from its get_config follow other layers inside than it has; "
+                    f"layer {layer.name!r} ({type(layer).__name__}) cannot be copied: from its get_config follow other "
+                    "layers inside than it has; "
                     "two classes in it may have one name, or get_config leaves something out"
                 )
         for index, attribute, function in own_functions(layer):
@@ -636,7 +683,7 @@ def call_count(layer) -> int:
     return len(layer._inbound_nodes)
 
 
-# ---- state of models ---------------------------------------------------------------------------------------------------------
+# ---- state of models -------------------------------------------------------------------------------------------------
 def reset_states(model) -> None:
     """States of every stateful layer of a model (or in a layer) zero."""
     for layer in sublayers(model):
@@ -646,9 +693,17 @@ def reset_states(model) -> None:
 
 @contextlib.contextmanager
 def kept_state(model: keras.Model, *, but: type[keras.layers.Layer] | None = None) -> Iterator[None]:
-    """Whatever calls of the model move within: states, statistics, seeds are afterwards what they were; not those of layers of the class ``but``."""
-    changing = {id(variable) for layer in sublayers(model) if but is not None and isinstance(layer, but) for variable in layer.variables}
-    variables = [*(v for v in model.non_trainable_variables if id(v) not in changing), *(state for layer in sublayers(model) for state in states(layer))]
+    """Whatever calls of the model move within: states, statistics, seeds are afterwards what they were; not those of
+    layers of the class ``but``.
+    """
+    changing = {
+        id(variable) for layer in sublayers(model) if but is not None and isinstance(layer, but)
+        for variable in layer.variables
+    }
+    variables = [
+        *(v for v in model.non_trainable_variables if id(v) not in changing),
+        *(state for layer in sublayers(model) for state in states(layer))
+    ]
     before = [keras.ops.convert_to_numpy(variable) for variable in variables]
     try:
         yield

@@ -44,7 +44,10 @@ def _augmentation(reading, layer) -> None:
     (tensor, *more) = reading.call.inputs
     if more or not compat.is_idle(layer, tensor):
         return reading.island(f"{type(layer).__name__} has no fixed-point form yet")
-    reading.emit_result("identity", [reading.x], {"layer": type(layer).__name__, "reason": "it augments training data and does nothing at inference"})
+    reading.emit_result(
+        "identity", [reading.x],
+        {"layer": type(layer).__name__, "reason": "it augments training data and does nothing at inference"}
+    )
 
 
 def _keras_quantized(reading, layer) -> None:
@@ -53,7 +56,8 @@ def _keras_quantized(reading, layer) -> None:
 
 # ---- layers with a kernel --------------------------------------------------------------------------------------------
 def product(
-    reading, layer, op: str, kernels: dict[str, Any], attrs: dict[str, Any], *, x: str | None = None, bias=None, moves: Sequence[Move] = (),
+    reading, layer, op: str, kernels: dict[str, Any], attrs: dict[str, Any], *, x: str | None = None, bias=None,
+    moves: Sequence[Move] = (),
 ) -> None:
     """``[pad] → [product] → [bias_add] → [moves] → [activation]``; the last node has the layer's name, inner ones are
     ``name/...``.
@@ -135,12 +139,16 @@ def _einsum_dense(reading, layer) -> None:
         sizes = dict(zip(parts.x, reading.input_shape)) | dict(zip(parts.kernel, kernel.shape))
         if layer.bias is not None:
             bias = _einsum_bias(parts, keras.ops.convert_to_numpy(layer.bias), sizes)
-        front: list[Move] = [("permute", {"dims": tuple(parts.x.index(letter) for letter in parts.kept + parts.contracted)})]
+        front: list[Move] = [
+            ("permute", {"dims": tuple(parts.x.index(letter) for letter in parts.kept + parts.contracted)})
+        ]
         kept = tuple(sizes[letter] for letter in parts.kept)
         rows, columns = (math.prod(sizes[letter] for letter in letters) for letters in (parts.contracted, parts.new))
         if len(parts.contracted) != 1:
             front.append(("reshape", {"shape": (*kept, rows)}))
-        back: list[Move] = [("reshape", {"shape": (*kept, *(sizes[letter] for letter in parts.new))})] if len(parts.new) != 1 else []
+        back: list[Move] = (
+            [("reshape", {"shape": (*kept, *(sizes[letter] for letter in parts.new))})] if len(parts.new) != 1 else []
+        )
         made = parts.kept + parts.new
         back.append(("permute", {"dims": tuple(made.index(letter) + 1 for letter in parts.out[1:])}))
         front, back = useful(front), useful(back)
@@ -150,7 +158,9 @@ def _einsum_dense(reading, layer) -> None:
             raise einsum.NotDense(f"the equation {layer.equation!r} joins axes beside ones of unknown length")
     except einsum.NotDense as why:
         return reading.island(f"{why}: no fixed-point form")
-    matrix = kernel.transpose([parts.kernel.index(letter) for letter in parts.contracted + parts.new]).reshape(rows, columns)
+    matrix = kernel.transpose(
+        [parts.kernel.index(letter) for letter in parts.contracted + parts.new]
+    ).reshape(rows, columns)
     x = emit_moves(reading, reading.x, front, f"{reading.name}/x") if front else None
     product(reading, layer, "dense", {"kernel": (layer.kernel, matrix)}, {}, x=x, bias=bias, moves=back)
 
@@ -160,7 +170,10 @@ def _einsum_bias(parts: einsum.Dense, bias: np.ndarray, sizes: dict[str, int]) -
     over = parts.out[len(parts.out) - bias.ndim :]
     if any(size != 1 and letter not in parts.new for letter, size in zip(over, bias.shape)):
         raise einsum.NotDense("the bias of an EinsumDense differs along axes that its kernel does not make")
-    if any(size != sizes[letter] for letter, size in zip(over, bias.shape) if letter in parts.new) or not set(parts.new) <= set(over):
+    if (
+        any(size != sizes[letter] for letter, size in zip(over, bias.shape) if letter in parts.new)
+        or not set(parts.new) <= set(over)
+    ):
         raise einsum.NotDense("the bias of an EinsumDense is one for several columns of its kernel")
     return bias.reshape(-1)
 
@@ -172,8 +185,10 @@ def _batch_norm(reading, layer) -> None:
     variance = keras.ops.convert_to_numpy(layer.moving_variance)
     if np.isfinite(variance).all() and np.any(variance + np.float32(layer.epsilon) <= 0):
         raise ValueError(
-            f"batch norm {reading.path!r} has the moving variance {float(variance.min()):.3g} and epsilon {layer.epsilon}; "
-            "their sum must be above zero, since its square root divides: repair the variance, or take weights that were trained"
+            f"batch norm {reading.path!r} has the moving variance {float(variance.min()):.3g} and epsilon "
+            f"{layer.epsilon}; "
+            "their sum must be above zero, since its square root divides: repair the variance, or take weights that "
+            "were trained"
         )
     ones, zeros = (np.full(reading.input_shape[-1], value, np.float32) for value in (1, 0))
     constants = [
@@ -182,7 +197,9 @@ def _batch_norm(reading, layer) -> None:
         reading.weight("mean", layer.moving_mean, trainable=layer.trainable),  # of statistics: whether they move
         reading.weight("variance", layer.moving_variance, trainable=layer.trainable),
     ]
-    reading.emit_result("batch_norm", [reading.x, *constants], {"epsilon": float(layer.epsilon), "momentum": float(layer.momentum)})
+    reading.emit_result(
+        "batch_norm", [reading.x, *constants], {"epsilon": float(layer.epsilon), "momentum": float(layer.momentum)}
+    )
 
 
 def _normalization(reading, layer) -> None:
@@ -204,15 +221,24 @@ def _affine(reading, scale, offset) -> None:
     sizes = tuple(1 if size is None else size for size in reading.input_shape[1:])
     parts: list[np.ndarray] = []
     for value in (scale, offset):
-        array = np.asarray(keras.ops.convert_to_numpy(value) if not isinstance(value, (int, float, list, tuple, np.ndarray)) else value, np.float32)
+        array = np.asarray(
+            keras.ops.convert_to_numpy(value) if not isinstance(value, (int, float, list, tuple, np.ndarray))
+            else value,
+            np.float32
+        )
         if not np.isfinite(array).all():
             raise ValueError(f"layer {reading.path!r} has NaN or Inf in its scale or offset; repair it first")
         if array.ndim > len(sizes) and array.shape[0] == 1:
             array = array[0]  # the batch
-        if len(reading.shape) != len(reading.input_shape) or array.ndim > len(sizes) or any(n not in (1, size) for n, size in zip(array.shape[::-1], sizes[::-1])):
+        if (
+            len(reading.shape) != len(reading.input_shape) or array.ndim > len(sizes)
+            or any(n not in (1, size) for n, size in zip(array.shape[::-1], sizes[::-1]))
+        ):
             return reading.island("a constant that is larger than the tensor has no fixed-point form")
         parts.append(array)
-    reading.emit_result("rescaling", [reading.x], affine.attributes_of(reading.graph, reading.name, parts[0], parts[1], channels))
+    reading.emit_result(
+        "rescaling", [reading.x], affine.attributes_of(reading.graph, reading.name, parts[0], parts[1], channels)
+    )
 
 
 # ---- activations -----------------------------------------------------------------------------------------------------
@@ -269,7 +295,10 @@ def _softmax(reading, layer) -> None:
 # ---- pools -----------------------------------------------------------------------------------------------------------
 def _pool(op: str) -> Rule:
     def rule(reading, layer) -> None:
-        reading.emit_result(op, [reading.x], {"pool_size": _ints(layer.pool_size), "strides": _ints(layer.strides), "padding": layer.padding})
+        reading.emit_result(
+            op, [reading.x],
+            {"pool_size": _ints(layer.pool_size), "strides": _ints(layer.strides), "padding": layer.padding}
+        )
     return rule
 
 
@@ -277,17 +306,21 @@ def _global_pool(op: str) -> Rule:
     def rule(reading, layer) -> None:
         if len(reading.call.inputs) > 1:
             return reading.island("a masked global pool has no fixed-point form")
-        reading.emit_result(op, [reading.x], {"axes": tuple(range(1, len(reading.input_shape) - 1)), "keepdims": bool(layer.keepdims)})
+        reading.emit_result(
+            op, [reading.x], {"axes": tuple(range(1, len(reading.input_shape) - 1)), "keepdims": bool(layer.keepdims)}
+        )
     return rule
 
 
-# ---- several inputs ----------------------------------------------------------------------------------------------------
+# ---- several inputs --------------------------------------------------------------------------------------------------
 def _merge(op: str) -> Rule:
     def rule(reading, layer) -> None:
         values = reading.values
         total = values[0]
         for index, value in enumerate(values[1:], 1):
-            total = reading.emit(op, [total, value], name=reading.name if index == len(values) - 1 else f"{reading.name}/{index}")
+            total = reading.emit(
+                op, [total, value], name=reading.name if index == len(values) - 1 else f"{reading.name}/{index}"
+            )
         reading.result(total)
     return rule
 
@@ -298,8 +331,13 @@ def _average(reading, layer) -> None:
     if len(shapes) > 1 or None in reading.shape[1:]:
         return reading.island("an average of tensors of different or unknown shapes has no fixed-point form")
     row: Move = ("reshape", {"shape": (1, math.prod(reading.shape[1:]))})
-    rows = {value: emit_moves(reading, value, [row], f"{reading.name}/{number}") for number, value in enumerate(dict.fromkeys(reading.values))}
-    joined = reading.emit("concat", [rows[value] for value in reading.values], {"axis": 1}, name=f"{reading.name}/joined")
+    rows = {
+        value: emit_moves(reading, value, [row], f"{reading.name}/{number}")
+        for number, value in enumerate(dict.fromkeys(reading.values))
+    }
+    joined = reading.emit(
+        "concat", [rows[value] for value in reading.values], {"axis": 1}, name=f"{reading.name}/joined"
+    )
     mean = reading.emit("mean", [joined], {"axes": (1,), "keepdims": False}, name=f"{reading.name}/mean")
     reading.emit_result("reshape", [mean], {"shape": reading.shape[1:]})
 
@@ -311,7 +349,7 @@ def _concatenate(reading, layer) -> None:
     reading.emit_result("concat", reading.values, {"axis": axis})
 
 
-# ---- moves -------------------------------------------------------------------------------------------------------------
+# ---- moves -----------------------------------------------------------------------------------------------------------
 def _reshape(reading, layer) -> None:
     shape = reading.shape
     given = reading.input_shape
@@ -370,7 +408,8 @@ LAYER_RULES: dict[type, Rule] = {
     L.Conv1DTranspose: _transpose, L.Conv2DTranspose: _transpose,
     L.Dense: _dense, L.EinsumDense: _einsum_dense, L.TimeDistributed: time_distributed.rule,
     L.BatchNormalization: _batch_norm, L.Normalization: _normalization, L.Rescaling: _rescaling,
-    **dict.fromkeys(functions.layer_classes(), _function), L.Activation: _activation, L.PReLU: _prelu, L.Softmax: _softmax,
+    **dict.fromkeys(functions.layer_classes(), _function), L.Activation: _activation, L.PReLU: _prelu,
+    L.Softmax: _softmax,
     L.MaxPooling1D: _pool("max_pool"), L.MaxPooling2D: _pool("max_pool"),
     L.AveragePooling1D: _pool("average_pool"), L.AveragePooling2D: _pool("average_pool"),
     L.GlobalAveragePooling1D: _global_pool("mean"), L.GlobalAveragePooling2D: _global_pool("mean"),
@@ -381,14 +420,15 @@ LAYER_RULES: dict[type, Rule] = {
     **LAYER_MOVES,
     L.UpSampling1D: _upsampling, L.UpSampling2D: _upsampling,
     **dict.fromkeys((
-        L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D, L.GaussianDropout, L.AlphaDropout, L.GaussianNoise,
+        L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D, L.GaussianDropout, L.AlphaDropout,
+        L.GaussianNoise,
         L.ActivityRegularization,
     ), training_only),
     L.Identity: _identity,
 }
 
 
-# ---- keras.ops ---------------------------------------------------------------------------------------------------------
+# ---- keras.ops -------------------------------------------------------------------------------------------------------
 def _operands(reading) -> tuple[list, bool]:
     """The two operands of an elementwise operation and whether both are tensors of the graph."""
     operands = [*reading.call.args, *reading.call.kwargs.values()][:2]
@@ -429,12 +469,20 @@ def _select(op: str, end: str) -> Rule:
 def _reduction(op: str, **attrs: Any) -> Rule:
     def rule(reading, operation) -> None:
         rank, axis = len(reading.input_shape), operation.axis
-        if len(reading.call.inputs) > 1 or reading.call.kwargs.get("weights") is not None or getattr(operation, "initial", None) is not None:
+        if (
+            len(reading.call.inputs) > 1 or reading.call.kwargs.get("weights") is not None
+            or getattr(operation, "initial", None) is not None
+        ):
             return reading.island("a weighted reduction, or one with a first value, has no fixed-point form")
-        axes = tuple(sorted({_axis(a, rank) for a in ([axis] if isinstance(axis, int) else axis)})) if axis is not None else ()
+        axes = (
+            tuple(sorted({_axis(a, rank) for a in ([axis] if isinstance(axis, int) else axis)})) if axis is not None
+            else ()
+        )
         if not axes or 0 in axes:
             return reading.island("a reduction over the batch has no fixed-point form")
-        reading.emit_result(op, [reading.x], {"axes": axes, "keepdims": bool(getattr(operation, "keepdims", False)), **attrs})
+        reading.emit_result(
+            op, [reading.x], {"axes": axes, "keepdims": bool(getattr(operation, "keepdims", False)), **attrs}
+        )
     return rule
 
 
@@ -477,7 +525,9 @@ def _divide(constant, first):
 
 
 def _cast(reading, operation) -> None:
-    """An input of bytes as float32 is the same numbers: whoever reads it takes the bytes themselves, which are codes."""
+    """An input of bytes as float32 is the same numbers: whoever reads it takes the bytes themselves, which are
+    codes.
+    """
     before, after = (
         keras.backend.standardize_dtype(x.dtype) for x in (reading.call.inputs[0], reading.call.outputs[0])
     )
@@ -494,17 +544,19 @@ OPERATION_RULES: dict[str, Rule] = {
     "Multiply": _elementwise("", lambda c, first: (c, 0.0)),
     "Divide": _elementwise("", _divide), "TrueDivide": _elementwise("", _divide),
     "Negative": lambda reading, operation: _affine(reading, -1.0, 0.0),
-    "Maximum": _select("maximum", "x_min"), "Minimum": _select("minimum", "x_max"), "Concatenate": _concatenate, "Softmax": _softmax,
+    "Maximum": _select("maximum", "x_min"), "Minimum": _select("minimum", "x_max"), "Concatenate": _concatenate,
+    "Softmax": _softmax,
     "MaxPool": _pool_operation("max_pool"), "AveragePool": _pool_operation("average_pool"),
     "Mean": _reduction("mean"), "Average": _reduction("mean"), "Sum": _reduction("mean", divide=False),
     "Max": _reduction("global_max_pool"), "Amax": _reduction("global_max_pool"),
-    "Reshape": _reshape, "Squeeze": _reshape, "ExpandDims": _reshape, "Transpose": _transpose_operation, "Pad": _pad_operation,
+    "Reshape": _reshape, "Squeeze": _reshape, "ExpandDims": _reshape, "Transpose": _transpose_operation,
+    "Pad": _pad_operation,
     **OPERATION_MOVES,
     "Identity": _identity, "Cast": _cast,
 }
 
 
-# ---- small ------------------------------------------------------------------------------------------------------------
+# ---- small -----------------------------------------------------------------------------------------------------------
 def _ints(value, rank: int | None = None) -> tuple[int, ...]:
     if isinstance(value, int):
         return (value,) * (rank or 1)

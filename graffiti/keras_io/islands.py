@@ -1,12 +1,14 @@
 """Islands: Keras layers that stay in float, as a config plus arrays in the graph, and how they are run.
 
-An ``island`` node's ``layer`` is Keras' own serialized object, its ``weights`` and ``state`` are constants of the graph, and ``call``
-says how it takes its inputs: the arguments with ``{"input": i}``, ``{"array": j}``, ``{"slice": [...]}`` ... in the places of tensors,
-arrays and slices, and ``masks``, pairs ``(i, j)``: input ``j`` is the mask that hangs on input ``i``, as Keras has it.
+An ``island`` node's ``layer`` is Keras' own serialized object, its ``weights`` and ``state`` are constants of the
+graph, and ``call`` says how it takes its inputs: the arguments with ``{"input": i}``, ``{"array": j}``, ``{"slice":
+[...]}`` ... in the places of tensors, arrays and slices, and ``masks``, pairs ``(i, j)``: input ``j`` is the mask that
+hangs on input ``i``, as Keras has it.
 
-In the process that read the model the config also knows the layer itself (``LayerConfig.live``): copies of it are made by its own
-class, with its own functions, so that names play no part: two classes of one name are two classes, a lambda needs no source. What is
-written to a file is the config alone; it names the classes and functions that a loader must provide, and holds no code.
+In the process that read the model the config also knows the layer itself (``LayerConfig.live``): copies of it are made
+by its own class, with its own functions, so that names play no part: two classes of one name are two classes, a lambda
+needs no source. What is written to a file is the config alone; it names the classes and functions that a loader must
+provide, and holds no code.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from graffiti.keras_io import compat
 from graffiti.layers import WithMask
 
 _INPUT, _ARRAY, _OBJECT, _SLICE, _ELLIPSIS, _DICT = _MARKS = ("input", "array", "object", "slice", "ellipsis", "dict")
-_OWN, _STATES, _ASSET = "own", "states", "asset"    # kinds of state: load_own_variables, states of a stateful layer, load_assets
+# kinds of state: load_own_variables, states of a stateful layer, load_assets
+_OWN, _STATES, _ASSET = "own", "states", "asset"
 
 
 class LayerConfig(dict):
@@ -55,7 +58,8 @@ class Description:
         call: the structure of the arguments.
         inputs: the symbolic tensors among them, in the order of their numbers.
         weights: ``(name, variable)``.
-        state: ``(number of the layer inside, kind, key, variable or array)`` of what the layer keeps beside ``weights``.
+        state: ``(number of the layer inside, kind, key, variable or array)`` of what the layer keeps beside
+            ``weights``.
         arrays: arguments that are arrays.
     """
 
@@ -67,7 +71,7 @@ class Description:
     arrays: list[np.ndarray]
 
 
-# ---- a call → plain values ---------------------------------------------------------------------------------------------
+# ---- a call → plain values -------------------------------------------------------------------------------------------
 def describe(operation, args: tuple, kwargs: dict[str, Any]) -> Description:
     """A call as plain values.
 
@@ -80,7 +84,9 @@ def describe(operation, args: tuple, kwargs: dict[str, Any]) -> Description:
         ValueError: where the layer cannot be made again, because it does not say how.
     """
     layer = config_of(operation)
-    weights = [(weight.name, weight) for weight in operation.weights] if isinstance(operation, keras.layers.Layer) else []
+    weights = (
+        [(weight.name, weight) for weight in operation.weights] if isinstance(operation, keras.layers.Layer) else []
+    )
     inputs: list[keras.KerasTensor] = []
     arrays: list[np.ndarray] = []
     objects: list[Any] = []
@@ -108,7 +114,10 @@ def describe(operation, args: tuple, kwargs: dict[str, Any]) -> Description:
         objects.append(value)
         return {_OBJECT: len(objects) - 1}
 
-    call = {"args": plain(tuple(args)), "kwargs": plain({key: value for key, value in kwargs.items() if key != "training"}), "weights": len(weights)}
+    call = {
+        "args": plain(tuple(args)), "kwargs": plain({key: value for key, value in kwargs.items() if key != "training"}),
+        "weights": len(weights)
+    }
     layer.objects = tuple(objects)
     return Description(layer, call, inputs, weights, list(_state(operation)), arrays)
 
@@ -116,22 +125,29 @@ def describe(operation, args: tuple, kwargs: dict[str, Any]) -> Description:
 def config_of(operation) -> LayerConfig:
     """The serialized form of a layer or operation.
 
-    Functions of the user's that it computes with are named in ``functions``: ``(number of the layer inside, attribute, name)``.
+    Functions of the user's that it computes with are named in ``functions``: ``(number of the layer inside, attribute,
+    name)``.
 
     Raises:
         ValueError: where it has no ``get_config``.
     """
-    functions = [(index, attribute, compat.function_name(function)) for index, attribute, function in compat.own_functions(operation)]
+    functions = [
+        (index, attribute, compat.function_name(function))
+        for index, attribute, function in compat.own_functions(operation)
+    ]
     try:
         config = json.loads(json.dumps(compat.serialized(operation)))
     except Exception as error:
         if isinstance(operation, keras.layers.Layer):
             raise ValueError(
-                f"layer {operation.name!r} ({type(operation).__name__}) has no fixed-point form and cannot be kept in float either, because Keras "
+                f"layer {operation.name!r} ({type(operation).__name__}) has no fixed-point form and cannot be kept in "
+                "float either, because Keras "
                 "cannot serialize it; give it a get_config that returns plain values"
             ) from error
         kind = type(operation)  # an operation with functions in it: this process only
-        config = {"module": kind.__module__, "class_name": kind.__name__, "config": None, "registered_name": kind.__name__}
+        config = {
+            "module": kind.__module__, "class_name": kind.__name__, "config": None, "registered_name": kind.__name__
+        }
         functions = functions or [(0, "", kind.__name__)]
     result = LayerConfig(config, **({"functions": [list(entry) for entry in functions]} if functions else {}))
     result.live = operation
@@ -139,7 +155,9 @@ def config_of(operation) -> LayerConfig:
 
 
 def _state(operation) -> Iterator[tuple[int, str, str, Any]]:
-    """What Keras' own saving keeps of a layer and the layers inside beside their weights, and the states of stateful ones."""
+    """What Keras' own saving keeps of a layer and the layers inside beside their weights, and the states of stateful
+    ones.
+    """
     for index, layer in enumerate(compat.sublayers(operation)):
         with tempfile.TemporaryDirectory() as folder:
             if compat.overrides(layer, "save_assets"):
@@ -154,7 +172,7 @@ def _state(operation) -> Iterator[tuple[int, str, str, Any]]:
             yield index, _STATES, str(number), variable
 
 
-# ---- plain values → a layer ----------------------------------------------------------------------------------------------
+# ---- plain values → a layer ------------------------------------------------------------------------------------------
 def restore(node: Node, name: str | None = None):
     """The layer or operation of an island that was read from a file, without its weights.
 
@@ -170,15 +188,18 @@ def restore(node: Node, name: str | None = None):
         found[index, attribute] = keras.saving.get_registered_object(function)
         if found[index, attribute] is None:
             raise ValueError(
-                f"the float layer {node.name!r} ({config.get('class_name')}) computes with the function {function!r}, which a file does not hold (nothing in it is run); "
-                "register it with keras.saving.register_keras_serializable before the model is made, and import it before loading, or convert the model again"
+                f"the float layer {node.name!r} ({config.get('class_name')}) computes with the function {function!r}, "
+                "which a file does not hold (nothing in it is run); "
+                "register it with keras.saving.register_keras_serializable before the model is made, and import it "
+                "before loading, or convert the model again"
             )
     try:
         layer = keras.saving.deserialize_keras_object(config)
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"the float layer {node.name!r} cannot be made again ({reason[:300]}); its class {config.get('class_name')!r} must be registered with "
+            f"the float layer {node.name!r} cannot be made again ({reason[:300]}); its class "
+            f"{config.get('class_name')!r} must be registered with "
             "keras.saving.register_keras_serializable and imported, or named in keras.saving.custom_object_scope"
         ) from error
     layers = compat.sublayers(layer)
@@ -230,26 +251,36 @@ class Workshop:
             inner[int(index)].load_own_variables(store)
 
     def reset_states(self) -> None:
-        """Everything that layers keep from call to call as the graph has it; states of stateful layers zero, as ``reset_states`` of Keras has them."""
+        """Everything that layers keep from call to call as the graph has it; states of stateful layers zero, as
+        ``reset_states`` of Keras has them.
+        """
         for node in self._filled.values():
             self.fill(node, again=True)
             compat.reset_states(self._made[node.attrs.get("instance") or node.name])
 
     def _load_files(self, node: Node, layer) -> None:
-        """What a layer keeps in files, before it is called: its shapes may follow from it. In the order of Keras: variables, then files."""
+        """What a layer keeps in files, before it is called: its shapes may follow from it. In the order of Keras:
+        variables, then files.
+        """
         inner = compat.sublayers(layer)
         assets: dict[int, list[tuple[str, str]]] = {}
         for index, kind, key, name in node.attrs.get("state", ()):
             if kind == _ASSET:
                 assets.setdefault(int(index), []).append((key, name))
         for index, files in assets.items():
-            if store := {key: self.graph.constants[name] for i, kind, key, name in node.attrs["state"] if kind == _OWN and int(i) == index}:
+            if store := {
+                key: self.graph.constants[name] for i, kind, key, name in node.attrs["state"]
+                if kind == _OWN and int(i) == index
+            }:
                 inner[index].load_own_variables(store)
             with tempfile.TemporaryDirectory() as folder:
                 for key, name in files:
                     path = pathlib.Path(folder, key).resolve()
                     if pathlib.Path(folder).resolve() not in path.parents:
-                        raise ValueError(f"the float layer {node.name!r} has a file named {key!r}, outside its own folder; the graph was changed")
+                        raise ValueError(
+                            f"the float layer {node.name!r} has a file named {key!r}, outside its own folder; the "
+                            "graph was changed"
+                        )
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(np.asarray(self.graph.constants[name], np.uint8).tobytes())
                 inner[index].load_assets(folder)
@@ -271,7 +302,13 @@ def arguments(node: Node, graph: Graph, inputs: list, hang: Callable[[int, Any, 
     Raises:
         ValueError: where an argument was an object of the process that read the model.
     """
-    call = node.attrs.get("call") or {"args": [{_INPUT: i} for i in range(len(inputs))], "kwargs": {}, "weights": len(node.attrs.get("weights", ()))}
+    call = (
+        node.attrs.get("call")
+        or {
+            "args": [{_INPUT: i} for i in range(len(inputs))], "kwargs": {},
+            "weights": len(node.attrs.get("weights", ()))
+        }
+    )
     arrays = [graph.constants[name] for name in node.attrs.get("weights", ())[call["weights"]:]]
     objects = getattr(node.attrs["layer"], "objects", ())
     masked = {index: hang(index, inputs[index], inputs[mask]) for index, mask in call.get("masks", ())}
@@ -291,7 +328,8 @@ def arguments(node: Node, graph: Graph, inputs: list, hang: Callable[[int, Any, 
             if mark == _OBJECT:
                 if value[_OBJECT] >= len(objects):
                     raise ValueError(
-                        f"the float layer {node.name!r} is called with an object that only the process that read the model has; convert the model again"
+                        f"the float layer {node.name!r} is called with an object that only the process that read the "
+                        "model has; convert the model again"
                     )
                 return objects[value[_OBJECT]]
             return {key: fill(part) for key, part in (value[_DICT] if mark == _DICT else value).items()}
@@ -300,13 +338,13 @@ def arguments(node: Node, graph: Graph, inputs: list, hang: Callable[[int, Any, 
     return list(fill(call["args"])), fill(call["kwargs"])
 
 
-# ---- running -----------------------------------------------------------------------------------------------------------------
+# ---- running ---------------------------------------------------------------------------------------------------------
 class IslandRunner:
-    """Runs islands on numpy arrays at inference; every layer is made once, and runs as a ``tf.function`` as in ``Model.predict``: TensorFlow
-    fuses float ops there, and fused ones round differently than single ones.
+    """Runs islands on numpy arrays at inference; every layer is made once, and runs as a ``tf.function`` as in
+    ``Model.predict``: TensorFlow fuses float ops there, and fused ones round differently than single ones.
 
-    A stateful layer starts from what the graph holds and carries its state from call to call, as in Keras. Random numbers that a
-    layer draws at inference start from one seed at every call.
+    A stateful layer starts from what the graph holds and carries its state from call to call, as in Keras. Random
+    numbers that a layer draws at inference start from one seed at every call.
 
     Args:
         graph: the graph whose islands are run; its constants are their weights.
@@ -349,7 +387,12 @@ class IslandRunner:
             args, kwargs = arguments(node, self.graph, list(inputs), lambda index, x, mask: hang([x, mask]))
             return layer(*args, **{**kwargs, **training})
 
-        call(*(keras.Input(batch_shape=self.graph.shape(value), dtype=dtype) for value, dtype in zip(node.inputs, dtypes)))
+        call(
+            *(
+                keras.Input(batch_shape=self.graph.shape(value), dtype=dtype)
+                for value, dtype in zip(node.inputs, dtypes)
+            )
+        )
         self._workshop.fill(node)
         self._seeds[node.name] = compat.seeds(layer)
         signature = [tf.TensorSpec(self.graph.shape(value), dtype) for value, dtype in zip(node.inputs, dtypes)]
@@ -362,7 +405,10 @@ class IslandRunner:
 
 
 def _tensor(array: np.ndarray, dtype: str):
-    return tf.constant(np.asarray(array, object), tf.string) if dtype == "string" else keras.ops.convert_to_tensor(np.asarray(array), dtype)
+    return (
+        tf.constant(np.asarray(array, object), tf.string) if dtype == "string"
+        else keras.ops.convert_to_tensor(np.asarray(array), dtype)
+    )
 
 
 def _array(value) -> np.ndarray:
@@ -372,7 +418,9 @@ def _array(value) -> np.ndarray:
 
 @contextlib.contextmanager
 def started(model: keras.Model, graph: Graph) -> Iterator[None]:
-    """The model with what its float layers keep from call to call as the graph has it; afterwards with its own again."""
+    """The model with what its float layers keep from call to call as the graph has it; afterwards with its own
+    again.
+    """
     with compat.kept_state(model):
         layers = {compat.value_name(layer.name): layer for layer in model.layers}
         for node in graph.nodes:
@@ -404,7 +452,10 @@ def _foreign_classes(value) -> Iterator[str]:
     if isinstance(value, Mapping):
         if "class_name" in value and "module" in value and value.get("class_name") != "function":
             module = value.get("module") or ""
-            if not str(module).startswith(("keras", "graffiti")) and not str(value.get("registered_name") or "").startswith("graffiti>"):
+            if (
+                not str(module).startswith(("keras", "graffiti"))
+                and not str(value.get("registered_name") or "").startswith("graffiti>")
+            ):
                 yield str(value.get("registered_name") or value["class_name"])
         for part in value.values():
             yield from _foreign_classes(part)

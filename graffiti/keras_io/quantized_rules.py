@@ -1,4 +1,6 @@
-"""What graffiti's own layers read as: the fakequant graph with thresholds, constants from the variables, tables from the layers."""
+"""What graffiti's own layers read as: the fakequant graph with thresholds, constants from the variables, tables from
+the layers.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ from graffiti.graph.layer_forms import LAYER_FORMS
 from graffiti.keras_io import training
 from graffiti.numerics.formats import exponent_of_threshold
 
-ROLES = ("product", "kernel", "folded_kernel", "q_kernel", "accumulator", "bias", "folded_bias", "q_bias", "gamma", "beta", "mean", "variance")
+ROLES = (
+    "product", "kernel", "folded_kernel", "q_kernel", "accumulator", "bias", "folded_bias", "q_bias", "gamma", "beta",
+    "mean", "variance"
+)
 
 
 def find(operation) -> Callable | None:
@@ -25,7 +30,9 @@ def find(operation) -> Callable | None:
     return RULES.get(type(operation))
 
 
-def quantizer_attributes(quantizer: quantizers.Quantizer, *, role: str | None = None, group: str | None = None) -> dict[str, Any]:
+def quantizer_attributes(
+    quantizer: quantizers.Quantizer, *, role: str | None = None, group: str | None = None
+) -> dict[str, Any]:
     """Attributes of the ``fake_quantize`` node that a quantizer is; thresholds only where they are calibrated.
 
     Args:
@@ -37,8 +44,10 @@ def quantizer_attributes(quantizer: quantizers.Quantizer, *, role: str | None = 
     if quantizer.calibrated is not None and bool(quantizer.calibrated.numpy()):
         log2 = tuple(float(t) for t in np.ravel(keras.ops.convert_to_numpy(quantizer.log2_threshold)))
     return {
-        "quantizer": quantizers.name_of(quantizer), "bits": quantizer.bits, "signed": quantizer.signed, "narrow": quantizer.narrow,
-        "rounding": quantizer.rounding, "channel_axis": quantizer.channel_axis, "group": group, "role": role or quantizer.role,
+        "quantizer": quantizers.name_of(quantizer), "bits": quantizer.bits, "signed": quantizer.signed,
+        "narrow": quantizer.narrow,
+        "rounding": quantizer.rounding, "channel_axis": quantizer.channel_axis, "group": group,
+        "role": role or quantizer.role,
         "trainable": bool(quantizer.trainable), "calibration": quantizer.calibration, "log2_threshold": log2,
     }
 
@@ -48,7 +57,9 @@ class _Names:
 
     def __init__(self, reading, layer) -> None:
         node = _node_name(reading, layer)
-        self.node, self.prefix, self.given = reading.prefix + node, reading.prefix, dict(layer.value_names.get(node, {}))
+        self.node, self.prefix, self.given = (
+            reading.prefix + node, reading.prefix, dict(layer.value_names.get(node, {}))
+        )
 
     def __getitem__(self, role: str) -> str:
         return self.prefix + self.given[role] if role in self.given else f"{self.node}/{role}"
@@ -57,7 +68,10 @@ class _Names:
 def _node_name(reading, layer) -> str:
     """Which node a call is: the call says it, or it is the only one, or the layer's list in order of the calls."""
     names = layer.node_names
-    return reading.call.kwargs.get("node") or (names[reading.number] if reading.number < len(names) else f"{names[0]}_call{reading.number}")
+    return (
+        reading.call.kwargs.get("node")
+        or (names[reading.number] if reading.number < len(names) else f"{names[0]}_call{reading.number}")
+    )
 
 
 def _emit_once(reading, op: str, inputs: list[str], attrs: dict[str, Any], name: str) -> str:
@@ -77,8 +91,13 @@ def _quantize(reading, layer) -> None:
 
 
 def _weight(reading, layer, role: str, names: _Names) -> str:
-    """The kernel, bias, gamma or beta of a layer; numbers that are no weights of the model (a pool's reciprocals, a rescaling) are said to be none."""
-    value = reading.weight(role, getattr(layer, role), names[role], trainable=None if role not in ("kernel", "bias") or layer.kernel_trainable else True)
+    """The kernel, bias, gamma or beta of a layer; numbers that are no weights of the model (a pool's reciprocals, a
+    rescaling) are said to be none.
+    """
+    value = reading.weight(
+        role, getattr(layer, role), names[role],
+        trainable=None if role not in ("kernel", "bias") or layer.kernel_trainable else True
+    )
     if layer.weight_settings.get(role, {}).get("trainable", True) is None:
         reading.graph.training[value] = {"trainable": None}
     return value
@@ -89,10 +108,13 @@ def _product(reading, layer) -> None:
     kernel = layer_kernel = _weight(reading, layer, "kernel", names)
     norm, statistics = layer.batch_norm, {}
     if norm:
-        variables = {"gamma": layer.gamma, "beta": layer.beta, "mean": layer.moving_mean, "variance": layer.moving_variance}
+        variables = {
+            "gamma": layer.gamma, "beta": layer.beta, "mean": layer.moving_mean, "variance": layer.moving_variance
+        }
         moving = {"mean": layer.statistics_trainable, "variance": layer.statistics_trainable}
         statistics = {
-            role: reading.weight(role, variable, names[role], trainable=moving[role]) if role in moving else _weight(reading, layer, role, names)
+            role: reading.weight(role, variable, names[role], trainable=moving[role]) if role in moving
+            else _weight(reading, layer, role, names)
             for role, variable in variables.items()
         }
         kernel = _emit_once(
@@ -101,10 +123,15 @@ def _product(reading, layer) -> None:
         )
     if layer.kernel_quantizer is not None:
         group = names.given.get("kernel_group")
-        kernel = _emit_once(reading, "fake_quantize", [kernel], quantizer_attributes(layer.kernel_quantizer, group=group), names["q_kernel"])
+        kernel = _emit_once(
+            reading, "fake_quantize", [kernel], quantizer_attributes(layer.kernel_quantizer, group=group),
+            names["q_kernel"]
+        )
     reading.activity(layer, layer_kernel)
     x = reading.reader.value(reading.call.inputs[0])
-    fixed = {} if layer.kernel_trainable or getattr(layer.kernel_quantizer, "role", "") == "reciprocal" else {"fixed": True}
+    fixed = (
+        {} if layer.kernel_trainable or getattr(layer.kernel_quantizer, "role", "") == "reciprocal" else {"fixed": True}
+    )
     attrs = {**layer.graph_attributes(), **fixed}
     if not layer.use_bias:
         return reading.result(reading.emit(layer.op, [x, kernel], attrs, name=names.node))
@@ -112,7 +139,10 @@ def _product(reading, layer) -> None:
     bias = _weight(reading, layer, "bias", names)
     if norm:
         inputs = [bias, *(statistics[role] for role in ("gamma", "beta", "mean", "variance"))]
-        bias = _emit_once(reading, "fold_bias", inputs, {"epsilon": norm["epsilon"], "momentum": norm["momentum"]}, names["folded_bias"])
+        bias = _emit_once(
+            reading, "fold_bias", inputs, {"epsilon": norm["epsilon"], "momentum": norm["momentum"]},
+            names["folded_bias"]
+        )
     if layer.accumulator_quantizer is not None:
         group = names["accumulator_group"] if "accumulator_group" in names.given else names["accumulator"]
         attrs = quantizer_attributes(layer.accumulator_quantizer, group=group)
@@ -127,8 +157,13 @@ def _multiply(reading, layer) -> None:
     names = _Names(reading, layer)
     constant = reading.weight("constant", layer.constant, names["constant"], trainable=None if layer.trained else True)
     if layer.quantizer is not None:
-        constant = _emit_once(reading, "fake_quantize", [constant], quantizer_attributes(layer.quantizer, group=names.given.get("constant_group")), names["q_constant"])
-    reading.result(reading.emit("multiply", [reading.x, constant], {"trained": True} if layer.trained else {}, name=names.node))
+        constant = _emit_once(
+            reading, "fake_quantize", [constant],
+            quantizer_attributes(layer.quantizer, group=names.given.get("constant_group")), names["q_constant"]
+        )
+    reading.result(
+        reading.emit("multiply", [reading.x, constant], {"trained": True} if layer.trained else {}, name=names.node)
+    )
 
 
 def _lookup(reading, layer) -> None:
@@ -177,7 +212,9 @@ def _plain(op: str, attributes: Mapping[str, str]) -> Callable:
 
 
 def _reduce(reading, layer) -> None:
-    op, attrs = {"mean": ("mean", {}), "sum": ("mean", {"divide": False}), "max": ("global_max_pool", {})}[layer.operation]
+    op, attrs = {
+        "mean": ("mean", {}), "sum": ("mean", {"divide": False}), "max": ("global_max_pool", {})
+    }[layer.operation]
     reading.emit_result(op, [reading.x], {"axes": layer.axes, "keepdims": layer.keepdims, **attrs})
 
 
@@ -188,7 +225,9 @@ def _window_mean(reading, layer) -> None:
 
 def _affine(reading, layer) -> None:
     name, channels = reading.name, reading.input_shape[-1] if len(reading.input_shape) > 1 else None
-    attrs = affine.attributes_of(reading.graph, name, np.asarray(layer.scale, np.float64), np.asarray(layer.offset, np.float64), channels)
+    attrs = affine.attributes_of(
+        reading.graph, name, np.asarray(layer.scale, np.float64), np.asarray(layer.offset, np.float64), channels
+    )
     reading.emit_result("rescaling", [reading.x], attrs)
 
 

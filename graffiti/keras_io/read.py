@@ -1,7 +1,7 @@
 """``read``: a Keras model → a graph, float or fakequant. It reads; it changes nothing.
 
-What each layer class reads as is in the tables of ``float_rules.py`` and ``quantized_rules.py``; this file walks the model
-and gives the rules what they need.
+What each layer class reads as is in the tables of ``float_rules.py`` and ``quantized_rules.py``; this file walks the
+model and gives the rules what they need.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def read(model: keras.Model, *, keep_float: KeepFloat | None = None) -> Graph:
     """A Keras model as a graph.
 
     Args:
-        model: a built Sequential, Functional (nested models are inlined, their names prefixed ``inner/layer``), or a subclassed
-            model whose ``call`` can be traced on symbolic inputs; float, or quantized by graffiti.
+        model: a built Sequential, Functional (nested models are inlined, their names prefixed ``inner/layer``), or a
+            subclassed model whose ``call`` can be traced on symbolic inputs; float, or quantized by graffiti.
         keep_float: ``(node name, layer) -> bool``; layers for which it is true are read as islands.
 
     Returns:
-        A graph of stage ``fakequant`` where the model has graffiti's quantizers, else ``float``. Layers without a rule are
-        ``island`` nodes with a reason.
+        A graph of stage ``fakequant`` where the model has graffiti's quantizers, else ``float``. Layers without a rule
+        are ``island`` nodes with a reason.
 
     Raises:
         TypeError: where ``model`` is not a Keras 3 model.
@@ -40,7 +40,9 @@ def read(model: keras.Model, *, keep_float: KeepFloat | None = None) -> Graph:
     return read_with_tensors(model, keep_float=keep_float)[0]
 
 
-def read_with_tensors(model: keras.Model, *, keep_float: KeepFloat | None = None) -> tuple[Graph, dict[str, keras.KerasTensor]]:
+def read_with_tensors(
+    model: keras.Model, *, keep_float: KeepFloat | None = None
+) -> tuple[Graph, dict[str, keras.KerasTensor]]:
     """As ``read``, with the model's symbolic tensors by graph value name (those of the outermost model)."""
     compat.check_model(model)
     with compat.symbolic(model) as symbolic:
@@ -58,7 +60,9 @@ def read_with_tensors(model: keras.Model, *, keep_float: KeepFloat | None = None
         if any(masks):
             graph.interface["output_masks"] = masks
         # what is computed in float64 (a constant of numpy's makes it so) is float32 here
-        graph.interface["output_dtypes"] = [str(tensor.dtype).replace("float64", "float32") for tensor in symbolic.outputs]
+        graph.interface["output_dtypes"] = [
+            str(tensor.dtype).replace("float64", "float32") for tensor in symbolic.outputs
+        ]
     name_layers(graph)
     tensors = {name: tensor for name, tensor in reader.tensors.items() if name in graph.types}
     return graph, tensors
@@ -159,7 +163,10 @@ class Reader:
     def _keep_exact(self, reading: Reading, before: int) -> None:
         """What computes on integers or booleans is no fixed point: the call becomes an island. Moves may stay."""
         made = self.graph.nodes[before:]
-        if all(compat.exact_dtype(x) == "float32" for x in reading.call.outputs) or all(OPS[node.op].moves_codes for node in made):
+        if (
+            all(compat.exact_dtype(x) == "float32" for x in reading.call.outputs)
+            or all(OPS[node.op].moves_codes for node in made)
+        ):
             return
         self.graph.nodes = self.graph.nodes[:before]
         for out in (out for node in made for out in node.outputs):
@@ -171,7 +178,9 @@ class Reader:
         held = {name: marks[1] for marks, name in self._constants.items() if marks[0] == "island" and len(marks) == 2}
         for node in self.graph.nodes:
             if node.op == "island":
-                names = [(index, self.shared.get(held.get(name, 0))) for index, name in enumerate(node.attrs["weights"])]
+                names = [
+                    (index, self.shared.get(held.get(name, 0))) for index, name in enumerate(node.attrs["weights"])
+                ]
                 ties = [(index, name) for index, name in names if name is not None]
                 for key, turned in (("ties", False), ("turned_ties", True)):
                     if found := tuple(tie for tie in ties if (tie[1] in self.turned) is turned):
@@ -197,13 +206,19 @@ class Reader:
         """The values of masks; what computes them is read where nothing needed it before."""
         wanted = [mask for mask in masks if mask is not None]
         self._alive.extend(wanted)
-        known = [tensor for tensor in self._alive if isinstance(tensor, keras.KerasTensor) and id(tensor) in self._values]
+        known = [
+            tensor for tensor in self._alive if isinstance(tensor, keras.KerasTensor) and id(tensor) in self._values
+        ]
         self.calls(compat.calls(known, wanted), prefix="")
         return [None if mask is None else self.value(mask) for mask in masks]
 
     def _hung_masks(self, call: compat.Call) -> dict[int, str]:
-        """The masks on a call's inputs, where the layer may look at them there: ``id`` of a tensor → value of its mask."""
-        masks = {id(tensor): self.mask(tensor) for tensor in call.inputs} if compat.looks_at_masks(call.operation) else {}
+        """The masks on a call's inputs, where the layer may look at them there: ``id`` of a tensor → value of its
+        mask.
+        """
+        masks = (
+            {id(tensor): self.mask(tensor) for tensor in call.inputs} if compat.looks_at_masks(call.operation) else {}
+        )
         hung = {key: mask for key, mask in masks.items() if mask is not None}
         return {key: str(value) for key, value in zip(hung, self.read_masks(list(hung.values())))}
 
@@ -226,7 +241,10 @@ class Reader:
     def value(self, tensor: keras.KerasTensor) -> str:
         """The graph value of a symbolic tensor."""
         if id(tensor) not in self._values:
-            raise ValueError(f"the tensor {tensor.name!r} of shape {tensor.shape} is an exponent, not a value of the graph; do not use it outside graffiti's layers")
+            raise ValueError(
+                f"the tensor {tensor.name!r} of shape {tensor.shape} is an exponent, not a value of the graph; do not "
+                "use it outside graffiti's layers"
+            )
         return self._values[id(tensor)]
 
     def constant(self, name: str, value, key: Any = None, layer: str = "") -> str:
@@ -240,7 +258,8 @@ class Reader:
         array = np.array(keras.ops.convert_to_numpy(value), np.float32)
         if not np.isfinite(array).all():
             raise ValueError(
-                f"layer {layer or name.rsplit('/', 1)[0]!r} has {int(np.count_nonzero(~np.isfinite(array)))} NaN or Inf in {name!r}; repair its weights first"
+                f"layer {layer or name.rsplit('/', 1)[0]!r} has {int(np.count_nonzero(~np.isfinite(array)))} NaN or "
+                f"Inf in {name!r}; repair its weights first"
             )
         stored = self.graph.add_constant(name, array)
         if key is not None:
@@ -263,8 +282,12 @@ class Reading:
         hung: ``id`` of an input → value of the mask that hangs on it and that the layer may look at.
     """
 
-    def __init__(self, reader: Reader, call: compat.Call, path: str, number: int, prefix: str, hung: dict[int, str] | None = None) -> None:
-        self.reader, self.call, self.path, self.number, self.prefix, self.hung = reader, call, path, number, prefix, hung or {}
+    def __init__(
+        self, reader: Reader, call: compat.Call, path: str, number: int, prefix: str, hung: dict[int, str] | None = None
+    ) -> None:
+        self.reader, self.call, self.path, self.number, self.prefix, self.hung = (
+            reader, call, path, number, prefix, hung or {}
+        )
         self.graph = reader.graph
         self.activity_kept = False
         self.name = self.graph.unique(path if number == 0 else f"{path}_call{number}")
@@ -304,7 +327,10 @@ class Reading:
             array: its numbers in the shape that the graph takes.
             trainable: whether training moves it; what the variable says by default.
         """
-        value = self.reader.constant(name or f"{self.path}/{role}", variable if array is None else array, key=(id(variable), role), layer=self.path)
+        value = self.reader.constant(
+            name or f"{self.path}/{role}", variable if array is None else array, key=(id(variable), role),
+            layer=self.path
+        )
         if trainable is None:
             trainable = bool(getattr(variable, "trainable", True) and self.call.operation.trainable)
         reshaped = array is not None and tuple(np.shape(array)) != tuple(variable.shape)
@@ -312,13 +338,17 @@ class Reading:
             self.reader.shared[id(variable)] = value
             if array is not None and not np.array_equal(array, variable):
                 self.reader.turned.add(value)
-        settings = training.settings(variable, trainable=trainable and self.reader.trainable, path=self.path, reshaped=reshaped)
+        settings = training.settings(
+            variable, trainable=trainable and self.reader.trainable, path=self.path, reshaped=reshaped
+        )
         if settings:
             self.graph.training[value] = settings
         return value
 
     def activity(self, layer, kernel: str | None = None) -> None:
-        """Keep the regularizer of what a layer gives: with the kernel whose layer ends there, or as a node behind the call's result."""
+        """Keep the regularizer of what a layer gives: with the kernel whose layer ends there, or as a node behind
+        the call's result.
+        """
         regularizer = getattr(layer, "activity_regularizer", None)
         if regularizer is None or self.activity_kept:
             return
@@ -328,7 +358,9 @@ class Reading:
             self.graph.training[kernel] = {**self.graph.training.get(kernel, {}), "activity": config}
             return
         attrs = {"layer": "ActivityLoss", "config": {"regularizer": config}}
-        self.result(self.emit("training_only", [self.reader.value(self.call.outputs[0])], attrs, name=f"{self.name}/activity"))
+        self.result(
+            self.emit("training_only", [self.reader.value(self.call.outputs[0])], attrs, name=f"{self.name}/activity")
+        )
 
     def absent(self, role: str, value) -> str:
         """Numbers in the place of a weight that the layer has not: training leaves them alone."""
@@ -338,9 +370,13 @@ class Reading:
 
     def constant(self, role: str, value, name: str | None = None) -> str:
         """Numbers that are no weight of the layer."""
-        return self.reader.constant(name or f"{self.path}/{role}", value, key=(id(self.call.operation), role), layer=self.path)
+        return self.reader.constant(
+            name or f"{self.path}/{role}", value, key=(id(self.call.operation), role), layer=self.path
+        )
 
-    def emit(self, op: str, inputs: Sequence[str], attrs: dict[str, Any] | None = None, *, name: str | None = None) -> str:
+    def emit(
+        self, op: str, inputs: Sequence[str], attrs: dict[str, Any] | None = None, *, name: str | None = None
+    ) -> str:
         """One node; the last one of a call has the call's name, which is the default."""
         return self.graph.insert(op, inputs, name or self.name, attrs, layer=self.name).name
 
@@ -356,31 +392,48 @@ class Reading:
         """Keep the call in float as it is."""
         self.activity_kept = True  # the layer itself is kept, with all it has
         described = islands.describe(operation or self.call.operation, self.call.args, self.call.kwargs)
-        self.results(self.add_island(described, [self.reader.value(tensor) for tensor in described.inputs], self.call.outputs, reason))
+        self.results(
+            self.add_island(
+                described, [self.reader.value(tensor) for tensor in described.inputs], self.call.outputs, reason
+            )
+        )
 
     def results(self, node: Node) -> None:
         """All outputs of the call are those of a node."""
         for index, value in enumerate(node.outputs):
             self.result(value, index)
 
-    def add_island(self, described: islands.Description, inputs: Sequence[str], results: Sequence[keras.KerasTensor], reason: str, name: str | None = None) -> Node:
+    def add_island(
+        self, described: islands.Description, inputs: Sequence[str], results: Sequence[keras.KerasTensor], reason: str,
+        name: str | None = None
+    ) -> Node:
         """An ``island`` node that gives tensors like ``results``."""
         graph, name, live = self.graph, name or self.name, described.layer.live
         attrs: dict[str, Any] = {
             "layer": described.layer, "output_shapes": tuple(tuple(x.shape) for x in results), "reason": reason,
             "weights": (
                 *(self._held(role, variable) for role, variable in described.weights),
-                *(self._held(f"argument_{index}", array, key=(self.call.outputs[0], index)) for index, array in enumerate(described.arrays)),
+                *(
+                    self._held(f"argument_{index}", array, key=(self.call.outputs[0], index))
+                    for index, array in enumerate(described.arrays)
+                ),
             ),
             "roles": tuple(role for role, _ in described.weights),
             "call": described.call,
         }
-        hung = [(index, self.hung[id(tensor)]) for index, tensor in enumerate(described.inputs) if id(tensor) in self.hung]
+        hung = [
+            (index, self.hung[id(tensor)]) for index, tensor in enumerate(described.inputs) if id(tensor) in self.hung
+        ]
         masks = list(dict.fromkeys(mask for _, mask in hung))
         if hung:
-            attrs["call"] = {**described.call, "masks": tuple((index, len(inputs) + masks.index(mask)) for index, mask in hung)}
+            attrs["call"] = {
+                **described.call, "masks": tuple((index, len(inputs) + masks.index(mask)) for index, mask in hung)
+            }
         if described.state:
-            attrs["state"] = tuple((index, kind, key, self._held(f"{kind}_{key}", value, key=(live, index, kind, key))) for index, kind, key, value in described.state)
+            attrs["state"] = tuple(
+                (index, kind, key, self._held(f"{kind}_{key}", value, key=(live, index, kind, key)))
+                for index, kind, key, value in described.state
+            )
         mask_dtypes = [str(graph.types[mask].dtype) for mask in masks]
         for what, tensors, more in (("input_dtypes", described.inputs, mask_dtypes), ("output_dtypes", results, [])):
             dtypes = (*(compat.exact_dtype(tensor) for tensor in tensors), *more)
@@ -398,7 +451,10 @@ class Reading:
 
     def _held(self, role: str, value, key: tuple | None = None) -> str:
         """The constant of something that an island holds; the same variable is the same constant."""
-        marks = ("island", id(value)) if isinstance(value, keras.Variable) else ("island", *(part if isinstance(part, (str, int)) else id(part) for part in key or (value,)))
+        marks = (
+            ("island", id(value)) if isinstance(value, keras.Variable)
+            else ("island", *(part if isinstance(part, (str, int)) else id(part) for part in key or (value,)))
+        )
         if marks not in self.reader._constants:
             array = np.asarray(keras.ops.convert_to_numpy(value))
             if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -413,7 +469,8 @@ class Reading:
             value = self.reader._values.get(id(tensor))
             if value is not None and tuple(self.graph.shape(value)) != tuple(tensor.shape):
                 raise ValueError(
-                    f"layer {self.path!r} has the output shape {tuple(tensor.shape)} in Keras but {tuple(self.graph.shape(value))} in the graph; "
+                    f"layer {self.path!r} has the output shape {tuple(tensor.shape)} in Keras but "
+                    f"{tuple(self.graph.shape(value))} in the graph; "
                     "this is a bug of graffiti, please report it with the layer's configuration"
                 )
 

@@ -1,4 +1,6 @@
-"""How training treats a weight: from a Keras variable to plain values in ``Graph.training``, and back to what layers take."""
+"""How training treats a weight: from a Keras variable to plain values in ``Graph.training``, and back to what layers
+take.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from graffiti.keras_io import compat
 from graffiti.layers import own_training
 
 _ELEMENTWISE = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2, keras.constraints.NonNeg)
-_KNOWN: dict[tuple[str, str], type] = {}  # the user's classes that were met while reading, which no file has to know in this process
+# the user's classes that were met while reading, which no file has to know in this process
+_KNOWN: dict[tuple[str, str], type] = {}
 
 
 def settings(variable, *, trainable: bool, path: str, reshaped: bool = False) -> dict[str, Any]:
@@ -24,7 +27,8 @@ def settings(variable, *, trainable: bool, path: str, reshaped: bool = False) ->
         variable: a ``keras.Variable``, or numbers that no layer holds.
         trainable: whether an optimizer moves it.
         path: of the layer, for the message.
-        reshaped: whether the graph holds the weight in another shape; only what looks at elements one by one is kept then.
+        reshaped: whether the graph holds the weight in another shape; only what looks at elements one by one is kept
+            then.
 
     Raises:
         ValueError: for a regularizer or constraint that Keras cannot serialize.
@@ -33,7 +37,11 @@ def settings(variable, *, trainable: bool, path: str, reshaped: bool = False) ->
     for key in ("regularizer", "constraint"):
         value = getattr(variable, key, None)
         if value is not None and reshaped and not isinstance(value, _ELEMENTWISE):
-            warnings.warn(f"the {key} of layer {path!r} looks at whole axes of a kernel that has other axes in the quantized model; it is left out there", stacklevel=2)
+            warnings.warn(
+                f"the {key} of layer {path!r} looks at whole axes of a kernel that has other axes in the quantized "
+                "model; it is left out there",
+                stacklevel=2
+            )
         elif value is not None:
             found[key] = plain(value, f"the {key} of layer {path!r}")
     return found
@@ -48,9 +56,14 @@ def plain(value, what: str) -> Any:
     try:
         config = json.loads(json.dumps(keras.saving.serialize_keras_object(value)))
     except Exception as error:
-        raise ValueError(f"{what} cannot be kept, because Keras cannot serialize it ({error}); give its class a get_config that returns plain values") from error
+        raise ValueError(
+            f"{what} cannot be kept, because Keras cannot serialize it ({error}); give its class a get_config that "
+            "returns plain values"
+        ) from error
     if isinstance(config, dict) and not type(value).__module__.startswith("keras."):
-        _KNOWN[str(config.get("module")), str(config.get("class_name"))] = value if config.get("class_name") == "function" else type(value)
+        _KNOWN[str(config.get("module")), str(config.get("class_name"))] = (
+            value if config.get("class_name") == "function" else type(value)
+        )
     return config
 
 
@@ -71,7 +84,8 @@ def restored(config):
 def layer_config(layer) -> dict[str, Any]:
     """The config of a layer without what every layer has: its name, its dtype, whether it trains."""
     return {
-        key: plain(value, f"the {key} of layer {layer.name!r}") if isinstance(value, keras.regularizers.Regularizer) else json.loads(json.dumps(value))
+        key: plain(value, f"the {key} of layer {layer.name!r}") if isinstance(value, keras.regularizers.Regularizer)
+        else json.loads(json.dumps(value))
         for key, value in layer.get_config().items() if key not in ("name", "trainable", "dtype")
     }
 
@@ -82,7 +96,9 @@ def restored_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def take_over(quantized: keras.Model, model: keras.Model) -> list[tuple[str, str]]:
-    """Let a quantized model train by the methods of its user's class (``train_step`` ...): ``(layer, sentence)`` of what is kept, or why not."""
+    """Let a quantized model train by the methods of its user's class (``train_step`` ...): ``(layer, sentence)`` of
+    what is kept, or why not.
+    """
     names = own_training.methods(type(model))
     if not names:
         return []
@@ -90,7 +106,12 @@ def take_over(quantized: keras.Model, model: keras.Model) -> list[tuple[str, str
     try:
         own_training.take_over(quantized, model)
     except own_training.CannotTakeOver as error:
-        return [(model.name, f"{own} stays with the float model, because {error}; the quantized model trains as any keras.Model does")]
+        return [
+            (
+                model.name,
+                f"{own} stays with the float model, because {error}; the quantized model trains as any keras.Model does"
+            )
+        ]
     return [(model.name, f"{own}: the quantized model trains by it too")]
 
 
@@ -101,7 +122,8 @@ def hand_on(copy: keras.Model, model: keras.Model) -> None:
     except own_training.CannotTakeOver as error:
         own = f"{' and '.join(own_training.methods(type(model)))} of {type(model).__name__}"
         warnings.warn(
-            f"{own} stays with the model {model.name!r}, because {error}; set on the returned model what it reads", stacklevel=4
+            f"{own} stays with the model {model.name!r}, because {error}; set on the returned model what it reads",
+            stacklevel=4
         )
 
 
@@ -111,12 +133,20 @@ def lost(model: keras.Model) -> list[tuple[str, str]]:
     halves = [layer for layer in compat.sublayers(model) if layer is not model and _is_half(layer)]
     if halves:
         policies = ", ".join(sorted({layer.dtype_policy.name for layer in halves}))
-        found.append((model.name, f"{len(halves)} layers with the dtype policy {policies} are read as float32: fake quantization is exact there, and integers need no half precision"))
+        found.append(
+            (
+                model.name,
+                f"{len(halves)} layers with the dtype policy {policies} are read as float32: fake quantization is "
+                "exact there, and integers need no half precision"
+            )
+        )
     return found
 
 
 def untied(graph: Graph) -> list[tuple[str, str]]:
-    """Weights that a float layer shares with a layer in fixed point, and that are two in the quantized model: ``(layer, sentence)``."""
+    """Weights that a float layer shares with a layer in fixed point, and that are two in the quantized model:
+    ``(layer, sentence)``.
+    """
     found = []
     for node in graph.nodes:
         ties = (*ops.attr(node, "turned_ties"), *ops.attr(node, "ties")) if node.op == "island" else ()
@@ -124,9 +154,18 @@ def untied(graph: Graph) -> list[tuple[str, str]]:
             own = node.attrs["weights"][index]
             turned = number < len(ops.attr(node, "turned_ties"))
             if turned or name not in graph.constants or graph.constants[name].shape != graph.constants[own].shape:
-                found.append((node.name, f"its weight {own!r} is {name!r} too, which has other axes in the quantized model: the two begin equal, and retraining moves each by itself"))
+                found.append(
+                    (
+                        node.name,
+                        f"its weight {own!r} is {name!r} too, which has other axes in the quantized model: the two "
+                        "begin equal, and retraining moves each by itself"
+                    )
+                )
     return found
 
 
 def _is_half(layer) -> bool:
-    return str(getattr(layer, "compute_dtype", None)) in ("float16", "bfloat16") and not isinstance(layer, keras.layers.InputLayer)
+    return (
+        str(getattr(layer, "compute_dtype", None)) in ("float16", "bfloat16")
+        and not isinstance(layer, keras.layers.InputLayer)
+    )

@@ -20,7 +20,8 @@ from graffiti.layers.quantize import Quantize
 
 ALL_LAYERS = (
     Quantize, QuantizedDense, QuantizedConv1D, QuantizedConv2D, QuantizedDepthwiseConv1D, QuantizedDepthwiseConv2D,
-    QuantizedConv1DTranspose, QuantizedConv2DTranspose, LookupActivation, Elementwise, ConstantMultiply, WindowMean, Pad, Crop, Slice, Take, Reduce, Affine,
+    QuantizedConv1DTranspose, QuantizedConv2DTranspose, LookupActivation, Elementwise, ConstantMultiply, WindowMean,
+    Pad, Crop, Slice, Take, Reduce, Affine,
     InFloat, Output, WithMask, ActivityLoss,
 )
 

@@ -1,4 +1,6 @@
-"""``ConstantMultiply``: a tensor times a quantized constant (leaky ReLU's slope, PReLU's slopes, a map of pool reciprocals)."""
+"""``ConstantMultiply``: a tensor times a quantized constant (leaky ReLU's slope, PReLU's slopes, a map of pool
+reciprocals).
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ class ConstantMultiply(keras.layers.Layer):
     Args:
         shape: of the constant; it broadcasts against ``x``.
         quantizer: a ``Quantizer`` for the constant, its name or config; ``None`` leaves it in float.
-        input_bits: width of the codes of ``x``; ``None`` where unknown. Where product codes may pass 24 bits the layer multiplies in
-            float64 at inference and rounds to odd.
+        input_bits: width of the codes of ``x``; ``None`` where unknown. Where product codes may pass 24 bits the layer
+            multiplies in float64 at inference and rounds to odd.
         trained: whether the constant is trained (the slopes of a PReLU).
         weight_settings: as in ``QuantizedProduct``, of ``constant``.
         ties: as in ``QuantizedProduct``.
@@ -32,7 +34,8 @@ class ConstantMultiply(keras.layers.Layer):
     """
 
     def __init__(
-        self, shape, quantizer=None, *, input_bits: int | None = None, trained: bool = False, node_names: list[str] | None = None,
+        self, shape, quantizer=None, *, input_bits: int | None = None, trained: bool = False,
+        node_names: list[str] | None = None,
         value_names: dict[str, dict[str, str]] | None = None, weight_settings: settings.Settings | None = None,
         ties: list[tuple[str, int, str]] | None = None, **kwargs,
     ) -> None:
@@ -76,7 +79,10 @@ class ConstantMultiply(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            **super().get_config(), "shape": self.shape, "quantizer": quantizers.serialize(self.quantizer), "input_bits": self.input_bits, "trained": self.trained,
-            "weight_settings": settings.serialized(self.weight_settings), **({"ties": [list(tie) for tie in self.ties]} if self.ties else {}),
-            "node_names": list(self.node_names), "value_names": {node: dict(names) for node, names in self.value_names.items()},
+            **super().get_config(), "shape": self.shape, "quantizer": quantizers.serialize(self.quantizer),
+            "input_bits": self.input_bits, "trained": self.trained,
+            "weight_settings": settings.serialized(self.weight_settings),
+            **({"ties": [list(tie) for tie in self.ties]} if self.ties else {}),
+            "node_names": list(self.node_names),
+            "value_names": {node: dict(names) for node, names in self.value_names.items()},
         }

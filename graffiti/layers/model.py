@@ -1,6 +1,8 @@
-"""``QuantizedModel`` and ``Output``: a functional model whose outputs have the names and dtypes of the model it came from.
+"""``QuantizedModel`` and ``Output``: a functional model whose outputs have the names and dtypes of the model it came
+from.
 
-Keras names an output after the layer that made it, which in a quantized network is a quantizer or a softmax that was fused before.
+Keras names an output after the layer that made it, which in a quantized network is a quantizer or a softmax that was
+fused before.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from graffiti.reports import QuantizationReport
 
 @keras.saving.register_keras_serializable(package="graffiti")
 class Output(keras.layers.Layer):
-    """The identity, with the name that an output has in ``QuantizedModel.output_names`` and the mask that its loss sees.
+    """The identity, with the name that an output has in ``QuantizedModel.output_names`` and the mask that its loss
+    sees.
 
     Args:
         output_name: that name.
@@ -49,7 +52,9 @@ class Output(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="graffiti")
 class WithMask(keras.layers.Layer):
-    """``[x, mask]`` → ``x`` with the mask on it, for a float layer that looks for its mask there; ``[x]``: without any."""
+    """``[x, mask]`` → ``x`` with the mask on it, for a float layer that looks for its mask there; ``[x]``: without
+    any.
+    """
 
     def __init__(self, **kwargs) -> None:
         super().__init__(**kwargs)
@@ -70,7 +75,9 @@ class WithMask(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="graffiti")
 class InFloat(keras.layers.Layer):
-    """The identity; says of a quantized model without any quantizer that it is one: nothing in it has an integer form."""
+    """The identity; says of a quantized model without any quantizer that it is one: nothing in it has an integer
+    form.
+    """
 
     def __init__(self, **kwargs) -> None:
         super().__init__(**kwargs)
@@ -91,7 +98,8 @@ class QuantizedModel(keras.Model):
 
     Args:
         inputs: as in ``keras.Model``.
-        outputs: the same. An output made by an ``Output`` layer has the name that this layer says, any other its layer's name.
+        outputs: the same. An output made by an ``Output`` layer has the name that this layer says, any other its
+            layer's name.
         name: the model's.
         quantization_report: plain values of a ``QuantizationReport``; a ``.keras`` file holds them.
         **kwargs: as in ``keras.Model``.
@@ -149,5 +157,7 @@ def tie(layer: keras.layers.Layer, number: int, variable: keras.Variable) -> Non
             elif type(value) is list:
                 value[:] = [variable if entry is old else entry for entry in value]
             held = value if isinstance(value, (list, tuple)) else [value]
-            new = [one for one in held if isinstance(one, keras.layers.Layer) and not any(one is other for other in parts)]
+            new = [
+                one for one in held if isinstance(one, keras.layers.Layer) and not any(one is other for other in parts)
+            ]
             parts += dict(zip(map(id, new), new)).values()

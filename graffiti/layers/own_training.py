@@ -51,10 +51,13 @@ def hand_on(copy: keras.Model, original: keras.Model) -> None:
         original: it stays as it is.
 
     Raises:
-        CannotTakeOver: where they read layers of the original, or where the copy is of another class; nothing is changed then.
+        CannotTakeOver: where they read layers of the original, or where the copy is of another class; nothing is
+            changed then.
     """
     if methods(type(original)) and type(copy) is not type(original):
-        raise CannotTakeOver(f"its class does not take inputs and outputs as keras.Model does (the copy is a {type(copy).__name__})")
+        raise CannotTakeOver(
+            f"its class does not take inputs and outputs as keras.Model does (the copy is a {type(copy).__name__})"
+        )
     _give(copy, _state(copy, original, keras.Model))
 
 
@@ -107,8 +110,8 @@ def derived(base: type, kind: type | str, state: dict[str, Any]) -> type:
 
 
 def config(model: keras.Model) -> dict[str, Any]:
-    """What a file holds of a model of a derived class: the name of the user's class, and those attributes that are plain
-    values, variables or objects of Keras.
+    """What a file holds of a model of a derived class: the name of the user's class, and those attributes that are
+    plain values, variables or objects of Keras.
     """
     kind, state = model.trained_by
     called = kind if isinstance(kind, str) else keras.saving.get_registered_name(kind)

@@ -1,6 +1,7 @@
 """What all layers with a kernel share: quantized kernel, bias, folded batch norm, and the exact inference path.
 
-A subclass says what its kernel's shape is and how one product is computed; see ``layers/convolution.py`` and ``layers/dense.py``.
+A subclass says what its kernel's shape is and how one product is computed; see ``layers/convolution.py`` and
+``layers/dense.py``.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from graffiti.layers import exact, fold, settings
 class QuantizedProduct(keras.layers.Layer):
     """``product(x, q(kernel)) + q(bias)`` in real units, every sum exact at inference.
 
-    Forward, with batch norm folded: ``kernel' = kernel * gamma/sqrt(v+eps)``, ``bias' = beta + (bias-mu) * gamma/sqrt(v+eps)`` with the
-    moving ``mu, v``. In training, while ``batch_norm_frozen`` is 0: ``product(x, q(kernel')) * sqrt(v+eps)/sqrt(v_b+eps) + q(beta - gamma*mu_b/sqrt(v_b+eps))``
-    with ``mu_b, v_b`` of ``product(x, kernel)``, and the moving averages follow; when it is 1, and always at inference, the first form.
-    The bias is rounded to ``e_x + e_kernel``; with an ``accumulator_quantizer`` that one quantizer rounds product and bias instead.
+    Forward, with batch norm folded: ``kernel' = kernel * gamma/sqrt(v+eps)``, ``bias' = beta + (bias-mu) *
+    gamma/sqrt(v+eps)`` with the moving ``mu, v``. In training, while ``batch_norm_frozen`` is 0: ``product(x,
+    q(kernel')) * sqrt(v+eps)/sqrt(v_b+eps) + q(beta - gamma*mu_b/sqrt(v_b+eps))`` with ``mu_b, v_b`` of ``product(x,
+    kernel)``, and the moving averages follow; when it is 1, and always at inference, the first form. The bias is
+    rounded to ``e_x + e_kernel``; with an ``accumulator_quantizer`` that one quantizer rounds product and bias instead.
     Backward: straight through the roundings, the kernel quantizer's own gradient for its threshold.
 
-    At inference the layer checks from the actual weights whether float32 holds every partial sum; where it may not, it computes
-    in float64 and returns by round to odd. In training it is always float32.
+    At inference the layer checks from the actual weights whether float32 holds every partial sum; where it may not, it
+    computes in float64 and returns by round to odd. In training it is always float32.
 
     Args:
         kernel_quantizer: a ``Quantizer``, its name or config; ``None`` leaves the layer in float.
@@ -35,11 +37,14 @@ class QuantizedProduct(keras.layers.Layer):
         batch_norm: ``{"epsilon": ..., "momentum": ...}`` of a batch norm to fold, or ``None``.
         input_bits: width of the input's codes; ``None`` where unknown, then inference is always in float64.
         input_signed: whether the input's codes are signed.
-        kernel_trainable: false for numbers of the model that no training changes: a rescaling, the reciprocals of an average pool. The bias is the same.
-        weight_settings: how training treats the layer's weights, where that is not as usual: ``kernel``, ``bias``, ``gamma``, ``beta`` →
-            ``trainable``, ``regularizer``, ``constraint`` as in ``add_weight``; ``statistics`` → ``trainable``, false where those of
-            the batch norm do not move. In a layer with ``trainable=False`` they do not move either.
-        ties: ``(name of a float layer, number of its weight, kernel or bias ...)``: that weight is this layer's variable. ``QuantizedModel`` joins them.
+        kernel_trainable: false for numbers of the model that no training changes: a rescaling, the reciprocals of an
+            average pool. The bias is the same.
+        weight_settings: how training treats the layer's weights, where that is not as usual: ``kernel``, ``bias``,
+            ``gamma``, ``beta`` → ``trainable``, ``regularizer``, ``constraint`` as in ``add_weight``; ``statistics`` →
+            ``trainable``, false where those of the batch norm do not move. In a layer with ``trainable=False`` they do
+            not move either.
+        ties: ``(name of a float layer, number of its weight, kernel or bias ...)``: that weight is this layer's
+            variable. ``QuantizedModel`` joins them.
         node_names: names of the graph nodes that this layer's calls are, see ``Quantize``.
         value_names: node name → role → name, for inner graph values that are not called ``node/role``.
 
@@ -55,7 +60,8 @@ class QuantizedProduct(keras.layers.Layer):
         self, *, kernel_quantizer=None, use_bias: bool = True, accumulator_quantizer=None,
         batch_norm: dict[str, float] | None = None, input_bits: int | None = None, input_signed: bool = True,
         kernel_trainable: bool = True, weight_settings: dict[str, dict[str, Any]] | None = None,
-        ties: list[tuple[str, int, str]] | None = None, node_names: list[str] | None = None, value_names: dict[str, dict[str, str]] | None = None, **kwargs,
+        ties: list[tuple[str, int, str]] | None = None, node_names: list[str] | None = None,
+        value_names: dict[str, dict[str, str]] | None = None, **kwargs,
     ) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
@@ -103,10 +109,14 @@ class QuantizedProduct(keras.layers.Layer):
         """Create the weights."""
         shape = _shape_of_x(input_shape)
         kernel_shape = self.kernel_shape(shape)
-        set_of = {role: settings.arguments(self.weight_settings.get(role, {})) for role in ("kernel", "bias", "gamma", "beta")}
+        set_of = {
+            role: settings.arguments(self.weight_settings.get(role, {})) for role in ("kernel", "bias", "gamma", "beta")
+        }
         for role in ("kernel", "bias"):
             set_of[role]["trainable"] &= self.kernel_trainable
-        self.kernel = self.add_weight(name="kernel", shape=kernel_shape, initializer="glorot_uniform", **set_of["kernel"])
+        self.kernel = self.add_weight(
+            name="kernel", shape=kernel_shape, initializer="glorot_uniform", **set_of["kernel"]
+        )
         channels = (self.product_shape(shape)[-1],)
         if self.use_bias:
             self.bias = self.add_weight(name="bias", shape=channels, initializer="zeros", **set_of["bias"])
@@ -114,8 +124,12 @@ class QuantizedProduct(keras.layers.Layer):
             self.gamma = self.add_weight(name="gamma", shape=channels, initializer="ones", **set_of["gamma"])
             self.beta = self.add_weight(name="beta", shape=channels, initializer="zeros", **set_of["beta"])
             self.moving_mean = self.add_weight(name="moving_mean", shape=channels, initializer="zeros", trainable=False)
-            self.moving_variance = self.add_weight(name="moving_variance", shape=channels, initializer="ones", trainable=False)
-            self.batch_norm_frozen = self.add_weight(name="batch_norm_frozen", shape=(), initializer="zeros", trainable=False)
+            self.moving_variance = self.add_weight(
+                name="moving_variance", shape=channels, initializer="ones", trainable=False
+            )
+            self.batch_norm_frozen = self.add_weight(
+                name="batch_norm_frozen", shape=(), initializer="zeros", trainable=False
+            )
         if self.kernel_quantizer is not None and not self.kernel_quantizer.built:
             self.kernel_quantizer.build(kernel_shape)
         if self.accumulator_quantizer is not None and not self.accumulator_quantizer.built:
@@ -127,8 +141,13 @@ class QuantizedProduct(keras.layers.Layer):
         kernel = tf.convert_to_tensor(self.kernel)
         if not self.batch_norm:
             return kernel, tf.convert_to_tensor(self.bias) if self.use_bias else None
-        multiplier = fold.fold_multiplier(self.gamma, tf.convert_to_tensor(self.moving_variance), self.batch_norm["epsilon"])
-        return fold.fold_kernel(kernel, self.per_channel(multiplier)), fold.fold_bias(self.bias, self.beta, self.moving_mean, multiplier)
+        multiplier = fold.fold_multiplier(
+            self.gamma, tf.convert_to_tensor(self.moving_variance), self.batch_norm["epsilon"]
+        )
+        return (
+            fold.fold_kernel(kernel, self.per_channel(multiplier)),
+            fold.fold_bias(self.bias, self.beta, self.moving_mean, multiplier)
+        )
 
     def folded_kernel(self) -> tf.Tensor:
         """What the kernel quantizer sees, also in training."""
@@ -181,7 +200,8 @@ class QuantizedProduct(keras.layers.Layer):
         if summed is None and largest * self.largest_kernel_sum() < exact.EXACT:
             return narrow()
         fits = exact.fits_float32(
-            tf.reshape(tf.reduce_sum(tf.abs(kernel), self.reduced_axes), [-1]), summed, largest, exponent, self.kernel_quantizer.exponent(),
+            tf.reshape(tf.reduce_sum(tf.abs(kernel), self.reduced_axes), [-1]), summed, largest, exponent,
+            self.kernel_quantizer.exponent(),
         )
         return tf.cond(fits, narrow, wide)
 
@@ -212,7 +232,8 @@ class QuantizedProduct(keras.layers.Layer):
             mean, variance = tf.nn.moments(raw, list(range(len(raw.shape) - 1)))
             kernel, _ = self.fold()
             correction, bias = fold.batch_correction(
-                self.gamma, self.beta, mean, variance, tf.convert_to_tensor(self.moving_variance), self.batch_norm["epsilon"],
+                self.gamma, self.beta, mean, variance, tf.convert_to_tensor(self.moving_variance),
+                self.batch_norm["epsilon"],
             )
             corrected = self.product(x, self.quantized_kernel(kernel)) * correction
             bias += 0.0 * self.bias  # batch statistics cancel it: its gradient is zero, which is not the same as none
@@ -233,7 +254,9 @@ class QuantizedProduct(keras.layers.Layer):
         """Product plus bias; ``node`` only says which node of the graph this call is."""
         x, exponent = inputs if isinstance(inputs, (list, tuple)) else (inputs, None)
         if exponent is None and self.kernel_quantizer is not None:
-            raise ValueError(f"layer {self.name!r} takes [x, exponent], the two outputs of a Quantize layer; got x alone")
+            raise ValueError(
+                f"layer {self.name!r} takes [x, exponent], the two outputs of a Quantize layer; got x alone"
+            )
         return self.train(x, exponent) if training else self.infer(x, exponent)
 
     # ---- calibration --------------------------------------------------------------------------------------------
@@ -264,8 +287,10 @@ class QuantizedProduct(keras.layers.Layer):
             "accumulator_quantizer": quantizers.serialize(self.accumulator_quantizer),
             "batch_norm": dict(self.batch_norm) if self.batch_norm else None,
             "input_bits": self.input_bits, "input_signed": self.input_signed, "kernel_trainable": self.kernel_trainable,
-            "weight_settings": settings.serialized(self.weight_settings), **({"ties": [list(tie) for tie in self.ties]} if self.ties else {}),
-            "node_names": list(self.node_names), "value_names": {node: dict(names) for node, names in self.value_names.items()},
+            "weight_settings": settings.serialized(self.weight_settings),
+            **({"ties": [list(tie) for tie in self.ties]} if self.ties else {}),
+            "node_names": list(self.node_names),
+            "value_names": {node: dict(names) for node, names in self.value_names.items()},
         }
 
 

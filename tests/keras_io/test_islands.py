@@ -51,12 +51,18 @@ def test_two_classes_and_two_functions_of_one_name():
         return same
 
     x = keras.Input((6,))
-    parts = [layer(2.0)()(x), layer(3.0)()(x), L.Activation(function(1.0))(x), L.Activation(function(2.0))(x), L.Lambda(lambda v: v / 7.0)(x)]
+    parts = [
+        layer(2.0)()(x), layer(3.0)()(x), L.Activation(function(1.0))(x), L.Activation(function(2.0))(x),
+        L.Lambda(lambda v: v / 7.0)(x)
+    ]
     class Cosine:
         def __call__(self, x):
             return K.cos(x)
 
-    parts += [L.Activation(Cosine())(x), L.Multiply()([x, parts[0]]), x * parts[1], L.Dense(6, activation=lambda v: K.cos(v) * 2.0)(x)]
+    parts += [
+        L.Activation(Cosine())(x), L.Multiply()([x, parts[0]]), x * parts[1],
+        L.Dense(6, activation=lambda v: K.cos(v) * 2.0)(x)
+    ]
     equal(randomized(keras.Model(x, parts)), NUMBERS)
 
 
@@ -68,7 +74,10 @@ def test_functions_inside_layers_are_the_live_ones():
 
     second = functools.partial(K.clip, x_min=0.0, x_max=0.5)
     x = keras.Input((3, 2))
-    y = [L.LSTM(3, activation=first, recurrent_activation=lambda v: K.sigmoid(v) * offset)(x), L.GRU(3, activation=second)(x)]
+    y = [
+        L.LSTM(3, activation=first, recurrent_activation=lambda v: K.sigmoid(v) * offset)(x),
+        L.GRU(3, activation=second)(x)
+    ]
     y += [L.TimeDistributed(L.Lambda(lambda v, by: v * by, arguments={"by": 2.0}))(x)]
     equal(randomized(keras.Model(x, y)), NUMBERS.reshape(4, 3, 2))
 
@@ -93,7 +102,8 @@ def test_arguments_keep_order_names_and_nesting():
 
 
 SLICES = {
-    "ellipsis": np.s_[..., 1:3], "ellipsis in the middle": np.s_[:, ..., 0], "new axis": np.s_[:, None, 1], "step": np.s_[:, ::-2],
+    "ellipsis": np.s_[..., 1:3], "ellipsis in the middle": np.s_[:, ..., 0], "new axis": np.s_[:, None, 1],
+    "step": np.s_[:, ::-2],
     "one index": np.s_[:, 1], "tuple of all": np.s_[:, 1:, :2, -1], "batch": np.s_[1:3, ...],
 }
 
@@ -101,14 +111,19 @@ SLICES = {
 @pytest.mark.parametrize("name", SLICES)
 def test_slices(name: str):
     x = keras.Input((3, 4, 2))
-    equal(keras.Model(x, (x * 1.0)[SLICES[name]]), np.random.default_rng(0).normal(size=(4, 3, 4, 2)).astype(np.float32))
+    equal(
+        keras.Model(x, (x * 1.0)[SLICES[name]]), np.random.default_rng(0).normal(size=(4, 3, 4, 2)).astype(np.float32)
+    )
 
 
 def test_integers_booleans_and_text_keep_their_dtype():
     x, ids, words = keras.Input((6,)), keras.Input((2,), dtype="int64"), keras.Input((2,), dtype="string")
     lookup, hashing = L.StringLookup(vocabulary=["a", "b"]), L.Hashing(7)
     found = L.Embedding(5, 3)(lookup(words))
-    outputs = [K.argmax(x, axis=-1), x > 0.0, K.cast(x, "int32") + 1, ids + 2**40, hashing(words), hashing(ids), found, L.Reshape((1, 2))(ids)]
+    outputs = [
+        K.argmax(x, axis=-1), x > 0.0, K.cast(x, "int32") + 1, ids + 2**40, hashing(words), hashing(ids), found,
+        L.Reshape((1, 2))(ids)
+    ]
     model = randomized(keras.Model([x, ids, words], outputs))
     data = NUMBERS, np.array([[1, 2**40 + 1]] * 4), np.array([["a", "zz"]] * 4)
     graph = read(model)
@@ -127,16 +142,25 @@ def adapted(kind: str):
     words = np.array([["the cat"], ["a dog the"], ["the"]] * 5)
     ids = np.random.default_rng(2).integers(3, 9, (50, 1))
     layer, data = {
-        "per pixel": (L.Normalization(axis=(1,)), numbers), "inverted": (L.Normalization(invert=True), numbers), "one scale": (L.Normalization(axis=None), numbers),
-        "discretization": (L.Discretization(num_bins=4), numbers), "integers": (L.IntegerLookup(), ids), "one hot": (L.IntegerLookup(output_mode="one_hot"), ids),
+        "per pixel": (L.Normalization(axis=(1,)), numbers), "inverted": (L.Normalization(invert=True), numbers),
+        "one scale": (L.Normalization(axis=None), numbers),
+        "discretization": (L.Discretization(num_bins=4), numbers), "integers": (L.IntegerLookup(), ids),
+        "one hot": (L.IntegerLookup(output_mode="one_hot"), ids),
         "strings": (L.StringLookup(), words), "tf-idf": (L.StringLookup(output_mode="tf_idf"), words),
-        "text": (L.TextVectorization(output_sequence_length=4), words), "text tf-idf": (L.TextVectorization(output_mode="tf_idf"), words),
+        "text": (L.TextVectorization(output_sequence_length=4), words),
+        "text tf-idf": (L.TextVectorization(output_mode="tf_idf"), words),
     }[kind]
     layer.adapt(data)
     return layer, data
 
 
-@pytest.mark.parametrize("kind", ["per pixel", "inverted", "one scale", "discretization", "integers", "one hot", "strings", "tf-idf", "text", "text tf-idf"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "per pixel", "inverted", "one scale", "discretization", "integers", "one hot", "strings", "tf-idf", "text",
+        "text tf-idf"
+    ]
+)
 def test_adapted_state_goes_with_the_layer(kind: str):
     layer, data = adapted(kind)
     x = keras.Input(data.shape[1:], dtype="string" if data.dtype.kind == "U" else str(data.dtype))
@@ -161,12 +185,20 @@ def test_a_shared_layer_is_one_layer():
     inner = keras.Sequential([keras.Input((3, 2)), L.LSTM(2, name="lstm")], name="inner")
     model = randomized(keras.Model([x, y], [recurrent(x), recurrent(y), inner(x), inner(y)], name="m"))
     graph = equal(model, NUMBERS.reshape(4, 3, 2), NUMBERS.reshape(4, 3, 2) + 1)
-    assert graph.node("gru_call1").attrs["instance"] == "gru" and graph.node("gru_call1").attrs["weights"] == graph.node("gru").attrs["weights"]
+    assert (
+        graph.node("gru_call1").attrs["instance"] == "gru"
+        and graph.node("gru_call1").attrs["weights"] == graph.node("gru").attrs["weights"]
+    )
     for one in (graph, parse(to_text(graph), graph.constants)):
         again = build(one)
         assert len(again.trainable_weights) == len(model.trainable_weights) == 6
     again.get_layer("gru").weights[0].assign_add(np.ones((2, 9), np.float32))
-    assert not np.allclose(again.predict([NUMBERS.reshape(4, 3, 2)] * 2, verbose=0)[1], model.predict([NUMBERS.reshape(4, 3, 2)] * 2, verbose=0)[1])
+    assert (
+        not np.allclose(
+            again.predict([NUMBERS.reshape(4, 3, 2)] * 2, verbose=0)[1],
+            model.predict([NUMBERS.reshape(4, 3, 2)] * 2, verbose=0)[1]
+        )
+    )
 
 
 class TiedProjection(L.Layer):
@@ -226,7 +258,10 @@ def test_a_weight_shared_with_a_layer_in_fixed_point_stays_one():
     model = randomized(keras.Model(x, DenseTranspose(encoder, name="decoder")(encoder(x)), name="m"))
     q = graffiti.quantize(model, "int8", calibration=NUMBERS, progress=False)
     kernel = q.get_layer("encoder").kernel
-    assert q.get_layer("decoder").dense.kernel is kernel and len([w for w in q.trainable_weights if w.shape == (6, 3)]) == 1
+    assert (
+        q.get_layer("decoder").dense.kernel is kernel
+        and len([w for w in q.trainable_weights if w.shape == (6, 3)]) == 1
+    )
     before, ig = model.predict(NUMBERS, verbose=0), graffiti.to_integer(q)
     np.testing.assert_allclose(ig.predict(NUMBERS), q.predict(NUMBERS, verbose=0), atol=1e-6)
     q.compile(keras.optimizers.SGD(0.1), "mse")
@@ -237,7 +272,9 @@ def test_a_weight_shared_with_a_layer_in_fixed_point_stays_one():
 
 def _tied_autoencoder(encoder, decoder=None) -> keras.Model:
     x = keras.Input((6,))
-    return randomized(keras.Model(x, (decoder or DenseTranspose)(encoder, name="decoder")(L.ReLU()(encoder(x))), name="m"))
+    return randomized(
+        keras.Model(x, (decoder or DenseTranspose)(encoder, name="decoder")(L.ReLU()(encoder(x))), name="m")
+    )
 
 
 def test_shared_weights_are_one_variable_behind_a_file_and_in_a_clone(tmp_path):
@@ -252,7 +289,9 @@ def test_shared_weights_are_one_variable_behind_a_file_and_in_a_clone(tmp_path):
     for other in (loaded, clone):
         kernel = other.get_layer("encoder").kernel
         assert other.get_layer("decoder").dense.kernel is kernel
-        assert [(v.name, v.shape) for v in other.trainable_variables] == [(v.name, v.shape) for v in q.trainable_variables]
+        assert (
+            [(v.name, v.shape) for v in other.trainable_variables] == [(v.name, v.shape) for v in q.trainable_variables]
+        )
     assert np.array_equal(loaded.predict(NUMBERS, verbose=0), q.predict(NUMBERS, verbose=0))
     for other in (q, loaded):
         other.fit(NUMBERS, NUMBERS, epochs=1, shuffle=False, verbose=0)
@@ -273,13 +312,19 @@ def test_shared_weights_that_become_two_are_said():
     q = graffiti.quantize(model, "int8", calibration=NUMBERS.reshape(-1, 2, 3), progress=False)
     (line,) = q.quantization_report.of("training")
     assert line.layer == "decoder" and "'encoder/kernel'" in line.why and "each by itself" in line.why
-    assert not graffiti.quantize(_tied_autoencoder(L.Dense(3, name="encoder")), "int8", calibration=NUMBERS, progress=False).quantization_report.of("training")
+    assert (
+        not graffiti.quantize(
+            _tied_autoencoder(L.Dense(3, name="encoder")), "int8", calibration=NUMBERS, progress=False
+        ).quantization_report.of("training")
+    )
 
 
 def test_a_kernel_in_front_of_two_batch_norms_stays_one(tmp_path):
     x = keras.Input((6,))
     shared = L.Dense(3, use_bias=False, name="shared")
-    model = randomized(keras.Model(x, L.Add()([L.ReLU()(L.BatchNormalization(name=name)(shared(x))) for name in "ab"]), name="m"))
+    model = randomized(
+        keras.Model(x, L.Add()([L.ReLU()(L.BatchNormalization(name=name)(shared(x))) for name in "ab"]), name="m")
+    )
     q = graffiti.quantize(model, "int8", calibration=NUMBERS, progress=False)
     q.save(tmp_path / "q.keras")
     for other in (q, keras.models.load_model(tmp_path / "q.keras"), build(read(q))):
@@ -351,7 +396,10 @@ class Counter(L.Layer):
         return x * 0.0 + self.count
 
 
-@pytest.mark.parametrize("make", [lambda: L.GRU(3, stateful=True), lambda: L.Bidirectional(L.LSTM(2, stateful=True)), Counter], ids=["GRU", "Bidirectional", "counter"])
+@pytest.mark.parametrize(
+    "make", [lambda: L.GRU(3, stateful=True), lambda: L.Bidirectional(L.LSTM(2, stateful=True)), Counter],
+    ids=["GRU", "Bidirectional", "counter"]
+)
 def test_state_is_carried_and_begins_where_it_was(make):
     x = keras.Input(batch_shape=(2, 3, 2))
     layer = make()
@@ -367,7 +415,9 @@ def test_state_is_carried_and_begins_where_it_was(make):
     first.reset_states()
     np.testing.assert_array_equal(run_float(graph, windows[0], island=first)[0], one[0])
     moved = read(model)  # the state that it has by now
-    np.testing.assert_allclose(run_float(moved, windows[0], island=IslandRunner(moved))[0], model.predict(windows[0], verbose=0), atol=1e-5)
+    np.testing.assert_allclose(
+        run_float(moved, windows[0], island=IslandRunner(moved))[0], model.predict(windows[0], verbose=0), atol=1e-5
+    )
 
 
 def test_a_file_names_what_a_loader_needs_and_holds_no_code():
@@ -375,16 +425,25 @@ def test_a_file_names_what_a_loader_needs_and_holds_no_code():
         return x / 9.0
 
     x = keras.Input((6,))
-    model = keras.Model(x, [Gate(name="gate")({"x": x, "gate": x}), L.Lambda(scaled, name="by_name")(x), L.Lambda(lambda v: v + 1, name="by_lambda")(x)])
+    model = keras.Model(
+        x,
+        [
+            Gate(name="gate")({"x": x, "gate": x}), L.Lambda(scaled, name="by_name")(x),
+            L.Lambda(lambda v: v + 1, name="by_lambda")(x)
+        ]
+    )
     graph = read(model)
-    assert needs(graph) == [
-        {"layer": "gate", "class": "Gate"}, {"layer": "by_name", "function": "scaled"}, {"layer": "by_lambda", "function": "<lambda>"},
-    ]
+    assert (needs(graph) == [
+        {"layer": "gate", "class": "Gate"}, {"layer": "by_name", "function": "scaled"},
+        {"layer": "by_lambda", "function": "<lambda>"},
+    ])
     loaded = parse(to_text(graph), graph.constants)
     assert "__lambda__" not in to_text(graph) and needs(loaded) == needs(graph)
     with pytest.raises(ValueError, match="'gate' cannot be made again.*'Gate' must be registered"):
         IslandRunner(loaded).prepare()
-    with keras.saving.custom_object_scope({"Gate": Gate}), pytest.raises(ValueError, match="'by_name'.*the function 'scaled', which a file does not hold"):
+    with keras.saving.custom_object_scope({"Gate": Gate}), pytest.raises(
+        ValueError, match="'by_name'.*the function 'scaled', which a file does not hold"
+    ):
         IslandRunner(loaded).prepare()
 
 
@@ -407,4 +466,7 @@ def test_the_model_stays_as_it_was():
     before = [(len(op._inbound_nodes), len(op._outbound_nodes)) for op in itertools.chain(model.operations)]
     function = layer.function
     build(read(model)).predict(NUMBERS, verbose=0)
-    assert [(len(op._inbound_nodes), len(op._outbound_nodes)) for op in model.operations] == before and layer.function is function
+    assert (
+        [(len(op._inbound_nodes), len(op._outbound_nodes)) for op in model.operations] == before
+        and layer.function is function
+    )

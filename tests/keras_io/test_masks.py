@@ -1,4 +1,6 @@
-"""Masks: the loss of a quantized model leaves out what the float model's leaves out, and layers that take a mask get it."""
+"""Masks: the loss of a quantized model leaves out what the float model's leaves out, and layers that take a mask get
+it.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ def _inner(rest, shape=(7, 6)):
 
 def _encoder():
     i, j = keras.Input((7,), dtype="int32"), keras.Input((7,), dtype="int32")
-    return keras.Model(i, L.Dense(3, name="out")(keras.Model(j, L.Embedding(10, 6, mask_zero=True)(j), name="encoder")(i)))
+    return keras.Model(
+        i, L.Dense(3, name="out")(keras.Model(j, L.Embedding(10, 6, mask_zero=True)(j), name="encoder")(i))
+    )
 
 
 def _out(t):
@@ -90,32 +94,64 @@ def _crossed(t):
 
 WIRINGS = {  # -> the model, its data, whether its output has a mask
     "dense": (lambda: _embedded(_out), IDS, True),
-    "dropout and a table": (lambda: _embedded(lambda t: _out(L.Dropout(0.1)(L.Dense(4, activation="tanh")(t)))), IDS, True),
-    "softmax in a layer": (lambda: _embedded(lambda t: L.Dense(3, activation="softmax", name="out")(L.Add()([t, L.Dense(6)(t)]))), IDS, True),
+    "dropout and a table": (
+        lambda: _embedded(lambda t: _out(L.Dropout(0.1)(L.Dense(4, activation="tanh")(t)))), IDS, True
+    ),
+    "softmax in a layer": (
+        lambda: _embedded(lambda t: L.Dense(3, activation="softmax", name="out")(L.Add()([t, L.Dense(6)(t)]))), IDS,
+        True
+    ),
     "lstm, sequences": (lambda: _embedded(lambda t: _out(L.LSTM(4, return_sequences=True)(t))), IDS, True),
     "lstm, last": (lambda: _embedded(lambda t: _out(L.LSTM(4)(t))), IDS, False),
-    "time distributed": (lambda: _embedded(lambda t: _out(L.TimeDistributed(L.Dense(5, activation="relu"))(t))), IDS, True),
+    "time distributed": (
+        lambda: _embedded(lambda t: _out(L.TimeDistributed(L.Dense(5, activation="relu"))(t))), IDS, True
+    ),
     "mean over the kept": (lambda: _embedded(lambda t: _out(L.GlobalAveragePooling1D()(t))), IDS, False),
     "conv drops it": (lambda: _embedded(lambda t: L.Conv1D(3, 1, name="out")(t)), IDS, False),
     "batch norm": (lambda: _embedded(lambda t: _out(L.BatchNormalization()(t))), IDS, True),
-    "inner model behind": (lambda: _embedded(lambda t: _out(_inner(L.Dense(4, activation="relu", name="d"))(t))), IDS, True),
+    "inner model behind": (
+        lambda: _embedded(lambda t: _out(_inner(L.Dense(4, activation="relu", name="d"))(t))), IDS, True
+    ),
     "inner model with it": (_encoder, IDS, True),
     "attention": (lambda: _embedded(lambda t: _out(L.MultiHeadAttention(2, 3, name="attention")(t, t))), IDS, True),
     "attention in a sum": (lambda: _embedded(lambda t: _out(_attention(t))), IDS, False),
-    "attention behind a dense layer": (lambda: _embedded(lambda t: _out(_attention(L.Dense(6, name="d")(t)))), IDS, False),
-    "causal attention": (lambda: _embedded(lambda t: _out(_attention(L.Dense(6, name="d")(t), use_causal_mask=True))), IDS, False),
-    "attention of a user's": (lambda: _embedded(lambda t: _out(_attention(L.Dense(6, name="d")(t), Attention))), IDS, False),
+    "attention behind a dense layer": (
+        lambda: _embedded(lambda t: _out(_attention(L.Dense(6, name="d")(t)))), IDS, False
+    ),
+    "causal attention": (
+        lambda: _embedded(lambda t: _out(_attention(L.Dense(6, name="d")(t), use_causal_mask=True))), IDS, False
+    ),
+    "attention of a user's": (
+        lambda: _embedded(lambda t: _out(_attention(L.Dense(6, name="d")(t), Attention))), IDS, False
+    ),
     "attention of two": (lambda: _embedded(_crossed), IDS, False),
-    "attention twice": (lambda: _embedded(lambda t: L.GlobalAveragePooling1D()(_attention(L.Add()([t, L.MultiHeadAttention(2, 3)(t, t)])))), IDS, False),
-    "attention twice on one": (lambda: _embedded(lambda t: _out(L.Concatenate()([L.MultiHeadAttention(2, 3)(t, t), _attention(t)]))), IDS, False),
-    "attention, then a mean": (lambda: _embedded(lambda t: _out(L.GlobalAveragePooling1D()(L.Add()([t, L.MultiHeadAttention(2, 3)(t, t)])))), IDS, False),
+    "attention twice": (
+        lambda: _embedded(
+            lambda t: L.GlobalAveragePooling1D()(_attention(L.Add()([t, L.MultiHeadAttention(2, 3)(t, t)])))
+        ),
+        IDS, False
+    ),
+    "attention twice on one": (
+        lambda: _embedded(lambda t: _out(L.Concatenate()([L.MultiHeadAttention(2, 3)(t, t), _attention(t)]))), IDS,
+        False
+    ),
+    "attention, then a mean": (
+        lambda: _embedded(lambda t: _out(L.GlobalAveragePooling1D()(L.Add()([t, L.MultiHeadAttention(2, 3)(t, t)])))),
+        IDS, False
+    ),
     "attention in a model inside": (lambda: _embedded(_inside), IDS, False),
     "maximum": (lambda: _embedded(lambda t: _out(L.Maximum()([t, L.Dense(6, name="d")(t)]))), IDS, True),
     "minimum": (lambda: _embedded(lambda t: _out(L.Minimum()([t, L.Dense(6, name="d")(t)]))), IDS, True),
     "product": (lambda: _embedded(lambda t: _out(L.Multiply()([t, L.Dense(6, name="d")(t)]))), IDS, True),
-    "a block with attention": (lambda: _embedded(lambda t: _out(Block(name="block")(L.Dense(6, name="d")(t)))), IDS, False),
-    "a block that takes a mask": (lambda: _embedded(lambda t: _out(MaskedBlock(name="block")(L.Dense(6, name="d")(t)))), IDS, False),
-    "grouped attention": (lambda: _embedded(lambda t: _out(L.GroupQueryAttention(3, 2, 1)(L.Dense(6, name="d")(t), t))), IDS, True),
+    "a block with attention": (
+        lambda: _embedded(lambda t: _out(Block(name="block")(L.Dense(6, name="d")(t)))), IDS, False
+    ),
+    "a block that takes a mask": (
+        lambda: _embedded(lambda t: _out(MaskedBlock(name="block")(L.Dense(6, name="d")(t)))), IDS, False
+    ),
+    "grouped attention": (
+        lambda: _embedded(lambda t: _out(L.GroupQueryAttention(3, 2, 1)(L.Dense(6, name="d")(t), t))), IDS, True
+    ),
     "masking": (lambda: _masked(_out), ROWS, True),
     "masking, gru": (lambda: _masked(lambda t: _out(L.GRU(4, return_sequences=True)(t))), ROWS, True),
     "no mask": (lambda: keras.Sequential([keras.Input((7, 5)), L.Dense(3, name="out")]), ROWS, False),
@@ -152,7 +188,10 @@ def test_the_loss_sees_the_same_mask(wiring, tmp_path):
     assert not has_mask or losses[0] < 100
     for other in (keras.models.clone_model(q), build(graph)):
         got = read(other)
-        assert got.interface == graph.interface and [(n.op, n.name, n.inputs) for n in got.nodes] == [(n.op, n.name, n.inputs) for n in graph.nodes]
+        assert (
+            got.interface == graph.interface
+            and [(n.op, n.name, n.inputs) for n in got.nodes] == [(n.op, n.name, n.inputs) for n in graph.nodes]
+        )
     got = graffiti.to_integer(q).predict(data, engine="reference")
     assert np.allclose(got, q.predict(data, verbose=0), rtol=0, atol=1e-6), "and what takes a mask takes it there too"
 

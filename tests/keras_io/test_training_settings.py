@@ -1,4 +1,6 @@
-"""What a model says about its training holds for the quantized one: frozen layers, regularizers, constraints, dropout."""
+"""What a model says about its training holds for the quantized one: frozen layers, regularizers, constraints,
+dropout.
+"""
 
 from __future__ import annotations
 
@@ -68,14 +70,21 @@ def _round_trip(q, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("kind, folded", [
-    pytest.param(kind, folded, marks=[] if folded and kind in ("Dense", "Conv2D", "SeparableConv2D") or kind == "Dense relu" else pytest.mark.slow)
+    pytest.param(
+        kind, folded,
+        marks=[] if folded and kind in ("Dense", "Conv2D", "SeparableConv2D") or kind == "Dense relu"
+        else pytest.mark.slow
+    )
     for kind in KINDS for folded in (False, True)
 ])
 def test_regularizers_and_constraints(kind, folded, tmp_path):
     make, x, weights = KINDS[kind]
     if folded and kind == "Dense relu":
         pytest.skip("an activation stands between the layer and the batch norm")
-    settings = {f"{role}_regularizer": R.L2(0.01 * (n + 1)) for n, role in enumerate(weights)} | {f"{weights[0]}_constraint": C.MaxNorm(0.3)}
+    settings = (
+        {f"{role}_regularizer": R.L2(0.01 * (n + 1)) for n, role in enumerate(weights)}
+        | {f"{weights[0]}_constraint": C.MaxNorm(0.3)}
+    )
     norm = L.BatchNormalization(gamma_regularizer=R.L1(0.2), beta_constraint=C.NonNeg()) if folded else None
     model = _network(make(name="layer", **settings), x, norm=norm)
     q = _quantized(model, x)
@@ -93,7 +102,9 @@ def test_regularizers_and_constraints(kind, folded, tmp_path):
 @pytest.mark.parametrize("how", ["argument", "layer"])
 def test_activity_regularizers(how, activation, tmp_path):
     i = keras.Input((6,), name="x")
-    t = L.Dense(5, activation=activation, activity_regularizer=R.L1(0.1) if how == "argument" else None, name="layer")(i)
+    t = L.Dense(
+        5, activation=activation, activity_regularizer=R.L1(0.1) if how == "argument" else None, name="layer"
+    )(i)
     t = L.ActivityRegularization(l1=0.1, name="activity")(t) if how == "layer" else t
     model = keras.Model(i, L.Dense(3, name="head")(L.ReLU()(t)))
     q = _quantized(model, FLAT)
@@ -102,7 +113,8 @@ def test_activity_regularizers(how, activation, tmp_path):
 
 
 TRAINING_ONLY = {
-    "Dropout": lambda **k: L.Dropout(0.5, **k), "SpatialDropout1D": lambda **k: L.SpatialDropout1D(0.5, **k), "GaussianDropout": lambda **k: L.GaussianDropout(0.5, **k),
+    "Dropout": lambda **k: L.Dropout(0.5, **k), "SpatialDropout1D": lambda **k: L.SpatialDropout1D(0.5, **k),
+    "GaussianDropout": lambda **k: L.GaussianDropout(0.5, **k),
     "AlphaDropout": lambda **k: L.AlphaDropout(0.5, **k), "GaussianNoise": lambda **k: L.GaussianNoise(0.5, **k),
 }
 WIRINGS = {
@@ -117,10 +129,15 @@ WIRINGS = {
 
 
 QUICK = (("Dropout", "before batch norm"), ("GaussianNoise", "behind relu"), ("Dropout", "beside another reader"))
-PLACES = [*((kind, "behind relu") for kind in TRAINING_ONLY), *(("Dropout", wiring) for wiring in WIRINGS if wiring != "behind relu")]
+PLACES = [
+    *((kind, "behind relu") for kind in TRAINING_ONLY),
+    *(("Dropout", wiring) for wiring in WIRINGS if wiring != "behind relu")
+]
 
 
-@pytest.mark.parametrize("kind, wiring", [pytest.param(*place, marks=[] if place in QUICK else pytest.mark.slow) for place in PLACES])
+@pytest.mark.parametrize(
+    "kind, wiring", [pytest.param(*place, marks=[] if place in QUICK else pytest.mark.slow) for place in PLACES]
+)
 def test_dropout_and_noise_act_in_training_and_nowhere_else(kind, wiring, tmp_path):
     def network(d):
         i = keras.Input((6, 4), name="x")
@@ -141,12 +158,14 @@ def test_dropout_and_noise_act_in_training_and_nowhere_else(kind, wiring, tmp_pa
 
 def test_dropout_that_is_called_with_training_true_is_said_to_act_in_training_only():
     i = keras.Input((6,))
-    q = _quantized(keras.Model(i, L.Dense(3, name="head")(L.Dropout(0.5, name="always")(L.Dense(5)(i), training=True))), FLAT)
+    q = _quantized(
+        keras.Model(i, L.Dense(3, name="head")(L.Dropout(0.5, name="always")(L.Dense(5)(i), training=True))), FLAT
+    )
     assert [line.layer for line in q.quantization_report.of("training")] == ["always"]
     assert np.array_equal(q(FLAT), q(FLAT)) and not np.array_equal(q(FLAT, training=True), q(FLAT, training=True))
 
 
-# ---- frozen ----------------------------------------------------------------------------------------------------------------
+# ---- frozen ----------------------------------------------------------------------------------------------------------
 def _base_and_head(frozen: str) -> keras.Model:
     i = keras.Input((6, 6, 4), name="x")
     inner = keras.Input((6, 6, 4))
@@ -154,16 +173,24 @@ def _base_and_head(frozen: str) -> keras.Model:
     t = L.ReLU(name="relu")(L.BatchNormalization(name="norm")(t))
     base = keras.Model(inner, L.Conv2D(5, 1, name="conv2")(t), name="base")
     model = keras.Model(i, L.Dense(3, name="head")(L.Flatten()(L.ReLU(name="r")(base(i)))))
-    for name in {"nothing": [], "layer": ["conv2"], "norm": ["norm"], "conv": ["conv"], "base": ["base"], "model": [""]}[frozen]:
+    for name in {
+        "nothing": [], "layer": ["conv2"], "norm": ["norm"], "conv": ["conv"], "base": ["base"], "model": [""]
+    }[frozen]:
         {"": model, "base": base}.get(name, None if name in ("", "base") else base.get_layer(name)).trainable = False
     return model
 
 
 FROZEN = {  # what is frozen -> layers whose weights train; layers whose thresholds train
-    "nothing": ({"base>conv", "base>conv2", "head"}, {"x_q", "base>conv", "base>relu_q", "base>conv2", "r_q", "head", "head_q"}),
+    "nothing": (
+        {"base>conv", "base>conv2", "head"}, {"x_q", "base>conv", "base>relu_q", "base>conv2", "r_q", "head", "head_q"}
+    ),
     "layer": ({"base>conv", "head"}, {"x_q", "base>conv", "base>relu_q", "r_q", "head", "head_q"}),
-    "norm": ({"base>conv", "base>conv2", "head"}, {"x_q", "base>conv", "base>relu_q", "base>conv2", "r_q", "head", "head_q"}),
-    "conv": ({"base>conv", "base>conv2", "head"}, {"x_q", "base>conv", "base>relu_q", "base>conv2", "r_q", "head", "head_q"}),
+    "norm": (
+        {"base>conv", "base>conv2", "head"}, {"x_q", "base>conv", "base>relu_q", "base>conv2", "r_q", "head", "head_q"}
+    ),
+    "conv": (
+        {"base>conv", "base>conv2", "head"}, {"x_q", "base>conv", "base>relu_q", "base>conv2", "r_q", "head", "head_q"}
+    ),
     "base": ({"head"}, {"head", "head_q"}),
     "model": (set(), set()),
 }
@@ -192,7 +219,13 @@ def test_frozen_stays_frozen(frozen, tmp_path):
     if frozen == "base":
         for layer in q.layers:
             layer.trainable = True
-        assert {"base>conv/kernel", "base>conv/gamma", "base>conv/kernel_quantizer/log2_threshold", "base>relu_q/quantizer/log2_threshold"} <= {v.path for v in q.trainable_weights}, "and can be thawed"
+        assert (
+            {
+                "base>conv/kernel", "base>conv/gamma", "base>conv/kernel_quantizer/log2_threshold",
+                "base>relu_q/quantizer/log2_threshold"
+            }
+            <= {v.path for v in q.trainable_weights}
+        ), "and can be thawed"
     assert all(np.array_equal(a, b) for a, b in zip(before, model.weights)), "the float model is never changed"
 
 
@@ -255,11 +288,17 @@ def test_a_train_step_of_the_user_trains_the_quantized_model_too(tmp_path):
     model, y = _own(), FLAT[:, :3]
     q = _quantized(model, FLAT)
     (line,) = q.quantization_report.of("training")
-    assert line.layer == "own" and "train_step" in line.why and "of OwnStep: the quantized model trains by it too" in line.why
+    assert (
+        line.layer == "own" and "train_step" in line.why
+        and "of OwnStep: the quantized model trains by it too" in line.why
+    )
     q.compile(graffiti.ALT(steps_per_epoch=2), "mse")
     plain = np.square(q.predict(FLAT, verbose=0) - y).mean()
     logs = q.train_on_batch(FLAT, y, return_dict=True)
-    assert logs["loss"] == pytest.approx(3.0 * plain, rel=1e-3) and logs["more"] == pytest.approx(logs["loss"] + 1) and float(q.steps) == 1
+    assert (
+        logs["loss"] == pytest.approx(3.0 * plain, rel=1e-3) and logs["more"] == pytest.approx(logs["loss"] + 1)
+        and float(q.steps) == 1
+    )
     assert float(model.steps) == 0 and model.seen is not q.seen and q.seen in q.metrics
     q.save(tmp_path / "q.keras")
     loaded, clone = keras.models.load_model(tmp_path / "q.keras"), keras.models.clone_model(q)
@@ -308,7 +347,10 @@ def test_what_is_not_taken_over_is_said():
     model(FLAT)
     q = _quantized(model, FLAT)
     (line,) = q.quantization_report.of("training")
-    assert "train_step of OwnLayers stays with the float model, because it uses 'body', a layer of the float model" in line.why
+    assert (
+        "train_step of OwnLayers stays with the float model, because it uses 'body', a layer of the float model"
+        in line.why
+    )
     _fit(q, FLAT)
     i = keras.Input((6,))
     half = keras.Model(i, L.Dense(3, name="head", dtype="mixed_float16")(i), name="half")

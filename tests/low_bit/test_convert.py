@@ -402,5 +402,8 @@ def test_a_train_step_of_the_user_has_what_it_reads():
 
 
 def test_a_train_step_that_cannot_go_along_is_said():
-    with pytest.warns(UserWarning, match="train_step of OwnInit stays with the model .*, because its class does not take inputs and outputs"):
+    with pytest.warns(
+        UserWarning,
+        match="train_step of OwnInit stays with the model .*, because its class does not take inputs and outputs"
+    ):
         graffiti.quantize_training(OwnInit(keras.Input((6,)), 3), "adaptive_precision")

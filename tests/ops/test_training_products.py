@@ -124,7 +124,8 @@ def test_depthwise_products_are_exact_on_every_tier(shape, x_type, dy_type):
     ((2, 16, 16, 128, 16, (3, 3), (1, 1), "same", (1, 1)), np.int8),
     ((2, 16, 16, 128, 16, (3, 3), (1, 1), "same", (1, 1)), np.int16),
     ((130, 32, 32, 4, 4, (1, 1), (1, 1), "same", (1, 1)), np.int8),   # 133,120 pixels of -128 * -128: beyond 2**31
-    ((130, 32, 32, 2, 3, (3, 3), (1, 1), "same", (1, 1)), np.int8), ((700, 4, 4, 4, 4, (3, 3), (1, 1), "same", (1, 1)), np.int16)], ids=str)
+    ((130, 32, 32, 2, 3, (3, 3), (1, 1), "same", (1, 1)), np.int8),
+    ((700, 4, 4, 4, 4, (3, 3), (1, 1), "same", (1, 1)), np.int16)], ids=str)
 def test_sums_at_the_limit(shape, dy_type):
     check(shape, np.int8, dy_type, extreme=True)
 

@@ -186,6 +186,7 @@ def test_train_low_bit_refuses_unknown_schemes(records, tmp_path):
 TRANSLATION = ("--pairs=96", "--test_pairs=8", "--units=16", "--batch_size=32", "--beam=2", "--verbose=0")
 
 
+@pytest.mark.slow
 def test_train_translation_prints_one_table(tmp_path):
     done = recipe(
         "train_translation.py", *TRANSLATION, "--scheme=dynamic_fixed_point", "--epochs=1", "--out=out", cwd=tmp_path

@@ -16,7 +16,10 @@ def lower_island(context: Lowering, node: Node) -> None:
     inputs = tuple(context.real(value) for value in node.inputs)
     for name in node.attached:
         context.keep(name)
-    _emit(context, node.outputs, inputs, {key: value for key, value in node.attrs.items() if key not in ("ties", "turned_ties")})
+    _emit(
+        context, node.outputs, inputs,
+        {key: value for key, value in node.attrs.items() if key not in ("ties", "turned_ties")}
+    )
 
 
 def lower_float(context: Lowering, node: Node) -> None:

@@ -12,10 +12,12 @@ from graffiti.numerics import fold
 
 
 class BatchNormAtBorder(Pass):
-    """``batch_norm`` of real values that come in → ``rescaling`` by ``m = gamma/sqrt(variance + epsilon)`` and ``beta - mean*m``.
+    """``batch_norm`` of real values that come in → ``rescaling`` by ``m = gamma/sqrt(variance + epsilon)`` and ``beta -
+    mean*m``.
 
-    No layer in front could take it, and behind a quantizer it would come too late: columns of different size would have met on one scale.
-    From then on it is the inference form with fixed numbers: retraining leaves them as they are, and the layer behind it learns instead.
+    No layer in front could take it, and behind a quantizer it would come too late: columns of different size would have
+    met on one scale. From then on it is the inference form with fixed numbers: retraining leaves them as they are, and
+    the layer behind it learns instead.
 
     1. Behind an input, also with moves, rescalings or other batch norms in between: replaced.
     2. Behind anything else: left to ``fold_batch_norm`` and ``affine_to_depthwise``.
@@ -37,7 +39,12 @@ class BatchNormAtBorder(Pass):
             node.op, node.inputs = "rescaling", node.inputs[:1]
             node.attrs = affine.attributes_of(graph, node.name, scale, offset, channels)
             if any("regularizer" in graph.training.get(value, {}) for value in parameters):
-                notes.append(Note(node.name, "its regularizers are left out of the loss, since its numbers are no longer trained", "training"))
+                notes.append(
+                    Note(
+                        node.name, "its regularizers are left out of the loss, since its numbers are no longer trained",
+                        "training"
+                    )
+                )
         if found:
             graph.prune()
         return PassResult(graph, bool(found), tuple(notes))
