@@ -72,6 +72,7 @@ CASES: dict[type, Callable[[], keras.Model]] = {  # row -> a model whose last la
     layers.Reduce: lambda: plain(lambda: layers.Reduce("max", (1, 2), keepdims=True), IMAGE),
     layers.Affine: lambda: plain(lambda: layers.Affine([0.5, 2.0, -1.0, 0.25, 3.0], 0.125), VECTOR),
     layers.InFloat: lambda: plain(layers.InFloat, VECTOR),
+    layers.WithMask: lambda: plain(lambda: lambda x: layers.WithMask()([x, x[..., 0] > 0]), SEQUENCE),
     layers.Output: lambda: plain(lambda: layers.Output("scores"), VECTOR),
     layers.ActivityLoss: lambda: plain(lambda: layers.ActivityLoss(keras.regularizers.L2(0.5)), VECTOR),
 }
